@@ -1,0 +1,1 @@
+"""NumPy references: one module per mechanism, each the algorithm whose memory really falls."""

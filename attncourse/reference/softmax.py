@@ -1,0 +1,44 @@
+"""The softmax of attention: stable, in place, and zero where nothing may be seen."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def softmax_in_place(scores: np.ndarray) -> np.ndarray:
+    """Turn scores into weights without a second array.
+
+    Each row becomes exp(s - max s) / sum exp(s - max s). Subtracting the maximum changes nothing
+    in the quotient and keeps exp from overflowing. A row of -inf becomes zeros.
+
+    Args:
+        scores: (..., Tq, Tk) floating; overwritten. -inf marks a pair that may not attend.
+
+    Returns:
+        The same array: weights (..., Tq, Tk), rows summing to 1 or all zero.
+
+    Memory:
+        Two numbers per row.
+    """
+    row_max = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+    row_max[row_max == -np.inf] = 0  # an empty row: exp(-inf - 0) = 0 instead of NaN
+    scores -= row_max
+    np.exp(scores, out=scores)
+    row_sum = scores.sum(axis=-1, keepdims=True)
+    row_sum[row_sum == 0] = 1
+    scores /= row_sum
+    return scores
+
+
+def softmax(scores: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """Return the softmax over the last axis and leave the scores alone.
+
+    Args:
+        scores: (..., Tq, Tk) floating.
+        mask: bool, broadcast against scores; True = may attend.
+
+    Returns:
+        Weights (..., Tq, Tk) in the dtype of the scores; a fully masked row is zero.
+    """
+    weights = scores.copy() if mask is None else np.where(mask, scores, scores.dtype.type(-np.inf))
+    return softmax_in_place(weights)

@@ -1,0 +1,232 @@
+"""Window (local) attention: query i sees the keys i - window ... i + window, and nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from attncourse.cost import NUMPY_BUFFER, Cost
+from attncourse.inputs import check_count, check_qkv
+from attncourse.reference import masks
+from attncourse.reference.softmax import softmax_in_place
+
+BLOCK = 64  # queries handled together: large enough for BLAS, small enough for the cache
+
+
+def attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    window: int,
+    dilation: int = 1,
+    causal: bool = False,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Return softmax(q kᵀ · scale) v over the keys within `window` steps of each query.
+
+    A block of queries needs one short stretch of keys. Only its scores exist, and the next block
+    reuses their memory: the (Tq, Tk) matrix is never made.
+
+    Args:
+        q: (..., Tq, D) floating.
+        k: (..., Tk, D), dtype and leading axes as q.
+        v: (..., Tk, Dv).
+        window: Radius in steps: 2·window + 1 keys for a query, window + 1 if causal.
+        dilation: Tokens per step: the keys are `dilation` apart.
+        causal: No key after the query's own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No array, no floating numbers, or a knob that is no integer.
+        ValueError: Shapes or dtypes that do not fit, window < 0, dilation < 1.
+
+    Memory:
+        The scores of one block: (..., 64, 64 + 2·window), in float32 at least.
+
+    Paper:
+        Beltagy, Peters, Cohan 2020, arXiv:2004.05150, section 3.1.
+    """
+    check_qkv("window.attention", q, k, v)
+    _check_knobs("window.attention", window, dilation)
+    n_queries, n_keys = q.shape[-2], k.shape[-2]
+    work = np.result_type(q.dtype, np.float32)
+    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
+    for rows, keys in _blocks(n_queries, n_keys, window, dilation, causal):
+        row_part, key_part = (slice(part.start, part.stop, part.step) for part in (rows, keys))
+        own = (rows[0] + n_keys - n_queries - keys[0]) // dilation  # where the first query sits
+        beyond = ~np.tri(len(rows), len(keys), own + (0 if causal else window), dtype=bool)
+        hidden = beyond | np.tri(len(rows), len(keys), own - window - 1, dtype=bool)
+        out[..., row_part, :] = _attend(
+            *(
+                array.astype(work, copy=False)
+                for array in (q[..., row_part, :], k[..., key_part, :], v[..., key_part, :])
+            ),
+            hidden,
+            factor,
+        )
+    return out
+
+
+def mask(
+    n_queries: int, n_keys: int, *, window: int, dilation: int = 1, causal: bool = False
+) -> np.ndarray:
+    """Return the mask (Tq, Tk) of window attention; True = may attend.
+
+    Args:
+        n_queries: Tq.
+        n_keys: Tk.
+        window: Radius in steps.
+        dilation: Tokens per step.
+        causal: No key after the query's own position.
+    """
+    _check_knobs("window.mask", window, dilation)
+    offset = np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None]
+    visible = (np.abs(offset) <= window * dilation) & (offset % dilation == 0)
+    return visible & (offset <= 0) if causal else visible
+
+
+def count(
+    n_queries: int, n_keys: int, *, window: int, dilation: int = 1, causal: bool = False
+) -> int:
+    """Return the number of True entries of `mask` by formula: no mask is made.
+
+    For Tq = Tk = n, dilation 1 and window < n these are n(2·window + 1) - window(window + 1)
+    pairs: the interior rows have 2·window + 1 keys, and each edge cuts off a triangle.
+
+    Args:
+        n_queries: Tq.
+        n_keys: Tk.
+        window: Radius in steps.
+        dilation: Tokens per step.
+        causal: No key after the query's own position.
+    """
+    _check_knobs("window.count", window, dilation)
+    total = 0
+    for start in range(min(dilation, n_queries)):  # queries of one residue class
+        class_queries = -(-(n_queries - start) // dilation)
+        ahead, key_start = divmod(start + n_keys - n_queries, dilation)
+        class_keys = max(0, -(-(n_keys - key_start) // dilation))
+        # steps from query to key: -window ... 0 or window; `ahead` moves the queries along
+        total += _pairs_up_to(ahead + (0 if causal else window), class_queries, class_keys)
+        total -= _pairs_up_to(ahead - window - 1, class_queries, class_keys)
+    return total
+
+
+def dynamic_window(weights: np.ndarray, *, mass: float) -> np.ndarray:
+    """Return how wide each query's window must be to catch a given share of its attention.
+
+    Args:
+        weights: (..., Tq, Tk), rows summing to 1.
+        mass: The share to catch, 0 to 1.
+
+    Returns:
+        int (..., Tq): the smallest radius r such that the keys within r of the query's position
+        hold at least `mass`.
+
+    Raises:
+        ValueError: `mass` outside 0 ... 1.
+    """
+    if not 0 <= mass <= 1:
+        raise ValueError(f"window.dynamic_window: mass must be between 0 and 1, got {mass}")
+    n_queries, n_keys = weights.shape[-2:]
+    distance = np.abs(np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None])
+    order = np.argsort(distance, axis=-1, kind="stable")
+    nearest_first = np.take_along_axis(weights, np.broadcast_to(order, weights.shape), axis=-1)
+    caught = np.cumsum(nearest_first, axis=-1, dtype=np.float64)
+    enough = caught >= mass - 1e-6  # float32 rows sum to 1 only to rounding
+    first = np.where(enough.any(axis=-1), enough.argmax(axis=-1), n_keys - 1)
+    ordered = np.take_along_axis(distance, order, axis=-1)
+    return np.take_along_axis(np.broadcast_to(ordered, weights.shape), first[..., None], -1)[..., 0]
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    window: int,
+    dilation: int = 1,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what `attention` does, with Dv = D.
+
+    The FLOPs are those of the blocks as they are multiplied, the masked corners included; the
+    pairs that count are 4·D·`count(...)` of them. Traffic takes a block's scores to stay in cache.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        window: Radius in steps.
+        dilation: Tokens per step.
+        causal: No key after the query's own position.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    _check_knobs("window.cost", window, dilation)
+    work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
+    pairs = loaded = largest = 0
+    for rows, keys in _blocks(Tq, Tk, window, dilation, causal):
+        pairs += len(rows) * len(keys)
+        loaded += (len(rows) + 2 * len(keys)) * D
+        converted = (len(rows) + 2 * len(keys)) * D if work_bytes != dtype_bytes else 0
+        numbers = len(rows) * len(keys) + len(rows) * D + converted
+        held = B * H * numbers * work_bytes + len(rows) * len(keys)  # and `hidden`
+        largest = max(largest, held + NUMPY_BUFFER * work_bytes)
+    out = B * H * Tq * D * dtype_bytes
+    return Cost(
+        flops=4 * B * H * pairs * D,
+        bytes_read=B * H * loaded * dtype_bytes,
+        bytes_written=out,
+        peak_bytes=out + largest,
+    )
+
+
+def _attend(q, k, v, hidden, factor) -> np.ndarray:
+    """Return the output of one block; its scores are gone when it returns."""
+    scores = np.matmul(q, k.swapaxes(-1, -2))  # (..., block, stretch)
+    scores *= factor
+    np.copyto(scores, -np.inf, where=hidden)
+    return np.matmul(softmax_in_place(scores), v)
+
+
+def _blocks(
+    n_queries: int, n_keys: int, window: int, dilation: int, causal: bool
+) -> Iterator[tuple[range, range]]:
+    """Yield (queries, keys): up to BLOCK queries of one residue class and all keys they may see."""
+    ahead = n_keys - n_queries
+    for start in range(min(dilation, n_queries)):
+        for first in range(start, n_queries, BLOCK * dilation):
+            rows = range(first, min(first + BLOCK * dilation, n_queries), dilation)
+            left = first + ahead - window * dilation
+            left = max(left, left % dilation)  # the first key of this residue class, or later
+            right = rows[-1] + ahead + (0 if causal else window * dilation)
+            keys = range(left, min(right + 1, n_keys), dilation)
+            if keys:
+                yield rows, keys
+
+
+def _pairs_up_to(step: int, n_queries: int, n_keys: int) -> int:
+    """Return how many (i, j) have j - i <= step: a sum of min(max(i + step + 1, 0), n_keys)."""
+
+    def ramp(top: int) -> int:  # the sum of min(max(u, 0), n_keys) over all u <= top
+        inside = min(max(top, 0), n_keys)
+        return inside * (inside + 1) // 2 + max(top - n_keys, 0) * n_keys
+
+    return ramp(step + n_queries) - ramp(step)
+
+
+def _check_knobs(where: str, window: int, dilation: int) -> None:
+    check_count(where, "window", window)
+    check_count(where, "dilation", dilation, least=1)

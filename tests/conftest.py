@@ -1,0 +1,18 @@
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    wanted = [item for item in items if item.get_closest_marker("gpu")]
+    if wanted:
+        import torch
+
+        if not torch.cuda.is_available():
+            skip = pytest.mark.skip(reason="needs a CUDA device")
+            for item in wanted:
+                item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def own_progress_folder(tmp_path, monkeypatch):
+    """No test reads or writes the learner's own progress."""
+    monkeypatch.setenv("ATTNCOURSE_HOME", str(tmp_path / "home"))

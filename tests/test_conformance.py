@@ -1,0 +1,398 @@
+"""What every mechanism of the catalogue must do. Being in the catalogue is all it takes."""
+
+import inspect
+import itertools
+
+import numpy as np
+import oracles
+import pytest
+
+from attncourse import MECHANISMS, measure
+from attncourse.cost import Cost
+from attncourse.inputs import random_qkv
+from attncourse.reference import full
+
+SIZES = [(1, 1), (63, 63), (100, 100), (64, 64), (5, 63), (63, 5), (1, 100)]
+KERNEL_SIZES = [(1, 1), (63, 63), (5, 100), (100, 5)]
+
+
+def having(*features):
+    """Parametrize over the mechanisms that have all these features."""
+    chosen = [m for m in MECHANISMS.values() if set(features) <= m.has]
+    return pytest.mark.parametrize("mechanism", chosen, ids=[m.stem for m in chosen])
+
+
+def kernel_of(mechanism):
+    pytest.importorskip("triton", reason="Triton has no wheels for this platform")
+    return mechanism.kernel
+
+
+def settings(mechanism):
+    """Knobs at their least, a little above, and at their sensible values; causal and not."""
+    chosen = {
+        tuple((knob.name, value(knob)) for knob in mechanism.knobs)
+        for value in (
+            lambda knob: knob.low,
+            lambda knob: min(knob.low + 3 * knob.step, knob.high),
+            lambda knob: knob.value,
+        )
+    }
+    for knobs, causal in itertools.product(sorted(chosen), (False, True)):
+        yield dict(knobs) | {"causal": causal}
+
+
+def knob_names(mechanism):
+    return [knob.name for knob in mechanism.knobs]
+
+
+# Signatures
+
+
+@having()
+def test_attention_takes_qkv_and_keyword_only_knobs(mechanism):
+    parameters = inspect.signature(mechanism.reference.attention).parameters
+    names = list(parameters)
+    assert names[:3] == ["q", "k", "v"]
+    assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in names[3:])
+    assert set(knob_names(mechanism)) <= set(names)
+    assert names[-2:] == ["causal", "scale"]
+    assert parameters["causal"].default is False and parameters["scale"].default is None
+
+
+@having("kernel")
+def test_twins_share_their_signature(mechanism):
+    def shape(function):
+        return [
+            (p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()
+        ]
+
+    kernel = kernel_of(mechanism)
+    assert shape(kernel.attention) == shape(mechanism.reference.attention)
+    assert shape(kernel.cost) == shape(mechanism.reference.cost)
+
+
+@having()
+def test_cost_takes_sizes_knobs_and_dtype_bytes(mechanism):
+    names = list(inspect.signature(mechanism.reference.cost).parameters)
+    assert names == ["B", "H", "Tq", "Tk", "D", *knob_names(mechanism), "causal", "dtype_bytes"]
+
+
+@having("mask")
+def test_mask_takes_sizes_and_knobs(mechanism):
+    names = list(inspect.signature(mechanism.reference.mask).parameters)
+    assert names == ["n_queries", "n_keys", *knob_names(mechanism), "causal"]
+
+
+@having()
+def test_public_functions_say_what_they_do(mechanism):
+    text = inspect.getdoc(mechanism.reference.attention)
+    for part in ("Args:", "Returns:", "Raises:", "Memory:", "Paper:"):
+        assert part in text, f"the docstring of {mechanism.stem}.attention has no {part}"
+
+
+# Values
+
+
+@having("mask")
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_equals_full_attention_under_its_mask(mechanism, sizes):
+    for knobs in settings(mechanism):
+        q, k, v = random_qkv(*sizes, batch=2, heads=3, width=7, value_width=5, dtype=np.float64)
+        mask = mechanism.reference.mask(*sizes, **knobs)
+        assert mask.shape == sizes and mask.dtype == bool
+        out = mechanism.reference.attention(q, k, v, **knobs)
+        np.testing.assert_allclose(
+            out, full.attention(q, k, v, mask=mask), atol=1e-12, err_msg=str(knobs)
+        )
+
+
+@having("mask")
+def test_agrees_with_plain_loops(mechanism):
+    q, k, v = random_qkv(9, 13, width=4, value_width=3, dtype=np.float64)
+    for knobs in settings(mechanism):
+        mask = mechanism.reference.mask(9, 13, **knobs)
+        expected = oracles.attention(q, k, v, lambda i, j, mask=mask: mask[i, j], scale=0.3)
+        out = mechanism.reference.attention(q, k, v, scale=0.3, **knobs)
+        np.testing.assert_allclose(out, expected, atol=1e-12, err_msg=str(knobs))
+
+
+@having()
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_collapses_to_full_attention(mechanism, sizes):
+    if mechanism.collapse is None:
+        pytest.skip("never equals full attention")
+    q, k, v = random_qkv(*sizes, heads=2, width=8, dtype=np.float64)
+    for causal in (False, True):
+        out = mechanism.reference.attention(q, k, v, causal=causal, **mechanism.collapse(*sizes))
+        np.testing.assert_allclose(out, full.attention(q, k, v, causal=causal), atol=1e-12)
+
+
+@having()
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_dtype_is_kept_and_error_is_rounding(mechanism, dtype):
+    q, k, v = random_qkv(100, heads=2, width=32, dtype=dtype)
+    out = mechanism.reference.attention(q, k, v, **mechanism.values)
+    exact = mechanism.reference.attention(
+        *(a.astype(np.float64) for a in (q, k, v)), **mechanism.values
+    )
+    assert out.dtype == dtype
+    work = max(np.finfo(np.float32).eps if dtype != np.float64 else 0, np.finfo(np.float64).eps)
+    assert np.abs(out - exact).max() <= oracles.tolerance(exact, dtype, work_error=8 * work)
+
+
+@having()
+def test_leading_axes_are_free(mechanism):
+    q, k, v = random_qkv(20, batch=2, heads=3, width=8)
+    out = mechanism.reference.attention(q, k, v, **mechanism.values)
+    flat = mechanism.reference.attention(q[1], k[1], v[1], **mechanism.values)
+    plain = mechanism.reference.attention(q[1, 2], k[1, 2], v[1, 2], **mechanism.values)
+    assert plain.shape == (20, 8)
+    np.testing.assert_allclose(out[1], flat, atol=1e-6)
+    np.testing.assert_allclose(out[1, 2], plain, atol=1e-6)
+
+
+@having()
+def test_queries_before_the_first_key_give_zeros(mechanism):
+    q, k, v = random_qkv(7, 3, width=8)
+    out = mechanism.reference.attention(q, k, v, causal=True, **mechanism.values)
+    assert np.all(out[..., :4, :] == 0) and np.all(np.isfinite(out))
+    assert np.all(np.any(out[..., 4:, :] != 0, axis=-1))
+
+
+@having()
+@pytest.mark.parametrize("sizes", [(0, 5), (5, 0), (0, 0)], ids=str)
+def test_empty_sequences(mechanism, sizes):
+    q, k, v = random_qkv(*sizes, width=8, value_width=3)
+    out = mechanism.reference.attention(q, k, v, **mechanism.values)
+    assert out.shape == (1, 1, sizes[0], 3) and np.all(out == 0)
+
+
+@having()
+def test_arguments_stay_as_they_were(mechanism):
+    q, k, v = random_qkv(40, width=8)
+    before = [a.copy() for a in (q, k, v)]
+    for array in (q, k, v):
+        array.flags.writeable = False
+    mechanism.reference.attention(q, k, v, causal=True, **mechanism.values)
+    assert all(np.array_equal(a, b) for a, b in zip((q, k, v), before, strict=True))
+
+
+@having()
+def test_strides_do_not_matter(mechanism):
+    q, k, v = random_qkv(40, heads=2, width=8)
+    strided = [np.moveaxis(np.moveaxis(a, 1, 2).copy(), 2, 1) for a in (q, k, v)]
+    assert not strided[0].flags.c_contiguous
+    np.testing.assert_allclose(
+        mechanism.reference.attention(*strided, **mechanism.values),
+        mechanism.reference.attention(q, k, v, **mechanism.values),
+        atol=1e-6,
+    )
+
+
+@having()
+def test_nan_passes_through_to_its_row_only(mechanism):
+    q, k, v = random_qkv(30, width=8)
+    q[..., 4, 2] = np.nan
+    out = mechanism.reference.attention(q, k, v, **mechanism.values)
+    assert np.all(np.isnan(out[..., 4, :]))
+    assert np.all(np.isfinite(np.delete(out, 4, axis=-2)))
+
+
+@having()
+def test_causal_means_that_the_future_changes_nothing(mechanism):
+    q, k, v = random_qkv(50, width=8, dtype=np.float64)
+    knobs = mechanism.values | {"causal": True}
+    before = mechanism.reference.attention(q, k, v, **knobs)
+    k[..., 30:, :] += 1
+    v[..., 30:, :] -= 1
+    after = mechanism.reference.attention(q, k, v, **knobs)
+    np.testing.assert_array_equal(before[..., :30, :], after[..., :30, :])
+    assert not np.allclose(before[..., 30:, :], after[..., 30:, :])
+
+
+# Costs
+
+
+@having()
+@pytest.mark.parametrize("sizes", [(100, 100), (64, 200), (200, 64), (1, 1)], ids=str)
+def test_cost_predicts_the_flops_exactly(mechanism, sizes):
+    for knobs in settings(mechanism):
+        q, k, v = random_qkv(*sizes, batch=2, heads=3, width=16)
+        counted = measure.count_flops(mechanism.reference.attention, q, k, v, **knobs)
+        cost = mechanism.reference.cost(2, 3, *sizes, 16, **knobs)
+        assert isinstance(cost, Cost)
+        assert all(type(number) is int for number in vars(cost).values())
+        assert cost.flops == counted, knobs
+
+
+@having()
+@pytest.mark.parametrize("n", [1024, 4096])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32], ids=["float16", "float32"])
+def test_cost_predicts_the_peak_within_a_tenth(mechanism, n, dtype):
+    for causal in (False, True):
+        q, k, v = random_qkv(n, heads=2, dtype=dtype)
+        knobs = mechanism.values | {"causal": causal}
+        peak = measure.peak_bytes(mechanism.reference.attention, q, k, v, **knobs)
+        predicted = mechanism.reference.cost(
+            1, 2, n, n, 64, dtype_bytes=np.dtype(dtype).itemsize, **knobs
+        ).peak_bytes
+        assert abs(peak / predicted - 1) <= 0.1, (peak, predicted, knobs)
+
+
+# Errors
+
+
+def raises(error, mechanism, arrays, *words, module=None, **knobs):
+    with pytest.raises(error) as caught:
+        (module or mechanism.reference).attention(*arrays, **(mechanism.values | knobs))
+    message = str(caught.value)
+    assert message.startswith(f"{mechanism.stem}.attention: "), message
+    for word in words:
+        assert word in message, message
+
+
+@having()
+def test_errors_name_mechanism_argument_expectation_and_what_came(mechanism):
+    q, k, v = random_qkv(6, width=8)
+    wide, _, _ = random_qkv(6, width=9)
+    _, short, _ = random_qkv(5, width=8)
+    whole = np.ones((1, 1, 6, 8), dtype=np.int64)
+    two = np.concatenate([k, k])
+    raises(ValueError, mechanism, (wide, k, v), "q and k", "width", "9", "8")
+    raises(ValueError, mechanism, (q, short, v), "k and v", "number of keys", "5", "6")
+    raises(ValueError, mechanism, (q, two, v), "leading axes")
+    raises(ValueError, mechanism, (q, k.astype(np.float64), v), "dtype", "float64")
+    raises(ValueError, mechanism, (q[0, 0, 0], k, v), "q", "at least 2 axes", "(8,)")
+    raises(TypeError, mechanism, (whole, whole, whole), "q", "floating", "int64")
+    raises(TypeError, mechanism, (q.tolist(), k, v), "q", "array", "list")
+
+
+@having()
+def test_errors_of_knobs(mechanism):
+    arrays = random_qkv(6, width=8)
+    for knob in mechanism.knobs:
+        low = {knob.name: knob.low - 1}
+        raises(ValueError, mechanism, arrays, knob.name, str(knob.low), str(knob.low - 1), **low)
+        for wrong in (2.5, "3", None, True):
+            raises(
+                TypeError,
+                mechanism,
+                arrays,
+                knob.name,
+                "integer",
+                repr(wrong),
+                **{knob.name: wrong},
+            )
+
+
+@having("mask")
+def test_mask_and_cost_refuse_the_same_knobs(mechanism):
+    for knob in mechanism.knobs:
+        wrong = mechanism.values | {knob.name: knob.low - 1}
+        with pytest.raises(ValueError, match=f"{mechanism.stem}.mask: {knob.name}"):
+            mechanism.reference.mask(4, 4, **wrong)
+        with pytest.raises(ValueError, match=f"{mechanism.stem}.cost: {knob.name}"):
+            mechanism.reference.cost(1, 1, 4, 4, 8, **wrong)
+
+
+# Triton twins, in the interpreter where there is no GPU
+
+
+def on_device(*arrays, grad=False):
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return [torch.from_numpy(a.copy()).to(device).requires_grad_(grad) for a in arrays]
+
+
+@having("kernel")
+@pytest.mark.parametrize("sizes", KERNEL_SIZES, ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
+def test_kernel_equals_the_reference(mechanism, sizes, dtype):
+    kernel = kernel_of(mechanism)
+    q, k, v = random_qkv(*sizes, heads=2, width=24, value_width=20, dtype=dtype)
+    for knobs in settings(mechanism):
+        wide = [a.astype(np.float64) for a in (q, k, v)]
+        exact = mechanism.reference.attention(*wide, **knobs)
+        single = mechanism.reference.attention(*(a.astype(np.float32) for a in wide), **knobs)
+        out = kernel.attention(*on_device(q, k, v), **knobs).cpu().numpy()
+        assert out.shape == exact.shape and out.dtype == dtype
+        # float32 work loses about sqrt(D) roundings even where NumPy happens to lose fewer
+        work_error = np.abs(single - exact).max() + 4 * np.finfo(np.float32).eps
+        if dtype == np.float16:
+            work_error += np.finfo(np.float16).eps  # the weights are rounded for the second product
+        assert np.abs(out - exact).max() <= oracles.tolerance(exact, dtype, work_error), knobs
+
+
+@having("kernel", "backward")
+@pytest.mark.parametrize("sizes", [(33, 33), (5, 40), (40, 5)], ids=str)
+def test_kernel_gradients_equal_autograd_of_the_definition(mechanism, sizes):
+    import torch
+
+    kernel = kernel_of(mechanism)
+    q, k, v = random_qkv(*sizes, heads=2, width=16, value_width=12)
+    for knobs in settings(mechanism):
+        mask = torch.from_numpy(mechanism.reference.mask(*sizes, **knobs))
+        twin = on_device(q, k, v, grad=True)
+        exact = [torch.from_numpy(a.astype(np.float64)).requires_grad_() for a in (q, k, v)]
+        scores = exact[0] @ exact[1].mT / 4
+        weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).nan_to_num()
+        grad = torch.randn(1, 2, sizes[0], 12, generator=torch.Generator().manual_seed(0))
+        (weights @ exact[2]).backward(grad.double())
+        kernel.attention(*twin, **knobs).backward(grad.to(twin[0].device))
+        for mine, theirs in zip(twin, exact, strict=True):
+            expected = theirs.grad.nan_to_num().numpy()
+            allowed = oracles.tolerance(expected, np.float32, 16 * np.finfo(np.float32).eps)
+            assert np.abs(mine.grad.cpu().numpy() - expected).max() <= allowed, knobs
+
+
+@having("kernel")
+def test_kernel_errors_are_those_of_the_reference(mechanism):
+    kernel = kernel_of(mechanism)
+    q, k, v = on_device(*random_qkv(6, width=8))
+    (wide,) = on_device(random_qkv(6, width=9)[0])
+    raises(ValueError, mechanism, (wide, k, v), "q and k", "width", module=kernel)
+    raises(TypeError, mechanism, (q.long(), k.long(), v.long()), "floating", module=kernel)
+    for knob in mechanism.knobs:
+        low = {knob.name: knob.low - 1}
+        raises(ValueError, mechanism, (q, k, v), knob.name, str(knob.low), module=kernel, **low)
+        wrong = {knob.name: 2.5}
+        raises(TypeError, mechanism, (q, k, v), knob.name, "integer", module=kernel, **wrong)
+
+
+@having("kernel")
+def test_kernel_traffic_is_what_its_cost_says(mechanism):
+    kernel = kernel_of(mechanism)
+    from attncourse import trace
+
+    for knobs in settings(mechanism):
+        arrays = on_device(*random_qkv(100, heads=2, width=16))
+        if arrays[0].is_cuda:
+            pytest.skip("traffic is counted in the interpreter")
+        traced = trace.record(kernel.attention, *arrays, **knobs)
+        cost = kernel.cost(1, 2, 100, 100, 16, **knobs)
+        assert not traced.out_of_bounds
+        assert (traced.bytes_loaded(), traced.bytes_stored()) == (
+            cost.bytes_read,
+            cost.bytes_written,
+        ), knobs
+
+
+# Gradients of the references that have them
+
+
+@having()
+def test_reference_backward_against_finite_differences(mechanism):
+    if not hasattr(mechanism.reference, "backward"):
+        pytest.skip("the reference has no backward pass")
+    q, k, v = random_qkv(5, 7, width=3, value_width=4, dtype=np.float64)
+    grad_out = random_qkv(5, width=4, seed=1, dtype=np.float64)[0]
+    for knobs in settings(mechanism):
+        gradients = mechanism.reference.backward(grad_out, q, k, v, **knobs)
+
+        def loss(knobs=knobs):
+            return float((mechanism.reference.attention(q, k, v, **knobs) * grad_out).sum())
+
+        for array, gradient in zip((q, k, v), gradients, strict=True):
+            numeric = oracles.finite_differences(loss, array)
+            np.testing.assert_allclose(gradient, numeric, atol=1e-7)
