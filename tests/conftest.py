@@ -1,4 +1,9 @@
+import importlib.util
+
 import pytest
+
+if importlib.util.find_spec("triton"):
+    import attncourse.kernels  # noqa: F401  before anything else imports triton: see its docstring
 
 
 def pytest_collection_modifyitems(items):

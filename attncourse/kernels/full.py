@@ -1,0 +1,223 @@
+"""Standard attention in three launches, each pass through memory as it is written in formulas."""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from attncourse.cost import Cost
+from attncourse.kernels.tiles import (
+    check_grid,
+    check_tensors,
+    finite,
+    load_tile,
+    nonzero,
+    padded,
+    store_tile,
+    tiling,
+)
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    mask: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return softmax(q kᵀ · scale + bias) v.
+
+    Three kernels: scores, softmax in place, product with v. Everything is stored in between:
+    this is the baseline whose memory the other mechanisms avoid.
+
+    Args:
+        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv), Dv ≤ 256.
+        mask: bool, broadcast to (B, H, Tq, Tk); True = may attend.
+        bias: Added to the scaled scores, broadcast to (B, H, Tq, Tk).
+        causal: Query i sees keys up to its own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No tensors, a dtype without a kernel, or a mask that is not boolean.
+        ValueError: Shapes, dtypes or devices that do not fit, or a gradient is asked for.
+
+    Memory:
+        One (B, H, Tq, Tk) float32 tensor and the output.
+
+    Paper:
+        Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
+    """
+    where = "full.attention"
+    check_tensors(where, q, k, v)
+    B, H, Tq, D = q.shape
+    Tk, Dv = v.shape[2:]
+    check_grid(where, {"heads": H, "batch": B})
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v)):
+        raise ValueError(f"{where}: q, k and v must not require grad, the kernels have no backward")
+    mask, bias = (
+        _broadcast(where, *named, q, (B, H, Tq, Tk)) for named in (("mask", mask), ("bias", bias))
+    )
+    mask_strides, bias_strides = (
+        (0, 0, 0, 0) if tensor is None else tensor.stride() for tensor in (mask, bias)
+    )
+    scale = 1 / math.sqrt(D) if scale is None else float(scale)
+    BLOCK_Q, BLOCK_KV, options = tiling(max(D, Dv), q.element_size())
+    grid = (triton.cdiv(Tq, BLOCK_Q), H, B)
+    scores = q.new_empty(B, H, Tq, Tk, dtype=torch.float32)
+    out = q.new_empty(B, H, Tq, Dv)
+    with torch.cuda.device_of(q):
+        _full_scores_kernel[grid](
+            q, k, mask, bias, scores,
+            *q.stride(), *k.stride(), *mask_strides, *bias_strides, *scores.stride(),
+            Tq, Tk, scale, D, padded(D), BLOCK_Q, BLOCK_KV, bool(causal), **options,
+        )  # fmt: skip
+        _full_softmax_kernel[(Tq, H, B)](
+            scores, *scores.stride(), Tk, triton.next_power_of_2(max(1, Tk))
+        )
+        _full_product_kernel[grid](
+            scores, v, out,
+            *scores.stride(), *v.stride(), *out.stride(),
+            Tq, Tk, Dv, padded(Dv), BLOCK_Q, BLOCK_KV, **options,
+        )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _full_scores_kernel(
+    q_ptr, k_ptr, mask_ptr, bias_ptr, scores_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_mb, stride_mh, stride_mi, stride_mj,
+    stride_bb, stride_bh, stride_bi, stride_bj,
+    stride_sb, stride_sh, stride_si, stride_sj,
+    Tq, Tk, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr,
+    CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One program: the scores of BLOCK_Q queries with all keys. Hidden ones become -inf."""
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    scores_ptr += batch * stride_sb + head * stride_sh
+    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    cols = tl.arange(0, BLOCK_D)
+    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    for tile in range(0, tl.cdiv(Tk, BLOCK_KV)):
+        keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
+        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [BLOCK_Q, BLOCK_KV]
+        if bias_ptr is not None:
+            here = bias_ptr + batch * stride_bb + head * stride_bh
+            scores += load_tile(here, queries, keys, stride_bi, stride_bj, Tq, Tk).to(tl.float32)
+        if mask_ptr is not None:
+            here = mask_ptr + batch * stride_mb + head * stride_mh
+            visible = load_tile(here, queries, keys, stride_mi, stride_mj, Tq, Tk)
+            scores = tl.where(visible != 0, scores, float("-inf"))
+        if CAUSAL:  # the future is computed too, then thrown away
+            past = keys[None, :] <= queries[:, None] + (Tk - Tq)
+            scores = tl.where(past, scores, float("-inf"))
+        store_tile(scores_ptr, scores, queries, keys, stride_si, stride_sj, Tq, Tk)
+
+
+@triton.jit
+def _full_softmax_kernel(
+    scores_ptr,
+    stride_sb, stride_sh, stride_si, stride_sj,
+    Tk,
+    BLOCK_KV: tl.constexpr,
+):  # fmt: skip
+    """One program: one row of scores becomes one row of weights, in place."""
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    scores_ptr += batch * stride_sb + head * stride_sh + row * stride_si
+    keys = tl.arange(0, BLOCK_KV)
+    in_cols = keys < Tk
+    scores = tl.load(scores_ptr + keys * stride_sj, mask=in_cols, other=float("-inf"))  # [BLOCK_KV]
+    weights = tl.exp(scores - finite(tl.max(scores, 0)))  # [BLOCK_KV]
+    weights /= nonzero(tl.sum(weights, 0))
+    tl.store(scores_ptr + keys * stride_sj, weights, mask=in_cols)
+
+
+@triton.jit
+def _full_product_kernel(
+    weights_ptr, v_ptr, out_ptr,
+    stride_wb, stride_wh, stride_wi, stride_wj,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_ob, stride_oh, stride_ot, stride_od,
+    Tq, Tk,
+    Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr,
+):  # fmt: skip
+    """One program: the output of BLOCK_Q queries."""
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    weights_ptr += batch * stride_wb + head * stride_wh
+    v_ptr += batch * stride_vb + head * stride_vh
+    out_ptr += batch * stride_ob + head * stride_oh
+    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    cols = tl.arange(0, BLOCK_DV)
+    acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
+    for tile in range(0, tl.cdiv(Tk, BLOCK_KV)):
+        keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
+        weights = load_tile(weights_ptr, queries, keys, stride_wi, stride_wj, Tq, Tk)
+        v = load_tile(v_ptr, keys, cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
+        acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
+    store_tile(out_ptr, acc, queries, cols, stride_ot, stride_od, Tq, Dv)
+
+
+def _broadcast(where, name, tensor, q, shape) -> torch.Tensor | None:
+    """Return mask or bias as a view of the scores' shape; nothing is copied."""
+    if tensor is None:
+        return None
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{where}: {name} must be a torch tensor, got {type(tensor).__name__}")
+    if name == "mask" and tensor.dtype != torch.bool:
+        raise TypeError(f"{where}: mask must be boolean, got {tensor.dtype}")
+    if tensor.device != q.device:
+        raise ValueError(f"{where}: {name} must be on {q.device}, as q, got {tensor.device}")
+    try:
+        return tensor.expand(shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{where}: {name} must broadcast to {shape}, got {tuple(tensor.shape)}"
+        ) from None
+
+
+def cost(
+    B: int, H: int, Tq: int, Tk: int, D: int, *, causal: bool = False, dtype_bytes: int = 4
+) -> Cost:
+    """Count what the three kernels of `attention` do, with Dv = D and without mask or bias.
+
+    The FLOPs are those of whole tiles as they are multiplied, rows beyond the end and a width
+    padded to a power of two included. Traffic counts each element that a program loads or
+    stores, and takes no help from a cache: k and v are read once per query tile.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        causal: Changes nothing: the future is computed, then masked.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    BLOCK_Q, BLOCK_KV, _ = tiling(D, dtype_bytes)
+    q_tiles, kv_tiles = triton.cdiv(Tq, BLOCK_Q), triton.cdiv(Tk, BLOCK_KV)
+    score_bytes = B * H * Tq * Tk * 4
+    out = B * H * Tq * D * dtype_bytes
+    return Cost(
+        flops=4 * B * H * q_tiles * kv_tiles * BLOCK_Q * BLOCK_KV * padded(D),
+        bytes_read=B * H * (Tq + 2 * q_tiles * Tk) * D * dtype_bytes + 2 * score_bytes,
+        bytes_written=2 * score_bytes + out,
+        peak_bytes=score_bytes + out,
+    )

@@ -1,0 +1,125 @@
+"""What the kernels share: loading and storing a tile, sizes of tiles, checks before a launch."""
+
+import torch
+import triton
+import triton.language as tl
+
+from attncourse.inputs import check_qkv
+from attncourse.kernels import INTERPRETED
+
+MAX_WIDTH = 256  # a wider tile of q, k and v no longer fits on chip
+MAX_GRID = 65_535  # CUDA's limit for the second and third axis of a grid
+
+# The GPU has an instruction for 2ˣ, none for eˣ. Since eˢ = 2^(s·log2 e), the factor goes into the
+# scale of the scores, where it costs nothing.
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def load_tile(ptr, rows, cols, stride_row, stride_col, n_rows, n_cols):
+    """Load the given rows and columns of a matrix, with zeros outside of it."""
+    inside = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]
+    # 64 bits: a long sequence has more than 2³¹ elements
+    offsets = rows[:, None].to(tl.int64) * stride_row + cols[None, :] * stride_col
+    return tl.load(ptr + offsets, mask=inside, other=0.0)
+
+
+@triton.jit
+def store_tile(ptr, tile, rows, cols, stride_row, stride_col, n_rows, n_cols):
+    """Store a tile at the given rows and columns of a matrix, in the matrix's dtype."""
+    inside = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]
+    offsets = rows[:, None].to(tl.int64) * stride_row + cols[None, :] * stride_col
+    tl.store(ptr + offsets, tile.to(ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def finite(maximum):
+    """Replace -inf, the maximum of a row without visible keys, by 0: -inf - -inf would be NaN."""
+    return tl.where(maximum == float("-inf"), 0.0, maximum)
+
+
+@triton.jit
+def nonzero(total):
+    """Replace 0, the sum of a row without visible keys, by 1: such a row gives 0 / 1 = 0."""
+    return tl.where(total == 0.0, 1.0, total)
+
+
+def padded(width: int) -> int:
+    """Return the width of a tile that holds `width` numbers: a power of two, at least 16."""
+    return max(16, triton.next_power_of_2(width))
+
+
+def tiling(width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
+    """Return BLOCK_Q and BLOCK_KV, queries and keys of a tile, and the options of the launch.
+
+    Other texts call them BLOCK_M and BLOCK_N. The wider the rows, the fewer fit on chip: these are
+    sizes at which no kernel here spills registers, compiled for A100 and H100.
+
+    Args:
+        width: The larger of D and Dv.
+        dtype_bytes: Bytes of one number of q, k and v.
+    """
+    if dtype_bytes == 4:  # exact float32 has no tensor cores: operands sit in registers
+        sizes = (32, 32, 4, 2) if width <= 64 else (16, 16, 4, 1)
+    elif width <= 64:
+        sizes = (64, 64, 4, 3)
+    elif width <= 128:
+        sizes = (64, 64, 8, 2)
+    else:
+        sizes = (64, 16, 8, 2)
+    BLOCK_Q, BLOCK_KV, num_warps, num_stages = sizes
+    return BLOCK_Q, BLOCK_KV, {"num_warps": num_warps, "num_stages": num_stages}
+
+
+def check_tensors(where: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """Refuse what a kernel cannot run on.
+
+    Args:
+        where: The function that asks, such as "window.attention".
+        q: (B, H, Tq, D).
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv).
+
+    Raises:
+        TypeError: No torch tensors, or a dtype without a kernel.
+        ValueError: Shapes, dtypes or devices that do not fit, or that this machine cannot run.
+    """
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{where}: {name} must be a torch tensor, got {type(tensor).__name__}")
+        if tensor.ndim != 4:
+            raise ValueError(
+                f"{where}: {name} must have 4 axes (B, H, T, D), got shape {tuple(tensor.shape)}"
+            )
+    check_qkv(where, q, k, v)
+    if q.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise TypeError(f"{where}: q must be float32, float16 or bfloat16, got {q.dtype}")
+    if not q.device == k.device == v.device:
+        raise ValueError(
+            f"{where}: q, k and v must be on one device, got {q.device}, {k.device}, {v.device}"
+        )
+    for name, width in (("D", q.shape[-1]), ("Dv", v.shape[-1])):
+        if not 1 <= width <= MAX_WIDTH:
+            raise ValueError(f"{where}: {name} must be between 1 and {MAX_WIDTH}, got {width}")
+    if INTERPRETED and q.dtype == torch.bfloat16:
+        raise ValueError(
+            f"{where}: q must be float32 or float16 in Triton's interpreter, got bfloat16, which "
+            "the interpreter computes wrongly: use a GPU"
+        )
+    if not INTERPRETED and q.device.type != "cuda":
+        raise ValueError(
+            f"{where}: q must be on a CUDA device, got {q.device}; to run the kernels on the CPU "
+            "set TRITON_INTERPRET=1 before Python starts"
+        )
+
+
+def check_grid(where: str, axes: dict[str, int]) -> None:
+    """Refuse a grid that CUDA cannot launch: see `MAX_GRID`.
+
+    Args:
+        where: The function that asks.
+        axes: What the second and third axis of the grid hold, in words, and how many.
+    """
+    for name, count in axes.items():
+        if count > MAX_GRID:
+            raise ValueError(f"{where}: {name} must be at most {MAX_GRID}, got {count}")

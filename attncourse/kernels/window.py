@@ -1,0 +1,437 @@
+"""Window attention in Triton: a program loops over the key tiles of its window, and no others."""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count
+from attncourse.kernels.tiles import (
+    LOG2E,
+    check_grid,
+    check_tensors,
+    finite,
+    load_tile,
+    nonzero,
+    padded,
+    store_tile,
+    tiling,
+)
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    window: int,
+    dilation: int = 1,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return softmax(q kᵀ · scale) v over the keys within `window` steps of each query.
+
+    Scores live in one tile on chip at a time. A second pass that recomputes them gives the
+    gradients; all that is kept for it is one number per query, the logarithm of its softmax sum.
+
+    Args:
+        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv), Dv ≤ 256.
+        window: Radius in steps: 2·window + 1 keys for a query, window + 1 if causal.
+        dilation: Tokens per step: the keys are `dilation` apart.
+        causal: No key after the query's own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Differentiable.
+
+    Raises:
+        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
+        ValueError: Shapes, dtypes or devices that do not fit, window < 0, dilation < 1.
+
+    Memory:
+        The output and (B, H, Tq) float32; nothing of size Tq · Tk or Tq · window.
+
+    Paper:
+        Beltagy, Peters, Cohan 2020, arXiv:2004.05150, section 3.1; the online softmax of
+        Dao 2023, arXiv:2307.08691, section 3.1.
+    """
+    where = "window.attention"
+    check_tensors(where, q, k, v)
+    Tq, Tk = q.shape[2], k.shape[2]
+    # a window or a step beyond both ends changes nothing, and 32 bits hold it
+    window = min(check_count(where, "window", window), Tq + Tk)
+    dilation = min(check_count(where, "dilation", dilation, least=1), max(1, Tq + Tk))
+    check_grid(where, {"heads × dilation": q.shape[1] * dilation, "batch": q.shape[0]})
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    with torch.cuda.device_of(q):
+        return _WindowAttention.apply(q, k, v, window, dilation, bool(causal), scale)
+
+
+@triton.jit
+def _residue_class(residue, dilation, Tq, Tk):
+    """The keys residue, residue + dilation, ... and the queries that see them.
+
+    Within the class neighbours are one step apart: dilated attention is plain window attention.
+    Query 0 of the class is token `first_query` and sits at key `offset` of the class.
+    """
+    ahead = Tk - Tq
+    first_query = ((residue - ahead) % dilation + dilation) % dilation  # % may be negative
+    n_queries = (Tq - first_query + dilation - 1) // dilation
+    n_keys = (Tk - residue + dilation - 1) // dilation
+    offset = (first_query + ahead - residue) // dilation  # without remainder
+    return first_query, n_queries, n_keys, offset
+
+
+@triton.jit
+def _tile_range(start, stop, before, after, size, BLOCK: tl.constexpr):
+    """The tiles of BLOCK that overlap start - before ... stop - 1 + after, within 0 ... size - 1.
+
+    These bounds are the mechanism: tiles outside are neither loaded nor multiplied.
+    """
+    first_tile = max(start - before, 0) // BLOCK
+    last_tile = (min(stop + after, size) + BLOCK - 1) // BLOCK
+    return first_tile, last_tile
+
+
+@triton.jit
+def _key_stretches(start, stop, before, after, size, BLOCK: tl.constexpr):
+    """Cut `_tile_range` in three: left edge, inside, right edge of the window.
+
+    All of start ... stop - 1 see every key of an inside tile, which so needs no mask.
+    """
+    first_tile, last_tile = _tile_range(start, stop, before, after, size, BLOCK)
+    first_whole = min((max(stop - 1 - before, 0) + BLOCK - 1) // BLOCK, last_tile)
+    last_whole = max(min(start + 1 + after, size) // BLOCK, first_whole)
+    return first_tile, first_whole, last_whole, last_tile
+
+
+@triton.jit
+def _visible(positions, keys, n_keys, window, CAUSAL: tl.constexpr):
+    """True where the query at key position `positions` may attend to `keys`."""
+    after = 0 if CAUSAL else window
+    return (keys - positions >= -window) & (keys - positions <= after) & (keys < n_keys)
+
+
+@triton.jit
+def _window_fwd_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_ob, stride_oh, stride_ot, stride_od,
+    stride_lb, stride_lh, stride_lt,
+    Tq, Tk, window, dilation, scale,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_Q queries of one residue class of one head."""
+    start = tl.program_id(0) * BLOCK_Q
+    residue = tl.program_id(1) % dilation
+    head = (tl.program_id(1) // dilation).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    first_query, n_queries, n_keys, offset = _residue_class(residue, dilation, Tq, Tk)
+    if start >= n_queries:
+        return
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    out_ptr += batch * stride_ob + head * stride_oh
+    lse_ptr += batch * stride_lb + head * stride_lh
+
+    queries = start + tl.arange(0, BLOCK_Q)
+    positions = queries + offset  # where the queries sit among the keys of the class
+    q_tokens = first_query + dilation * queries
+    cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    q = load_tile(q_ptr, q_tokens, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
+    running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+    running_sum = tl.zeros([BLOCK_Q], tl.float32)
+
+    first, last = start + offset, min(start + BLOCK_Q, n_queries) + offset
+    after = 0 if CAUSAL else window
+    tiles = _key_stretches(first, last, window, after, n_keys, BLOCK_KV)
+    for stretch in tl.static_range(3):
+        for tile in range(tiles[stretch], tiles[stretch + 1]):
+            keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
+            tokens = residue + dilation * keys
+            k = load_tile(k_ptr, tokens, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+            scores *= scale * LOG2E
+            if stretch != 1:
+                visible = _visible(positions[:, None], keys[None, :], n_keys, window, CAUSAL)
+                scores = tl.where(visible, scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
+            pivot = finite(new_max)
+            weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
+            rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            v = load_tile(v_ptr, tokens, v_cols, stride_vt, stride_vd, Tk, Dv)
+            acc *= rescale[:, None]
+            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+            running_max = new_max
+
+    running_sum = nonzero(running_sum)
+    out = acc / running_sum[:, None]  # [BLOCK_Q, BLOCK_DV]
+    store_tile(out_ptr, out, q_tokens, v_cols, stride_ot, stride_od, Tq, Dv)
+    lse = finite(running_max) + tl.log2(running_sum)  # to base 2, as the scores
+    tl.store(lse_ptr + q_tokens * stride_lt, lse, mask=q_tokens < Tq)
+
+
+@triton.jit
+def _window_delta_kernel(
+    out_ptr, grad_out_ptr, delta_ptr,
+    stride_ob, stride_oh, stride_ot, stride_od,
+    stride_gb, stride_gh, stride_gt, stride_gd,
+    stride_lb, stride_lh, stride_lt,
+    Tq,
+    Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Q: tl.constexpr,
+):  # fmt: skip
+    """One program: delta = rowsum(out · grad_out) of BLOCK_Q queries, used by both passes below."""
+    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    out_ptr += batch * stride_ob + head * stride_oh
+    grad_out_ptr += batch * stride_gb + head * stride_gh
+    delta_ptr += batch * stride_lb + head * stride_lh
+    cols = tl.arange(0, BLOCK_DV)
+    out = load_tile(out_ptr, queries, cols, stride_ot, stride_od, Tq, Dv)  # [BLOCK_Q, BLOCK_DV]
+    grad_out = load_tile(grad_out_ptr, queries, cols, stride_gt, stride_gd, Tq, Dv)
+    delta = tl.sum(out.to(tl.float32) * grad_out.to(tl.float32), 1)  # [BLOCK_Q]
+    tl.store(delta_ptr + queries * stride_lt, delta, mask=queries < Tq)
+
+
+@triton.jit
+def _window_dkdv_kernel(
+    q_ptr, k_ptr, v_ptr, grad_out_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_gb, stride_gh, stride_gt, stride_gd,
+    stride_lb, stride_lh, stride_lt,
+    stride_dkb, stride_dkh, stride_dkt, stride_dkd,
+    stride_dvb, stride_dvh, stride_dvt, stride_dvd,
+    Tq, Tk, window, dilation, scale,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One program: dk and dv of BLOCK_KV keys, over the query tiles that see them.
+
+    Scores are recomputed transposed, keys down and queries across, so that no product has to be
+    turned round in registers before it enters the next one.
+    """
+    start = tl.program_id(0) * BLOCK_KV
+    residue = tl.program_id(1) % dilation
+    head = (tl.program_id(1) // dilation).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    first_query, n_queries, n_keys, offset = _residue_class(residue, dilation, Tq, Tk)
+    if start >= n_keys:
+        return
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    grad_out_ptr += batch * stride_gb + head * stride_gh
+    lse_ptr += batch * stride_lb + head * stride_lh
+    delta_ptr += batch * stride_lb + head * stride_lh
+    dk_ptr += batch * stride_dkb + head * stride_dkh
+    dv_ptr += batch * stride_dvb + head * stride_dvh
+
+    keys = start + tl.arange(0, BLOCK_KV)
+    k_tokens = residue + dilation * keys
+    cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    k = load_tile(k_ptr, k_tokens, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
+    v = load_tile(v_ptr, k_tokens, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
+    dk = tl.zeros([BLOCK_KV, BLOCK_D], tl.float32)
+    dv = tl.zeros([BLOCK_KV, BLOCK_DV], tl.float32)
+
+    # the window seen from the key: what lies before a query lies after a key
+    first, last = start - offset, min(start + BLOCK_KV, n_keys) - offset
+    before = 0 if CAUSAL else window
+    first_tile, last_tile = _tile_range(first, last, before, window, n_queries, BLOCK_Q)
+    for tile in range(first_tile, last_tile):
+        queries = tile * BLOCK_Q + tl.arange(0, BLOCK_Q)
+        tokens = first_query + dilation * queries
+        in_rows = tokens < Tq
+        q = load_tile(q_ptr, tokens, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+        grad_out = load_tile(grad_out_ptr, tokens, v_cols, stride_gt, stride_gd, Tq, Dv)
+        lse = tl.load(lse_ptr + tokens * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
+        delta = tl.load(delta_ptr + tokens * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
+        scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
+        scores = scores * (scale * LOG2E) - lse[None, :]
+        positions = queries + offset
+        visible = _visible(positions[None, :], keys[:, None], n_keys, window, CAUSAL)
+        weights = tl.exp2(tl.where(visible, scores, float("-inf")))  # [BLOCK_KV, BLOCK_Q]
+        dv = tl.dot(weights.to(grad_out.dtype), grad_out, dv, input_precision="ieee")
+        dweights = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
+        dscores = weights * (dweights - delta[None, :])
+        dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")
+    store_tile(dk_ptr, dk * scale, k_tokens, cols, stride_dkt, stride_dkd, Tk, D)
+    store_tile(dv_ptr, dv, k_tokens, v_cols, stride_dvt, stride_dvd, Tk, Dv)
+
+
+@triton.jit
+def _window_dq_kernel(
+    q_ptr, k_ptr, v_ptr, grad_out_ptr, lse_ptr, delta_ptr, dq_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_gb, stride_gh, stride_gt, stride_gd,
+    stride_lb, stride_lh, stride_lt,
+    stride_dqb, stride_dqh, stride_dqt, stride_dqd,
+    Tq, Tk, window, dilation, scale,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One program: dq of BLOCK_Q queries, over the key tiles of their window."""
+    start = tl.program_id(0) * BLOCK_Q
+    residue = tl.program_id(1) % dilation
+    head = (tl.program_id(1) // dilation).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    first_query, n_queries, n_keys, offset = _residue_class(residue, dilation, Tq, Tk)
+    if start >= n_queries:
+        return
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    grad_out_ptr += batch * stride_gb + head * stride_gh
+    lse_ptr += batch * stride_lb + head * stride_lh
+    delta_ptr += batch * stride_lb + head * stride_lh
+    dq_ptr += batch * stride_dqb + head * stride_dqh
+
+    queries = start + tl.arange(0, BLOCK_Q)
+    positions = queries + offset
+    q_tokens = first_query + dilation * queries
+    in_rows = q_tokens < Tq
+    cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    q = load_tile(q_ptr, q_tokens, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    grad_out = load_tile(grad_out_ptr, q_tokens, v_cols, stride_gt, stride_gd, Tq, Dv)
+    lse = tl.load(lse_ptr + q_tokens * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
+    delta = tl.load(delta_ptr + q_tokens * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
+    dq = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
+
+    first, last = start + offset, min(start + BLOCK_Q, n_queries) + offset
+    after = 0 if CAUSAL else window
+    first_tile, last_tile = _tile_range(first, last, window, after, n_keys, BLOCK_KV)
+    for tile in range(first_tile, last_tile):
+        keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
+        tokens = residue + dilation * keys
+        k = load_tile(k_ptr, tokens, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
+        v = load_tile(v_ptr, tokens, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+        scores = scores * (scale * LOG2E) - lse[:, None]
+        visible = _visible(positions[:, None], keys[None, :], n_keys, window, CAUSAL)
+        weights = tl.exp2(tl.where(visible, scores, float("-inf")))  # [BLOCK_Q, BLOCK_KV]
+        dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+        dscores = weights * (dweights - delta[:, None])
+        dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")
+    store_tile(dq_ptr, dq * scale, q_tokens, cols, stride_dqt, stride_dqd, Tq, D)
+
+
+class _WindowAttention(torch.autograd.Function):
+    """The kernels as one differentiable function. No atomics: each run gives the same bits."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, window, dilation, causal, scale):
+        B, H, Tq, D = q.shape
+        Tk, Dv = v.shape[2:]
+        BLOCK_Q, BLOCK_KV, options = tiling(max(D, Dv), q.element_size())
+        out = q.new_empty(B, H, Tq, Dv)
+        lse = q.new_empty(B, H, Tq, dtype=torch.float32)
+        grid = (_blocks(Tq, dilation, BLOCK_Q), H * dilation, B)
+        _window_fwd_kernel[grid](
+            q, k, v, out, lse,
+            *q.stride(), *k.stride(), *v.stride(), *out.stride(), *lse.stride(),
+            Tq, Tk, window, dilation, scale,
+            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, causal, **options,
+        )  # fmt: skip
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.knobs = window, dilation, causal, scale
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_out):
+        q, k, v, out, lse = ctx.saved_tensors
+        window, dilation, causal, scale = ctx.knobs
+        B, H, Tq, D = q.shape
+        Tk, Dv = v.shape[2:]
+        BLOCK_Q, BLOCK_KV, options = tiling(max(D, Dv), q.element_size())
+        delta = torch.empty_like(lse)
+        _window_delta_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
+            out, grad_out, delta,
+            *out.stride(), *grad_out.stride(), *delta.stride(),
+            Tq, Dv, padded(Dv), BLOCK_Q,
+        )  # fmt: skip
+        inputs = q, k, v, grad_out, lse, delta
+        strides = [stride for tensor in inputs[:5] for stride in tensor.stride()]
+        settings = (
+            Tq, Tk, window, dilation, scale,
+            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, causal,
+        )  # fmt: skip
+        dk, dv, dq = torch.empty_like(k), torch.empty_like(v), torch.empty_like(q)
+        grid = (_blocks(Tk, dilation, BLOCK_KV), H * dilation, B)
+        _window_dkdv_kernel[grid](
+            *inputs, dk, dv, *strides, *dk.stride(), *dv.stride(), *settings, **options
+        )
+        grid = (_blocks(Tq, dilation, BLOCK_Q), H * dilation, B)
+        _window_dq_kernel[grid](*inputs, dq, *strides, *dq.stride(), *settings, **options)
+        return dq, dk, dv, None, None, None, None
+
+
+def _blocks(n_tokens: int, dilation: int, block: int) -> int:
+    """Return how many tiles the largest residue class has."""
+    return triton.cdiv(triton.cdiv(n_tokens, dilation), block)
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    window: int,
+    dilation: int = 1,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what the kernel of `attention` does, tile by tile, with Dv = D.
+
+    The FLOPs are those of whole tiles as they are multiplied: masked corners, rows beyond the
+    end and a width padded to a power of two included. Traffic counts each element that a program
+    loads or stores, and takes no help from a cache: a key tile is read once per query tile.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        window: Radius in steps.
+        dilation: Tokens per step.
+        causal: No key after the query's own position.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    check_count("window.cost", "window", window)
+    check_count("window.cost", "dilation", dilation, least=1)
+    BLOCK_Q, BLOCK_KV, _ = tiling(D, dtype_bytes)
+    after = 0 if causal else window
+    tiles = loaded = 0
+    for residue in range(min(dilation, Tk)):  # the other classes hold no keys
+        _, n_queries, n_keys, offset = _residue_class.fn(residue, dilation, Tq, Tk)
+        for start in range(0, n_queries, BLOCK_Q):
+            first, last = start + offset, min(start + BLOCK_Q, n_queries) + offset
+            span = range(*_tile_range.fn(first, last, window, after, n_keys, BLOCK_KV))
+            tiles += len(span)
+            loaded += max(0, min(span.stop * BLOCK_KV, n_keys) - span.start * BLOCK_KV)
+    out = B * H * Tq * D * dtype_bytes
+    lse = B * H * Tq * 4
+    return Cost(
+        flops=4 * B * H * tiles * BLOCK_Q * BLOCK_KV * padded(D),
+        bytes_read=B * H * (Tq + 2 * loaded) * D * dtype_bytes,
+        bytes_written=out + lse,
+        peak_bytes=out + lse,
+    )

@@ -1,0 +1,103 @@
+"""Compiles every kernel for GPUs that need not be here; prints one JSON object a line.
+
+`python tests/compile_only.py 90` compiles for sm_90. TRITON_INTERPRET=0 must be set.
+"""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from attncourse.kernels import full, window
+from attncourse.kernels.tiles import padded, tiling
+
+KERNELS = [
+    window._window_fwd_kernel,
+    window._window_delta_kernel,
+    window._window_dkdv_kernel,
+    window._window_dq_kernel,
+    full._full_scores_kernel,
+    full._full_softmax_kernel,
+    full._full_product_kernel,
+]
+DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
+FLOAT32 = {"lse_ptr", "delta_ptr", "scores_ptr", "weights_ptr"}  # whatever the inputs are
+CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+
+
+def compiled(kernel, dtype, width, arch, *, ones=False):
+    """Compile as a launch with contiguous tensors would; `ones`: as if each integer were 1."""
+    BLOCK_Q, BLOCK_KV, options = tiling(width, DTYPE_BYTES[dtype])
+    constants = {
+        "D": width,
+        "Dv": width,
+        "BLOCK_D": padded(width),
+        "BLOCK_DV": padded(width),
+        "BLOCK_Q": BLOCK_Q,
+        "BLOCK_KV": BLOCK_KV,
+        "CAUSAL": ones,
+        "mask_ptr": None,
+        "bias_ptr": None,
+    }
+    if kernel is full._full_softmax_kernel:
+        constants["BLOCK_KV"], options = 4096, {}
+    signature, values, attributes = {}, {}, {}
+    for place, name in enumerate(parameter.name for parameter in kernel.params):
+        last_axis = name.startswith("stride_") and name[-1] in "dj"
+        if name in constants:
+            signature[name], values[(place,)] = "constexpr", constants[name]
+        elif name.endswith("_ptr"):
+            signature[name] = "*fp32" if name in FLOAT32 else f"*{dtype}"
+            attributes[(place,)] = [["tt.divisibility", 16]]
+        elif name == "scale":
+            signature[name] = "fp32"
+        elif ones or last_axis:  # a launch makes a constant of every 1
+            signature[name], values[(place,)] = "constexpr", 1
+        else:
+            signature[name] = "i32"
+            if name.startswith("stride_"):
+                attributes[(place,)] = [["tt.divisibility", 16]]
+    return triton.compile(
+        ASTSource(kernel, signature, values, attributes),
+        target=GPUTarget("cuda", arch, 32),
+        options=options,
+    )
+
+
+def report(kernel, dtype, width, arch, **how):
+    binary = compiled(kernel, dtype, width, arch, **how)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        usage = subprocess.run(
+            [CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    return {
+        "kernel": kernel.__name__,
+        "dtype": dtype,
+        "width": width,
+        "registers": int(re.search(r"REG:(\d+)", usage)[1]),
+        "spilled_bytes": int(re.search(r"STACK:(\d+)", usage)[1]),
+        "shared_bytes": binary.metadata.shared,
+        "tensor_cores": bool(re.search(r"wgmma\.mma|mma\.sync", binary.asm["ptx"])),
+        "has_dot": "tt.dot" in binary.asm["ttir"],
+    }
+
+
+if __name__ == "__main__":
+    arch = int(sys.argv[1])
+    # all classes of `tiling`; on the older chip those that come nearest to a spill
+    widths = [("fp16", 64), ("bf16", 256), ("fp32", 128)]
+    if arch >= 90:
+        widths += [("fp16", 128), ("fp32", 64), ("fp32", 256)]
+        for kernel in KERNELS:
+            print(json.dumps(report(kernel, "fp16", 16, arch, ones=True)), flush=True)
+    for dtype, width in widths:
+        for kernel in KERNELS:
+            print(json.dumps(report(kernel, dtype, width, arch)), flush=True)

@@ -1,0 +1,396 @@
+"""The Triton kernels: in the interpreter where there is no GPU, on the GPU where there is one."""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import oracles
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("Triton has no wheels for this platform", allow_module_level=True)
+
+from attncourse.kernels import INTERPRETED, full, tiles, window
+
+import torch  # isort: skip
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (not INTERPRETED)
+HERE = pathlib.Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def new_memory_is_full_of_nan():
+    """torch.empty gives NaN, so that an element nobody wrote shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def tensors(Tq, Tk, D, Dv=None, *, heads=1, batch=1, dtype=torch.float32, seed=0, grad=False):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((Tq, D), (Tk, D), (Tk, Dv or D))
+    return [
+        torch.randn(batch, heads, *shape, generator=generator)
+        .to(DEVICE, dtype)
+        .requires_grad_(grad)
+        for shape in shapes
+    ]
+
+
+def window_mask(Tq, Tk, window, dilation=1, causal=False):
+    visible = oracles.window_visible(Tq, Tk, window, dilation, causal)
+    return torch.from_numpy(oracles.mask_of(visible, Tq, Tk)).to(DEVICE)
+
+
+def definition(q, k, v, mask, scale=None, bias=0.0):
+    """Masked softmax attention in the dtype of q; rows without keys give zeros."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = (q @ k.mT * scale + bias).masked_fill(~mask, -torch.inf)
+    weights = scores.softmax(-1).masked_fill(~mask, 0.0)
+    return weights @ v
+
+
+def gradients(q, k, v, mask, grad_out):
+    """dq, dk, dv by the formulas of the kernel, on whole matrices: it loses what they lose."""
+    scale = q.shape[-1] ** -0.5
+    weights = (q @ k.mT * scale).masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0.0)
+    delta = (weights @ v * grad_out).sum(-1, keepdim=True)
+    dscores = weights * (grad_out @ v.mT - delta) * scale
+    return dscores @ k, dscores.mT @ q, weights.mT @ grad_out
+
+
+def close(mine, dtype, exact, single):
+    """Within twice what float32 loses against float64, and one rounding of the result."""
+    assert mine.dtype == dtype and mine.shape == exact.shape
+    if exact.numel():
+        error, work = ((run.double() - exact).abs().max().item() for run in (mine, single))
+        size = max(1.0, exact.abs().max().item())
+        assert error <= 2 * (work + torch.finfo(dtype).eps * size)
+
+
+# (Tq, Tk, D, Dv, window, dilation, causal)
+WINDOWS = [
+    (1, 1, 16, 16, 0, 1, False),
+    (63, 63, 20, 33, 5, 1, True),
+    (100, 100, 64, 64, 40, 1, False),
+    (128, 128, 16, 16, 200, 1, False),  # wider than the sequence
+    (128, 128, 16, 16, 0, 1, True),  # itself only
+    (63, 100, 16, 16, 7, 1, False),
+    (100, 63, 16, 16, 7, 1, True),  # the first queries see nothing
+    (100, 100, 16, 16, 9, 3, False),
+    (37, 100, 16, 8, 4, 7, True),
+    (100, 37, 16, 16, 4, 3, False),
+    (3, 7, 16, 16, 1, 20, False),  # each residue class holds one token at most
+    (1, 128, 100, 16, 50, 1, True),
+    (40, 40, 160, 256, 6, 1, False),
+    (5, 0, 16, 16, 3, 2, False),
+    (0, 5, 16, 16, 3, 2, False),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", WINDOWS, ids=str)
+def test_window_and_its_gradients_against_float64(case, dtype):
+    Tq, Tk, D, Dv, w, dilation, causal = case
+    mine = tensors(Tq, Tk, D, Dv, heads=1 + (Tq == 63), dtype=dtype, grad=True)
+    out = window.attention(*mine, window=w, dilation=dilation, causal=causal)
+    grad_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    out.backward(grad_out)
+    mask = window_mask(Tq, Tk, w, dilation, causal)
+    exact = [tensor.detach().double().requires_grad_() for tensor in mine]
+    result = definition(*exact, mask)
+    result.backward(grad_out.double())
+    single = [tensor.detach().float() for tensor in mine]
+    close(out.detach(), dtype, result.detach(), definition(*single, mask))
+    lost = gradients(*single, mask, grad_out.float())
+    for tensor, twin, work in zip(mine, exact, lost, strict=True):
+        close(tensor.grad, dtype, twin.grad.nan_to_num(), work)
+
+
+def test_window_gradients_against_finite_differences():
+    q, k, v = (t[0].cpu().double().numpy() for t in tensors(4, 6, 3, 5, heads=1))
+    twins = [torch.tensor(a[None], dtype=torch.float32, device=DEVICE) for a in (q, k, v)]
+    for twin in twins:
+        twin.requires_grad_()
+    knobs = {"window": 1, "dilation": 2}
+    grad_out = np.random.default_rng(2).standard_normal((1, 4, 5))
+    out = window.attention(*twins, **knobs, causal=False)
+    out.backward(torch.tensor(grad_out[None], dtype=torch.float32, device=DEVICE))
+    visible = oracles.window_visible(4, 6, **knobs)
+
+    def loss():
+        return (oracles.attention(q, k, v, visible) * grad_out).sum()
+
+    for array, twin in zip((q, k, v), twins, strict=True):
+        expected = oracles.finite_differences(loss, array)
+        np.testing.assert_allclose(twin.grad[0].cpu().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_without_keys_give_zeros_and_zero_gradients():
+    mine = tensors(90, 10, 16, grad=True)
+    out = window.attention(*mine, window=2, causal=True)
+    out.sum().backward()
+    assert not out[..., :80, :].any() and out[..., 80:, :].all()
+    assert not mine[0].grad[..., :80, :].any()
+    assert all(tensor.grad.isfinite().all() for tensor in mine)
+    mine = tensors(10, 90, 16, grad=True)  # and keys that no query sees
+    window.attention(*mine, window=2, causal=True).sum().backward()
+    assert not mine[1].grad[..., :78, :].any() and not mine[2].grad[..., :78, :].any()
+
+
+def test_a_window_as_wide_as_the_sequence_is_full_attention():
+    q, k, v = tensors(70, 100, 16)
+    for causal in (False, True):
+        whole = full.attention(q, k, v, causal=causal)
+        # one computes eˢ, the other 2^(s·log2 e)
+        torch.testing.assert_close(window.attention(q, k, v, window=100, causal=causal), whole)
+
+
+def test_dilated_attention_is_window_attention_of_each_residue_class():
+    q, k, v = tensors(100, 100, 16)
+    out = window.attention(q, k, v, window=5, dilation=3)
+    for first in range(3):
+        part = window.attention(*(t[:, :, first::3] for t in (q, k, v)), window=5)
+        assert torch.equal(out[:, :, first::3], part)
+
+
+def test_a_huge_window_or_dilation_is_no_overflow():
+    q, k, v = tensors(20, 20, 16)
+    whole = window.attention(q, k, v, window=20)
+    assert torch.equal(window.attention(q, k, v, window=2**40), whole)
+    assert torch.equal(window.attention(q, k, v, window=3, dilation=2**40), v)
+
+
+def with_nan_margins(tensor, layout):
+    """The same values as a view into a larger tensor of NaN."""
+    B, H, T, D = tensor.shape
+    if layout == "rows padded":
+        room = torch.full((B, H, T + 3, D + 5), torch.nan, dtype=tensor.dtype, device=DEVICE)
+        view = room[:, :, 1 : T + 1, 2 : D + 2]
+    elif layout == "(B, T, H, D)":
+        room = torch.full((B, T + 2, H, D), torch.nan, dtype=tensor.dtype, device=DEVICE)
+        view = room[:, 1:-1].transpose(1, 2)
+    else:  # every second token, width not contiguous
+        room = torch.full((B, H, D, 2 * T), torch.nan, dtype=tensor.dtype, device=DEVICE)
+        view = room[..., ::2].mT
+    with torch.no_grad():
+        view.copy_(tensor)
+    return view
+
+
+@pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
+def test_any_strides_give_the_same_bits(layout):
+    whole = tensors(20, 40, 20, 24, heads=2, batch=2, grad=True)
+    views = [with_nan_margins(tensor, layout).requires_grad_() for tensor in whole]
+    grad_out = torch.ones(()).to(DEVICE).expand(2, 2, 20, 24)  # stride 0 everywhere
+    results = []
+    for inputs in (whole, views):
+        out = window.attention(*inputs, window=9, dilation=2, causal=True)
+        results.append([out, *torch.autograd.grad(out, inputs, grad_out)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    with torch.no_grad():
+        assert torch.equal(full.attention(*whole), full.attention(*views))
+
+
+def test_two_runs_give_the_same_bits():
+    def run():
+        mine = tensors(100, 100, 16, dtype=torch.float16, grad=True)
+        out = window.attention(*mine, window=20)
+        return [out, *torch.autograd.grad(out.float().square().sum(), mine)]
+
+    assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
+
+
+def test_large_scores_do_not_overflow():
+    q, k, v = tensors(40, 40, 16, grad=True)
+    out = window.attention(q, k, v, window=4, scale=1e4)
+    out.sum().backward()
+    assert out.isfinite().all() and all(t.grad.isfinite().all() for t in (q, k, v))
+    exact = definition(q.double(), k.double(), v.double(), window_mask(40, 40, 4), scale=1e4)
+    assert (out - exact).abs().max() <= 1e-2  # scores of 1e5 carry roundings of 4e-3
+
+
+def test_a_second_derivative_is_refused():
+    mine = tensors(8, 8, 16, grad=True)
+    out = window.attention(*mine, window=2)
+    (grad,) = torch.autograd.grad(out.square().sum(), mine[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "case", [(1, 1, 16, 16), (63, 100, 20, 33), (100, 63, 64, 16), (128, 40, 16, 100)], ids=str
+)
+def test_full_against_float64(case, dtype):
+    Tq, Tk, D, Dv = case
+    q, k, v = tensors(Tq, Tk, D, Dv, heads=1 + (Tq == 63), dtype=dtype)
+    positions = torch.arange(Tq, device=DEVICE)[:, None] + Tk - Tq
+    past = torch.arange(Tk, device=DEVICE) <= positions
+    mask = torch.rand(Tq, Tk, generator=torch.Generator().manual_seed(3)).to(DEVICE) < 0.5
+    bias = torch.randn(1, 1, 1, Tk, generator=torch.Generator().manual_seed(4)).to(DEVICE)
+    for mask_, bias_, causal in [(None, None, True), (mask, bias, False), (mask, bias[0], True)]:
+        visible = torch.ones_like(past) if mask_ is None else mask_
+        visible = visible & past if causal else visible
+        added = 0.0 if bias_ is None else bias_
+        exact, single = (
+            definition(q.to(d), k.to(d), v.to(d), visible, bias=added)
+            for d in (torch.float64, torch.float32)
+        )
+        out = full.attention(q, k, v, mask=mask_, bias=bias_, causal=causal)
+        close(out, dtype, exact.nan_to_num(), single.nan_to_num())
+
+
+def test_full_without_tokens():
+    assert full.attention(*tensors(0, 5, 16)).shape == (1, 1, 0, 16)
+    assert not full.attention(*tensors(5, 0, 16)).any()
+
+
+# What cannot run is refused before anything is written
+
+
+def bad_calls():
+    q, k, v = tensors(6, 6, 16)
+    near = functools.partial(window.attention, window=2)
+    yield TypeError, "q must be a torch tensor, got ndarray", near, (q.cpu().numpy(), k, v), {}
+    yield ValueError, r"k must have 4 axes .* shape \(6, 16\)", near, (q, k[0, 0], v), {}
+    yield ValueError, "same number of keys", near, (q, k, v[:, :, 1:]), {}
+    yield ValueError, "one dtype", near, (q, k.half(), v), {}
+    yield (
+        TypeError,
+        "float32, float16 or bfloat16, got torch.float64",
+        near,
+        (
+            q.double(),
+            k.double(),
+            v.double(),
+        ),
+        {},
+    )
+    yield ValueError, "one device", near, (q, k.to("meta"), v), {}
+    yield ValueError, "D must be between 1 and 256, got 257", near, tensors(2, 2, 257, 16), {}
+    yield ValueError, "Dv must be between 1 and 256, got 300", near, tensors(2, 2, 16, 300), {}
+    yield ValueError, "window must be at least 0, got -3", near, (q, k, v), {"window": -3}
+    yield TypeError, "window must be an integer, got float 2.5", near, (q, k, v), {"window": 2.5}
+    yield ValueError, "dilation must be at least 1, got 0", near, (q, k, v), {"dilation": 0}
+    many = [t.expand(1, 40_000, 6, 16) for t in (q, k, v)]
+    yield (
+        ValueError,
+        "heads × dilation must be at most 65535, got 80000",
+        near,
+        many,
+        {"dilation": 2},
+    )
+    whole = full.attention
+    yield ValueError, "must not require grad", whole, (q.clone().requires_grad_(), k, v), {}
+    yield TypeError, "mask must be boolean", whole, (q, k, v), {"mask": torch.ones(6, 6)}
+    yield TypeError, "bias must be a torch tensor, got float", whole, (q, k, v), {"bias": 1.0}
+    yield (
+        ValueError,
+        r"mask must broadcast to \(1, 1, 6, 6\), got \(5, 6\)",
+        whole,
+        (q, k, v),
+        {"mask": torch.ones(5, 6, dtype=torch.bool, device=DEVICE)},
+    )
+
+
+@pytest.mark.parametrize("number", range(len(list(bad_calls()))))
+def test_refused(number):
+    error, words, function, args, kwargs = list(bad_calls())[number]
+    with pytest.raises(error, match=r"^(window|full)\.attention: .*" + words):
+        function(*args, **kwargs)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="about the interpreter")
+def test_bfloat16_is_refused_in_the_interpreter():
+    with pytest.raises(ValueError, match="bfloat16, which the interpreter computes wrongly"):
+        window.attention(*tensors(4, 4, 16, dtype=torch.bfloat16), window=1)
+
+
+def test_cpu_tensors_are_refused_outside_of_the_interpreter(monkeypatch):
+    monkeypatch.setattr(tiles, "INTERPRETED", False)
+    q, k, v = (tensor.cpu() for tensor in tensors(4, 4, 16))
+    with pytest.raises(ValueError, match=r"on a CUDA device, got cpu.*TRITON_INTERPRET=1"):
+        window.attention(q, k, v, window=1)
+
+
+# Importing
+
+
+def run_python(code, **environment):
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=kept | {"CUDA_VISIBLE_DEVICES": ""} | environment,
+    )
+
+
+def test_without_triton_the_import_says_what_to_do():
+    run = run_python("import sys; sys.modules['triton'] = None; import attncourse.kernels")
+    assert "ImportError: attncourse.kernels needs Triton" in run.stderr
+    assert "attncourse.reference" in run.stderr
+
+
+def test_triton_imported_too_early_is_explained():
+    run = run_python("import triton, attncourse.kernels")
+    assert "ImportError: attncourse.kernels: triton was imported before" in run.stderr
+
+
+# Compiled for GPUs that need not be here
+
+SHARED_BYTES = 99 * 1024  # what a block gets on an RTX 30 or 40; A100 has 163 KiB, H100 227 KiB
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+def test_every_kernel_compiles_without_spills(arch):
+    run = subprocess.run(
+        [sys.executable, str(HERE / "compile_only.py"), str(arch)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TRITON_INTERPRET": "0"},
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    reports = [json.loads(line) for line in run.stdout.splitlines()]
+    assert reports
+    for report in reports:
+        assert report["spilled_bytes"] == 0, report
+        assert report["shared_bytes"] <= SHARED_BYTES, report
+        # float32 is multiplied exactly, without tensor cores
+        assert report["tensor_cores"] == (report["has_dot"] and report["dtype"] != "fp32"), report
+
+
+# Only a GPU proves these
+
+
+@pytest.mark.gpu
+def test_offsets_beyond_32_bits():
+    room = torch.zeros(2**31 + 2**20, dtype=torch.float16, device="cuda")
+    q, k, v = (
+        room.as_strided((1, 1, 64, 16), (1, 1, 2**25, 1), start * 16).normal_()
+        for start in range(3)
+    )
+    out = window.attention(q, k, v, window=8)
+    near = window.attention(*(tensor.contiguous() for tensor in (q, k, v)), window=8)
+    assert torch.equal(out, near)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("causal", [False, True])
+def test_extra_memory_is_what_cost_says(causal):
+    q, k, v = tensors(4096, 4096, 64, heads=4, dtype=torch.bfloat16)
+    for kernel, knobs in ((window, {"window": 256}), (full, {})):
+        kernel.attention(q, k, v, causal=causal, **knobs)
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        kernel.attention(q, k, v, causal=causal, **knobs)
+        peak = torch.cuda.max_memory_allocated() - before
+        expected = kernel.cost(1, 4, 4096, 4096, 64, causal=causal, dtype_bytes=2, **knobs)
+        assert abs(peak - expected.peak_bytes) <= 0.02 * expected.peak_bytes
