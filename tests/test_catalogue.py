@@ -110,7 +110,7 @@ def test_a_mechanism_from_outside_appears_in_the_table(dummy):
 def test_a_mechanism_from_outside_appears_in_the_gallery_of_heat_maps(dummy):
     from attncourse import plots
 
-    titles = [ax.get_title() for ax in plots.gallery(n=64).axes]
+    titles = [ax.get_title(loc="left") for ax in plots.gallery(n=64).axes]
     assert any("Block-local attention" in title for title in titles)
 
 

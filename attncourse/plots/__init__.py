@@ -1,0 +1,66 @@
+"""Pictures: arrays in, Axes out; and the live forms that sliders redraw.
+
+Each picture is a class with an `update`, so that a slider changes what is drawn instead of drawing
+anew, and a function of the same name that builds it once and returns its Axes. Figures never enter
+pyplot: what is open there would be shown a second time. Colours come from viridis and cividis, and
+a word, marker or line style says what each of them says.
+"""
+
+from attncourse.plots.base import (
+    DPI,
+    INK,
+    PALE,
+    PAPER,
+    SERIES,
+    css_width,
+    figure,
+    freeze,
+    in_unit,
+    png,
+    show,
+)
+from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
+from attncourse.plots.matrices import (
+    LiveGraph,
+    LiveHeatmap,
+    LiveMask,
+    LiveReach,
+    gallery,
+    graph,
+    heatmap,
+    mask_legend,
+    reach,
+)
+from attncourse.plots.traces import LiveTiles, tiles
+
+__all__ = [
+    "DPI",
+    "INK",
+    "PALE",
+    "PAPER",
+    "SERIES",
+    "LiveBars",
+    "LiveBudget",
+    "LiveCurves",
+    "LiveGraph",
+    "LiveHeatmap",
+    "LiveMask",
+    "LiveReach",
+    "LiveTiles",
+    "bars",
+    "budget",
+    "css_width",
+    "curves",
+    "figure",
+    "freeze",
+    "gallery",
+    "graph",
+    "growth",
+    "heatmap",
+    "in_unit",
+    "mask_legend",
+    "png",
+    "reach",
+    "show",
+    "tiles",
+]

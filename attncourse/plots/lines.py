@@ -1,0 +1,340 @@
+"""Numbers: bars, curves, growth over n, and where the memory of devices ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from attncourse.measure import Timing
+from attncourse.plots.base import (
+    INK,
+    LINES,
+    MARKERS,
+    PALE,
+    SERIES,
+    axis_words,
+    compact,
+    figure,
+    in_unit,
+    median_of,
+    set_title,
+    styled,
+    unit_axis,
+)
+
+
+class LiveBars:
+    """Horizontal bars with their values written out; `update` exchanges the values."""
+
+    @styled
+    def __init__(
+        self,
+        values: Mapping[str, float],
+        ax: Axes | None = None,
+        *,
+        unit: str = "",
+        title: str = "",
+        high: float | None = None,
+    ):
+        """Draw the first values.
+
+        Args:
+            values: A number or a `Timing` for each name.
+            ax: Where; an own figure if not given.
+            unit: "s", "bytes" or any other word.
+            title: In words.
+            high: The axis ends here; at the largest value if not given.
+        """
+        if ax is None:
+            _, ax = figure(height=0.8 + 0.42 * len(values))
+        self.ax, self.figure, self.unit, self.high = ax, ax.get_figure(), unit, high
+        self.bars = ax.barh(range(len(values)), [0] * len(values), height=0.62, color=SERIES[1])
+        self.texts = [
+            ax.annotate("", (0, row), (5, 0), textcoords="offset points", va="center", fontsize=9)
+            for row in range(len(values))
+        ]
+        ax.set_yticks(range(len(values)), list(values))
+        ax.invert_yaxis()
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_unit(value, unit)))
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="x")
+        set_title(ax, title)
+        self.update(values)
+
+    def update(self, values: Mapping[str, float], title: str | None = None) -> None:
+        """Show other values of the same names."""
+        numbers = [median_of(value) for value in values.values()]
+        for bar, text, number in zip(self.bars, self.texts, numbers, strict=True):
+            bar.set_width(number)
+            text.set_text(in_unit(number, self.unit))
+            text.xy = (number, text.xy[1])
+        self.ax.set_xlim(0, 1.18 * (self.high or max([*numbers, 1e-300])))
+        if title is not None:
+            set_title(self.ax, title)
+
+
+def bars(values: Mapping[str, float], ax: Axes | None = None, **words: Any) -> Axes:
+    """Draw horizontal bars with their values written out; arguments as in `LiveBars`."""
+    return LiveBars(values, ax, **words).ax
+
+
+@styled
+def growth(
+    n: Sequence[int],
+    measured: Mapping[str, Sequence[Timing | float]],
+    predicted: Mapping[str, Sequence[float]] | None = None,
+    ax: Axes | None = None,
+    *,
+    unit: str = "s",
+    title: str = "",
+    x: str = "tokens n",
+) -> Axes:
+    """Draw what was measured against what was predicted, over n, both axes logarithmic.
+
+    Args:
+        n: The sizes.
+        measured: For each label a `Timing`, drawn with its quartiles, or a number for each n.
+            NaN leaves a point out.
+        predicted: For each label a number for each n; a label of `measured` shares its colour.
+        ax: Where; an own figure if not given.
+        unit: "s", "bytes" or any other word.
+        title: In words.
+        x: What n is.
+    """
+    if ax is None:
+        _, ax = figure()
+    n = np.asarray(n)
+    labels = list(dict.fromkeys([*measured, *(predicted or {})]))
+    for label, values in (predicted or {}).items():
+        place = labels.index(label) % len(SERIES)
+        ax.plot(n, values, "--", color=SERIES[place], alpha=0.8, label=f"{label}: predicted")
+    for label, values in measured.items():
+        place = labels.index(label) % len(SERIES)
+        middle = np.array([median_of(value) for value in values], dtype=float)
+        spread = np.array(
+            [
+                (v.median - v.low, v.high - v.median) if isinstance(v, Timing) else (0, 0)
+                for v in values
+            ]
+        )
+        ax.errorbar(
+            n,
+            middle,
+            yerr=spread.T,
+            color=SERIES[place],
+            marker=MARKERS[place],
+            markersize=6,
+            capsize=3,
+            linewidth=0 if predicted and label in predicted else 1.2,
+            elinewidth=1.5,
+            label=f"{label}: measured",
+        )
+    ax.set(xscale="log", yscale="log", xlabel=x, ylabel=axis_words(unit))
+    ax.xaxis.set_major_locator(FixedLocator(n))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_unit(value, "")))
+    unit_axis(ax, unit)
+    ax.grid(axis="both")
+    set_title(ax, title)
+    ax.legend(loc="upper left")
+    return ax
+
+
+class LiveBudget:
+    """Bytes over n, with a line where the memory of each device ends."""
+
+    @styled
+    def __init__(
+        self,
+        n: Sequence[int],
+        n_bytes: Mapping[str, Sequence[float]],
+        devices: Sequence[tuple[str, int]],
+        *,
+        at: int | None = None,
+        ax: Axes | None = None,
+        title: str = "",
+        low: float | None = None,
+        high: float | None = None,
+    ):
+        """Draw the first curves.
+
+        Args:
+            n: Sequence lengths, rising.
+            n_bytes: For each label the bytes at each n.
+            devices: (name, memory in bytes) of each.
+            at: The length that is picked out.
+            ax: Where; an own figure if not given.
+            title: In words.
+            low: The axis starts at this number of bytes.
+            high: The axis ends at this number of bytes.
+        """
+        if ax is None:
+            _, ax = figure(width=8.2, height=4.6)
+        self.ax, self.figure, self.n = ax, ax.get_figure(), np.asarray(n)
+        largest = max(size for _, size in devices)
+        curves = np.array(list(n_bytes.values()), dtype=float)
+        low = curves.min() / 2 if low is None else low
+        high = 8 * max(largest, curves.max()) if high is None else high
+        self.curves = {
+            label: ax.plot(
+                self.n, values, color=SERIES[place], linestyle=LINES[place], label=label
+            )[0]
+            for place, (label, values) in enumerate(n_bytes.items())
+        }
+        ordered = sorted(devices, key=lambda device: device[1])
+        sizes = np.array([size for _, size in ordered], dtype=float)
+        heights = np.log(sizes / low) / np.log(high / low)
+        for (name, size), height, place in zip(ordered, heights, apart(heights), strict=True):
+            ax.axhline(size, color="#888888", linewidth=0.9, zorder=0)
+            ax.annotate(
+                name if "GB" in name else f"{name} {size / 1e9:.0f} GB",
+                (1, height),
+                (1.03, place),
+                xycoords="axes fraction",
+                textcoords="axes fraction",
+                va="center",
+                fontsize=8.5,
+                color="#444444",
+                arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.7},
+            )
+        ax.axhspan(largest, high, color=PALE, alpha=0.5, zorder=0, linewidth=0)
+        ax.annotate(
+            "more than any of them",
+            (0, largest),
+            (6, 5),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            fontsize=9,
+        )
+        self.here = ax.axvline(self.n[0], color=INK, linewidth=0.9, linestyle=":")
+        self.points = ax.scatter([], [], s=50, color=[INK], zorder=5)
+        self.texts = [
+            ax.annotate(
+                "", (1, 1), (7, -9), textcoords="offset points", fontsize=9.5, weight="bold"
+            )
+            for _ in n_bytes
+        ]
+        ax.set(xscale="log", yscale="log", xlabel="tokens n", ylabel="memory")
+        ax.set(xlim=(self.n[0], self.n[-1]), ylim=(low, high))
+        ax.xaxis.set_major_locator(LogLocator(base=2, numticks=12))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+        unit_axis(ax, "bytes")
+        ax.grid(axis="x")
+        set_title(ax, title)
+        if len(n_bytes) > 1:
+            ax.legend(loc="upper left")
+        self.update(n_bytes, at)
+
+    def update(
+        self,
+        n_bytes: Mapping[str, Sequence[float]],
+        at: int | None = None,
+        title: str | None = None,
+    ) -> None:
+        """Show other curves of the same labels, and pick out the length `at`."""
+        points = []
+        for text, (label, values) in zip(self.texts, n_bytes.items(), strict=True):
+            self.curves[label].set_ydata(values)
+            text.set_visible(at is not None)
+            if at is not None:
+                value = np.exp(np.interp(np.log(at), np.log(self.n), np.log(values)))
+                points.append((at, value))
+                text.xy = (at, value)
+                text.set_text(in_unit(value, "bytes"))
+        self.points.set_offsets(points or np.empty((0, 2)))
+        self.here.set_visible(at is not None)
+        if at is not None:
+            self.here.set_xdata([at, at])
+        if title is not None:
+            set_title(self.ax, title)
+
+
+def budget(
+    n: Sequence[int],
+    n_bytes: Mapping[str, Sequence[float]],
+    devices: Sequence[tuple[str, int]],
+    **words: Any,
+) -> Axes:
+    """Draw bytes over n and where devices end; arguments as in `LiveBudget`."""
+    return LiveBudget(n, n_bytes, devices, **words).ax
+
+
+class LiveCurves:
+    """Curves over one axis; `update` exchanges their values."""
+
+    @styled
+    def __init__(
+        self,
+        x: Sequence[float],
+        curves: Mapping[str, Sequence[float]],
+        ax: Axes | None = None,
+        *,
+        x_label: str,
+        y_label: str,
+        title: str = "",
+        log_x: bool = False,
+        high: float | None = None,
+    ):
+        """Draw the first curves.
+
+        Args:
+            x: Where the values stand.
+            curves: For each label one value for each x.
+            ax: Where; an own figure if not given.
+            x_label: What x is.
+            y_label: What the values are.
+            title: In words.
+            log_x: Logarithmic x.
+            high: The y axis ends here; at the largest value if not given.
+        """
+        if ax is None:
+            _, ax = figure(height=3.4)
+        self.ax, self.figure, self.high = ax, ax.get_figure(), high
+        self.lines = {
+            label: ax.plot(
+                x,
+                values,
+                color=SERIES[place],
+                linestyle=("-", "--", ":", "-.")[place % 4],
+                label=label,
+            )[0]
+            for place, (label, values) in enumerate(curves.items())
+        }
+        ax.set(xlabel=x_label, ylabel=y_label)
+        if log_x:
+            ax.set_xscale("log", base=2)
+        ax.grid(axis="y")
+        set_title(ax, title)
+        if len(curves) > 1:
+            ax.legend(loc="best")
+        self.update(curves)
+
+    def update(self, curves: Mapping[str, Sequence[float]], title: str | None = None) -> None:
+        """Show other values of the same labels."""
+        for label, values in curves.items():
+            self.lines[label].set_ydata(values)
+        most = max(float(np.max(values)) for values in curves.values())
+        self.ax.set_ylim(0, 1.1 * (self.high or most or 1.0))
+        if title is not None:
+            set_title(self.ax, title)
+
+
+def curves(
+    x: Sequence[float], values: Mapping[str, Sequence[float]], ax: Axes | None = None, **words: Any
+) -> Axes:
+    """Draw curves over one axis; arguments as in `LiveCurves`."""
+    return LiveCurves(x, values, ax, **words).ax
+
+
+def apart(heights: np.ndarray, gap: float = 0.055) -> np.ndarray:
+    """Return rising heights moved as little as it takes to stand at least `gap` apart."""
+    places = heights.copy()
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    return places - (places - heights).mean()

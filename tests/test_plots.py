@@ -1,0 +1,239 @@
+import io
+import subprocess
+import sys
+import time
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from attncourse import plots
+from attncourse.kernels import window as kernel_window
+from attncourse.measure import Timing
+from attncourse.plots import base, lines
+from attncourse.reference import masks, window
+from attncourse.trace import record
+
+
+def band(n, w=3, **knobs):
+    return window.mask(n, n, window=w, **knobs)
+
+
+def pixels(fig):
+    return np.asarray(Image.open(io.BytesIO(plots.png(fig))).convert("RGB")).astype(int)
+
+
+def close(colour, wanted):
+    return np.abs(colour - 255 * np.array(matplotlib.colors.to_rgb(wanted))).max() < 3
+
+
+def cell_colour(ax, row, column):
+    """The colour in the middle of one cell of a drawn heat map."""
+    image = pixels(ax.get_figure())
+    x, y = ax.transData.transform((column, row))
+    return image[image.shape[0] - 1 - int(y), int(x)]
+
+
+def test_a_picture_leaves_pyplot_and_its_settings_alone():
+    code = (
+        "import matplotlib, numpy as np; matplotlib.use('agg')\n"
+        "before = dict(matplotlib.rcParams)\n"
+        "from attncourse import plots; ax = plots.heatmap(np.eye(4, dtype=bool))\n"
+        "plots.bars({'a': 1.0}); plots.growth([1, 2], {'a': [1.0, 2.0]})\n"
+        "import sys; assert 'matplotlib.pyplot' not in sys.modules\n"
+        "assert dict(matplotlib.rcParams) == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_heatmap_names_its_axes_and_shows_each_cell():
+    mask = band(8, 1)
+    ax = plots.heatmap(mask, title="a band")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("key j", "query i")
+    assert ax.get_title(loc="left") == "a band"
+    for row, column in ((0, 0), (0, 7), (7, 0), (3, 4), (3, 5)):
+        wanted = plots.INK if mask[row, column] else plots.PAPER
+        assert close(cell_colour(ax, row, column), wanted), (row, column)
+
+
+def test_the_legend_of_a_mask_is_in_words():
+    ax = plots.heatmap(band(4))
+    (legend,) = ax.get_figure().legends
+    assert [text.get_text() for text in legend.get_texts()] == ["may attend", "masked"]
+
+
+def test_few_cells_are_crisp_and_many_show_their_density():
+    ax = plots.heatmap(band(6, 1))
+    assert len(ax.collections[0].get_segments()) == 10  # lines between cells
+    image = plots.heatmap(band(1024, 200, dilation=2))
+    assert len(image.collections[0].get_segments()) == 0
+    shade = cell_colour(image, 512, 512)
+    ink, paper = (255 * np.array(matplotlib.colors.to_rgb(c)) for c in (plots.INK, plots.PAPER))
+    assert (shade > ink + 30).all() and (shade < paper - 30).all()  # half of the keys
+
+
+def test_heatmap_of_numbers_has_a_colour_bar_with_its_meaning():
+    ax = plots.heatmap(np.eye(5), label="weight", low=0, high=2)
+    bar = ax.get_figure().axes[1]
+    assert bar.get_ylabel() == "weight" and bar.get_ylim() == (0, 2)
+
+
+def test_live_heatmap_takes_another_shape_without_moving_the_axes():
+    live = plots.LiveHeatmap(band(16))
+    plots.freeze(live.figure)
+    before = pixels(live.figure)
+    box = live.ax.get_position().bounds
+    live.update(window.mask(10, 24, window=3), "other")
+    assert live.ax.get_position().bounds == box
+    assert live.ax.get_xlim() == (-0.5, 23.5) and live.ax.get_ylim() == (9.5, -0.5)
+    assert (pixels(live.figure) != before).any()
+    assert live.ax.get_title(loc="left") == "other"
+
+
+def test_live_mask_counts_the_keys_of_each_query():
+    live = plots.LiveMask(band(8, 1))
+    assert live.line.get_xdata()[::2].tolist() == [2, 3, 3, 3, 3, 3, 3, 2]
+    live.update(band(6, 1, causal=True))
+    assert live.line.get_xdata()[::2].tolist() == [1, 2, 2, 2, 2, 2]
+    live.update(np.zeros((3, 3), dtype=bool))
+    assert live.line.get_xdata().tolist() == [0] * 6
+
+
+def test_graph_draws_one_line_for_each_pair_and_aligns_the_last_query():
+    mask = window.mask(2, 5, window=1)
+    live = plots.LiveGraph(mask)
+    segments = {tuple(map(tuple, s.astype(int).tolist())) for s in live.edges.get_segments()}
+    assert segments == {((i + 3, 1), (j, 0)) for i, j in zip(*np.nonzero(mask), strict=True)}
+
+
+def test_graph_picks_out_one_query():
+    live = plots.LiveGraph(band(8))
+    live.update(band(8), query=2)
+    strong = [c for c in live.edges.get_colors() if c[3] == 1]
+    assert len(strong) == band(8)[2].sum()
+    filled = [np.allclose(colour, plots.INK) for colour in live.nodes.get_facecolors()]
+    assert sum(filled) == 1 + band(8)[2].sum()
+
+
+def test_reach_counts_tokens_in_words():
+    reached = np.stack([masks.reach(band(9, 1), layers)[4] for layers in range(4)])
+    live = plots.LiveReach(reached)
+    assert [text.get_text() for text in live.counts] == ["1 of 9", "3 of 9", "5 of 9", "7 of 9"]
+    live.update(reached[:2])
+    assert [text.get_text() for text in live.counts] == ["1 of 9", "3 of 9"]
+    assert live.ax.get_ylim() == (-0.5, 1.5)
+
+
+def test_bars_write_their_values_out():
+    live = plots.LiveBars({"full": Timing(0.01, 0.009, 0.02, 5), "window": 0.001}, unit="s")
+    assert [text.get_text() for text in live.texts] == ["10 ms", "1 ms"]
+    live.update({"full": 0.002, "window": 0.001})
+    assert [bar.get_width() for bar in live.bars] == [0.002, 0.001]
+    assert plots.bars({"a": 2**20}, unit="bytes").texts[0].get_text() == "1 MiB"
+
+
+def test_growth_shows_spread_and_prediction_on_logarithmic_axes():
+    timing = Timing(2.0, 1.5, 4.0, 5)
+    ax = plots.growth([1, 2], {"full": [1.0, timing]}, {"full": [1.0, 4.0]}, unit="s")
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    words = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert words == ["full: predicted", "full: measured"]
+    low, high = ax.containers[0][2][0].get_segments()[1][:, 1]
+    assert (low, high) == pytest.approx((1.5, 4.0))
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2"]
+
+
+def test_growth_leaves_missing_points_out():
+    ax = plots.growth([1, 2, 4], {"full": [1.0, float("nan"), 3.0]}, unit="bytes")
+    plots.png(ax.get_figure())
+    assert ax.get_ylim()[1] < 10
+
+
+def test_budget_marks_the_length_and_names_the_devices():
+    n = 2 ** np.arange(9, 15)
+    devices = [("A100 40 GB", 40e9), ("RTX 4090", 24e9)]
+    live = plots.LiveBudget(n, {"scores": 4.0 * n**2}, devices, at=1024)
+    words = [text.get_text() for text in live.ax.texts]
+    assert {"RTX 4090 24 GB", "A100 40 GB", "4 MiB", "more than any of them"} <= set(words)
+    live.update({"scores": 8.0 * n**2}, at=3000)
+    ((x, y),) = live.points.get_offsets()
+    assert x == 3000 and y == pytest.approx(8 * 3000**2, rel=1e-6)
+
+
+def test_names_of_devices_keep_apart():
+    heights = np.array([0.50, 0.51, 0.52, 0.90])
+    places = lines.apart(heights, gap=0.05)
+    assert np.diff(places).min() >= 0.05 - 1e-9
+    assert abs(places - heights).max() < 0.08
+    np.testing.assert_array_equal(lines.apart(np.array([0.1, 0.5])), [0.1, 0.5])
+
+
+def test_tiles_show_what_a_program_computes_and_says_so():
+    torch = pytest.importorskip("torch")
+    q = torch.randn(1, 2, 128, 16)
+    traced = record(kernel_window.attention, q, q, q, window=20)
+    live = plots.LiveTiles(traced)
+    assert live.programs == len(traced.programs)
+    sentence = live.draw(1)
+    scores = live.scores.get_array()
+    here, earlier = scores == 2, scores == 1
+    mask = window.mask(128, 128, window=20)
+    rows = here.any(axis=1)
+    assert here[rows][mask[rows]].all()  # every pair of these queries that counts is computed
+    assert earlier.any() and not (earlier & here).any()
+    loaded = sum(
+        access.bytes
+        for access in traced.accesses
+        if access.program == live.places[1] and access.kind == "load"
+    )
+    assert sentence.startswith(f"Program 2 of {live.programs} loads ")
+    assert plots.in_unit(loaded, "bytes") in sentence
+
+
+def test_tiles_refuse_a_trace_without_the_tensors():
+    torch = pytest.importorskip("torch")
+    q = torch.randn(1, 1, 32, 16)
+    traced = record(kernel_window.attention, q, q, q, window=4)
+    with pytest.raises(ValueError, match="no kernel of the trace has x and k"):
+        plots.LiveTiles(traced, queries="x")
+
+
+def test_curves_keep_their_labels():
+    live = plots.LiveCurves(
+        [1, 2, 3], {"a": [1, 2, 3], "b": [3, 2, 1]}, x_label="token", y_label="keys"
+    )
+    live.update({"a": [0, 0, 6], "b": [1, 1, 1]})
+    assert live.ax.get_ylim()[1] > 6
+    assert [line.get_label() for line in live.lines.values()] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.00125, "s", "1.25 ms"),
+        (2**26, "bytes", "64 MiB"),
+        (12345.0, "keys", "12 345 keys"),
+        (3, "", "3"),
+    ],
+)
+def test_values_carry_their_unit(value, unit, text):
+    assert plots.in_unit(value, unit).replace("\u202f", " ") == text
+
+
+@pytest.mark.parametrize(
+    ("n", "ticks"), [(1, [0]), (6, [0, 1, 2, 3, 4, 5]), (256, [0, 64, 128, 192])]
+)
+def test_ticks_stand_at_powers_of_two(n, ticks):
+    assert base.cell_ticks(n).tolist() == ticks
+
+
+def test_a_redraw_of_a_256_mask_takes_under_60_ms():
+    live = plots.LiveMask(band(256, 20))
+    costs = []
+    for w in range(11):
+        start = time.process_time()  # this process alone: other work on the machine does not count
+        live.update(band(256, 20 + w), f"window {w}")
+        plots.png(live.figure)
+        costs.append(time.process_time() - start)
+    assert min(costs) < 0.06

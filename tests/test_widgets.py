@@ -1,0 +1,198 @@
+import copy
+import io
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ipywidgets
+import nbclient
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from attncourse import MECHANISMS, plots, widgets
+from attncourse.reference import window
+
+
+@pytest.fixture
+def explorer():
+    live = plots.LiveMask(window.mask(32, 32, window=2))
+
+    def draw(window_, causal):
+        mask = window.mask(32, 32, window=window_, causal=causal)
+        live.update(mask)
+        return f"Window {window_}: {mask.sum()} of {mask.size} scores."
+
+    return widgets.explore(draw, live.figure, window_=(0, 31, 1, 2), causal=False)
+
+
+def test_moving_a_slider_changes_picture_and_sentence(explorer):
+    assert explorer.text == "Window 2: 154 of 1024 scores."
+    before = explorer.png
+    explorer.controls["window_"].value = 5
+    assert explorer.text == "Window 5: 322 of 1024 scores."
+    assert explorer.png != before
+    explorer.controls["causal"].value = True
+    assert explorer.text == "Window 5: 177 of 1024 scores."
+
+
+def test_the_sentence_is_a_status_and_the_alternative_text(explorer):
+    assert explorer.twin.value == '<p role="status">Window 2: 154 of 1024 scores.</p>'
+    assert 'alt="Window 2: 154 of 1024 scores."' in explorer.image.value
+    explorer.controls["window_"].value = 0
+    assert 'alt="Window 0: 32 of 1024 scores."' in explorer.image.value
+
+
+def test_the_picture_is_a_png_of_the_size_that_the_page_is_told(explorer):
+    image = Image.open(io.BytesIO(explorer.png))
+    width = int(re.search(r'width="(\d+)"', explorer.image.value)[1])
+    assert image.format == "PNG" and image.width == pytest.approx(width * plots.DPI / 96, abs=1)
+
+
+def test_the_layout_stands_still_while_sliders_move(explorer):
+    axes = explorer.drawn.axes
+    before = [ax.get_position().bounds for ax in axes]
+    explorer.controls["window_"].value = 31
+    assert [ax.get_position().bounds for ax in axes] == before
+
+
+def test_sentences_are_escaped():
+    live = plots.LiveMask(np.eye(4, dtype=bool))
+    explorer = widgets.explore(lambda: 'a < b & "c"', live.figure)
+    assert explorer.twin.value == '<p role="status">a &lt; b &amp; &quot;c&quot;</p>'
+    assert 'alt="a &lt; b &amp; &quot;c&quot;"' in explorer.image.value
+
+
+def test_an_error_while_drawing_surfaces_and_is_said():
+    live = plots.LiveMask(np.eye(4, dtype=bool))
+
+    def draw(n):
+        return f"{1 // (n - 3)}"
+
+    explorer = widgets.explore(draw, live.figure, n=(0, 5, 1, 1))
+    with pytest.raises(ZeroDivisionError):
+        explorer.controls["n"].value = 3
+    assert "This setting cannot be drawn. ZeroDivisionError" in explorer.twin.value
+    explorer.controls["n"].value = 4
+    assert explorer.twin.value == '<p role="status">1</p>'
+    with pytest.raises(ZeroDivisionError):
+        widgets.explore(draw, live.figure, n=(0, 5, 1, 3))
+
+
+def test_a_draw_function_without_a_sentence_is_refused():
+    live = plots.LiveMask(np.eye(4, dtype=bool))
+    with pytest.raises(TypeError, match=r"draw must return a sentence .* got NoneType"):
+        widgets.explore(lambda: None, live.figure)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "value"),
+    [
+        ((0, 9, 1, 4), ipywidgets.IntSlider, 4),
+        ((0.0, 1.0, 0.1, 0.5), ipywidgets.FloatSlider, 0.5),
+        (True, ipywidgets.Checkbox, True),
+        (["a", "b"], ipywidgets.SelectionSlider, "a"),
+        ({"one": 1, "two": 2}, ipywidgets.SelectionSlider, 1),
+        (widgets.choice({"one": 1, "two": 2}, 2), ipywidgets.SelectionSlider, 2),
+        (MECHANISMS["window"].knobs[0], ipywidgets.IntSlider, MECHANISMS["window"].knobs[0].value),
+        (ipywidgets.IntText(7), ipywidgets.IntText, 7),
+    ],
+)
+def test_controls(given, kind, value):
+    live = plots.LiveMask(np.eye(4, dtype=bool))
+    explorer = widgets.explore(lambda n_keys_: str(n_keys_), live.figure, n_keys_=given)
+    control = explorer.controls["n_keys_"]
+    assert type(control) is kind and control.value == value
+    assert control.description == "n keys"
+    assert explorer.text == str(value)
+
+
+@pytest.mark.parametrize("wrong", [(1, 2), "abc", None, [], ipywidgets.VBox()])
+def test_controls_that_are_none_are_refused(wrong):
+    live = plots.LiveMask(np.eye(4, dtype=bool))
+    with pytest.raises(TypeError, match=r"widgets\.explore: n must be a widget"):
+        widgets.explore(lambda n: "", live.figure, n=wrong)
+
+
+def test_what_is_displayed_is_stable_and_carries_no_picture(explorer):
+    bundle = explorer._repr_mimebundle_()
+    assert bundle["text/plain"] == repr(explorer) == explorer.text
+    assert set(bundle) == {"text/plain", "application/vnd.jupyter.widget-view+json"}
+
+
+def test_a_slider_answers_within_60_ms():
+    live = plots.LiveMask(window.mask(256, 256, window=20))
+
+    def draw(w):
+        live.update(window.mask(256, 256, window=w))
+        return f"window {w}"
+
+    explorer, costs = widgets.explore(draw, live.figure, w=(0, 100, 1, 20)), []
+    for w in range(21, 32):
+        start = time.process_time()  # this process alone: other work on the machine does not count
+        explorer.controls["w"].value = w
+        costs.append(time.process_time() - start)
+    assert min(costs) < 0.06
+
+
+CELLS = [
+    "import numpy as np\nfrom attncourse import claims, plots, widgets",
+    "plots.show(plots.heatmap(np.eye(4, dtype=bool)), 'A diagonal of four cells.')",
+    "live = plots.LiveMask(np.eye(4, dtype=bool))\n"
+    "def draw(k):\n"
+    "    live.update(np.eye(4, k=k, dtype=bool))\n"
+    "    return f'Diagonal {k}, {SECRET}.'",
+    "SECRET = 'as stored'\nwidgets.explore(draw, live.figure, k=(-3, 3, 1, 0))",
+    "claims.check('C057')",
+]
+
+
+def stored_as_the_course_stores_it(cells):
+    """Run a notebook and take out what is not kept: pictures and widget views."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(notebook, timeout=60).execute()
+    for cell in notebook.cells:
+        for output in cell.outputs:
+            for mime in ("image/png", "application/vnd.jupyter.widget-view+json"):
+                output.get("data", {}).pop(mime, None)
+    notebook.metadata.pop("widgets", None)
+    return notebook
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return stored_as_the_course_stores_it(CELLS)
+
+
+def test_the_caption_under_a_picture_is_what_is_stored(stored):
+    picture, caption = stored.cells[1].outputs
+    assert picture.metadata["image/png"] == {"alt": "A diagonal of four cells.", "width": 499}
+    assert caption.data["text/plain"] == "A diagonal of four cells."
+    assert "A diagonal of four cells.</p>" in caption.data["text/html"]
+    assert "Diagonal 0, as stored." in nbformat.writes(stored)
+    assert "base64" not in nbformat.writes(stored)
+
+
+def test_pictures_sliders_and_claims_pass_nbval_strictly(stored, tmp_path):
+    (tmp_path / "same.ipynb").write_text(nbformat.writes(stored), encoding="utf-8")
+    changed = copy.deepcopy(stored)
+    for cell in changed.cells:
+        cell.source = cell.source.replace("as stored", "changed").replace("four", "five")
+    (tmp_path / "other.ipynb").write_text(nbformat.writes(changed), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rA"]
+    run = subprocess.run(
+        [*command, "--nbval", "--nbval-current-env", "--rootdir", tmp_path, tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(widgets.__file__).parents[1])},
+        timeout=120,
+        check=False,
+    )
+    failed = re.findall(r"^FAILED (\S+ \d+|\S+)", run.stdout, re.MULTILINE)
+    assert "2 failed, 8 passed" in run.stdout, run.stdout
+    assert all(name.startswith("other") for name in failed)
