@@ -1,0 +1,416 @@
+"""Judge an answer: run the cases, find what is wrong with the first that fails, and guess why.
+
+The cases run in order, smallest first. A failure is compared with the exercise's named mistakes:
+the one that behaves alike on all cases is the likely cause. Nothing is shown and nothing recorded
+here: the notebook, the tests and the command line all come through `judge`.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from attncourse.cost import format_bytes
+from attncourse.grading import guard
+from attncourse.grading.compare import difference, expected, same
+from attncourse.grading.diagnose import argument_names
+from attncourse.grading.messages import (
+    Finding,
+    Verdict,
+    error_words,
+    name_of_type,
+    plain,
+    signature,
+    verdict,
+)
+from attncourse.grading.source import unwrap
+from attncourse.grading.spec import Case, Exercise, Mistake
+from attncourse.grading.values import is_array, leaves, to_numpy, to_torch, unchanged
+
+DIAGNOSIS_SECONDS = 10.0  # how long a failure may be compared with known mistakes
+_NUMPY = dict(vars(np))  # NumPy's names before the learner's code could replace one
+
+
+def judge(exercise: Exercise, function: Any, seed: int | None = None) -> Verdict:
+    """Judge an answer.
+
+    Args:
+        exercise: What was asked.
+        function: The answer; anything at all.
+        seed: For the random cases. If not given: `ATTNCOURSE_SEED`, else a fresh one.
+
+    Returns:
+        The verdict. An error of the reference or of the grader itself is its own status and never
+        counts as a wrong answer.
+
+    Raises:
+        KeyboardInterrupt: The user interrupted the check.
+        ValueError: `ATTNCOURSE_SEED` is no whole number.
+    """
+    seed = _seed() if seed is None else seed
+    vars(np).update(_NUMPY)
+    if not callable(function):
+        reason = f"`{exercise.function}` is {name_of_type(function)}, not a function"
+        return verdict(exercise, "failed", reason=reason, seed=seed)
+    if lacking := _lacking(exercise.needs):
+        if _is_stub(function):
+            return verdict(exercise, "not_attempted", seed=seed)
+        return verdict(exercise, "not_verified_here", reason=lacking, seed=seed)
+    try:
+        return _Judge(exercise, function, seed).verdict()
+    except Exception as error:
+        return verdict(exercise, "grader_error", reason=error_words(error), seed=seed)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One call of a function and what is wrong with it, None if nothing is."""
+
+    outcome: guard.Outcome
+    finding: Finding | None = None
+    held: int = 0  # bytes, if they were metered
+
+    @property
+    def printed(self) -> str:
+        return "\n".join(part for part in (self.outcome.printed, *self.outcome.warned) if part)
+
+
+class _Judge:
+    def __init__(self, exercise: Exercise, function: Any, seed: int) -> None:
+        self.exercise, self.function, self.seed = exercise, function, seed
+        self.cases = list(exercise.cases(np.random.default_rng(seed)))
+        self._targets: dict[int, Any] = {}
+        self._blind = False  # whether the recorder of Triton's accesses has lost its hooks
+
+    def verdict(self) -> Verdict:
+        for case in self.cases:
+            trial = self._try(self.function, case)
+            if _not_attempted(trial, first=case is self.cases[0]):
+                return verdict(self.exercise, "not_attempted", seed=self.seed)
+            if trial.finding:
+                return self._failed(case, trial, self.cases)
+        again = self._try(self.function, self.cases[0])
+        if again.finding:
+            return self._report(self.cases[0], again, _unsteady(again.finding))
+        if self.exercise.memory:
+            trial = self._try(self.function, self._memory_case, metered=True)
+            if trial.finding:
+                return self._failed(self._memory_case, trial, [self._memory_case])
+        if self._uncounted():
+            reason = "its traffic is counted in Triton's interpreter: start with TRITON_INTERPRET=1"
+            return verdict(self.exercise, "not_verified_here", reason=reason, seed=self.seed)
+        return verdict(self.exercise, "passed", seed=self.seed, cause=_origin(self.function))
+
+    @cached_property
+    def _memory_case(self) -> Case:
+        return self.exercise.memory.case(np.random.default_rng([self.seed, 1]))
+
+    def _target(self, case: Case) -> Any:
+        if id(case) not in self._targets:
+            self._targets[id(case)] = expected(self.exercise, case)
+        return self._targets[id(case)]
+
+    # Running ------------------------------------------------------------------------------------
+
+    def _try(self, function: Any, case: Case, *, metered: bool = False) -> _Trial:
+        """Run a case on copies of its arguments and find what is wrong, the worst first."""
+        args, kwargs = self._arguments(case)
+        run, given, seconds = function, args, self.exercise.seconds
+        if metered:
+            from attncourse.grading import meter
+
+            run, given, seconds = meter.held, (function, *args), 3 * seconds
+        elif self._traced:
+            run, given = _record, (function, *args)
+        outcome = guard.call(run, given, kwargs, seconds=seconds, owner=function)
+        if outcome.raised:
+            return _Trial(outcome, self._raised(outcome.raised, case, seconds))
+        value, trace, n_bytes = outcome.value, None, 0
+        if metered:
+            value, n_bytes = value
+        elif self._traced:
+            value, trace = value
+        outcome = guard.Outcome(value, None, outcome.printed, outcome.warned)
+        finding = (
+            (trace and _out_of_bounds(trace))
+            or self._changed(case, args, kwargs)
+            or difference(self._target(case), value, case, self.exercise)
+            or self._view(value, (args, kwargs))
+            or (trace and self._traffic(trace, case))
+        )
+        if not finding and metered and n_bytes > self.exercise.memory.allowed_bytes:
+            finding = self._too_much(function, case, n_bytes)
+        return _Trial(outcome, finding, n_bytes)
+
+    def _arguments(self, case: Case) -> tuple[tuple, dict]:
+        args, kwargs = copy.deepcopy((case.args, dict(case.kwargs)))
+        if self.exercise.kind != "kernel":
+            return args, kwargs
+        return tuple(map(to_torch, args)), {name: to_torch(x) for name, x in kwargs.items()}
+
+    @cached_property
+    def _traced(self) -> bool:
+        """Whether Triton's interpreter can tell what the kernel touches."""
+        if self.exercise.kind != "kernel" or self.exercise.needs != "triton":
+            return False
+        from attncourse import kernels
+
+        return kernels.INTERPRETED
+
+    def _uncounted(self) -> bool:
+        return self.exercise.traffic is not None and (self._blind or not self._traced)
+
+    # Finding ------------------------------------------------------------------------------------
+
+    def _raised(self, raised: guard.Raised, case: Case, seconds: float) -> Finding:
+        kind, where = raised.kind, ""
+        if raised.place:
+            where = str(raised.place) + (f": {raised.place.text}" if raised.place.text else "")
+        if kind is guard.TimeUp:
+            return Finding(
+                f"took longer than {seconds:g} s",
+                where and f"stopped at {where}",
+                "a loop that does not end, or far more work than is needed",
+                "run it by hand on this smallest case",
+            )
+        if issubclass(kind, MemoryError):
+            return Finding(
+                "asked for more memory than an exercise may use",
+                "\n".join(part for part in (where, raised.message) if part),
+                "a list or array that grows without end, or one far too large",
+                "write down the shape of each array it makes",
+            )
+        if issubclass(kind, RecursionError):
+            return Finding("calls itself without end", where, next="give the recursion an end")
+        if kind is SystemExit:
+            return Finding("called exit", where, next="return the result instead")
+        if kind.__name__ == "Unmetered":
+            step = "leave `tracemalloc` alone: the memory is being graded"
+            return Finding("switched the memory meter off", next=step)
+        reason = f"raised {kind.__name__}" + (f": {raised.message}" if raised.message else "")
+        if not raised.place and issubclass(kind, TypeError):
+            asked = plain(inspect.signature(self.exercise.reference))
+            asked = re.sub(r"(:|\s*->)\s*[^,)=]+", "", asked)
+            cause = "it cannot be called with the arguments that the exercise names"
+            return Finding(reason, where, cause, f"its parameters are to be {asked}")
+        return Finding(reason, where, next="run it by hand on this smallest case")
+
+    def _changed(self, case: Case, args: tuple, kwargs: dict) -> Finding | None:
+        """Find an argument that the answer wrote to."""
+        after = argument_names(self.exercise.reference, Case(case.name, args, kwargs))
+        for name, before in argument_names(self.exercise.reference, case).items():
+            if not unchanged(before, after[name]):
+                return Finding(
+                    f"changed its argument `{name}` in place",
+                    cause="an operation such as `-=`, `out=`, `sort()` or `x[...] = …` on it",
+                    next=f"work on a copy, or write `{name} = {name} - …`",
+                )
+        return None
+
+    def _view(self, value: Any, arguments: Any) -> Finding | None:
+        if self.exercise.may_return_view:
+            return None
+        given, mine = ([to_numpy(x) for x in leaves(y) if is_array(x)] for y in (arguments, value))
+        for result in mine:
+            if any(np.may_share_memory(result, theirs) for theirs in given):
+                return Finding(
+                    "returned a view of an argument",
+                    cause="the result shares its memory with what came in",
+                    next="return a new array: end with `.copy()`",
+                )
+        return None
+
+    def _traffic(self, trace: Any, case: Case) -> Finding | None:
+        if self.exercise.traffic is None:
+            return None
+        if not trace.launches:
+            return Finding(
+                "launched no Triton kernel", next="start the kernel: `kernel[grid](...)`"
+            )
+        self._blind = not trace.accesses
+        allowed = self.exercise.traffic(case)
+        for verb, did, may in (
+            ("loads", trace.bytes_loaded, allowed.bytes_read),
+            ("stores", trace.bytes_stored, allowed.bytes_written),
+        ):
+            if did() > may:
+                tensors = dict.fromkeys(access.tensor for access in trace.accesses)
+                by_tensor = {name: did(name) for name in tensors}
+                where = ", ".join(
+                    f"{format_bytes(n)} of {name}" for name, n in by_tensor.items() if n
+                )
+                return Finding(
+                    f"{verb} {format_bytes(did())}, allowed {format_bytes(may)}",
+                    f"{verb} {where}",
+                    "tiles are touched that the result does not need, or the same one twice",
+                    "work out the first and the last tile of each loop by hand for this case",
+                )
+        return None
+
+    def _too_much(self, function: Any, case: Case, n_bytes: int) -> Finding:
+        from attncourse.grading import meter
+
+        args, kwargs = self._arguments(case)
+        seconds = 6 * self.exercise.seconds  # a line trace is slow
+        found = guard.call(
+            meter.located, (n_bytes, function, *args), kwargs, seconds=seconds, owner=function
+        )
+        peak = found.value if found.raised is None else meter.Peak(n_bytes)
+        allowed = self.exercise.memory.allowed_bytes
+        reason = f"peak {format_bytes(n_bytes)} at {case.name}, allowed {format_bytes(allowed)}"
+        return Finding(
+            reason + (f": {peak}" if str(peak) else ""),
+            f"{peak.place}: {peak.source}" if peak.source else "",
+            f"allowed is {self.exercise.memory.why}",
+            "make that array smaller: a block at a time, or only the part that is used",
+        )
+
+    # Failing ------------------------------------------------------------------------------------
+
+    def _failed(self, case: Case, trial: _Trial, cases: list[Case]) -> Verdict:
+        """Look for the likely cause and write the verdict."""
+        if trial.outcome.raised and trial.outcome.raised.kind in (guard.TimeUp, MemoryError):
+            return self._report(case, trial, trial.finding)
+        metered = bool(trial.held)
+        again = self._try(self.function, case, metered=metered)
+        if not self._alike(again, trial, case):
+            return self._report(case, trial, _unsteady(trial.finding))
+        if mistake := self._mistake(case, trial, cases, metered):
+            finding = trial.finding
+            finding = Finding(finding.reason, finding.where, mistake.says, mistake.next)
+            return self._report(case, trial, finding)
+        return self._report(case, trial, trial.finding)
+
+    def _mistake(
+        self, failing: Case, trial: _Trial, cases: list[Case], metered: bool
+    ) -> Mistake | None:
+        """Return the known mistake that does what the answer does, on all cases."""
+        stop = time.monotonic() + DIAGNOSIS_SECONDS
+        trials = {id(failing): trial}
+        cases = [failing, *(case for case in cases if case is not failing)]
+        for mistake in self.exercise.mistakes:
+            if metered and any(self._try(mistake.function, each).finding for each in self.cases):
+                continue  # its numbers are wrong; the small cases show that sooner
+            for case in cases:
+                if time.monotonic() > stop:
+                    return None
+                theirs = self._try(mistake.function, case, metered=metered)
+                if case is failing and theirs.finding is None:
+                    break
+                if id(case) not in trials:
+                    trials[id(case)] = self._try(self.function, case, metered=metered)
+                if not self._alike(trials[id(case)], theirs, case):
+                    break
+            else:
+                return mistake
+        return None
+
+    def _alike(self, mine: _Trial, theirs: _Trial, case: Case) -> bool:
+        """Whether two calls ended alike: same error, or same complaint and same result."""
+        a, b = mine.outcome.raised, theirs.outcome.raised
+        if a or b:
+            return bool(a and b and a.kind is b.kind)
+        if not same(mine.outcome.value, theirs.outcome.value, self._target(case)):
+            return False
+        if mine.held:
+            return abs(mine.held - theirs.held) <= 0.05 * mine.held
+        return (mine.finding and mine.finding.reason) == (theirs.finding and theirs.finding.reason)
+
+    def _report(self, case: Case, trial: _Trial, finding: Finding) -> Verdict:
+        return verdict(
+            self.exercise,
+            "failed",
+            reason=finding.reason,
+            case=f"{case.name}: {self.exercise.function}{signature(case)}",
+            where=finding.where,
+            cause=finding.cause,
+            hint=finding.next,
+            seed=self.seed,
+            printed=trial.printed,
+        )
+
+
+def _not_attempted(trial: _Trial, *, first: bool) -> bool:
+    """Whether the answer is still the stub, which raises NotImplementedError at once."""
+    raised = trial.outcome.raised
+    return bool(first and raised and raised.own and issubclass(raised.kind, NotImplementedError))
+
+
+def _is_stub(function: Any) -> bool:
+    """Recognise a stub that cannot be run here: nothing in it but NotImplementedError."""
+    plain_function = unwrap(function)
+    return bool(plain_function) and plain_function.__code__.co_names == ("NotImplementedError",)
+
+
+def _unsteady(finding: Finding) -> Finding:
+    return Finding(
+        finding.reason,
+        finding.where,
+        "another result for the same arguments: random numbers, or something kept from a call",
+        "compute everything from the arguments, in each call anew",
+    )
+
+
+def _out_of_bounds(trace: Any) -> Finding | None:
+    if not trace.out_of_bounds:
+        return None
+    access = trace.out_of_bounds[0]
+    verb = {"load": "reads", "store": "writes"}.get(access.kind, "updates")
+    return Finding(
+        f"{verb} outside of `{access.tensor}`",
+        f"program {access.program} of {access.kernel}: {access.out_of_bounds} of "
+        f"{access.elements} elements, {len(trace.out_of_bounds)} such accesses in all",
+        "a mask is missing, or a tile starts before the first or after the last row",
+        "give every load and store that can overrun a `mask=`, loads also `other=`",
+    )
+
+
+def _record(function: Callable, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    from attncourse import trace
+
+    traced = trace.record(function, *args, **kwargs)
+    return traced.result, traced
+
+
+def _seed() -> int:
+    given = os.environ.get("ATTNCOURSE_SEED")
+    if given is None:
+        return secrets.randbelow(10**6)
+    if not given.strip().isdecimal():
+        raise ValueError(f"ATTNCOURSE_SEED must be a whole number, got {given!r}")
+    return int(given)
+
+
+def _lacking(needs: str) -> str:
+    """Say what the machine lacks for an exercise, empty if nothing."""
+    if needs == "gpu":
+        if importlib.util.find_spec("torch") is None:
+            return "needs an NVIDIA GPU and torch"
+        import torch
+
+        if not torch.cuda.is_available():
+            return "needs an NVIDIA GPU"
+    if needs in ("triton", "gpu"):
+        try:
+            importlib.import_module("attncourse.kernels")
+        except ImportError as error:
+            return plain(error)
+    return ""
+
+
+def _origin(function: Any) -> str:
+    """Remark on a function that was imported instead of written in the notebook."""
+    module = plain(getattr(function, "__module__", "") or "")
+    return "" if module in ("", "__main__") else f"the function comes from the module {module}"

@@ -1,0 +1,76 @@
+"""Where in the learner's code something happened: a line counted from the head of the function."""
+
+from __future__ import annotations
+
+import linecache
+from dataclasses import dataclass
+from types import CodeType, FunctionType, TracebackType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of the learner's code.
+
+    Attributes:
+        line: 1 is the first line of the function (its decorator, if it has one).
+        text: The line itself, stripped; empty where the source is not at hand.
+        helper: The name of the function, unless it is the answer itself.
+    """
+
+    line: int
+    text: str
+    helper: str | None = None
+
+    def __str__(self) -> str:
+        owner = f"`{self.helper}`" if self.helper else "your function"
+        return f"line {self.line} of {owner}"
+
+
+def unwrap(function: Any) -> FunctionType | None:
+    """Return the Python function inside a wrapper, partial, method, jit function or instance."""
+    for _ in range(10):
+        if isinstance(function, FunctionType) and not hasattr(function, "__wrapped__"):
+            return function
+        inner = next(
+            (
+                value
+                for name in ("__wrapped__", "func", "fn", "__func__")
+                if callable(value := getattr(function, name, None))
+            ),
+            getattr(type(function), "__call__", None),  # noqa: B004 (wanted: the method itself)
+        )
+        if inner is None or inner is function:
+            return None
+        function = inner
+    return None
+
+
+def namespace(function: Any) -> dict | None:
+    """Return the globals of the answer: frames that share them are the learner's own code."""
+    plain = unwrap(function)
+    return None if plain is None else plain.__globals__
+
+
+def place(function: Any, code: CodeType, line: int) -> Place:
+    """Describe an absolute line of `code`, counted from the head of the function it stands in."""
+    text = linecache.getline(code.co_filename, line).strip()
+    answer = unwrap(function)
+    if answer is not None and code in _nested(answer.__code__):
+        return Place(line - answer.__code__.co_firstlineno + 1, text)
+    return Place(line - code.co_firstlineno + 1, text, code.co_name)
+
+
+def last_place(function: Any, traceback: TracebackType | None) -> Place | None:
+    """Return the innermost line of a traceback that the learner wrote."""
+    found, own = None, namespace(function)
+    while traceback is not None:
+        if traceback.tb_frame.f_globals is own:
+            found = (traceback.tb_frame.f_code, traceback.tb_lineno)
+        traceback = traceback.tb_next
+    return place(function, *found) if found and found[1] else None
+
+
+def _nested(code: CodeType) -> set[CodeType]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return {code}.union(*(_nested(each) for each in inner))

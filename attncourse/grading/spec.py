@@ -1,0 +1,169 @@
+"""What an exercise is: one `Exercise` holds everything the grader, the tests and the hints need.
+
+The specs are data. They import neither torch nor Triton, and nothing here runs the learner's code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.random import Generator
+
+from attncourse.cost import Cost
+
+KINDS = ("number", "mask", "array", "kernel")
+NEEDS = ("numpy", "triton", "gpu")
+_ID = re.compile(r"\d\d\.V?[1-9]\d?")  # 04.3, or 04.V7 for one taken from the source documents
+
+
+class SpecError(ValueError):
+    """An exercise contradicts the rules that every exercise keeps."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The arguments of one call of the answer.
+
+    The name is printed in messages: "1 query", "Tq ≠ Tk", "n = 4096". Arrays are NumPy arrays;
+    exercises of kind "kernel" hand them to the answer as torch tensors, on the GPU if there is one.
+    The grader passes copies, so that cases may share arrays.
+    """
+
+    name: str
+    args: tuple = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.args, tuple):
+            raise SpecError(f"case {self.name!r}: args must be a tuple, got {self.args!r}")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A named wrong implementation: tests prove it rejected, learners are told when it is theirs.
+
+    `says` completes "likely cause": "your output is what you get without 1/√D". `next` is the next
+    step. A mistake may give right numbers if it fails on memory, traffic or by changing its
+    arguments.
+    """
+
+    name: str
+    function: Callable
+    says: str
+    next: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How many bytes the answer may hold at once, its result included and its arguments not.
+
+    `case` makes the call that is metered; its name says the size ("n = 4096"). `why` states the
+    formula behind `allowed_bytes`: "two rows of blocks: 2 · block · 3 · block · 4 bytes".
+    """
+
+    case: Callable[[Generator], Case]
+    allowed_bytes: int
+    why: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.allowed_bytes, int) or self.allowed_bytes <= 0:
+            raise SpecError(f"allowed_bytes must be a positive int, got {self.allowed_bytes!r}")
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: what is asked, what is right, what is commonly wrong.
+
+    The reference is called with the arguments of a case and returns the expected result: a number
+    (int, float, bool), an array, or a tuple, list or dict of those. Its type, shape and dtype are
+    the ones asked of the answer. Float arrays are judged against the reference in float64.
+
+    Attributes:
+        id: chapter and number, "04.3"; "04.V7" for an exercise of the source documents.
+        chapter: two digits, "04".
+        title: a few words, printed in each verdict.
+        function: the name of the learner's function.
+        minutes: how long a learner may need.
+        difficulty: 1 to 3.
+        points: awarded when the exercise passes.
+        hints: exactly three, from a nudge to nearly the answer.
+        reference: the right answer, in NumPy.
+        cases: makes the cases from a random generator: smallest first, edge cases, then random.
+        kind: "number", "mask", "array" or "kernel" (torch tensors in, torch tensor out).
+        mistakes: at least five.
+        alternatives: at least two right answers written in another way.
+        memory: the metered call, if memory is graded.
+        traffic: the most bytes a kernel may load and store in a case, counted in the interpreter.
+        tolerance: relative for numbers (None: 1e-9), absolute for arrays (None: from the dtype).
+        seconds: the limit for each call.
+        needs: what the machine must have: "numpy", "triton" or "gpu".
+        may_return_view: whether the result may share memory with the arguments.
+    """
+
+    id: str
+    chapter: str
+    title: str
+    function: str
+    minutes: int
+    difficulty: int
+    points: int
+    hints: tuple[str, str, str]
+    reference: Callable
+    cases: Callable[[Generator], Sequence[Case]]
+    kind: str
+    mistakes: Sequence[Mistake]
+    alternatives: Sequence[Callable]
+    memory: Memory | None = None
+    traffic: Callable[[Case], Cost] | None = None
+    tolerance: float | None = None
+    seconds: float = 5.0
+    needs: str = "numpy"
+    may_return_view: bool = False
+
+    def __post_init__(self) -> None:
+        names = [mistake.name for mistake in self.mistakes]
+        rules = [
+            (_ID.fullmatch(self.id), f"id must look like 04.3 or 04.V7, got {self.id!r}"),
+            (
+                self.id.startswith(f"{self.chapter}."),
+                f"chapter must be that of the id, got {self.chapter!r}",
+            ),
+            (self.title.strip(), "title is empty"),
+            (self.function.isidentifier(), f"function must be a name, got {self.function!r}"),
+            (self.minutes > 0, f"minutes must be positive, got {self.minutes!r}"),
+            (
+                self.difficulty in (1, 2, 3),
+                f"difficulty must be 1, 2 or 3, got {self.difficulty!r}",
+            ),
+            (
+                isinstance(self.points, int) and self.points > 0,
+                f"points must be a positive int, got {self.points!r}",
+            ),
+            (
+                not isinstance(self.hints, str) and len(self.hints) == 3 and all(self.hints),
+                f"hints must be three strings, got {self.hints!r}",
+            ),
+            (self.kind in KINDS, f"kind must be one of {KINDS}, got {self.kind!r}"),
+            (self.needs in NEEDS, f"needs must be one of {NEEDS}, got {self.needs!r}"),
+            (len(names) >= 5, f"at least 5 mistakes are needed, got {len(names)}"),
+            (len(set(names)) == len(names), f"two mistakes have the same name: {names}"),
+            (
+                all(mistake.says and mistake.next for mistake in self.mistakes),
+                "each mistake needs `says` and `next`",
+            ),
+            (
+                len(self.alternatives) >= 2,
+                f"at least 2 alternatives are needed, got {len(self.alternatives)}",
+            ),
+            (
+                self.traffic is None or self.kind == "kernel",
+                "traffic is counted for kernels only",
+            ),
+            (self.seconds > 0, f"seconds must be positive, got {self.seconds!r}"),
+        ]
+        for holds, complaint in rules:
+            if not holds:
+                raise SpecError(f"exercise {self.id}: {complaint}")

@@ -1,0 +1,1099 @@
+"""The judge, tried on answers that are wrong, careless or hostile."""
+
+import builtins
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import tracemalloc
+import warnings
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attncourse.cost import Cost
+from attncourse.grading import check, exercises, guard, hint, judging, progress
+from attncourse.grading.check import judge
+from attncourse.grading.messages import Verdict, plain
+from attncourse.grading.spec import Case, Exercise, Memory, Mistake, SpecError
+
+ROOT = Path(__file__).parent.parent
+
+
+# Toy exercises ----------------------------------------------------------------------------------
+
+
+def weights(q, k):
+    scores = q @ k.T / np.sqrt(q.shape[-1]).astype(q.dtype)
+    scores = np.exp(scores - scores.max(-1, keepdims=True))
+    return scores / scores.sum(-1, keepdims=True)
+
+
+def unscaled(q, k):
+    return weights(q * np.sqrt(q.shape[-1]).astype(q.dtype), k)
+
+
+def weights_cases(rng):
+    def case(name, n_queries, n_keys, dtype=np.float32):
+        q, k = (rng.standard_normal((n, 4)).astype(dtype) for n in (n_queries, n_keys))
+        return Case(name, (q, k))
+
+    return [
+        case("1 query, 2 keys", 1, 2),
+        case("Tq ≠ Tk", 3, 5),
+        case("square", 6, 6),
+        case("float16", 3, 4, np.float16),
+        case("float64", 3, 4, np.float64),
+    ]
+
+
+def count(n, heads):
+    return n * n * heads
+
+
+def band(n, window):
+    i, j = np.ogrid[:n, :n]
+    return abs(i - j) <= window
+
+
+def others(n=5):
+    """Mistakes that resemble nothing, to fill the quota."""
+    return [Mistake(f"none {i}", lambda *a, i=i: -i - 7.5, "says", "next") for i in range(n)]
+
+
+def toy(reference, cases, kind, mistakes=(), **fields):
+    fields = {"seconds": 2.0, "alternatives": (reference, reference)} | fields
+    return Exercise(
+        id="99.1",
+        chapter="99",
+        title="Toy",
+        function=reference.__name__,
+        minutes=1,
+        difficulty=1,
+        points=3,
+        hints=("look", "think", "write"),
+        reference=reference,
+        cases=cases,
+        kind=kind,
+        mistakes=(*mistakes, *others()),
+        **fields,
+    )
+
+
+UNSCALED = Mistake("unscaled", unscaled, "your output is what you get without 1/√D", "divide")
+WEIGHTS = toy(weights, weights_cases, "array", [UNSCALED])
+COUNT = toy(count, lambda rng: [Case("1 token", (1, 3)), Case("n = 10⁸", (10**8, 10**8))], "number")
+BAND = toy(band, lambda rng: [Case("3 tokens", (3, 0)), Case("5 tokens", (5, 1))], "mask")
+
+
+def number(value, **fields):
+    """Return an exercise whose answer is always `value`."""
+
+    def answer():
+        return value
+
+    return toy(answer, lambda rng: [Case("the case")], "number", **fields)
+
+
+def failed(exercise, function, *parts):
+    """Judge, demand a failure, and find each part in what the learner reads."""
+    verdict = judge(exercise, function, seed=3)
+    assert verdict.status == "failed", verdict
+    assert verdict.score == 0
+    for part in parts:
+        assert part in str(verdict), str(verdict)
+    return verdict
+
+
+# Specs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"id": "4.3"}, "id must look like"),
+        ({"id": "98.1"}, "chapter must be that of the id"),
+        ({"hints": ("one", "two")}, "hints must be three strings"),
+        ({"hints": "abc"}, "hints must be three strings"),
+        ({"mistakes": others(4)}, "at least 5 mistakes"),
+        ({"mistakes": others(5) + others(1)}, "same name"),
+        ({"alternatives": (weights,)}, "at least 2 alternatives"),
+        ({"kind": "list"}, "kind must be one of"),
+        ({"needs": "tpu"}, "needs must be one of"),
+        ({"points": 0}, "points must be a positive int"),
+        ({"difficulty": 4}, "difficulty must be"),
+        ({"function": "two words"}, "function must be a name"),
+        ({"traffic": len}, "traffic is counted for kernels only"),
+    ],
+)
+def test_spec_refuses_what_breaks_the_rules(change, complaint):
+    with pytest.raises(SpecError, match=complaint):
+        replace(WEIGHTS, **change)
+
+
+def test_case_and_memory_refuse_wrong_types():
+    with pytest.raises(SpecError, match="args must be a tuple"):
+        Case("one", [1])
+    with pytest.raises(SpecError, match="positive int"):
+        Memory(lambda rng: Case("one"), 0, "nothing")
+
+
+# Passing and the form of verdicts -----------------------------------------------------------------
+
+
+def test_passing_line_is_stable():
+    lines = {str(judge(WEIGHTS, weights)) for _ in range(3)}
+    assert lines == {"✓ 99.1 Toy: passed, 3/3 points"}
+
+
+def test_right_answers_in_other_words_pass():
+    def double(q, k):
+        return weights(q.astype(np.float64), k.astype(np.float64)).astype(q.dtype)
+
+    def loops(q, k):
+        out = np.empty((len(q), len(k)), q.dtype)
+        for i, row in enumerate(q):
+            e = np.exp((k * row).sum(-1) * q.shape[-1] ** -0.5)
+            out[i] = e / e.sum()
+        return out
+
+    for answer in (double, loops):
+        assert judge(WEIGHTS, answer).status == "passed"
+
+
+def test_failure_has_five_parts_in_plain_text():
+    verdict = failed(WEIGHTS, unscaled, "failed, 0/3 points: wrong values")
+    assert verdict.case.startswith("1 query, 2 keys: weights((1, 4) float32")
+    assert "row 0, column 0: expected" in verdict.where
+    assert "allowed" in verdict.where
+    assert verdict.cause == "your output is what you get without 1/√D"
+    assert verdict.hint == "divide"
+    assert "\x1b" not in str(verdict)
+    assert "ATTNCOURSE_SEED=3" in str(verdict)
+
+
+def test_data_is_what_the_report_needs():
+    data = judge(WEIGHTS, unscaled, seed=3).data
+    names = {"exercise", "status", "score", "points", "reason", "cause", "hint", "seed"}
+    assert set(data) == names
+    assert json.loads(json.dumps(data)) == data
+
+
+def test_the_first_case_that_fails_is_reported_in_order():
+    def wrong_for_many(q, k):
+        return weights(q, k) + (len(q) > 1) * q.dtype.type(0.5)
+
+    assert failed(WEIGHTS, wrong_for_many).case.startswith("Tq ≠ Tk")
+
+
+# Seeds ------------------------------------------------------------------------------------------
+
+
+def test_seed_is_fresh_unless_it_is_given(monkeypatch):
+    monkeypatch.delenv("ATTNCOURSE_SEED", raising=False)
+    assert len({judge(WEIGHTS, unscaled).seed for _ in range(4)}) > 1
+    monkeypatch.setenv("ATTNCOURSE_SEED", "77")
+    first, second = judge(WEIGHTS, unscaled), judge(WEIGHTS, unscaled)
+    assert first == second
+    assert first.seed == 77
+    monkeypatch.setenv("ATTNCOURSE_SEED", "many")
+    with pytest.raises(ValueError, match="whole number, got 'many'"):
+        judge(WEIGHTS, weights)
+
+
+def test_seed_makes_the_cases():
+    seen = []
+    judge(WEIGHTS, lambda q, k: seen.append(q.copy()) or weights(q, k), seed=1)
+    judge(WEIGHTS, lambda q, k: seen.append(q.copy()) or weights(q, k), seed=2)
+    assert not np.array_equal(seen[0], seen[len(seen) // 2])
+
+
+# Not attempted ------------------------------------------------------------------------------------
+
+
+def test_stub_is_not_attempted():
+    def stub(q, k):
+        raise NotImplementedError
+
+    assert str(judge(WEIGHTS, stub)) == "○ 99.1 Toy: not attempted"
+
+
+def test_not_implemented_later_or_by_a_library_is_a_failure():
+    def half(q, k):
+        if len(q) > 1:
+            raise NotImplementedError
+        return weights(q, k)
+
+    def library(q, k):
+        return next(iter([])) if False else json.JSONEncoder().default(q)
+
+    failed(WEIGHTS, half, "raised NotImplementedError")
+    failed(WEIGHTS, library, "raised TypeError")
+
+
+def test_no_function_is_a_failure_in_one_line():
+    failed(WEIGHTS, np.ones(3), "`weights` is a NumPy array, not a function")
+
+
+# Exceptions ---------------------------------------------------------------------------------------
+
+
+def test_exception_shows_the_learners_line():
+    def wrong(q, k):
+        total = q.sum()
+        return np.linalg.inv(np.zeros((2, 2))) + total
+
+    failed(
+        WEIGHTS, wrong, "raised LinAlgError: Singular matrix", "line 3 of your function: return np."
+    )
+
+
+def test_exception_in_a_helper_names_it():
+    def wrong(q, k):
+        return helper_that_raises(q)
+
+    failed(WEIGHTS, wrong, "line 2 of `helper_that_raises`: return q[99]")
+
+
+def helper_that_raises(q):
+    return q[99]
+
+
+def test_wrong_parameters_are_named():
+    failed(WEIGHTS, lambda q: q, "raised TypeError", "its parameters are to be (q, k)")
+
+
+class Hostile(Exception):
+    def __str__(self):
+        raise SystemExit
+
+    __repr__ = __str__
+
+
+def raising(error):
+    def answer(q, k):
+        raise error
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("error", "part"),
+    [
+        (SystemExit(0), "called exit"),
+        (KeyboardInterrupt(), "raised KeyboardInterrupt"),
+        (GeneratorExit(), "raised GeneratorExit"),
+        (Hostile(), "raised Hostile: (cannot be shown)"),
+        (MemoryError(), "asked for more memory"),
+        (
+            ValueError("\x1b[31mred\x1b[0m\x07 and " + "long " * 999),
+            "raised ValueError: red and long",
+        ),
+    ],
+)
+def test_any_exception_is_a_failure(error, part):
+    verdict = failed(WEIGHTS, raising(error), part)
+    assert len(verdict.reason) < 400
+    assert "\x1b" not in str(verdict)
+
+
+def test_exit_does_not_end_anything():
+    failed(WEIGHTS, lambda q, k: sys.exit(3), "called exit")
+    failed(WEIGHTS, lambda q, k: builtins.exit(), "called exit")
+
+
+def test_recursion_ends():
+    def again(q, k):
+        return again(q, k)
+
+    failed(WEIGHTS, again, "calls itself without end")
+
+
+def test_real_interrupt_ends_the_check():
+    def slow(q, k):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        judge(WEIGHTS, slow)
+
+
+# Loops and memory without end -----------------------------------------------------------------------
+
+QUICK = replace(WEIGHTS, seconds=0.2)
+
+
+def loop(q, k):
+    while True:
+        pass
+
+
+def stubborn_loop(q, k):
+    while True:
+        try:
+            sum(range(50))
+        except BaseException:
+            pass
+
+
+def sleeper(q, k):
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("answer", [loop, stubborn_loop, sleeper])
+def test_loop_ends_at_the_limit(answer):
+    start = time.monotonic()
+    failed(QUICK, answer, "took longer than 0.2 s", "of your function")
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("answer", [loop, stubborn_loop])
+def test_loop_ends_in_another_thread(answer):
+    verdicts = []
+    thread = threading.Thread(target=lambda: verdicts.append(judge(QUICK, answer, seed=3)))
+    thread.start()
+    thread.join(timeout=10)
+    assert verdicts
+    assert verdicts[0].reason == "took longer than 0.2 s"
+
+
+def test_other_threads_judge_as_well():
+    verdicts = []
+    thread = threading.Thread(target=lambda: verdicts.append(judge(WEIGHTS, weights)))
+    thread.start()
+    thread.join(timeout=10)
+    assert [verdict.status for verdict in verdicts] == ["passed"]
+
+
+def test_alarm_of_somebody_else_goes_on():
+    rings = []
+    before = signal.signal(signal.SIGALRM, lambda *args: rings.append(args))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.6)
+        failed(QUICK, loop)
+        assert not rings
+        remaining, _ = signal.getitimer(signal.ITIMER_REAL)
+        assert 0 < remaining < 0.5
+        time.sleep(remaining + 0.1)
+        assert len(rings) == 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the address space is limited on Linux only")
+def test_memory_without_end_is_stopped(monkeypatch):
+    import resource
+
+    monkeypatch.setattr(guard, "HEADROOM", 300 * 2**20)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+
+    def hoard(q, k):
+        kept = []
+        while True:
+            kept.append(np.empty(2**22))
+
+    def absurd(q, k):
+        return np.zeros((10**5, 10**5))
+
+    failed(WEIGHTS, hoard, "asked for more memory", "line 4 of your function")
+    failed(WEIGHTS, absurd, "asked for more memory", "Unable to allocate 74.5 GiB")
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+
+
+# Wrong types ----------------------------------------------------------------------------------------
+
+
+class Liar:
+    """Equal to everything, and an array if asked."""
+
+    def __eq__(self, other):
+        return True
+
+    __ne__ = __hash__ = None
+
+    def __array__(self, dtype=None, copy=None):
+        return np.zeros((1, 2), np.float32)
+
+    def __float__(self):
+        return 3.0
+
+
+class LyingArray(np.ndarray):
+    def __eq__(self, other):
+        return np.ones(self.shape, bool)
+
+    def __array_ufunc__(self, *args, **kwargs):
+        return np.zeros(self.shape)
+
+
+def test_types_that_are_no_array():
+    import torch
+
+    failed(WEIGHTS, lambda q, k: weights(q, k).tolist(), "returned a list, expected a NumPy array")
+    failed(WEIGHTS, lambda q, k: None, "returned None", "without a `return`")
+    failed(
+        WEIGHTS, lambda q, k: torch.from_numpy(weights(q, k)), "returned a torch tensor", "NumPy"
+    )
+    failed(WEIGHTS, lambda q, k: Liar(), "Liar, expected a NumPy array")
+    failed(WEIGHTS, lambda q, k: weights(q, k).view(LyingArray), "LyingArray, expected")
+    failed(WEIGHTS, lambda q, k: np.asmatrix(weights(q, k)), "matrix", "np.asarray")
+    failed(WEIGHTS, lambda q, k: np.ma.array(weights(q, k)), "MaskedArray")
+    failed(WEIGHTS, lambda q, k: (yield weights(q, k)), "returned a generator", "yield")
+
+
+def test_wrong_dtype_and_shape():
+    failed(
+        WEIGHTS, lambda q, k: weights(q, k).astype(np.float64), "dtype float64, expected float32"
+    )
+    failed(WEIGHTS, lambda q, k: weights(q, k)[None], "shape (1, 1, 2), expected (1, 2)")
+    failed(
+        replace(WEIGHTS, cases=lambda rng: weights_cases(rng)[1:]),
+        lambda q, k: weights(q, k).T.copy(),
+        "shape (5, 3), expected (3, 5)",
+        "another order",
+    )
+    failed(BAND, lambda n, w: band(n, w).astype(int), "dtype int64, expected bool")
+
+
+def test_changed_argument_is_named():
+    def in_place(q, k):
+        out = weights(q, k)
+        k *= 1.5
+        return out
+
+    def reshaped(q, k):
+        out = weights(q, k)
+        q.shape = (q.size,)
+        return out
+
+    failed(WEIGHTS, in_place, "changed its argument `k` in place")
+    failed(WEIGHTS, reshaped, "changed its argument `q` in place")
+
+
+def test_view_of_an_argument_is_refused_unless_allowed():
+    def keep(x):
+        return x[:2].copy()
+
+    exercise = toy(keep, lambda rng: [Case("4 values", (np.arange(4.0),))], "array")
+    failed(exercise, lambda x: x[:2], "returned a view of an argument")
+    assert judge(replace(exercise, may_return_view=True), lambda x: x[:2]).status == "passed"
+
+
+# Numbers --------------------------------------------------------------------------------------------
+
+
+def test_integers_are_compared_exactly():
+    assert judge(COUNT, lambda n, h: n * n * h).status == "passed"
+    failed(COUNT, lambda n, h: n * n * h + (n > 1), "off by one", str(10**24 + 1))
+    failed(COUNT, lambda n, h: float(n) * n * h, "exactly only up to 2**53")
+    failed(
+        COUNT,
+        lambda n, h: int(np.multiply(np.int64(n * n), np.int64(h), dtype=np.int64)),
+        "overflowed",
+    )
+
+
+def test_numpy_numbers_count_and_bools_do_not():
+    for value in (np.int64(7), np.uint8(7), np.array(7), 7.0, np.float32(7)):
+        assert judge(number(7), lambda v=value: v).status == "passed", value
+    failed(number(1), lambda: True, "returned a bool, expected an int")
+    failed(number(1), lambda: np.True_, "expected an int")
+    failed(number(1), lambda: Liar(), "expected an int")
+    failed(number(1), lambda: "1", "returned a str, expected an int")
+    failed(number(1.5), lambda: 1.5 + 0j, "returned a complex, expected a number")
+    failed(
+        number(1), lambda: type("Int", (int,), {"__eq__": lambda *a: True})(5), "expected an int"
+    )
+
+
+def test_floats_have_a_relative_tolerance():
+    assert judge(number(1e-30), lambda: 1e-30 * (1 + 1e-12)).status == "passed"
+    failed(number(1e-30), lambda: 1.1e-30, "relative error allowed 1e-09")
+    failed(number(2 / 3), lambda: 0.67, "rounded to 2 digits")
+    failed(number(1.0), lambda: float("nan"), "returned nan")
+    failed(number(1.0), lambda: float("inf"), "returned inf")
+    assert judge(number(1.0, tolerance=0.01), lambda: 1.005).status == "passed"
+    failed(number(1.0), lambda: 10**400, "an integer of 1329 bits")
+
+
+def test_other_single_values():
+    assert judge(number(True), lambda: np.True_).status == "passed"
+    failed(number(True), lambda: 1, "returned an int, expected a bool")
+    failed(number(True), lambda: False, "expected True, yours False")
+    assert judge(number(None), lambda: None).status == "passed"
+    failed(number(None), lambda: 0, "expected None")
+    failed(number("B"), lambda: "A", "expected 'B', yours 'A'")
+
+
+def test_factors_are_named():
+    failed(COUNT, lambda n, h: n * n * h * h, "times heads = 3")
+    failed(number(72), lambda: 36, "divided by 2")
+    failed(number(1024.0), lambda: 1048576 / 1e3 / 1e3 * 1e3, "1.024")
+    failed(number(5), lambda: -5, "times -1")
+
+
+def test_containers_name_the_part():
+    right = {"n": 1, "parts": (2, 3.5), "steps": [4]}
+    exercise = number(right)
+    assert judge(exercise, lambda: {"steps": [4], "parts": (2, 3.5), "n": 1}).status == "passed"
+    failed(exercise, lambda: right | {"n": 2}, "key 'n': wrong value")
+    failed(exercise, lambda: right | {"parts": (2, 3.25)}, "key 'parts', value 2 of 2: wrong value")
+    failed(exercise, lambda: {"n": 1, "parts": (2, 3.5)}, "key 'steps' is missing")
+    failed(exercise, lambda: right | {"m": 1}, "key 'm' is not asked for")
+    failed(exercise, lambda: right | {"parts": [2, 3.5]}, "returned a list, expected a tuple of 2")
+    failed(exercise, lambda: right | {"parts": (2,)}, "returned 1 values, expected 2")
+    failed(exercise, lambda: 5, "returned an int, expected a dict")
+
+
+# Masks ----------------------------------------------------------------------------------------------
+
+
+def test_mask_failure_shows_three_pictures():
+    def wide(n, window):
+        return band(n, window + 1)
+
+    text = str(failed(BAND, wide, "wrong mask", "4 too many of 9"))
+    rows = [line.split() for line in text.splitlines() if "█" in line and "may" not in line]
+    assert rows == [["█··", "██·", "·+·"], ["·█·", "███", "+·+"], ["··█", "·██", "·+·"]]
+
+
+def test_masks_are_diagnosed():
+    def causal(n):
+        return np.tri(n, dtype=bool)
+
+    exercise = toy(causal, lambda rng: [Case("5 tokens", (5,))], "mask")
+    failed(exercise, lambda n: ~causal(n), "inverted")
+    failed(exercise, lambda n: causal(n).T.copy(), "queries and keys are swapped")
+    failed(exercise, lambda n: np.tri(n, k=-1, dtype=bool), "shifted: one row too late")
+    failed(exercise, lambda n: causal(n) | np.eye(n, k=3, dtype=bool), "and more", "2 too many")
+    failed(exercise, lambda n: causal(n) & ~np.eye(n, k=-3, dtype=bool), "too little is visible")
+
+
+def test_picture_of_a_large_mask_is_cut_to_the_difference():
+    exercise = toy(band, lambda rng: [Case("100 tokens", (100, 3))], "mask")
+
+    def one_wrong(n, window):
+        mask = band(n, window)
+        mask[90, 90] = False
+        return mask
+
+    text = str(failed(exercise, one_wrong, "row 90, column 90", "from row 70 and column 70"))
+    assert text.count("−") == 2  # in the picture and in its legend
+    assert max(map(len, text.splitlines())) <= 100
+
+
+# Arrays ---------------------------------------------------------------------------------------------
+
+TALL = replace(WEIGHTS, cases=lambda rng: weights_cases(rng)[2:3])
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        (lambda q, k: weights(q, k) * np.float32(2), "the right one times 2"),
+        (lambda q, k: weights(q, k) * np.float32(0.25), "1/D"),
+        (lambda q, k: weights(q, k) * np.float32(1.7), "times 1.7"),
+        (lambda q, k: weights(q, k).T.copy(), "transposed"),
+        (lambda q, k: np.roll(weights(q, k), 1, 0), "one row too late"),
+        (lambda q, k: np.roll(weights(q, k), -1, 1), "one column too early"),
+        (lambda q, k: weights(k, q).T.copy(), "the columns sum to 1, not the rows"),
+        (lambda q, k: np.exp(q @ k.T), "sums to"),
+        (lambda q, k: np.zeros((6, 6), np.float32), "every value is zero"),
+        (lambda q, k: np.full((6, 6), np.nan, np.float32), "NaN comes from"),
+    ],
+)
+def test_arrays_are_diagnosed(answer, cause):
+    failed(TALL, answer, cause)
+
+
+def test_wrong_rows_are_named():
+    def half(q, k):
+        out = weights(q, k)
+        out[2:4] += 0.25
+        return out
+
+    failed(TALL, half, "row 2, column 0", "12 of 36 values differ, all in rows 2 to 3")
+
+
+def test_nan_from_empty_rows_and_from_float16():
+    def safe(x):
+        total = x.sum(-1, keepdims=True)
+        return np.divide(x, total, out=np.zeros_like(x), where=total != 0)
+
+    x = np.array([[0, 0], [1, 3]], np.float32)
+    exercise = toy(safe, lambda rng: [Case("an empty row", (x,))], "array")
+    failed(exercise, lambda x: x / x.sum(-1, keepdims=True), "returned NaN", "no key is visible")
+
+    def shifted(x):
+        e = np.exp(x - x.max())
+        return e / e.sum()
+
+    half = np.array([1, 20], np.float16)
+    exercise = toy(shifted, lambda rng: [Case("float16", (half,))], "array")
+    failed(exercise, lambda x: np.exp(x) / np.exp(x).sum(), "float16 ends at 65504")
+
+
+def test_tolerance_follows_the_dtype():
+    for dtype, small, large in (
+        (np.float64, 1e-15, 1e-13),
+        (np.float32, 1e-7, 1e-4),
+        (np.float16, 1e-4, 0.1),
+    ):
+        cases = [Case("one", tuple(np.ones((2, 3, 4), dtype) / 3))]
+        exercise = replace(WEIGHTS, cases=lambda rng, cases=cases: cases)
+
+        def off(error):
+            return lambda q, k: weights(q, k) + q.dtype.type(error) * (np.arange(3) == 1)
+
+        assert judge(exercise, lambda q, k: off(small)(q, k).astype(q.dtype)).status == "passed"
+        failed(
+            exercise, lambda q, k: off(large)(q, k).astype(q.dtype), f"rounding of {dtype.__name__}"
+        )
+
+
+# Mistakes -------------------------------------------------------------------------------------------
+
+
+def test_mistake_must_agree_on_all_cases():
+    def sometimes(q, k):
+        return unscaled(q, k) if q.dtype == np.float32 and len(q) == 1 else weights(q, k)
+
+    assert "1/√D" not in failed(WEIGHTS, sometimes).cause
+    assert failed(WEIGHTS, unscaled).cause == UNSCALED.says
+
+
+def test_mistake_is_recognised_by_what_it_does():
+    def clobber(q, k):
+        out = weights(q, k)
+        q[:] = 0
+        return out
+
+    def clobber_too(q, k):
+        try:
+            return weights(q, k)
+        finally:
+            q.fill(0)
+
+    says = Mistake("clobber", clobber, "you empty q", "leave it")
+    assert failed(replace(WEIGHTS, mistakes=(says, *others())), clobber_too).cause == "you empty q"
+    says = Mistake("raises", raising(OverflowError()), "it overflows", "do not")
+    exercise = replace(WEIGHTS, mistakes=(says, *others()))
+    assert failed(exercise, raising(OverflowError("other words"))).cause == "it overflows"
+    assert failed(exercise, raising(ValueError())).cause == ""
+
+
+# Memory ---------------------------------------------------------------------------------------------
+
+
+def row_maxima(q):
+    return np.array([(q @ row).max() for row in q], q.dtype)
+
+
+def whole_matrix(q):
+    scores = q @ q.T
+    return scores.max(-1)
+
+
+def maxima_cases(rng):
+    return [Case("5 rows", (rng.standard_normal((5, 8), dtype=np.float32),))]
+
+
+def large(rng):
+    return Case("n = 1024", (rng.standard_normal((1024, 8), dtype=np.float32),))
+
+
+MAXIMA = toy(
+    row_maxima,
+    maxima_cases,
+    "array",
+    [Mistake("matrix", whole_matrix, "you make all scores at once", "go row by row")],
+    memory=Memory(large, 300_000, "n · 64 · 4 bytes, a block of 64 rows"),
+)
+
+
+def test_memory_is_graded_with_the_line_and_shape():
+    def mine(q):
+        q = q * 1
+        everything = q @ q.T
+        return everything.max(-1)
+
+    verdict = failed(
+        MAXIMA,
+        mine,
+        "peak 4.0 MiB at n = 1024, allowed 293.0 KiB: "
+        "a (1024, 1024) float32 array made at line 3 of your function",
+        "everything = q @ q.T",
+    )
+    assert verdict.cause == "you make all scores at once"
+    assert judge(MAXIMA, row_maxima).status == "passed"
+
+
+def test_memory_without_a_known_mistake_states_the_formula():
+    exercise = replace(MAXIMA, mistakes=others())
+    verdict = failed(exercise, whole_matrix)
+    assert verdict.cause == "allowed is n · 64 · 4 bytes, a block of 64 rows"
+
+
+def test_wrong_numbers_at_the_metered_size_fail():
+    def small_only(q):
+        return row_maxima(q) if len(q) < 100 else np.zeros(len(q), q.dtype)
+
+    failed(MAXIMA, small_only, "wrong values", "n = 1024")
+
+
+def test_switching_the_meter_off_does_not_help():
+    def sly(q):
+        tracemalloc.stop()
+        out = (q @ q.T).max(-1)
+        tracemalloc.clear_traces()
+        return out
+
+    failed(MAXIMA, sly, "peak 4.0 MiB")
+    assert not tracemalloc.is_tracing()
+
+
+# State ----------------------------------------------------------------------------------------------
+
+
+def test_prints_and_warnings_are_shown_on_failure_only(capfd):
+    def noisy(q, k, answer=weights):
+        print("hello", file=sys.stdout)
+        print("\x1b[1mbold\x1b[0m", file=sys.stderr)
+        warnings.warn("careful", stacklevel=1)
+        return answer(q, k)
+
+    assert judge(WEIGHTS, noisy).printed == ""
+    failed(WEIGHTS, partial(noisy, answer=unscaled), "Output: hello", "bold", "careful")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_endless_printing_is_cut():
+    def flood(q, k):
+        for _ in range(10_000):
+            print("spam " * 20)
+
+    assert len(failed(WEIGHTS, flood).printed) < 3000
+
+
+def test_first_call_right_then_wrong():
+    calls = []
+
+    def once(q, k):
+        calls.append(1)
+        return weights(q, k) if len(calls) <= 5 else weights(q, k) * 0
+
+    failed(WEIGHTS, once, "another result for the same arguments")
+
+
+def test_random_answer_is_called_random():
+    rng = np.random.default_rng()
+
+    def guess(q, k):
+        return rng.random((len(q), len(k)), dtype=np.float32)
+
+    failed(WEIGHTS, guess, "another result for the same arguments")
+
+
+def test_state_is_restored():
+    def vandal(q, k):
+        out = weights(q, k)
+        np.random.seed(0)  # noqa: NPY002
+        random.seed(0)
+        np.seterr(all="raise")
+        warnings.simplefilter("error")
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.setrecursionlimit(400)
+        sys.settrace(lambda *args: None)
+        sys.stdout = sys.stderr = sys.stdin = None
+        os.chdir("/")
+        os.environ["VANDAL"] = "was here"
+        tracemalloc.start()
+        np.allclose = np.array_equal = np.isnan = np.abs = lambda *a, **k: np.True_
+        builtins.len = lambda x: 7
+        del builtins.sorted, builtins.isinstance, builtins.print
+        return out
+
+    def state():
+        return {
+            "numpy": (np.allclose, np.isnan, np.abs, str(np.geterr())),
+            "builtins": (builtins.len, builtins.sorted, builtins.isinstance, builtins.print),
+            "filters": list(warnings.filters),
+            "handlers": (signal.getsignal(signal.SIGALRM), signal.getsignal(signal.SIGINT)),
+            "depth": sys.getrecursionlimit(),
+            "trace": sys.gettrace(),
+            "streams": (sys.stdin, sys.stdout, sys.stderr),
+            "folder": str(Path.cwd()),
+            "environment": dict(os.environ),
+            "tracing": tracemalloc.is_tracing(),
+            "random": (random.getstate(), str(np.random.get_state())),  # noqa: NPY002
+        }
+
+    before = state()
+    assert judge(WEIGHTS, vandal).status == "passed"
+    assert state() == before
+    failed(WEIGHTS, lambda q, k: vandal(q, k) * 0)
+    assert state() == before
+
+
+def test_numpy_patched_before_the_check_is_put_right(monkeypatch):
+    monkeypatch.setattr(np, "abs", lambda *args, **kwargs: np.zeros(()))
+    monkeypatch.setattr(np, "allclose", lambda *args, **kwargs: True)
+    failed(WEIGHTS, unscaled, "1/√D")
+
+
+def test_threads_left_running_change_nothing():
+    stop = threading.Event()
+
+    def busy(q, k):
+        threading.Thread(target=stop.wait, daemon=True).start()
+        return weights(q, k)
+
+    try:
+        assert judge(WEIGHTS, busy).status == "passed"
+        failed(WEIGHTS, lambda q, k: busy(q, k) * 0)
+    finally:
+        stop.set()
+
+
+def test_answers_cannot_change_the_cases():
+    seen = []
+
+    def greedy(q, k):
+        seen.append((q, k))
+        for old_q, old_k in seen[:-1]:
+            old_q[:] = old_k[:] = 0
+        return weights(q, k)
+
+    assert judge(WEIGHTS, greedy).status == "passed"
+
+
+# The grader's own failures ----------------------------------------------------------------------------
+
+
+def test_error_of_the_reference_is_no_wrong_answer():
+    def broken(q, k):
+        raise RuntimeError("no reference")
+
+    verdict = judge(replace(WEIGHTS, reference=broken), weights)
+    assert (verdict.status, verdict.score) == ("grader_error", 0)
+    assert "the grader failed, not your answer (RuntimeError: no reference)" in str(verdict)
+    broken_cases = replace(WEIGHTS, cases=lambda rng: 1 / 0)
+    assert judge(broken_cases, weights).status == "grader_error"
+
+
+def test_what_cannot_run_here_is_not_a_pass(monkeypatch):
+    monkeypatch.setattr(judging, "_lacking", lambda needs: "needs an NVIDIA GPU")
+    exercise = replace(WEIGHTS, needs="gpu")
+    verdict = judge(exercise, weights)
+    assert str(verdict) == "– 99.1 Toy: not verified here (needs an NVIDIA GPU)"
+    assert verdict.score == 0
+
+    def stub(q, k):
+        """Do it."""
+        raise NotImplementedError
+
+    assert judge(exercise, stub).status == "not_attempted"
+
+
+def test_plain_survives_anything():
+    assert plain("a\x1b[2Jb\x00c") == "abc"
+    assert plain("\x1b]0;title\x07x") == "x"
+    assert plain(Hostile()) == "(cannot be shown)"
+    assert plain("x" * 999, 10) == "xxxxxxxxxx …"
+
+
+# Kernels ----------------------------------------------------------------------------------------------
+
+
+def double(x):
+    return 2 * x
+
+
+@pytest.fixture
+def kernel():
+    """An exercise on a kernel that doubles a vector, and the module with its answers."""
+    pytest.importorskip("triton")
+    import toy_kernel
+
+    exercise = toy(
+        double,
+        lambda rng: [Case(f"n = {n}", (rng.random(n, dtype=np.float32),)) for n in (16, 40)],
+        "kernel",
+        needs="triton",
+        traffic=lambda case: Cost(0, case.args[0].nbytes, case.args[0].nbytes, 0),
+        seconds=20.0,
+    )
+    return exercise, toy_kernel
+
+
+def test_kernel_passes_in_the_interpreter(kernel):
+    exercise, answers = kernel
+    assert judge(exercise, answers.doubled).status == "passed"
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("unmasked", "reads outside of `x`"),
+        ("loaded_twice", "loads 128 B, allowed 64 B"),
+        ("without_kernel", "launched no Triton kernel"),
+        ("as_array", "returned a NumPy array, expected a torch tensor"),
+        ("in_place", "changed its argument `x` in place"),
+        ("wrong", "wrong values"),
+        ("broken", "of your function: return launch(x, times=None)"),
+    ],
+)
+def test_kernel_fails(kernel, name, part):
+    exercise, answers = kernel
+    verdict = failed(exercise, getattr(answers, name), part)
+    assert verdict.case.startswith("n = 40" if name == "unmasked" else "n = 16")
+
+
+def test_kernel_stub_is_not_attempted(kernel):
+    exercise, answers = kernel
+    assert judge(exercise, answers.stub).status == "not_attempted"
+
+
+def test_traffic_that_cannot_be_counted_is_not_a_pass(kernel, monkeypatch):
+    from attncourse import kernels
+
+    exercise, answers = kernel
+    monkeypatch.setattr(kernels, "INTERPRETED", False)
+    verdict = judge(exercise, answers.doubled)
+    assert verdict.status == "not_verified_here"
+    assert "TRITON_INTERPRET=1" in verdict.reason
+
+
+# check, hint and the notebook -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def course(monkeypatch, tmp_path):
+    """Make 99.1 the only exercise and keep progress in a scratch folder."""
+    monkeypatch.setenv("ATTNCOURSE_HOME", str(tmp_path))
+
+    def find(exercise_id):
+        if exercise_id != "99.1":
+            raise LookupError(f"no exercise {exercise_id!r}")
+        return WEIGHTS
+
+    monkeypatch.setattr(exercises, "exercise", find)
+
+
+def test_check_finds_the_function_by_name(course, capsys):
+    assert check("99.1") is None  # `weights` of this module
+    assert capsys.readouterr().out == "✓ 99.1 Toy: passed, 3/3 points\n"
+    assert progress.load().entry("99.1").passed
+    check("99.1", unscaled)
+    assert "✗ 99.1 Toy: failed" in capsys.readouterr().out
+    assert progress.load().entry("99.1").passed
+    with pytest.raises(LookupError, match="no exercise '99.2'"):
+        check("99.2")
+
+
+def test_undefined_function_is_not_attempted(course, capsys, monkeypatch):
+    monkeypatch.delitem(globals(), "weights")
+    check("99.1")
+    assert "not attempted (`weights` is not defined: run the cell" in capsys.readouterr().out
+
+
+def test_broken_spec_is_a_grader_error(monkeypatch, capsys):
+    monkeypatch.setattr(exercises, "exercise", lambda exercise_id: 1 / 0)
+    check("99.1")
+    assert "! 99.1 : the grader failed, not your answer (ZeroDivision" in capsys.readouterr().out
+
+
+def test_hints_come_in_order_and_are_recorded(course, capsys):
+    for level, text in ((1, "look"), (2, "think"), (3, "write"), (3, "write")):
+        hint("99.1")
+        assert capsys.readouterr().out == f"99.1 Toy: hint {level} of 3\n{text}\n"
+        assert progress.load().entry("99.1").hints == level
+
+
+def test_in_a_notebook(tmp_path):
+    """The cells of a notebook in IPython, each with what it displayed."""
+    cells = [
+        "from attncourse.grading import check",
+        "check('99.1')",
+        "def weights(q, k):\n    raise NotImplementedError",
+        "check('99.1')",
+        "def weights(q, k):\n    return q +* k",
+        "check('99.1')",
+        "wrong_name\ndef weights(q, k):\n    return q",
+        "del weights\ncheck('99.1')",
+        "import test_check\ndef weights(q, k):\n    display('mine')\n    return test_check.weights(q, k)",
+        "check('99.1')",
+        "weights = test_check.weights",
+        "check('99.1')",
+    ]
+    program = """
+    import json, sys
+    import test_check
+    from IPython.core.interactiveshell import InteractiveShell
+    from attncourse.grading import exercises
+    from IPython.utils.capture import capture_output
+    exercises.exercise = lambda exercise_id: test_check.WEIGHTS
+    for name in ("attncourse.grading", "attncourse.grading.check"):
+        del sys.modules[name]
+    shell = InteractiveShell.instance()
+    shown = []
+    for cell in json.loads(sys.argv[1]):
+        with capture_output() as captured:
+            shell.run_cell(cell)
+        shown.append([[o.data, o.metadata] for o in captured.outputs])
+    print(json.dumps(shown))
+    """
+    environment = os.environ | {
+        "ATTNCOURSE_HOME": str(tmp_path),
+        "IPYTHONDIR": str(tmp_path),
+        "PYTHONPATH": str(ROOT / "tests"),
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), json.dumps(cells)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    shown = [outputs for outputs in json.loads(run.stdout) if outputs]
+    texts = [data["text/plain"] for [[data, _]] in shown]
+    assert texts == [
+        "○ 99.1 Toy: not attempted (`weights` is not defined: run the cell above first)",
+        "○ 99.1 Toy: not attempted",
+        "○ 99.1 Toy: not attempted (the cell above raised SyntaxError: invalid syntax, line 2)",
+        "○ 99.1 Toy: not attempted (the cell above raised NameError: "
+        "name 'wrong_name' is not defined)",
+        "✓ 99.1 Toy: passed, 3/3 points",
+        "✓ 99.1 Toy: passed, 3/3 points",
+    ]
+    verdicts = [metadata["attncourse"] for [[_, metadata]] in shown]
+    assert [verdict["status"] for verdict in verdicts] == ["not_attempted"] * 4 + ["passed"] * 2
+    assert all(verdict["exercise"] == "99.1" for verdict in verdicts)
+    assert [verdict["cause"] for verdict in verdicts[4:]] == [
+        "",
+        "the function comes from the module test_check",
+    ]
+
+
+def test_importing_the_grader_is_light():
+    program = "import attncourse.grading, sys; print({'torch', 'triton', 'matplotlib'} & set(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "set()"
+
+
+def test_verdict_marks_have_words():
+    for status in ("passed", "failed", "not_attempted", "not_verified_here", "grader_error"):
+        assert len(str(Verdict("99.1", "Toy", status, 0, 3))) > len("✓ 99.1 Toy: ") + 5

@@ -1,0 +1,495 @@
+"""Every exercise: what is right passes, each mistake is caught and named, the limits hold."""
+
+import dataclasses
+import importlib.util
+import itertools
+import linecache
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import as_strided
+
+from attncourse.claims import LEDGER
+from attncourse.cost import format_bytes
+from attncourse.grading.check import judge
+from attncourse.grading.exercises import CHAPTERS, chapter_exercises, exercise
+from attncourse.reference import window
+from attncourse.sources import read, stub, without_markers
+
+ROOT = Path(__file__).parents[1]
+SEEDS = range(10)
+EXERCISES = [each for chapter in CHAPTERS for each in chapter_exercises(chapter)]
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def needs(each):
+    missing = each.needs == "triton" and not HAS_TRITON
+    return pytest.mark.skipif(missing, reason="Triton is not installed: it is made for Linux only")
+
+
+def each_exercise():
+    return [pytest.param(each, id=each.id, marks=needs(each)) for each in EXERCISES]
+
+
+def each_mistake():
+    return [
+        pytest.param(each, mistake, id=f"{each.id} {mistake.name}", marks=needs(each))
+        for each in EXERCISES
+        for mistake in each.mistakes
+    ]
+
+
+def seeds(each):
+    return SEEDS[:2] if each.kind == "kernel" else SEEDS  # the interpreter is slow
+
+
+SOURCES = {
+    path.stem[:2]: read(path, ROOT) for path in sorted((ROOT / "solutions/_source").glob("*.py"))
+}
+
+
+def cells(chapter, role, exercise_id=None):
+    return [
+        cell
+        for cell in SOURCES[chapter].cells
+        if cell.metadata.get("role") == role
+        and exercise_id in (None, cell.metadata.get("exercise"))
+    ]
+
+
+def answer(each, edit=without_markers):
+    """Run the set-up cells, the given code and the answer cell, as a kernel would."""
+    [cell] = cells(each.chapter, "answer", each.id)
+    given = [c for c in cells(each.chapter, "prompt", each.id) if c.cell_type == "code"]
+    namespace = {"__name__": "__main__"}
+    for number, part in enumerate([*cells(each.chapter, "setup"), *given, cell]):
+        source = edit(part.source) if part is cell else part.source
+        name = f"<{each.id} {edit.__name__} {number}>"
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+        exec(compile(source, name, "exec"), namespace)
+    return namespace[each.function]
+
+
+# The registry ------------------------------------------------------------------------------------
+
+
+def test_ids_are_unique_and_found():
+    ids = [each.id for each in EXERCISES]
+    assert len(set(ids)) == len(ids)
+    assert all(exercise(each.id) is each for each in EXERCISES)
+    assert ids == [
+        *("00.1", "00.2"),
+        *("04.1", "04.2", "04.3", "04.4", "04.5", "04.6", "04.V1", "04.V7"),
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["04.9", "99.1", "4.3", "V1", "", "04"])
+def test_an_unknown_exercise_says_what_there_is(wrong):
+    with pytest.raises(LookupError, match=r"04"):
+        exercise(wrong)
+
+
+def test_an_unknown_chapter_says_what_there_is():
+    with pytest.raises(LookupError, match="no exercises for chapter '77': there are 00, 04"):
+        chapter_exercises("77")
+
+
+def test_chapters_are_loaded_when_asked_and_without_torch():
+    code = (
+        "import sys; from attncourse.grading import exercises\n"
+        "assert not any(name.startswith('attncourse.grading.exercises.') for name in sys.modules)\n"
+        "exercises.exercise('04.5')\n"
+        "assert not {'torch', 'triton', 'matplotlib'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_functions_of_a_chapter_have_different_names():
+    for chapter in CHAPTERS:
+        names = [each.function for each in chapter_exercises(chapter)]
+        assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("each", EXERCISES, ids=lambda each: each.id)
+def test_hints_differ_and_say_more_each_time(each):
+    assert len(set(each.hints)) == 3
+    assert all(hint.strip() and hint.endswith((".", "?")) for hint in each.hints)
+
+
+@pytest.mark.parametrize("each", EXERCISES, ids=lambda each: each.id)
+def test_cases_come_anew_from_the_seed(each):
+    def cases(seed):
+        return [repr((case.name, case.args)) for case in each.cases(np.random.default_rng(seed))]
+
+    assert cases(3) == cases(3) != cases(4)
+    assert len(cases(3)) >= 7
+    assert len({case.name for case in each.cases(np.random.default_rng(3))}) == len(cases(3))
+
+
+@pytest.mark.parametrize("each", EXERCISES, ids=lambda each: each.id)
+def test_a_smallest_case_comes_first(each):
+    def size(case):
+        return sum(np.size(value) if np.ndim(value) else abs(int(value)) for value in case.args)
+
+    sizes = [size(case) for case in each.cases(np.random.default_rng(0)) if case.args]
+    assert sizes[0] == min(sizes)
+
+
+# Right answers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("each", each_exercise())
+def test_right_answers_pass_whatever_the_seed(each):
+    solution = answer(each)
+    right = [solution, *each.alternatives]
+    if each.kind != "kernel":  # the reference of a kernel is NumPy
+        right.append(each.reference)
+    for function, seed in itertools.product(right, seeds(each)):
+        verdict = judge(each, function, seed=seed)
+        assert verdict.status == "passed", (function, seed, str(verdict))
+        assert verdict.score == each.points
+
+
+@pytest.mark.parametrize("each", each_exercise())
+def test_the_untouched_stub_is_not_attempted(each):
+    verdict = judge(each, answer(each, stub), seed=0)
+    assert (verdict.status, verdict.score) == ("not_attempted", 0), str(verdict)
+
+
+@pytest.mark.parametrize("each", each_exercise())
+def test_legal_oddities_pass(each):
+    solution = answer(each)
+
+    def with_extra_default(*args, verbose=False):
+        return solution(*args)
+
+    class Callable:
+        def __call__(self, *args):
+            return solution(*args)
+
+    for odd in (with_extra_default, Callable()):
+        verdict = judge(each, odd, seed=0)
+        assert verdict.status == "passed", str(verdict)
+
+
+@pytest.mark.parametrize("each", [e for e in EXERCISES if e.kind == "array"], ids=lambda e: e.id)
+def test_views_and_other_memory_layouts_pass(each):
+    solution = answer(each)
+    verdict = judge(each, lambda *args: np.asfortranarray(solution(*args)), seed=0)
+    assert verdict.status == "passed", str(verdict)
+
+
+@pytest.mark.parametrize("each", [e for e in EXERCISES if e.kind == "array"], ids=lambda e: e.id)
+def test_a_wider_dtype_is_told_from_a_wrong_value(each):
+    solution = answer(each)
+    verdict = judge(each, lambda *args: solution(*args).astype(np.float64), seed=0)
+    assert verdict.status == "failed"
+    assert "dtype float64, expected float32" in verdict.reason
+
+
+@pytest.mark.parametrize("each", [e for e in EXERCISES if e.kind == "number"], ids=lambda e: e.id)
+def test_numpy_integers_are_numbers(each):
+    solution = answer(each)
+
+    def as_numpy(value):
+        if isinstance(value, dict):
+            return {key: as_numpy(part) for key, part in value.items()}
+        return np.int64(value) if isinstance(value, int) and value < 2**63 else value
+
+    verdict = judge(each, lambda *args: as_numpy(solution(*args)), seed=0)
+    assert verdict.status == "passed", str(verdict)
+
+
+# Mistakes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("each", "mistake"), each_mistake())
+def test_a_mistake_is_rejected_and_named(each, mistake):
+    for seed in SEEDS[:1] if each.kind == "kernel" else SEEDS[:5]:
+        verdict = judge(each, mistake.function, seed=seed)
+        assert (verdict.status, verdict.score) == ("failed", 0), seed
+        assert mistake.says in str(verdict), (seed, str(verdict))
+        assert mistake.next in str(verdict), (seed, str(verdict))
+        if "peak" in verdict.reason:
+            break  # right numbers: only the memory is wrong, and that does not depend on the seed
+
+
+@pytest.mark.parametrize("each", EXERCISES, ids=lambda each: each.id)
+def test_mistakes_say_different_things(each):
+    says = [mistake.says for mistake in each.mistakes]
+    assert len(set(says)) == len(says)
+
+
+def test_the_given_code_of_the_repair_is_one_of_its_mistakes():
+    each = exercise("04.6")
+    [given] = [c for c in cells("04", "prompt", "04.6") if c.cell_type == "code"]
+    namespace = {"np": np}
+    exec(given.source, namespace)
+    verdict = judge(each, namespace["broken_window"], seed=0)
+    assert verdict.status == "failed"
+    assert each.mistakes[0].says in str(verdict)
+
+
+def test_counting_by_a_loop_runs_out_of_time():
+    quick = dataclasses.replace(exercise("04.2"), seconds=0.5)
+
+    def by_loop(n, window, causal):
+        return sum(min(n - 1, i + window * (not causal)) - max(0, i - window) + 1 for i in range(n))
+
+    verdict = judge(quick, by_loop, seed=0)
+    assert verdict.status == "failed"
+    assert "10¹²" in str(verdict)
+
+
+def test_counts_are_exact_at_a_trillion():
+    count = exercise("04.2").reference
+    assert count(10**12, 512, False) == 10**12 * 1025 - 512 * 513
+    assert count(10**12, 10**11, True) == 10**12 * (10**11 + 1) - 10**11 * (10**11 + 1) // 2
+    assert count(10**12, 10**13, False) == 10**24
+    verdict = judge(exercise("04.2"), lambda *args: int(float(count(*args))), seed=0)
+    assert verdict.status == "failed"
+
+
+def test_counts_are_those_of_the_mask():
+    count = exercise("04.2").reference
+    for n, w, causal in itertools.product(range(1, 9), range(11), (False, True)):
+        assert count(n, w, causal) == window.mask(n, n, window=w, causal=causal).sum()
+
+
+def test_layers_are_those_of_a_search_in_the_graph():
+    layers = exercise("04.4").reference
+    for w, dilations in itertools.product((1, 2, 3), ((1,), (1, 2), (1, 3), (1, 2, 4))):
+        n = 61
+        reached = np.eye(n, dtype=bool)
+        for layer in range(8):
+            for distance in range(n // 2 + 1):
+                if reached[n // 2, n // 2 + distance]:
+                    assert layers(distance, w, dilations) <= layer
+                else:
+                    assert layers(distance, w, dilations) > layer
+            step = window.mask(n, n, window=w, dilation=dilations[layer % len(dilations)])
+            reached = masks_product(reached, step)
+
+
+def masks_product(a, b):
+    return (a.astype(int) @ b.astype(int)) > 0
+
+
+# Memory ------------------------------------------------------------------------------------------
+
+
+def attention_in(dtype):
+    """Window attention by a whole matrix of some dtype."""
+
+    def whole_matrix(q, k, v, window):
+        scores = np.empty((*q.shape[:-1], q.shape[-2]), dtype)
+        for i in range(0, q.shape[-2], 64):
+            scores[..., i : i + 64, :] = q[..., i : i + 64, :] @ k.swapaxes(-1, -2)
+        return exercise("04.3").reference(q, k, v, window)
+
+    return whole_matrix
+
+
+def boolean_square(q, k, v, window):
+    n = q.shape[-2]
+    visible = np.zeros((n, n), bool)
+    visible[np.arange(n), np.arange(n)] = True
+    return exercise("04.3").reference(q, k, v, window)
+
+
+def touched_a_bit_at_a_time(q, k, v, window):
+    n = q.shape[-2]
+    rows = [np.zeros(n, np.float32) for _ in range(n)]
+    del rows
+    return exercise("04.3").reference(q, k, v, window)
+
+
+def as_python_lists(q, k, v, window):
+    n = q.shape[-2]
+    scores = [[0.0] * n for _ in range(n)]
+    del scores
+    return exercise("04.3").reference(q, k, v, window)
+
+
+def gathered_by_strides(q, k, v, window):
+    n = q.shape[-2]
+    edges = [(0, 0)] * (k.ndim - 2) + [(window, window), (0, 0)]
+    padded = np.pad(k, edges)
+    near = as_strided(
+        padded, (*padded.shape[:-2], n, 2 * window + 1, k.shape[-1]),
+        (*padded.strides[:-2], padded.strides[-2], *padded.strides[-2:]),
+    )  # fmt: skip
+    copied = near.copy()
+    assert copied.shape == near.shape
+    return exercise("04.3").reference(q, k, v, window)
+
+
+def sum_of_products(q, k, v, window):
+    products = q[..., :256, None, :] * k[..., None, :, :]
+    assert products.size
+    return exercise("04.3").reference(q, k, v, window)
+
+
+@pytest.mark.parametrize(
+    ("attack", "shape"),
+    [
+        (attention_in(np.float32), "(4096, 4096) float32"),
+        (attention_in(np.float16), "(4096, 4096) float16"),
+        (attention_in(np.float64), "(4096, 4096) float64"),
+        (boolean_square, "(4096, 4096) bool"),
+        (gathered_by_strides, ""),
+        (sum_of_products, "(256, 4096, 64) float32"),
+        (touched_a_bit_at_a_time, ""),
+        (as_python_lists, ""),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_memory_attacks_fail_with_the_line(attack, shape):
+    verdict = judge(exercise("04.3"), attack, seed=0)
+    assert verdict.status == "failed"
+    message = str(verdict)
+    assert "allowed 8.6 MiB" in message, message
+    assert shape in message, message
+    assert re.search(r"line \d+", message), message
+
+
+def test_the_memory_limit_is_the_one_that_the_prompt_states():
+    each = exercise("04.3")
+    assert math.isclose(each.memory.allowed_bytes / 2**20, 8.6, abs_tol=0.05)
+    assert exercise("04.6").memory.allowed_bytes == 2**22
+    assert exercise("00.2").memory.allowed_bytes == 2**20
+    [_, limit] = cells("00", "prompt", "00.2")
+    assert "at n = 2048: 128 rows of scores at once, 128 · n · 4 bytes = 1 MiB" in limit.source
+    prompts = "\n".join(cell.source for cell in SOURCES["04"].cells)
+    assert "8.6 MiB" in prompts
+    assert f"({4096 * 49 * 64 * 4 // 2**20} MiB)" in prompts
+
+
+# Kernels -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed: it is made for Linux only")
+def test_masking_every_tile_fails_on_traffic_alone():
+    each = exercise("04.5")
+    assert each.mistakes[0].name == "all tiles"
+    verdict = judge(each, each.mistakes[0].function, seed=0)
+    assert verdict.status == "failed"
+    # two tiles of 16 rows and width 16, window 0: q once, K and V of one tile for each query tile
+    needed, loaded = 3 * 32 * 16 * 4, (1 + 2 * 2) * 32 * 16 * 4
+    assert verdict.reason == f"loads {format_bytes(loaded)}, allowed {format_bytes(needed)}"
+    assert verdict.case.startswith("two tiles, window 0")
+    assert verdict.where == "loads 2.0 KiB of q, 4.0 KiB of k, 4.0 KiB of v"
+    assert verdict.cause == each.mistakes[0].says
+
+
+def test_without_triton_a_kernel_can_be_written_and_is_not_verified():
+    script = (
+        "import sys; sys.modules['triton'] = None\n"
+        "sys.path.insert(0, 'tests')\n"
+        "from test_exercises import answer, exercise, judge\n"
+        "each = exercise('04.5')\n"
+        "print(judge(each, answer(each), seed=0))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("– 04.5 Tile bounds of a Triton kernel: not verified here (")
+    assert "Triton" in done.stdout
+
+
+def test_tile_ranges_are_those_of_the_mask():
+    from attncourse.grading.exercises.ch04.tile_bounds import KERNEL_BLOCK, tile_range
+
+    for n, w in itertools.product((1, 16, 40, 63, 100), (0, 1, 15, 16, 17, 99)):
+        mask = window.mask(n, n, window=w)
+        for tile in range(-(-n // KERNEL_BLOCK)):
+            rows = mask[tile * KERNEL_BLOCK : (tile + 1) * KERNEL_BLOCK]
+            keys = np.flatnonzero(rows.any(axis=0))
+            first, past = tile_range(tile, n, w)
+            assert (first, past) == (keys[0] // KERNEL_BLOCK, keys[-1] // KERNEL_BLOCK + 1)
+
+
+# The notebooks -----------------------------------------------------------------------------------
+
+
+def test_every_exercise_has_its_cells_in_order():
+    for chapter in CHAPTERS:
+        order = [
+            (cell.metadata["exercise"], cell.metadata["role"])
+            for cell in SOURCES[chapter].cells
+            if cell.metadata.get("role") in ("answer", "check")
+        ]
+        ids = [each.id for each in chapter_exercises(chapter)]
+        assert order == list(itertools.product(ids, ("answer", "check")))
+
+
+@pytest.mark.parametrize("each", EXERCISES, ids=lambda each: each.id)
+def test_the_prompt_states_title_minutes_difficulty_and_points(each):
+    prompt = "\n".join(cell.source for cell in cells(each.chapter, "prompt", each.id))
+    points = f"{each.points} point{'s' if each.points > 1 else ''}"
+    assert f"## {each.id} {each.title}\n" in prompt
+    assert f"*{each.minutes} minutes · difficulty {each.difficulty} of 3 · {points}*" in prompt
+
+
+@pytest.mark.parametrize("each", EXERCISES, ids=lambda each: each.id)
+def test_the_check_cell_is_one_line(each):
+    [cell] = cells(each.chapter, "check", each.id)
+    assert cell.source == f'check("{each.id}")'
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_text_cells_are_short(chapter):
+    for cell in SOURCES[chapter].cells:
+        if cell.cell_type == "markdown":
+            prose = re.sub(r"^    .*$", "", cell.source, flags=re.MULTILINE)
+            assert len(prose.split()) <= 60, cell.source
+
+
+@pytest.mark.parametrize("each", EXERCISES, ids=lambda each: each.id)
+def test_stubs_keep_signature_and_docstring(each):
+    if each.needs == "triton" and not HAS_TRITON:
+        pytest.skip("Triton is not installed: it is made for Linux only")
+    solved, unsolved = answer(each), answer(each, stub)
+    assert unsolved.__doc__ == solved.__doc__
+    assert (
+        unsolved.__code__.co_varnames[: solved.__code__.co_argcount]
+        == (solved.__code__.co_varnames[: solved.__code__.co_argcount])
+    )
+
+
+def test_the_examples_in_the_prompts_are_right():
+    def result(exercise_id, *args):
+        return answer(exercise(exercise_id))(*args)
+
+    assert answer(exercise("00.1"))(n=3, heads=2, layers=5, batch=1, bytes_per_number=4) == 360
+    q, k = np.array([[1.0, 0], [0, 1]]), np.array([[2.0, 3], [4, 1]])
+    assert result("00.2", q, k).tolist() == [4, 3]
+    assert result("04.1", 2, 4, 1, False).astype(int).tolist() == [[0, 1, 1, 1], [0, 0, 1, 1]]
+    assert (result("04.2", 5, 2, False), result("04.2", 5, 2, True)) == (19, 12)
+    assert result("04.4", 7, 2, (1, 2)) == 3
+    savings = result("04.V1", 8, 4, 2)
+    assert list(savings.values()) == [34, 0.53125, 512, 512, 272, 256, 136]
+    speedups = list(result("04.V7", 8, 4, 2, 2).values())
+    assert speedups[:4] + speedups[5:] == [512, 272, 320, 136, 1.6]
+    assert f"{speedups[4]:.4f}"[:5] == "1.882"
+
+
+def test_the_numbers_after_the_calculations_are_right():
+    after = "\n".join(cell.source for cell in SOURCES["04"].cells)
+    printed = {"C376": 33_554_432, "C377": 262_144, "C164": 16_777_216, "C167": 131_072}
+    for claim, value in printed.items():
+        assert float(LEDGER[claim].printed) == value
+        assert f"{value:,}" in after and claim in after
+    savings = exercise("04.V1").reference(1024, 256, 64)
+    assert f"{savings['masked_flops']:,}" in after
+    assert f"{savings['connections']:,}" in after
+    assert f"{100 * savings['density']:.1f} %" in after
+    speedup = exercise("04.V7").reference(1024, 128, 64, 64)
+    assert f"{speedup['local_bytes'] // 4:,}" in after
+    assert f"{speedup['speedup']:.1f}×" in after
+    assert f"{speedup['tiled_speedup']:.1f}×" in after

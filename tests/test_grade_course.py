@@ -1,0 +1,102 @@
+"""The course's own exercise notebooks, graded as a learner's."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import toy_course
+
+from attncourse.grading import exercises, session, submission
+
+ROOT = Path(__file__).parents[1]
+STEMS = submission.released_stems()
+
+
+def notebook(folder, stem):
+    return json.loads((ROOT / folder / f"{stem}.ipynb").read_text(encoding="utf-8"))
+
+
+def answers(stem):
+    """The answer cells of the solutions by exercise id, in order."""
+    found = {}
+    for cell in notebook("solutions", stem)["cells"]:
+        ours = submission.course_metadata(cell)
+        if ours.get("role") == "answer":
+            found[ours["exercise"]] = cell["source"]
+    return found
+
+
+def filled(stem, sources):
+    handed_in = copy.deepcopy(notebook("exercises", stem))
+    for cell in handed_in["cells"]:
+        ours = submission.course_metadata(cell)
+        if ours.get("role") == "answer" and ours["exercise"] in sources:
+            cell["source"] = sources[ours["exercise"]]
+    return handed_in
+
+
+def grade(handed_in, folder, stem):
+    path = toy_course.save(handed_in, folder / f"{stem}.ipynb")
+    report = session.grade(submission.read(path))
+    return report, {result.exercise: result for result in report.results}
+
+
+def test_every_chapter_with_exercises_is_released():
+    assert [stem[:2] for stem in STEMS] == list(exercises.CHAPTERS)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_released_copies_have_all_exercises_and_their_passing_lines(stem):
+    read = submission.read(ROOT / "exercises" / f"{stem}.ipynb")
+    assert read.exercises == [each.id for each in exercises.chapter_exercises(stem[:2])]
+    checks = [step for step in read.steps if step.role == "check"]
+    for check in checks:
+        spec = exercises.exercise(check.exercise)
+        points = f"{spec.points}/{spec.points} points"
+        assert check.expected == f"✓ {spec.id} {spec.title}: passed, {points}"
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_fresh_learners_walk(tmp_path, stem):
+    """Exercises solved one after the other: after each, those solved pass, the rest are open."""
+    solved = answers(stem)
+    for done in range(len(solved) + 1):
+        sources = dict(list(solved.items())[:done])
+        report, results = grade(filled(stem, sources), tmp_path, stem)
+        statuses = {exercise: result.status for exercise, result in results.items()}
+        right = {e: "passed" if e in sources else "not_attempted" for e in solved}
+        assert statuses == right, report.text()
+    assert report.score == report.points
+
+
+def test_bad_answers_of_chapter_04(tmp_path):
+    stem = "04_window"
+    sources = answers(stem)
+    head = {e: "".join(source).partition(":\n")[0] + ":\n" for e, source in sources.items()}
+    bodies = {
+        "04.1": "    print('noise' * 1000)\n    raise SystemExit",
+        "04.2": "    return n * (window + 1 if causal else 2 * window + 1)",
+        "04.4": "    while True: pass",
+        "04.6": "    import ctypes; ctypes.string_at(0)",
+        "04.V1": "    import os; os._exit(0)",
+    }
+    sources |= {e: head[e] + body for e, body in bodies.items()}
+    sources["04.V7"] = head["04.V7"]
+    report, results = grade(filled(stem, sources), tmp_path, stem)
+    found = {e: (result.status, result.reason) for e, result in results.items()}
+    assert found["04.1"] == ("failed", "called exit")
+    assert found["04.2"][0] == "failed"
+    assert results["04.2"].cause == "your count gives every row the keys of a middle row"
+    assert results["04.2"].hint.startswith("rows near an edge")
+    assert results["04.2"].seed is not None
+    assert "Cause:" in results["04.2"].text
+    assert found["04.3"][0] == "passed"
+    assert found["04.4"] == ("failed", "took longer than 5 s")
+    assert found["04.5"][0] == "passed"
+    for exercise in ("04.6", "04.V1"):
+        assert found[exercise][0] == "failed"
+        assert "your function ended the Python kernel" in found[exercise][1]
+    assert found["04.V7"][0] == "not_attempted"
+    assert "SyntaxError" in found["04.V7"][1]
+    assert "\x1b" not in report.json()

@@ -1,0 +1,337 @@
+"""The allocation meter: the right number of bytes, and the right line."""
+
+import ctypes
+import functools
+import mmap
+import sys
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from attncourse.grading import meter
+from attncourse.grading.meter import peak
+
+MIB = 2**20
+N = 1024
+Q = np.ones((N, 16), np.float32)
+SQUARE = N * N * 4  # bytes of an (N, N) float32 array
+SPARE = 64 * 1024  # Python objects and NumPy's buffers
+
+
+def about(n_bytes):
+    return pytest.approx(n_bytes, abs=SPARE)
+
+
+# How many bytes -------------------------------------------------------------------------------------
+
+
+def test_result_counts_and_arguments_do_not():
+    assert peak(lambda q: q @ q.T, Q).bytes == about(SQUARE)
+    assert peak(lambda q: q, Q).bytes < SPARE
+    assert peak(lambda q: q.T[::2, None], Q).bytes < SPARE
+
+
+def test_memory_made_before_does_not_count():
+    ready = np.empty((N, N), np.float32)
+
+    def reuse(q):
+        np.matmul(q, q.T, out=ready)
+        return ready[:2]
+
+    assert peak(reuse, Q).bytes < SPARE
+
+
+def test_untouched_memory_counts():
+    assert peak(lambda: np.empty((N, N), np.float32)).bytes == about(SQUARE)
+    assert peak(lambda: np.zeros((N, N), np.float32)).bytes == about(SQUARE)
+
+
+def test_freed_memory_counts():
+    def tidy(q):
+        scores = q @ q.T
+        out = scores.sum(-1)
+        del scores
+        return out
+
+    assert peak(tidy, Q).bytes == about(SQUARE)
+
+
+def test_blocks_count_once():
+    def blocks(q):
+        return np.concatenate([(q[i : i + 64] @ q.T).max(-1) for i in range(0, N, 64)])
+
+    assert peak(blocks, Q).bytes == pytest.approx(2 * SQUARE / 16, rel=0.2)
+
+
+def test_memory_of_threads_counts():
+    def threaded(q):
+        made = []
+        threads = [threading.Thread(target=lambda: made.append(q @ q.T)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return made
+
+    assert peak(threaded, Q).bytes == about(2 * SQUARE)
+
+
+def test_ctypes_and_mmap_count():
+    assert peak(lambda: (ctypes.c_char * MIB)()).bytes == about(MIB)
+    assert peak(lambda: ctypes.create_string_buffer(MIB)).bytes == about(MIB)
+    assert peak(lambda: mmap.mmap(-1, MIB)).bytes == about(MIB)
+
+
+def test_mapped_files_count(tmp_path):
+    def mapped():
+        return np.memmap(tmp_path / "scores", np.float32, "w+", shape=(N, N))
+
+    assert peak(mapped).bytes == about(SQUARE)
+
+
+def test_tensors_made_on_the_side_count():
+    torch = pytest.importorskip("torch")
+
+    def sideways(q):
+        q = torch.from_numpy(q)
+        return (q @ q.T).max(-1).values.numpy()
+
+    found = peak(sideways, Q)
+    assert found.bytes == about(SQUARE)
+    assert (found.line, found.shape, found.dtype) == (3, (N, N), "float32")
+
+
+def test_growing_inside_a_running_trace_is_left_as_it_was():
+    tracemalloc.start()
+    try:
+        kept = np.ones(MIB, np.uint8)
+        assert peak(lambda q: q @ q.T, Q).bytes == about(SQUARE)
+        assert tracemalloc.is_tracing()
+        assert kept.nbytes == MIB
+    finally:
+        tracemalloc.stop()
+
+
+def test_switching_tracemalloc_off_is_without_effect_or_noticed():
+    def sly(q):
+        tracemalloc.stop()
+        out = (q @ q.T).max(-1)
+        tracemalloc.reset_peak()
+        tracemalloc.clear_traces()
+        return out
+
+    real = tracemalloc.stop, tracemalloc.reset_peak
+
+    def slyer(q, stop=tracemalloc.stop):
+        out = (q @ q.T).max(-1)
+        stop()
+        return out
+
+    assert peak(sly, Q).bytes == about(SQUARE)
+    with pytest.raises(meter.Unmetered):
+        peak(slyer, Q)
+    assert (tracemalloc.stop, tracemalloc.reset_peak) == real
+    assert not tracemalloc.is_tracing()
+
+
+def test_result_is_returned_with_the_bytes():
+    result, n_bytes = meter.held(lambda q: q @ q.T, Q)
+    assert result.shape == (N, N)
+    assert n_bytes == about(SQUARE)
+
+
+# Which line -----------------------------------------------------------------------------------------
+
+
+def test_line_of_a_named_array():
+    def answer(q):
+        scale = 4.0
+
+        scores = q @ q.T
+        return scores.sum(-1) / scale
+
+    found = peak(answer, Q)
+    assert (found.line, found.source) == (4, "scores = q @ q.T")
+    assert (found.shape, found.dtype) == ((N, N), "float32")
+    assert str(found) == "a (1024, 1024) float32 array made at line 4 of your function"
+
+
+def test_shape_of_a_temporary_is_guessed():
+    def answer(q):
+        return np.exp(q @ q.T) @ q
+
+    found = peak(answer, Q)
+    assert str(found) == "2 (1024, 1024) float32 arrays made at line 2 of your function"
+
+
+def test_widened_array_is_named():
+    def answer(q):
+        wide = (q @ q.T).astype(np.float64)
+        return wide.sum(-1)
+
+    assert peak(answer, Q).line == 2
+    assert "float64" in str(peak(lambda q: np.zeros((N, N)), Q))
+
+
+def helper(q):
+    half = q / 2
+    return half @ half.T
+
+
+def test_line_in_a_helper():
+    found = peak(lambda q: helper(q).sum(-1), Q)
+    assert str(found) == "a (1024, 1024) float32 array made at line 3 of `helper`"
+
+
+def test_inner_function_is_part_of_the_answer():
+    def answer(q):
+        def scores():
+            return q @ q.T
+
+        return scores().sum(-1)
+
+    assert str(peak(answer, Q)).endswith("made at line 3 of your function")
+
+
+def test_comprehension_and_generator():
+    def comprehension(q):
+        rows = [np.exp(q @ row) for row in q]
+        return np.array([row.sum() for row in rows])
+
+    def generator(q):
+        rows = (
+            np.exp(q @ row) for row in q
+        )
+        return np.array([row.sum() for row in list(rows)])
+
+    found = peak(comprehension, Q)
+    assert found.line == 2
+    assert found.times == pytest.approx(N, rel=0.02)
+    assert (found.shape, found.dtype) == ((N,), "float32")
+    assert peak(generator, Q).line == 3
+
+
+def test_loop_that_keeps_rows():
+    def answer(q):
+        kept = []
+        for row in q:
+            kept.append(q @ row)
+        return kept
+
+    found = peak(answer, Q)
+    assert found.line == 4
+    assert found.times == pytest.approx(N, rel=0.02)
+
+
+def test_line_of_a_thread():
+    def answer(q):
+        def work():
+            made.append(q @ q.T)
+
+        made = []
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        return made
+
+    assert peak(answer, Q).line == 3
+
+
+def test_wrapped_answers_keep_their_lines():
+    def plain(q):
+        one = 1
+        return q @ q.T * one
+
+    def decorate(function):
+        @functools.wraps(function)
+        def through(*args):
+            return function(*args)
+
+        return through
+
+    class Callable:
+        def __call__(self, q):
+            return q @ q.T
+
+    assert peak(decorate(plain), Q).line == 3
+    assert peak(functools.partial(plain), Q).line == 3
+    assert peak(Callable(), Q).line == 2
+
+
+def test_functions_of_a_notebook_cell():
+    import linecache
+
+    cell = "import numpy as np\n\n\ndef answer(q):\n    a = 1\n    return q @ q.T\n"
+    name = "/tmp/ipykernel_1/2.py"
+    linecache.cache[name] = (len(cell), None, cell.splitlines(True), name)
+    space = {}
+    exec(compile(cell, name, "exec"), space)
+    found = peak(space["answer"], Q)
+    assert (found.line, found.source) == (3, "return q @ q.T")
+
+
+def test_builtin_has_no_line():
+    found = peak(np.outer, np.ones(N, np.float32), np.ones(N, np.float32))
+    assert found.bytes == about(SQUARE)
+    assert found.line is None
+    assert str(found) == ""
+
+
+def test_trace_functions_are_put_back():
+    def tracer(*args):
+        return None
+
+    sys.settrace(tracer)
+    try:
+        peak(lambda q: q @ q.T, Q)
+        assert sys.gettrace() is tracer
+    finally:
+        sys.settrace(None)
+
+
+# torch ----------------------------------------------------------------------------------------------
+
+
+def test_torch_on_the_cpu():
+    torch = pytest.importorskip("torch")
+    q = torch.ones(N, 16)
+
+    def answer(q):
+        scale = 0.25
+        weights = torch.softmax(q @ q.mT * scale, -1)
+        return weights @ q
+
+    found = peak(answer, q)
+    assert found.bytes == about(2 * SQUARE)
+    assert (found.line, found.shape, found.dtype) == (3, (N, N), "float32")
+
+
+def test_torch_views_and_freed_memory():
+    torch = pytest.importorskip("torch")
+    q = torch.ones(N, 16)
+    assert peak(lambda q: q.mT[None], q).bytes < SPARE
+
+    def twice(q):
+        for _ in range(3):
+            scores = q @ q.mT
+            del scores
+        return q.sum()
+
+    assert peak(twice, q).bytes == about(SQUARE)
+
+
+@pytest.mark.gpu
+def test_torch_on_a_gpu():
+    import torch
+
+    q = torch.ones(N, 16, device="cuda")
+    torch.matmul(q, q.mT)  # cuBLAS takes its workspace
+
+    def answer(q):
+        return torch.softmax(q @ q.mT, -1) @ q
+
+    found = peak(answer, q)
+    assert found.bytes == pytest.approx(2 * SQUARE, rel=0.1)
+    assert (found.line, found.shape) == (2, (N, N))

@@ -1,0 +1,134 @@
+import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from attncourse.grading import progress
+
+
+def take_hints_and_pass(number):
+    for _ in range(3):
+        progress.record_hint("04.1")
+    progress.record_pass(f"04.{number}")
+
+
+def test_nothing_is_recorded_at_first():
+    recorded = progress.load()
+    assert recorded == progress.Progress()
+    assert recorded.entry("04.1") == progress.Entry()
+    assert not progress.path().exists()
+
+
+def test_hints_count_to_three_and_stay_there():
+    assert [progress.record_hint("04.1") for _ in range(5)] == [1, 2, 3, 3, 3]
+    assert progress.load().entry("04.1").hints == 3
+
+
+def test_a_pass_is_dated_and_keeps_its_first_date():
+    progress.record_pass("04.1")
+    first = progress.load()
+    assert first.entry("04.1").passed == time.strftime("%Y-%m-%d")
+    file = progress.path()
+    file.write_text(file.read_text().replace(first.entry("04.1").passed, "2020-02-02"))
+    progress.record_pass("04.1")
+    assert progress.load().entry("04.1").passed == "2020-02-02"
+
+
+@pytest.mark.parametrize("hint_first", [True, False])
+def test_help_is_a_hint_before_the_first_pass(hint_first):
+    if hint_first:
+        progress.record_hint("04.1")
+        assert progress.load().helped("04.1")
+    progress.record_pass("04.1")
+    progress.record_hint("04.1")
+    progress.record_pass("04.1")
+    assert progress.load().helped("04.1") is hint_first
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b'{"exercises": 3}',
+        b'{"exercises": {"04.1": 3}}',
+        b'{"exercises": {"04.1": {"hints": 1}}}',
+        b'{"exercises": {"04.1": {"hints": "many", "passed": null, "helped": false}}}',
+    ],
+)
+def test_a_broken_file_is_set_aside_with_a_note(content):
+    file = progress.path()
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    recorded = progress.load()
+    assert recorded.entries == {}
+    (note,) = recorded.notes
+    (aside,) = file.parent.iterdir()
+    assert aside.name in note
+    assert aside.read_bytes() == content
+    assert progress.record_hint("04.1") == 1
+    assert progress.load().notes == []
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ATTNCOURSE_HOME", str(tmp_path / "file" / "below"))
+    assert progress.record_hint("04.1") == 1
+    progress.record_pass("04.1")
+    assert progress.load().entries == {}
+
+
+def test_several_processes_may_write_at_once():
+    context = multiprocessing.get_context("fork" if os.name == "posix" else "spawn")
+    writers = [context.Process(target=take_hints_and_pass, args=(n,)) for n in range(2, 8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(30)
+    recorded = progress.load()
+    assert recorded.entry("04.1").hints == 3
+    assert all(recorded.entry(f"04.{n}").passed for n in range(2, 8))
+    assert [file.name for file in progress.path().parent.iterdir()] == ["progress.json"]
+
+
+def test_a_lock_left_behind_is_taken_over():
+    lock = progress.path().with_name("progress.lock")
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    os.utime(lock, (1e9, 1e9))
+    assert progress.record_hint("04.1") == 1
+    assert not lock.exists()
+
+
+def test_a_write_is_whole_or_not_at_all(monkeypatch):
+    progress.record_pass("04.1")
+
+    def fill_the_disk(self, text, **kwargs):
+        self.write_bytes(text[:10].encode())
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", fill_the_disk)
+        progress.record_pass("04.2")
+    assert list(progress.load().entries) == ["04.1"]
+    assert [file.name for file in progress.path().parent.iterdir()] == ["progress.json"]
+
+
+def test_the_platforms_folder_is_used_without_attncourse_home(monkeypatch, tmp_path):
+    monkeypatch.delenv("ATTNCOURSE_HOME")
+    for name in ("HOME", "XDG_DATA_HOME", "LOCALAPPDATA", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert progress.path().name == "progress.json"
+    assert "attncourse" in progress.path().parts
+
+
+def test_the_file_is_plain_json():
+    progress.record_hint("04.V7")
+    stored = json.loads(progress.path().read_text())
+    assert stored == {"exercises": {"04.V7": {"hints": 1, "passed": None, "helped": False}}}
