@@ -1,0 +1,72 @@
+# `make` lists what there is. The first `make lab` or `make test` installs everything into .venv;
+# later ones start at once, until pyproject.toml or constraints.txt changes.
+
+PYTHON ?= python3 python3.13 python3.12 python3.11
+CHAPTER ?= 04
+NEED_MB ?= 3000
+VENV := .venv
+BIN := $(VENV)/bin
+# In containers and on rented GPU machines one is root, which JupyterLab refuses unless told.
+ALLOW_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test build grade bench doctor clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+lab: $(VENV)/.lab ## Open the course in JupyterLab (on a server: ARGS=--no-browser)
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" $(ALLOW_ROOT) \
+	    --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb $(ARGS)
+
+test: $(VENV)/.test ## Run every test and every notebook (ARGS="tests -k window" for some)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+build: $(VENV)/.lab ## Build the notebooks from their sources (ARGS=--check compares only)
+	$(BIN)/attncourse build $(ARGS)
+
+grade: $(VENV)/.lab ## Grade your answers to one chapter (CHAPTER=04)
+	$(BIN)/attncourse grade --chapter $(CHAPTER) $(ARGS)
+
+bench: $(VENV)/.lab ## Measure every mechanism on this machine's CPU
+	$(BIN)/attncourse bench --cpu $(ARGS)
+
+doctor: $(VENV)/.lab ## Say what this machine has, and what to do about what it lacks
+	$(BIN)/attncourse doctor $(ARGS)
+
+clean: ## Remove .venv and caches; your answers and results stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Two stamps: to read the course nobody needs the test tools.
+$(VENV)/.lab: pyproject.toml constraints.txt
+	@$(call install,.)
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt
+	@$(call install,.[test])
+	@touch $@ $(VENV)/.lab
+
+# Finds a Python, makes .venv unless a working one is there, and installs $(1) into it. What is
+# missing is said in one line.
+define install
+stop() { echo "make: $$*" >&2; exit 1; }; \
+free_mb() { df -Pk . | awk 'NR == 2 {print int($$4 / 1024)}'; }; \
+if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+    for candidate in $(PYTHON); do \
+        $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+            >/dev/null 2>&1 && python=$$candidate && break; \
+    done; \
+    [ -n "$$python" ] || stop "needs Python 3.11, 3.12 or 3.13 and finds none as: $(PYTHON)." \
+        "Install one, or name it: make lab PYTHON=/path/to/python3.12"; \
+    $$python -c 'import ensurepip, venv' >/dev/null 2>&1 || stop "$$python cannot make virtual" \
+        "environments: its venv module is missing (Debian, Ubuntu: sudo apt install python3-venv)."; \
+    [ "$$(free_mb)" -ge $(NEED_MB) ] || stop "needs about $(NEED_MB) MB of disk for .venv;" \
+        "only $$(free_mb) MB are free here."; \
+    echo "Making .venv with $$($$python --version) and installing; this takes a few minutes."; \
+    $$python -m venv --clear $(VENV) || stop "$$python -m venv failed; its message is above."; \
+fi; \
+$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e "$(1)" || \
+    stop "the install failed; pip's message is above ($$(free_mb) MB of disk are free)." \
+        "Run the same command again to go on."
+endef

@@ -1,0 +1,327 @@
+"""Builds the notebooks from their text sources, and checks that they still agree.
+
+    notebooks/_source/NN_stem.py  ->  notebooks/NN_stem.ipynb, run
+    solutions/_source/NN_stem.py  ->  solutions/NN_stem.ipynb, run
+                                      exercises/NN_stem.ipynb, its answers cut to stubs
+                                      attncourse/grading/released/NN_stem.ipynb, the same with the
+                                      solutions' verdicts, to which the grader holds an answer
+
+Two builds give the same bytes: cell ids come from the cells' content, outputs keep only text, and
+the cells run in this interpreter, without a GPU and with an empty home for the course's progress.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+import attncourse
+from attncourse.catalogue import markdown_table
+from attncourse.execution import ignored_outputs, run, too_many_ignored
+from attncourse.sources import BuildError, Source, marker_options, read, stub, without_markers
+
+RELEASED = Path("attncourse/grading/released")
+README_MARKERS = ("<!-- mechanisms: written by `attncourse build` -->", "<!-- end -->")
+
+
+def assemble(source: Source, kind: str | None = None) -> NotebookNode:
+    """Make the notebook of a source, not run.
+
+    Args:
+        source: the source as read.
+        kind: "exercises" cuts the solutions out of a solutions source; None keeps its own kind.
+    """
+    kind = kind or source.kind
+    edit = stub if kind == "exercises" else without_markers
+    seen: Counter[str] = Counter()
+    cells = []
+    for written in source.cells:
+        new = getattr(nbformat.v4, f"new_{written.cell_type}_cell")
+        cell = new(edit(written.source) if written.cell_type == "code" else written.source)
+        options = marker_options(written)
+        if options.get("tags"):
+            cell.metadata.tags = list(options["tags"])
+        about = {name: options[name] for name in ("role", "exercise") if name in options}
+        if "covers" in options:
+            about["covers"] = options["covers"].split()
+        if about:
+            cell.metadata.attncourse = about
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
+        seen[digest] += 1
+        cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+        cells.append(cell)
+    metadata = {
+        "attncourse": {
+            "kind": kind,
+            "chapter": source.stem[:2],
+            "stem": source.stem,
+            "release": attncourse.__version__,
+        },
+        "kernelspec": {
+            "display_name": "Python 3 (ipykernel)",
+            "language": "python",
+            "name": "python3",
+        },
+        "language_info": {
+            "name": "python",
+            "file_extension": ".py",
+            "mimetype": "text/x-python",
+            "pygments_lexer": "ipython3",
+        },
+    }
+    return nbformat.v4.new_notebook(cells=cells, metadata=metadata, nbformat_minor=5)
+
+
+def released(source: Source, solved: NotebookNode) -> NotebookNode:
+    """Make the grader's copy: stubs, and check cells with the outputs of the solution's run.
+
+    The learner's copy goes without: it would say "passed" before anything was tried.
+    """
+    notebook = assemble(source, "exercises")
+    for cell, answer in zip(notebook.cells, solved.cells, strict=True):
+        if cell.metadata.get("attncourse", {}).get("role") == "check":
+            cell.outputs, cell.execution_count = answer.outputs, answer.execution_count
+    return notebook
+
+
+def as_text(notebook: NotebookNode) -> str:
+    """Return the file's text: JSON with sorted keys, an indent of 1, and a newline at the end."""
+    return nbformat.writes(notebook, version=4) + "\n"
+
+
+def readme(text: str) -> str:
+    """Return README's text with the mechanism table made anew.
+
+    Raises:
+        BuildError: if the markers around the table are missing.
+    """
+    begin, end = README_MARKERS
+    if text.count(begin) != 1 or end not in text.split(begin)[-1]:
+        raise BuildError([f"README.md: the table must stand between `{begin}` and `{end}`"])
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{markdown_table().strip()}\n{end}{rest.split(end, 1)[1]}"
+
+
+def find_root() -> Path:
+    """Return the repository: the nearest folder upwards, or the package's own, that has sources.
+
+    Raises:
+        BuildError: in neither place.
+    """
+    for folder in (Path.cwd(), *Path.cwd().parents, Path(attncourse.__file__).parents[1]):
+        if (folder / "notebooks" / "_source").is_dir():
+            return folder
+    raise BuildError(["no notebooks/_source here or above: build in a clone of the course"])
+
+
+def sources(root: Path, stems: Iterable[str] = ()) -> list[Path]:
+    """Return the paths of the text sources, chapters first.
+
+    Args:
+        root: the repository.
+        stems: which ones, as "04_window" or "04"; none means all.
+
+    Raises:
+        BuildError: for a stem that has no source.
+    """
+    found = [
+        path
+        for folder in ("notebooks", "solutions")
+        for path in sorted((root / folder / "_source").glob("[0-9][0-9]_*.py"))
+    ]
+    stems = list(stems)
+    known = {path.stem for path in found} | {path.stem[:2] for path in found}
+    if unknown := [stem for stem in stems if stem not in known]:
+        there = ", ".join(sorted({path.stem for path in found}))
+        raise BuildError([f"no source for {', '.join(unknown)}; there are {there}"])
+    return [path for path in found if not stems or {path.stem, path.stem[:2]} & set(stems)]
+
+
+def build(root: Path, path: Path) -> str:
+    """Build what comes from one source, and describe it in a line.
+
+    Raises:
+        BuildError: nothing was written.
+    """
+    source = read(path, root)
+    learners = root / "exercises" / f"{source.stem}.ipynb"
+    graders = root / RELEASED / learners.name
+    if source.kind == "solutions" and _holds_answers(learners, graders):
+        raise BuildError(
+            [
+                f"exercises/{learners.name} holds answers, which building would overwrite: move it "
+                f"away, or give them up with `attncourse reset {source.stem[:2]}`"
+            ]
+        )
+    start = time.perf_counter()
+    folder = path.parents[1]
+    notebook = assemble(source)
+    run(notebook, source, folder)
+    _write(folder / f"{source.stem}.ipynb", as_text(notebook))
+    if source.kind == "solutions":
+        _write(learners, as_text(assemble(source, "exercises")))
+        _write(graders, as_text(released(source, notebook)))
+    ignored, total = ignored_outputs(notebook)
+    return (
+        f"{folder.name}/{source.stem}.ipynb: {len(notebook.cells)} cells, {total} with outputs, "
+        f"{ignored} of them ignored by nbval; {time.perf_counter() - start:.0f} s"
+    )
+
+
+def _holds_answers(path: Path, original: Path) -> bool:
+    """Whether an exercise notebook differs from the copy that was released with it."""
+    if not (path.exists() and original.exists()):
+        return False
+    here, there = (_load(p).cells for p in (path, original))
+    return [cell.source for cell in here] != [cell.source for cell in there]
+
+
+def _load(path: Path) -> NotebookNode:
+    try:
+        return nbformat.read(path, as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError):
+        raise BuildError([f"{path.parent.name}/{path.name}: not a notebook"]) from None
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_bytes() != text.encode():
+        path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def check(root: Path, path: Path) -> None:
+    """Compare what was built from one source with the source, without running anything.
+
+    Outputs are nbval's to compare; only those of the grader's copy must be the solutions'.
+
+    Raises:
+        BuildError: naming the first cell that differs in each file.
+    """
+    source = read(path, root)
+    built = path.parents[1] / f"{source.stem}.ipynb"
+    problems = list(_differences(root, built, source, assemble(source)))
+    if not problems:
+        problems += _not_compared(built, source)
+    if source.kind == "solutions":
+        stubs = assemble(source, "exercises")
+        problems += _differences(root, root / "exercises" / built.name, source, stubs)
+        graders = root / RELEASED / built.name
+        if not problems and _text_of(graders) != as_text(released(source, _load(built))):
+            problems.append(f"{RELEASED.as_posix()}/{built.name}: not what would be built")
+    if problems:
+        raise BuildError(f"{says}; run `attncourse build {source.stem}`" for says in problems)
+
+
+def _differences(root: Path, path: Path, source: Source, expected: NotebookNode) -> Iterator[str]:
+    """Tell the first difference between a notebook on disk and the one expected, outputs apart."""
+    name = path.relative_to(root).as_posix()
+    if not path.exists():
+        yield f"{name}: missing"
+        return
+    found = _load(path)
+    if found.metadata != expected.metadata:
+        yield f"{name}: its metadata differ"
+    for index, (here, there) in enumerate(zip_longest(found.cells, expected.cells)):
+        if here is None:
+            yield f"{name}: {source.at(index)} is missing"
+            return
+        if there is None:
+            yield f"{name}: cell {index + 1} is not in {source.name}"
+            return
+        for field in ("cell_type", "source", "id", "metadata"):
+            if here.get(field) != there[field]:
+                yield f"{name}: {source.at(index)} differs in its {field}"
+                return
+
+
+def _not_compared(path: Path, source: Source) -> Iterator[str]:
+    notebook = _load(path)
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code" and cell.execution_count is None:
+            yield f"{source.at(index)} was not run, so that nbval compares nothing"
+            return
+    if complaint := too_many_ignored(notebook):
+        yield f"{source.name}: {complaint}"
+
+
+def check_house(root: Path) -> None:
+    """Check what belongs to no single source: notebooks without one, and README's table.
+
+    Raises:
+        BuildError: with what is wrong.
+    """
+    problems = [
+        f"{notebook.relative_to(root).as_posix()}: has no source"
+        for folder in (Path("notebooks"), Path("solutions"), Path("exercises"), RELEASED)
+        for notebook in sorted((root / folder).glob("*.ipynb"))
+        if not (root / _written(folder) / f"{notebook.stem}.py").exists()
+    ]
+    text = (root / "README.md").read_text(encoding="utf-8")
+    if readme(text) != text:
+        problems.append("README.md: its table of mechanisms is old; run `attncourse build`")
+    if problems:
+        raise BuildError(problems)
+
+
+def _written(folder: Path) -> Path:
+    """Return the folder with the sources of a folder of notebooks."""
+    return Path("notebooks" if folder.name == "notebooks" else "solutions", "_source")
+
+
+def build_house(root: Path) -> None:
+    """Write README's table."""
+    path = root / "README.md"
+    _write(path, readme(path.read_text(encoding="utf-8")))
+
+
+def main(stems: Iterable[str] = (), *, only_check: bool = False, root: Path | None = None) -> int:
+    """Build or check everything that comes from the given stems, and print what was done.
+
+    Returns:
+        0, or 1 if anything failed; whatever can be built is built all the same.
+    """
+    problems: list[str] = []
+    try:
+        root = root or find_root()
+        paths = sources(root, stems)
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for path in paths:
+        try:
+            if only_check:
+                check(root, path)
+            else:
+                print(build(root, path), flush=True)
+        except BuildError as error:
+            problems += error.problems
+    try:
+        (check_house if only_check else build_house)(root)
+    except BuildError as error:
+        problems += error.problems
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if only_check and not problems:
+        print(f"{len(paths)} sources: everything built from them is current")
+    return 1 if problems else 0
+
+
+def add_parsers(subparsers: argparse._SubParsersAction) -> None:
+    """Add `attncourse build`."""
+    parser = subparsers.add_parser("build", description=__doc__.split("\n")[0])
+    parser.add_argument("stems", nargs="*", metavar="STEM", help="04_window, or 04; none means all")
+    parser.add_argument("--check", action="store_true", help="compare only, run nothing")
+    parser.set_defaults(run=lambda args: main(args.stems, only_check=args.check))

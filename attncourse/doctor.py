@@ -1,0 +1,266 @@
+"""Says what this machine has, and what to do about what it lacks."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+REINSTALL = 'install again: pip install -c constraints.txt -e ".[test]", or make clean and make lab'
+# Newer ones may work, but nobody has tried; what is too old, pyproject.toml says.
+NEWEST_TESTED = {"torch": "2.15", "triton": "3.9"}
+PACKAGES = ("numpy", "torch", "triton", "jupyterlab", "ipywidgets", "matplotlib", "nbval", "pytest")
+# float32 and float16 products are summed in float32: 64 terms lose far less than this.
+LARGEST_ERROR = 1e-5
+MARKS = {"ok": "✓", "note": "–", "problem": "✗"}
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        status: "ok", "note" (the course works, but something is missing or unusual) or "problem".
+        name: what was looked at.
+        found: what is there.
+        advice: what to do about it; empty if nothing.
+    """
+
+    status: str
+    name: str
+    found: str
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at everything, in the order of the report."""
+    probe = _start_probe()  # takes seconds: the other checks run beside it
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        _python,
+        _packages,
+        _memory,
+        _nbval,
+        _kernel,
+        _chromium,
+        lambda: _interpreter(probe),
+    ]
+    findings = []
+    for check in checks:
+        try:
+            findings += check()
+        except Exception as error:  # a broken installation can fail anywhere, and is a finding
+            name = getattr(check, "__name__", "check").strip("_")
+            findings.append(Finding("problem", name, f"{type(error).__name__}: {error}", REINSTALL))
+    return findings
+
+
+def _python() -> Iterator[Finding]:
+    fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    advice = (
+        "the course needs Python 3.11, 3.12 or 3.13: make clean, then make lab PYTHON=python3.12"
+    )
+    yield Finding(
+        "ok" if fits else "problem",
+        "Python",
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "" if fits else advice,
+    )
+
+
+def _packages() -> Iterator[Finding]:
+    """Compare the installed versions with those that pyproject.toml asks for."""
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+
+    asked = {}
+    for line in importlib.metadata.requires("attncourse") or []:
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            asked[requirement.name] = requirement.specifier
+    installed = {}
+    for name in PACKAGES:
+        if name not in asked:
+            yield Finding(
+                "note",
+                name,
+                "not made for this system",
+                "nothing to do: the cells that need it say so",
+            )
+            continue
+        try:
+            version = installed[name] = Version(importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("problem", name, "missing", REINSTALL)
+            continue
+        newest = NEWEST_TESTED.get(name)
+        if not asked[name].contains(version, prereleases=True):
+            yield Finding("problem", name, f"{version}; the course needs {asked[name]}", REINSTALL)
+        elif newest and version.release[:2] > Version(newest).release:
+            advice = "if something fails, install the versions of constraints.txt"
+            yield Finding("note", name, f"{version}; tested up to {newest}", advice)
+        else:
+            yield Finding("ok", name, str(version))
+    # https://github.com/triton-lang/triton/issues/9171
+    old_triton = "triton" in installed and installed["triton"] < Version("3.7")
+    if old_triton and installed.get("numpy", Version("0")) >= Version("2.4"):
+        yield Finding(
+            "problem",
+            "triton with numpy",
+            "Triton before 3.7 fails in its interpreter with NumPy 2.4 and newer",
+            'pip install "numpy<2.4", or the versions of constraints.txt',
+        )
+
+
+def _memory() -> Iterator[Finding]:
+    import psutil
+
+    free = psutil.virtual_memory().available / GIB
+    status, advice = _enough(free, 1, 4, "close other programs; long sequences may not fit")
+    yield Finding(status, "memory", f"{free:.1f} GiB available", advice)
+    free = shutil.disk_usage(Path.cwd()).free / GIB
+    status, advice = _enough(free, 0.1, 1, "make room: notebooks and results are saved here")
+    yield Finding(status, "disk", f"{free:.1f} GiB free", advice)
+
+
+def _enough(value: float, least: float, good: float, advice: str) -> tuple[str, str]:
+    if value >= good:
+        return "ok", ""
+    return ("note" if value >= least else "problem"), advice
+
+
+def _nbval() -> Iterator[Finding]:
+    """Import what grades, as pytest will."""
+    import nbval.plugin  # noqa: F401  (the import is the test)
+
+    plugins = importlib.metadata.entry_points(group="pytest11", name="attncourse")
+    if not plugins:
+        yield Finding("problem", "grading", "pytest does not know the course's plugin", REINSTALL)
+        return
+    for plugin in plugins:
+        plugin.load()
+    yield Finding("ok", "grading", "nbval and the course's plugin load")
+
+
+def _kernel() -> Iterator[Finding]:
+    """Start a kernel, let it add, and end it."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    from attncourse.execution import kernel_manager
+
+    start = time.perf_counter()
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import numpy; 40 + 2")])
+    NotebookClient(notebook, km=kernel_manager(), timeout=30, startup_timeout=30).execute(
+        stderr=subprocess.DEVNULL
+    )
+    seconds = time.perf_counter() - start
+    outputs = notebook.cells[0].outputs
+    if [output.get("data", {}).get("text/plain") for output in outputs] == ["42"]:
+        yield Finding("ok", "kernel", f"started and answered in {seconds:.1f} s")
+    else:
+        yield Finding("problem", "kernel", f"started, but answered {outputs}", REINSTALL)
+
+
+def _chromium() -> Iterator[Finding]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path:
+        yield Finding("ok", "Chromium", "there, for the tests that drive JupyterLab")
+    else:
+        advice = "nothing to do: only the tests that drive JupyterLab need it, and they are skipped"
+        yield Finding("note", "Chromium", "not found", advice)
+
+
+def _start_probe() -> subprocess.Popen | None:
+    if importlib.util.find_spec("triton") is None:
+        return None
+    command = [sys.executable, "-m", "attncourse.interpreter_probe"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    )
+
+
+def _interpreter(probe: subprocess.Popen | None) -> Iterator[Finding]:
+    """Tell where kernels run, and whether Triton's interpreter computes rightly."""
+    if probe is None:
+        advice = "on Windows use WSL for the kernel chapters; everything in NumPy works without"
+        yield Finding(
+            "note", "GPU and Triton", "no Triton here, so that kernels do not run", advice
+        )
+        return
+    try:
+        output, complaints = probe.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        probe.kill()
+        yield Finding("problem", "interpreter", "no answer from Triton within 60 s", REINSTALL)
+        return
+    if probe.returncode:
+        last = (complaints.strip().splitlines() or ["no message"])[-1]
+        yield Finding("problem", "interpreter", f"torch or Triton fails: {last}", REINSTALL)
+        return
+    findings = json.loads(output)
+    if findings["gpu"]:
+        yield Finding("ok", "GPU", findings["gpu"])
+    else:
+        advice = (
+            "nothing to do: kernels run in Triton's interpreter, slowly, and timings are the CPU's"
+        )
+        yield Finding("note", "GPU", "none", advice)
+    for dtype in ("float32", "float16"):
+        error = findings["errors"][dtype]
+        if isinstance(error, float) and error < LARGEST_ERROR:
+            found = f"tl.dot of {dtype} is right (error {error:.0e})"
+            yield Finding("ok", "interpreter", found)
+        else:
+            found = f"tl.dot of {dtype} is wrong ({_printed(error)})"
+            yield Finding("problem", "interpreter", found, REINSTALL)
+    error = findings["errors"]["bfloat16"]
+    if isinstance(error, float) and error < LARGEST_ERROR:
+        yield Finding("ok", "interpreter", "tl.dot of bfloat16 is right")
+    else:
+        advice = "nothing to do: known of Triton 3.4 to 3.9; the course refuses it there"
+        found = f"tl.dot of bfloat16 is wrong ({_printed(error)})"
+        yield Finding("note", "interpreter", found, advice)
+
+
+def _printed(error: float | str) -> str:
+    return error if isinstance(error, str) else f"error {error:.0e}"
+
+
+def report(findings: list[Finding]) -> str:
+    """Return the findings as lines, each with its advice below it, and a closing line."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{MARKS[finding.status]} {finding.name:{width}}  {finding.found}")
+        if finding.advice:
+            lines.append(f"  {'':{width}}  → {finding.advice}")
+    problems = sum(finding.status == "problem" for finding in findings)
+    closing = f"{problems} to mend: see ✗ above" if problems else "Ready."
+    return "\n".join([*lines, closing])
+
+
+def _main(as_json: bool) -> int:
+    findings = examine()
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
+    else:
+        print(report(findings))
+    return int(any(finding.status == "problem" for finding in findings))
+
+
+def add_parsers(subparsers: argparse._SubParsersAction) -> None:
+    """Add `attncourse doctor`."""
+    parser = subparsers.add_parser("doctor", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.set_defaults(run=lambda args: _main(args.json))

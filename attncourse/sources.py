@@ -1,0 +1,209 @@
+"""The text sources of the notebooks: how they are read, and the rules that they keep.
+
+A source is a Python file in py:percent form. Options on a cell's marker say what the cell is for:
+
+    # %% [markdown] covers="F2 C057"
+    # %% tags=["nbval-ignore-output"]
+    # %% role="answer" exercise="04.3"
+
+`authoring` builds the notebooks from them.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jupytext
+from nbformat import NotebookNode
+
+MAX_LINES = 15
+
+_ROLES = ("setup", "prompt", "answer", "check")
+_OPTIONS = ("tags", "role", "exercise", "covers", "title")
+_BEGIN, _END = "# BEGIN SOLUTION", "# END SOLUTION"
+_MARKER = re.compile(r"^# %%(\s|$)")
+_FORBIDDEN = {
+    "code": (
+        (re.compile(r"^\s*(%%?[a-z]|![a-z])", re.MULTILINE), "a magic or a shell command"),
+        (re.compile(r"\b(pip3?|conda|mamba|apt|apt-get)\s+install\b"), "an install command"),
+        (re.compile(r"base64"), "base64 data"),
+        (re.compile(r"#\s*NBVAL_"), "a comment for nbval: use a tag, which is counted"),
+    ),
+    "markdown": ((re.compile(r"data:\w+/"), "base64 data"),),
+}
+
+
+class BuildError(Exception):
+    """A source breaks a rule, a cell fails, or a built file is not what its source says.
+
+    Attributes:
+        problems: one line each, beginning with the file and, in a source, the line.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text source that keeps the rules.
+
+    Attributes:
+        name: the file, as messages name it: notebooks/_source/04_window.py.
+        stem: 04_window.
+        kind: "chapter" or "solutions".
+        cells: as jupytext reads them.
+        markers: the line of each cell's marker.
+        starts: the line where each cell's text begins, after blank lines.
+    """
+
+    name: str
+    stem: str
+    kind: str
+    cells: list[NotebookNode]
+    markers: list[int]
+    starts: list[int]
+
+    def at(self, index: int, line: int = 0) -> str:
+        """Name a cell, counted from 1, and a line of it in the file; line 0 is its marker."""
+        number = self.starts[index] + line - 1 if line else self.markers[index]
+        return f"{self.name}:{number}: cell {index + 1}"
+
+
+def read(path: Path, root: Path) -> Source:
+    """Read a text source.
+
+    Args:
+        path: the source; its folder says whether it is a chapter or the solutions of one.
+        root: the repository, for the names in messages.
+
+    Raises:
+        BuildError: with every broken rule.
+    """
+    name = path.relative_to(root).as_posix()
+    kind = "solutions" if name.startswith("solutions/") else "chapter"
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    markers = [number for number, line in enumerate(lines, 1) if _MARKER.match(line)]
+    if not markers or any(line.strip() for line in lines[: markers[0] - 1]):
+        raise BuildError([f"{name}:1: a source begins with a cell marker, `# %%`"])
+    cells = jupytext.reads(text, fmt="py:percent").cells
+    if len(cells) != len(markers):
+        raise BuildError([f"{name}: {len(markers)} cell markers, but {len(cells)} cells"])
+    starts = [
+        next((n for n in range(marker + 1, len(lines) + 1) if lines[n - 1].strip()), marker)
+        for marker in markers
+    ]
+    source = Source(name, path.stem, kind, cells, markers, starts)
+    problems = [
+        f"{source.at(index, line)}: {says}"
+        for index, cell in enumerate(cells)
+        for line, says in _complaints(cell, source)
+    ]
+    if kind == "solutions":
+        problems += _unpaired(source)
+    if problems:
+        raise BuildError(problems)
+    return source
+
+
+def _complaints(cell: NotebookNode, source: Source) -> Iterator[tuple[int, str]]:
+    """Tell which rules a cell breaks, each with the line of the cell."""
+    options = marker_options(cell)
+    if unknown := options.keys() - _OPTIONS:
+        yield 0, f"unknown option {', '.join(sorted(unknown))}; there are {', '.join(_OPTIONS)}"
+    if cell.cell_type not in ("code", "markdown"):
+        yield 0, f"a {cell.cell_type} cell; only code and markdown are used"
+        return
+    for pattern, what in _FORBIDDEN[cell.cell_type]:
+        if found := pattern.search(cell.source):
+            yield 1 + cell.source.count("\n", 0, found.start()), f"holds {what}"
+    role, exercise = options.get("role"), options.get("exercise")
+    if cell.cell_type == "code":
+        yield from _code_complaints(cell.source, role)
+    if source.kind == "chapter":
+        if role not in (None, "setup") or exercise:
+            yield 0, "exercises belong in solutions/_source; a chapter has no role but setup"
+        return
+    if role not in _ROLES and (role or cell.cell_type == "code"):
+        yield 0, f"role must be one of {', '.join(_ROLES)}, got {role!r}"
+    chapter = source.stem[:2]
+    if role in ("prompt", "answer", "check") and not str(exercise).startswith(f"{chapter}."):
+        yield 0, f'exercise must be of chapter {chapter}, like "{chapter}.1", got {exercise!r}'
+    if role == "check" and f'check("{exercise}")' not in cell.source:
+        yield 1, f'a check cell holds `check("{exercise}")`'
+
+
+def _code_complaints(text: str, role: str | None) -> Iterator[tuple[int, str]]:
+    length = len(without_markers(text).splitlines())
+    if role != "answer" and length > MAX_LINES:
+        yield 1, f"{length} lines; at most {MAX_LINES} may stand in one cell"
+    if (_BEGIN in text or _END in text) != (role == "answer"):
+        yield 1, f"`{_BEGIN}` stands in answer cells, and in each of them"
+        return
+    try:
+        ast.parse(text)
+        ast.parse(stub(text))
+    except SyntaxError as error:
+        yield error.lineno or 1, error.msg
+
+
+def _unpaired(source: Source) -> Iterator[str]:
+    """Tell which exercises lack their answer or their check."""
+    options = [marker_options(cell) for cell in source.cells]
+    seen = Counter((cell.get("role"), cell.get("exercise")) for cell in options)
+    for exercise in sorted({exercise for _, exercise in seen if exercise}):
+        for role in ("answer", "check"):
+            if (count := seen[role, exercise]) != 1:
+                yield f"{source.name}: exercise {exercise} needs one {role} cell, got {count}"
+
+
+def marker_options(cell: NotebookNode) -> dict:
+    """Return what the cell's marker says, without jupytext's own notes on the file's layout."""
+    notes = ("lines_to_", "cell_marker", "region_name")
+    return {name: value for name, value in cell.metadata.items() if not name.startswith(notes)}
+
+
+def without_markers(text: str) -> str:
+    """Return an answer as the solutions show it."""
+    return "\n".join(line for line in text.splitlines() if line.strip() not in (_BEGIN, _END))
+
+
+def stub(text: str) -> str:
+    """Cut the solutions out of an answer cell.
+
+    Each run of lines from `# BEGIN SOLUTION` to `# END SOLUTION` becomes one
+    `raise NotImplementedError` at the marker's indent.
+
+    Raises:
+        SyntaxError: if the markers do not pair up, or stand outside a function.
+    """
+    kept, begun = [], 0
+    for number, line in enumerate(text.splitlines(), 1):
+        mark, indent = line.strip(), line[: len(line) - len(line.lstrip())]
+        if mark == _BEGIN:
+            if begun:
+                raise _misplaced(begun, f"`{_BEGIN}` without `{_END}`")
+            if not indent:
+                raise _misplaced(number, f"`{_BEGIN}` must stand inside a function")
+            begun = number
+            kept.append(f"{indent}raise NotImplementedError")
+        elif mark == _END:
+            if not begun:
+                raise _misplaced(number, f"`{_END}` without `{_BEGIN}`")
+            begun = 0
+        elif not begun:
+            kept.append(line)
+    if begun:
+        raise _misplaced(begun, f"`{_BEGIN}` without `{_END}`")
+    return "\n".join(kept)
+
+
+def _misplaced(line: int, says: str) -> SyntaxError:
+    return SyntaxError(says, (None, line, None, None))

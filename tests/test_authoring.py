@@ -1,0 +1,510 @@
+"""Building notebooks from their sources: what is built, what is refused, what --check sees."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from attncourse import authoring, cli, execution
+from attncourse.sources import BuildError, read, stub
+
+ROOT = Path(__file__).parents[1]
+
+README = "# Course\n{}\nan old table\n{}\nThe end.\n".format(*authoring.README_MARKERS)
+
+CHAPTER = (
+    """\
+# %% [markdown] covers="F1 C057"
+# # Window
+# Size $n$.
+
+# %%
+import os
+from IPython.display import Image, display
+
+# %% covers="F2"
+{"rows": 3}
+
+# %%
+print("scores:", 12)
+print("weights: 3")
+display({"image/png": "aGk=", "text/plain": "a picture of 3 rows"}, raw=True,
+        metadata={"image/png": {"alt": "x"}})
+
+# %%
+print("scores:", 12)
+print("weights: 3")
+display({"image/png": "aGk=", "text/plain": "a picture of 3 rows"}, raw=True,
+        metadata={"image/png": {"alt": "x"}})
+
+# %% tags=["raises-exception"]
+1 / 0
+
+# %%
+12;
+
+# %%
+import ipywidgets
+ipywidgets.IntSlider(description="w")
+
+# %% [markdown]
+# The rest shows numbers.
+"""
+    + "".join(f"\n# %%\n{n} * 2\n" for n in range(4))
+    + """
+# %% tags=["nbval-ignore-output"]
+import time
+print(time.time(), os.getcwd(), os.environ["ATTNCOURSE_HOME"])
+"""
+)
+
+SOLUTIONS = '''\
+# %% role="setup"
+import random
+from IPython.display import display
+
+def check(name):
+    passed = {"status": "passed" if answers[name]() == 2 else "failed", "reason": "it is not 2"}
+    about = {"attncourse": passed | {"seed": random.random()}}
+    display({"text/plain": f"✓ {name}: passed"}, raw=True, metadata=about)
+
+# %% [markdown] role="prompt" exercise="04.1"
+# Write `two`.
+
+# %% role="answer" exercise="04.1"
+def two():
+    """Return 2."""
+    total = 0
+    # BEGIN SOLUTION
+    total += 2
+    # END SOLUTION
+    return total
+
+answers = {"04.1": two}
+
+# %% role="check" exercise="04.1"
+check("04.1")
+'''
+
+
+def repository(folder, chapter=CHAPTER, solutions=SOLUTIONS):
+    for name, text in (("notebooks", chapter), ("solutions", solutions)):
+        source = folder / name / "_source" / "04_window.py"
+        source.parent.mkdir(parents=True)
+        source.write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(README, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A small course, built."""
+    root = repository(tmp_path_factory.mktemp("course"))
+    assert authoring.main(root=root) == 0
+    return root
+
+
+@pytest.fixture
+def course(built, tmp_path):
+    """The same, to be changed."""
+    shutil.copytree(built, tmp_path / "course")
+    return tmp_path / "course"
+
+
+def files(root):
+    return {p.relative_to(root): p.read_bytes() for p in root.rglob("*.ipynb")}
+
+
+def notebook(root, folder="notebooks"):
+    return nbformat.read(root / folder / "04_window.ipynb", as_version=4)
+
+
+# What is built
+
+
+def test_two_builds_in_two_places_give_the_same_bytes(built, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONHASHSEED", "7")
+    monkeypatch.setenv("COLUMNS", "40")
+    again = repository(tmp_path / "another place")
+    assert authoring.main(root=again) == 0
+    assert files(again) == files(built)
+    assert len(files(built)) == 4
+
+
+def test_only_text_that_stays_is_stored(built):
+    cells = [cell for cell in notebook(built).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert [cell.outputs for cell in cells if "nbval-ignore-output" in str(cell.metadata)] == [[]]
+    text, picture = cells[2].outputs
+    assert text == {"output_type": "stream", "name": "stdout", "text": "scores: 12\nweights: 3\n"}
+    assert picture.data == {"text/plain": "a picture of 3 rows"} and picture.metadata == {}
+    assert cells[4].outputs[0].traceback == ["ZeroDivisionError: division by zero"]
+    assert cells[6].outputs[0].data.keys() == {"text/plain"}
+    whole = (built / "notebooks/04_window.ipynb").read_text()
+    for trace in ('"image/png":', "widget-view", str(built), "/tmp", "iopub", "version", "seed"):
+        assert trace not in whole
+
+
+def test_the_file_is_sorted_json_with_one_space_and_a_newline(built):
+    text = (built / "notebooks/04_window.ipynb").read_text(encoding="utf-8")
+    same = json.dumps(json.loads(text), indent=1, sort_keys=True, ensure_ascii=False)
+    assert text == same + "\n"
+
+
+def test_metadata_say_what_a_notebook_and_a_cell_are_for(built):
+    assert notebook(built).metadata.attncourse == {
+        "kind": "chapter",
+        "chapter": "04",
+        "stem": "04_window",
+        "release": authoring.attncourse.__version__,
+    }
+    assert notebook(built).metadata.kernelspec.name == "python3"
+    assert notebook(built, "solutions").metadata.attncourse.kind == "solutions"
+    assert notebook(built, "exercises").metadata.attncourse.kind == "exercises"
+    assert notebook(built).cells[0].metadata.attncourse == {"covers": ["F1", "C057"]}
+    roles = [cell.metadata.attncourse for cell in notebook(built, "exercises").cells]
+    assert [about["role"] for about in roles] == ["setup", "prompt", "answer", "check"]
+    assert {about.get("exercise") for about in roles} == {None, "04.1"}
+
+
+def test_ids_come_from_content_and_occurrence(course):
+    before = [cell.id for cell in notebook(course).cells]
+    assert len(set(before)) == len(before)
+    assert before[4] == before[3] + "-2"  # the same cell twice
+    source = course / "notebooks/_source/04_window.py"
+    source.write_text("# %%\nx = 1\n\n" + source.read_text())
+    after = [cell.id for cell in authoring.assemble(read(source, course)).cells]
+    assert after[1:] == before
+
+
+def test_answers_become_stubs_and_checks_keep_the_solution_s_verdict(built):
+    solved, cut = notebook(built, "solutions"), notebook(built, "exercises")
+    assert "SOLUTION" not in str(solved) + str(cut)
+    assert "total += 2" in solved.cells[2].source
+    answer = cut.cells[2].source
+    assert "    total = 0\n    raise NotImplementedError\n    return total" in answer
+    # The learner's copy shows no verdict before anything was tried.
+    assert [c.outputs for c in cut.cells if c.cell_type == "code"] == [[], [], []]
+    kept = notebook(built, authoring.RELEASED)
+    assert [c.source for c in kept.cells] == [c.source for c in cut.cells]
+    assert [c.id for c in kept.cells] == [c.id for c in cut.cells]
+    assert kept.cells[3].id == solved.cells[3].id
+    (verdict,) = kept.cells[3].outputs
+    assert verdict.data == {"text/plain": "✓ 04.1: passed"}
+    assert kept.cells[3].execution_count
+    assert not kept.cells[0].outputs and not kept.cells[2].outputs
+
+
+def test_the_table_in_the_readme_is_written(built):
+    text = (built / "README.md").read_text(encoding="utf-8")
+    assert text == authoring.readme(README)
+    assert authoring.markdown_table() in text and "old table" not in text
+    assert text.startswith("# Course\n") and text.endswith("\nThe end.\n")
+    with pytest.raises(BuildError, match="the table must stand between"):
+        authoring.readme("no markers")
+
+
+def test_nbval_agrees_with_what_is_stored(course):
+    path = course / "notebooks/04_window.ipynb"
+
+    def run():
+        options = ["--nbval", "--nbval-current-env", "-c", os.devnull]
+        command = [sys.executable, "-m", "pytest", "-q", *options, str(path)]
+        return subprocess.run(command, cwd=path.parent, capture_output=True, text=True, timeout=120)
+
+    agreed = run()
+    assert agreed.returncode == 0, agreed.stdout
+    path.write_text(path.read_text().replace('"weights: 3\\n"', '"weights: 4\\n"'))
+    assert run().returncode == 1
+
+
+def test_the_kernel_is_this_python_without_gpu_and_without_the_author_s_progress(
+    tmp_path, monkeypatch
+):
+    spec = tmp_path / "share/kernels/python3/kernel.json"
+    spec.parent.mkdir(parents=True)
+    false = {"argv": ["/nonexistent", "{connection_file}"], "display_name": "x", "language": "x"}
+    spec.write_text(json.dumps(false))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
+    text = (
+        f"# %%\nimport os, sys\nassert sys.executable == {sys.executable!r}\n"
+        f"assert os.environ['ATTNCOURSE_HOME'] != {os.environ['ATTNCOURSE_HOME']!r}\n"
+        "assert os.environ['CUDA_VISIBLE_DEVICES'] == ''\n"
+    )
+    root = repository(tmp_path / "course", chapter=text)
+    assert authoring.build(root, root / "notebooks/_source/04_window.py")
+
+
+def test_one_stem_can_be_built_alone(course, capsys):
+    other = course / "notebooks/_source/00_start.py"
+    other.write_text("# %%\n1 + 1\n")
+    before = files(course)
+    assert authoring.main(["00"], root=course) == 0
+    assert files(course).keys() - before.keys() == {Path("notebooks/00_start.ipynb")}
+    out = capsys.readouterr().out
+    assert re.fullmatch(r"notebooks/00_start.ipynb: 1 cells, 1 with outputs, 0 .*; \d+ s\n", out)
+    assert authoring.main(["07"], root=course) == 1
+    assert "no source for 07; there are 00_start, 04_window" in capsys.readouterr().err
+
+
+def test_answers_are_never_overwritten(course):
+    path = course / "exercises/04_window.ipynb"
+    source = course / "solutions/_source/04_window.py"
+    for mine, says in (
+        (path.read_text().replace("raise NotImplementedError", "total = 2"), "holds answers"),
+        ("<<<<<<< HEAD", "not a notebook"),
+    ):
+        path.write_text(mine)
+        before = files(course)
+        with pytest.raises(BuildError, match=rf"^exercises/04_window.ipynb:? {says}"):
+            authoring.build(course, source)
+        assert files(course) == before
+
+
+# What is refused
+
+
+def complaints(tmp_path, chapter=None, solutions=None):
+    root = repository(tmp_path / "course", chapter or CHAPTER, solutions or SOLUTIONS)
+    name = "notebooks" if chapter else "solutions"
+    with pytest.raises(BuildError) as error:
+        read(root / name / "_source/04_window.py", root)
+    return error.value.problems
+
+
+@pytest.mark.parametrize(
+    ("cell", "line", "says"),
+    [
+        ("# %%\n" + "x = 1\n" * 16, 2, "16 lines; at most 15 may stand in one cell"),
+        ("# %%\nx = 1\n%timeit x\n", 3, "holds a magic or a shell command"),
+        ("# %%\n# !ls\n", 2, "holds a magic or a shell command"),
+        ("# %%\nprint('pip install numpy')\n", 2, "holds an install command"),
+        ("# %%\nimport base64\n", 2, "holds base64 data"),
+        ("# %% [markdown]\n# ![x](data:image/png;base64,aGk=)\n", 2, "holds base64 data"),
+        ("# %%\n# NBVAL_IGNORE_OUTPUT\n1\n", 2, "holds a comment for nbval: use a tag"),
+        ("# %%\nx = 1\nx = (\n", 3, "'(' was never closed"),
+        ('# %% tag="nbval-skip"\n1\n', 1, "unknown option tag"),
+        ('# %% role="check" exercise="04.1"\n1\n', 1, "exercises belong in solutions/_source"),
+        ("# %%\ndef f():\n    # BEGIN SOLUTION\n", 2, "`# BEGIN SOLUTION` stands in answer cells"),
+        ("# %% [raw]\n# x\n", 1, "a raw cell"),
+    ],
+)
+def test_a_broken_rule_is_named_with_file_line_and_cell(tmp_path, cell, line, says):
+    first = "# %% [markdown]\n# # Title\n\n"
+    problem, *_ = complaints(tmp_path, chapter=first + cell)
+    assert problem.startswith(f"notebooks/_source/04_window.py:{3 + line}: cell 2: {says}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("    # END SOLUTION\n", "", ":17: cell 3: `# BEGIN SOLUTION` without `# END SOLUTION`"),
+        ("    # BEGIN SOLUTION\n", "", ":18: cell 3: `# END SOLUTION` without `# BEGIN SOLUTION`"),
+        ("    # BEGIN", "# BEGIN", ":17: cell 3: `# BEGIN SOLUTION` must stand inside a function"),
+        ('check("04.1")\n', 'check("04.2")\n', ':25: cell 4: a check cell holds `check("04.1")`'),
+        ('# %% role="setup"', "# %%", ":1: cell 1: role must be one of"),
+        ('="answer" exercise="04.1"', '="answer"', ":13: cell 3: exercise must be of chapter 04"),
+        ('role="prompt"', 'role="promt"', ":10: cell 2: role must be one of"),
+    ],
+)
+def test_broken_solutions_are_named_too(tmp_path, old, new, says):
+    assert old in SOLUTIONS
+    problems = complaints(tmp_path, solutions=SOLUTIONS.replace(old, new))
+    assert any(problem.startswith(f"solutions/_source/04_window.py{says}") for problem in problems)
+
+
+def test_every_broken_rule_is_named_at_once(tmp_path):
+    problems = complaints(tmp_path, chapter="# %%\n%ls\n\n# %%\n%ls\n")
+    assert [problem.split(": ")[1] for problem in problems if "magic" in problem] == [
+        "cell 1",
+        "cell 2",
+    ]
+
+
+def test_an_exercise_without_its_check_is_named(tmp_path):
+    text = SOLUTIONS[: SOLUTIONS.index('# %% role="check"')]
+    (problem,) = complaints(tmp_path, solutions=text)
+    assert problem.endswith("exercise 04.1 needs one check cell, got 0")
+
+
+def test_text_before_the_first_cell_is_refused(tmp_path):
+    (problem,) = complaints(tmp_path, chapter="import numpy\n# %%\n1\n")
+    assert "begins with a cell marker" in problem
+
+
+def test_a_stub_is_cut_at_each_marker():
+    text = (
+        "def f(x):\n    # BEGIN SOLUTION\n    a = 1\n\n    # END SOLUTION\n    if x:\n"
+        "        # BEGIN SOLUTION\n        b = 2\n        # END SOLUTION\n    return x"
+    )
+    cut = "def f(x):\n    raise NotImplementedError\n    if x:\n        raise NotImplementedError\n"
+    assert stub(text) == cut + "    return x"
+    ast.parse(stub(text))
+    with pytest.raises(SyntaxError, match="without `# END SOLUTION`"):
+        stub("def f():\n    # BEGIN SOLUTION\n    # BEGIN SOLUTION\n    # END SOLUTION")
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        ("\n\nx = 1\nx / 0\n", "04_window.py:7: cell 2: ZeroDivisionError: division by zero"),
+        ("import os\nos._exit(1)\n", "04_window.py:4: cell 2: the kernel died"),
+        ("while True: pass\n", "04_window.py:4: cell 2: ran for over 2 s"),
+        ("object()\n", "04_window.py:4: cell 2: its output holds a memory address"),
+        ("import sys; sys.prefix + '/lib'\n", "its output names a folder of this machine"),
+        ("from pathlib import Path; str(Path.cwd())\n", "names a folder of this machine"),
+        ("import warnings; warnings.warn('x')\n", "names a folder of this machine"),
+        (
+            "from IPython.display import SVG; SVG('<svg xmlns=\"http://www.w3.org/2000/svg\"/>')\n",
+            "holds an SVG picture",
+        ),
+        ("1\n\n# %% tags=['nbval-ignore-output']\n2\n", "nbval ignores 1 of 2 cells with outputs"),
+    ],
+)
+def test_a_run_that_must_not_be_stored_is_refused(tmp_path, monkeypatch, cell, says):
+    monkeypatch.setattr(execution, "CELL_SECONDS", 2)
+    text = f"# %%\nfirst = 0\n\n# %%{'' if cell[0] == chr(10) else chr(10)}{cell}"
+    root = repository(tmp_path / "course", chapter=text)
+    with pytest.raises(BuildError, match=re.escape(says)):
+        authoring.build(root, root / "notebooks/_source/04_window.py")
+    assert files(root) == {}
+
+
+def test_at_most_a_tenth_may_be_ignored():
+    cell = nbformat.v4.new_code_cell
+    shown = [cell("1", outputs=[nbformat.v4.new_output("stream", text="1")]) for _ in range(18)]
+    silent = [cell("x = 1") for _ in range(9)]
+    ignored = [cell("2", metadata={"tags": [tag]}) for tag in sorted(execution.IGNORING_TAGS)]
+    at_limit = nbformat.v4.new_notebook(cells=shown + silent + ignored)
+    assert execution.ignored_outputs(at_limit) == (2, 20)
+    assert execution.too_many_ignored(at_limit) is None
+    over = nbformat.v4.new_notebook(cells=shown[1:] + silent + ignored)
+    assert "2 of 19" in execution.too_many_ignored(over)
+
+
+def test_a_solution_that_fails_its_check_is_refused(tmp_path):
+    root = repository(tmp_path / "c", solutions=SOLUTIONS.replace("+= 2", "+= 3"))
+    with pytest.raises(BuildError, match="cell 4: the solution failed: it is not 2"):
+        authoring.build(root, root / "solutions/_source/04_window.py")
+    silent = SOLUTIONS.replace("    display(", "    dict(")
+    root = repository(tmp_path / "d", solutions=silent)
+    with pytest.raises(BuildError, match="cell 4: shows 0 verdicts"):
+        authoring.build(root, root / "solutions/_source/04_window.py")
+
+
+def test_one_bad_source_does_not_stop_the_others(course, capsys):
+    (course / "notebooks/_source/00_start.py").write_text("# %%\nx = (\n")
+    (course / "notebooks/_source/04_window.py").write_text("# %%\n1\n")
+    assert authoring.main(root=course) == 1
+    shown = capsys.readouterr()
+    assert "notebooks/04_window.ipynb: " in shown.out
+    assert shown.err.startswith("notebooks/_source/00_start.py:2: cell 1: ")
+
+
+# --check
+
+
+def test_check_runs_nothing_and_passes_on_what_was_built(course, monkeypatch, capsys):
+    monkeypatch.setattr(authoring, "run", None)
+    monkeypatch.chdir(course)
+    assert cli.main(["build", "--check"]) == 0
+    assert capsys.readouterr().out == "2 sources: everything built from them is current\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        ("notebooks/_source/04_window.py", "scores:", "score:", "_source/04_window.py:12: cell 4"),
+        ("notebooks/04_window.ipynb", "Size $n$", "Size $m$", "cell 1 differs in its source"),
+        (
+            "notebooks/04_window.ipynb",
+            '"raises-exception"',
+            '"x"',
+            "cell 6 differs in its metadata",
+        ),
+        (
+            "notebooks/04_window.ipynb",
+            '"execution_count": 2,',
+            '"execution_count": null,',
+            "cell 3",
+        ),
+        ("notebooks/04_window.ipynb", '"chapter": "04"', '"chapter": "05"', "its metadata differ"),
+        (
+            "solutions/04_window.ipynb",
+            "total += 2",
+            "total += 1 + 1",
+            "cell 3 differs in its source",
+        ),
+        ("exercises/04_window.ipynb", "raise NotImpl", "return NotImpl", "cell 3 differs"),
+        (
+            "attncourse/grading/released/04_window.ipynb",
+            "passed",
+            "done",
+            "not what would be built",
+        ),
+        (
+            "solutions/_source/04_window.py",
+            "total += 2",
+            "total = 2",
+            "solutions/04_window.ipynb: ",
+        ),
+        ("README.md", "Triton", "Tritone", "README.md: its table of mechanisms is old"),
+    ],
+)
+def test_check_names_what_differs(course, capsys, file, old, new, says):
+    path = course / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    assert authoring.main(only_check=True, root=course) == 1
+    problems = capsys.readouterr().err
+    assert says in problems and "attncourse build" in problems
+
+
+def test_check_leaves_outputs_to_nbval(course):
+    path = course / "notebooks/04_window.ipynb"
+    path.write_text(path.read_text().replace('"weights: 3\\n"', '"weights: 4\\n"'))
+    assert authoring.main(only_check=True, root=course) == 0
+
+
+@pytest.mark.parametrize("file", sorted(["notebooks", "exercises", "solutions"]))
+def test_check_names_missing_and_orphaned_notebooks(course, capsys, file):
+    path = course / file / "04_window.ipynb"
+    path.rename(path.with_name("05_sparse.ipynb"))
+    assert authoring.main(only_check=True, root=course) == 1
+    problems = capsys.readouterr().err
+    assert f"{file}/04_window.ipynb: missing" in problems
+    assert f"{file}/05_sparse.ipynb: has no source" in problems
+
+
+def test_check_names_cells_too_many_and_too_few(course, capsys):
+    path = course / "notebooks/04_window.ipynb"
+    whole = notebook(course)
+    cell = nbformat.v4.new_markdown_cell("mine", id="mine")
+    many = len(whole.cells)
+    for cells, says in (
+        ([*whole.cells, cell], f"cell {many + 1} is not in notebooks/_source"),
+        (whole.cells[:-1], f"cell {many} is missing"),
+    ):
+        whole.cells = cells
+        nbformat.write(whole, path)
+        assert authoring.main(only_check=True, root=course) == 1
+        assert says in capsys.readouterr().err
+
+
+def test_outside_of_a_course_build_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(authoring.attncourse, "__file__", str(tmp_path / "site/attncourse/x.py"))
+    assert cli.main(["build"]) == 1
+    assert "no notebooks/_source here or above" in capsys.readouterr().err
+
+
+def test_this_course_is_built():
+    assert authoring.main(only_check=True, root=ROOT) == 0

@@ -1,0 +1,436 @@
+"""The house around the package: set-up, versions, import directions, what the README promises."""
+
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from attncourse import cli
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+DIRECT = [
+    Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+]
+PINS = {
+    canonicalize_name(pin.name): pin
+    for line in (ROOT / "constraints.txt").read_text().splitlines()
+    if not line.startswith("#")
+    for pin in [Requirement(line)]
+}
+TARGETS = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+TEXTS = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")}
+
+
+def pinned_version(name):
+    (specifier,) = PINS[canonicalize_name(name)].specifier
+    assert specifier.operator == "=="
+    return specifier.version
+
+
+# Versions
+
+
+def test_constraints_are_exact_versions_from_the_index():
+    for pin in PINS.values():
+        assert pinned_version(pin.name), pin
+        assert pin.url is None
+    assert "--" not in re.sub(r"^#.*", "", (ROOT / "constraints.txt").read_text(), flags=re.M)
+
+
+def test_constraints_pin_what_pyproject_asks_for():
+    for requirement in DIRECT:
+        assert requirement.specifier.contains(pinned_version(requirement.name)), requirement
+    assert (pinned_version("torch"), pinned_version("triton")) == ("2.13.0", "3.7.1")
+    assert PINS["triton"].marker and "linux" in str(PINS["triton"].marker)
+
+
+def test_constraints_hold_the_whole_closure_and_one_torch():
+    waiting, seen = [canonicalize_name(r.name) for r in DIRECT], set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        assert name in PINS, f"{name} is installed with the course, but constraints.txt lacks it"
+        try:
+            lines = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # not for this system
+        for requirement in map(Requirement, lines):
+            if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+                continue
+            if requirement.name == "torch":
+                assert requirement.specifier.contains(pinned_version("torch")), (name, requirement)
+            waiting.append(canonicalize_name(requirement.name))
+    assert len(seen) > 80  # the walk did walk
+    assert not [name for name in PINS if name.startswith(("torch-", "pytorch"))]
+
+
+def test_environment_yml_is_the_same_set():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    python = next(line.partition("=")[2] for line in conda if line.startswith("python="))
+    assert Version(python) in Requirement(f"python{PROJECT['requires-python']}").specifier
+    first, *pins, last = pip["pip"]
+    assert (first, last) == ("-c constraints.txt", "-e .[test]")
+    pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, pins)}
+    assert pins.keys() == {canonicalize_name(requirement.name) for requirement in DIRECT}
+    for name, pin in pins.items():
+        assert (pin.specifier, pin.marker) == (PINS[name].specifier, PINS[name].marker)
+
+
+def test_ci_installs_the_oldest_versions_that_pyproject_admits():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    runs = workflow["jobs"]["platforms"]["strategy"]["matrix"]["include"]
+    assert {run["os"] for run in runs} == {"ubuntu-latest", "macos-latest", "windows-latest"}
+    oldest = next(run for run in runs if run["versions"] == "oldest")
+    for name in ("torch", "triton"):
+        low = next(r for r in DIRECT if r.name == name).specifier
+        assert f"{name}=={str(low).removeprefix('>=')}.*" in oldest["pip"]
+    assert oldest["python"] == "3.11" and "numpy<2.4" in oldest["pip"]
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
+
+
+# The Makefile, with stand-ins for Python and df
+
+needs_make = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+
+PYTHON = """#!/bin/sh
+echo "$*" >> "$LOG"
+case "$*" in
+    *version_info*) exit $VERSION;;
+    *ensurepip*) exit $ENSUREPIP;;
+    *--version) echo Python 3.12.1;;
+    "-m venv"*) mkdir -p .venv/bin
+        for name in python jupyter; do cp "$0" .venv/bin/$name; done;;
+    "-m pip install"*) exit $PIP;;
+esac
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Run make in a folder with the Makefile, where only the stand-ins are to be found."""
+    course, tools = tmp_path / "the course", tmp_path / "tools"
+    course.mkdir()
+    tools.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, course)
+    for tool in ("sh", "awk", "df", "touch", "mkdir", "cp", "id", "rm", "find"):
+        (tools / tool).symlink_to(shutil.which(tool))
+    log = tmp_path / "log"
+
+    def run(*arguments, pythons=("python3",), version=0, ensurepip=0, pip=0):
+        for name in ("python3", "python3.12"):
+            (tools / name).unlink(missing_ok=True)
+        for name in pythons:
+            (tools / name).write_text(PYTHON)
+            (tools / name).chmod(0o755)
+        log.write_text("")
+        environment = {
+            "PATH": str(tools),
+            "LOG": str(log),
+            "VERSION": str(version),
+            "ENSUREPIP": str(ensurepip),
+            "PIP": str(pip),
+        }
+        done = subprocess.run(
+            [shutil.which("make"), *arguments],
+            cwd=course,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        run.calls = log.read_text().splitlines()
+        return done
+
+    run.course, run.tools = course, tools
+    return run
+
+
+def complaint(done):
+    """The one line that says what is wrong; make itself adds that the target failed."""
+    assert done.returncode
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
+    return line
+
+
+@needs_make
+def test_help_lists_every_target(make):
+    done = make()
+    listed = re.findall(r"^make (\w+) +\S", done.stdout, re.MULTILINE)
+    assert listed == TARGETS
+    phony = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    assert phony.split() == TARGETS
+
+
+@needs_make
+def test_make_says_that_python_is_missing(make):
+    said = complaint(make("lab", pythons=()))
+    assert "needs Python 3.11, 3.12 or 3.13" in said and "PYTHON=" in said
+
+
+@needs_make
+def test_make_says_that_python_is_too_old(make):
+    assert "needs Python 3.11" in complaint(make("lab", version=1))
+
+
+@needs_make
+def test_make_names_the_python_that_was_asked_for(make):
+    assert "python3.99" in complaint(make("lab", "PYTHON=python3.99"))
+
+
+@needs_make
+def test_make_takes_a_python_that_fits_or_the_one_asked_for(make):
+    assert make("lab", pythons=["python3.12"]).returncode == 0
+    assert make("clean").returncode == 0
+    done = make("lab", "PYTHON=python3.12", pythons=["python3", "python3.12"])
+    assert done.returncode == 0
+
+
+@needs_make
+def test_make_says_that_the_venv_module_is_missing(make):
+    said = complaint(make("test", ensurepip=1))
+    assert "venv" in said and "python3-venv" in said
+    assert not (make.course / ".venv").exists()
+
+
+@needs_make
+def test_make_says_that_the_disk_is_full(make):
+    df = make.tools / "df"
+    df.unlink()
+    df.write_text("#!/bin/sh\necho Filesystem blocks Used Available\necho disk 9 9 204800\n")
+    df.chmod(0o755)
+    said = complaint(make("lab"))
+    assert "3000 MB" in said and "only 200 MB" in said
+    assert not (make.course / ".venv").exists()
+
+
+@needs_make
+def test_make_goes_on_after_a_failed_install(make):
+    assert "the install failed" in complaint(make("lab", pip=1))
+    done = make("lab")
+    assert done.returncode == 0
+    assert not [call for call in make.calls if call.startswith("-m venv")]
+
+
+@needs_make
+def test_make_installs_once_and_again_when_versions_change(make):
+    assert make("lab", "ARGS=--no-browser").returncode == 0
+    (install,) = [call for call in make.calls if "pip install" in call]
+    assert install.endswith("-c constraints.txt -e .")
+    assert "--no-browser" in make.calls[-1] and "00_start.ipynb" in make.calls[-1]
+    assert make("lab").returncode == 0
+    assert len(make.calls) == 1  # JupyterLab, and nothing before it
+    later = (make.course / ".venv/.lab").stat().st_mtime + 5
+    os.utime(make.course / "constraints.txt", (later, later))
+    assert make("lab").returncode == 0
+    assert [call for call in make.calls if "pip install" in call]
+    assert not [call for call in make.calls if call.startswith("-m venv")]
+
+
+@needs_make
+def test_make_test_is_one_pytest_run_with_the_test_tools(make):
+    assert make("test").returncode == 0
+    (install,) = [call for call in make.calls if "pip install" in call]
+    assert install.endswith("-e .[test]")
+    (run,) = [call for call in make.calls if call.startswith("-m pytest")]
+    assert "-n 2 --dist loadfile" in run
+    options = PYPROJECT["tool"]["pytest"]["ini_options"]
+    assert options["testpaths"] == ["tests", "notebooks", "solutions", "exercises"]
+    assert "--nbval --nbval-current-env" in options["addopts"]
+
+
+# .ci/run
+
+needs_bash = pytest.mark.skipif(
+    sys.platform == "win32" or not shutil.which("bash"), reason="needs bash"
+)
+
+
+@needs_bash
+@pytest.mark.parametrize("status", [0, 1])
+def test_ci_ends_with_the_summary_of_pytest(tmp_path, status):
+    run = ROOT / ".ci/run"
+    assert os.access(run, os.X_OK)
+    for name, text in {
+        "chromium": "",
+        "make": "echo browser $ATTNCOURSE_REQUIRE_BROWSER\n"
+        'echo "==== 1 failed, 3 passed in 2.50s ===="\n'
+        f"[ {status} = 0 ] || echo 'make: *** [Makefile:9: test] Error {status}' >&2\n"
+        f"exit {status}\n",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run([run], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status
+    assert "browser 1" in done.stdout
+    assert done.stdout.splitlines()[-1] == "==== 1 failed, 3 passed in 2.50s ===="
+
+
+# The package
+
+
+def test_import_is_light_and_quick():
+    code = (
+        "import sys, time; start = time.perf_counter(); import attncourse;"
+        "print(time.perf_counter() - start);"
+        "print(*({'torch', 'triton', 'matplotlib', 'jupytext', 'pytest'} & set(sys.modules)))"
+    )
+    seconds = []
+    for _ in range(5):
+        out = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout.split("\n")
+        assert out[1] == ""
+        seconds.append(float(out[0]))
+    assert statistics.median(seconds) < 0.3
+
+
+# What the modules on the left never import. The foundation stands on nothing above it.
+ABOVE = ("attncourse.grading", "attncourse.plots", "attncourse.widgets", "attncourse.claims")
+NEVER = {
+    "attncourse.reference": ("torch", "triton", "matplotlib", "attncourse.kernels", *ABOVE),
+    "attncourse.kernels": ("attncourse.reference", "matplotlib", *ABOVE),
+    "attncourse.reference.softmax": ("attncourse.reference", "attncourse.kernels"),
+    "attncourse.reference.masks": ("attncourse.reference.full", "attncourse.reference.window"),
+    "attncourse.inputs": ("torch", "triton", "attncourse.reference", "attncourse.kernels", *ABOVE),
+    "attncourse.cost": ("torch", "triton", "attncourse.reference", "attncourse.kernels", *ABOVE),
+    "attncourse.catalogue": ("torch", "triton", *ABOVE),
+    "attncourse.plots": ("attncourse.widgets", "attncourse.grading", "matplotlib.pyplot"),
+    "attncourse.widgets": ("attncourse.grading",),
+    "attncourse.grading": ("attncourse.widgets", "attncourse.authoring"),
+    "attncourse": ("tests", "solutions", "notebooks"),
+}
+
+
+def within(name, package):
+    return name == package or name.startswith(f"{package}.")
+
+
+def forbidden_imports(module, text):
+    """The imports of a module's text, at any depth, that the module's place forbids."""
+    never = [other for place, others in NEVER.items() if within(module, place) for other in others]
+    imported = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute"
+            imported += [f"{node.module}.{alias.name}" for alias in node.names]
+    return [name for name in imported for other in never if within(name, other)]
+
+
+def modules():
+    for path in sorted((ROOT / "attncourse").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(parts).removesuffix(".__init__"), path.read_text(encoding="utf-8")
+
+
+def test_imports_go_one_way():
+    found = {name: wrong for name, text in modules() if (wrong := forbidden_imports(name, text))}
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("attncourse.reference.window", "import torch"),
+        ("attncourse.reference.window", "def f():\n    from torch.nn import Linear"),
+        ("attncourse.kernels.window", "from attncourse.reference import window"),
+        ("attncourse.kernels.window", "from attncourse import reference"),
+        ("attncourse.cost", "import attncourse.plots as plots"),
+    ],
+)
+def test_a_wrong_import_is_found(module, text):
+    assert forbidden_imports(module, text)
+
+
+def test_no_block_pointers():
+    # Gone from Triton 3.9.
+    folders = ("attncourse", "notebooks", "solutions", "exercises")
+    files = [p for folder in folders for p in (ROOT / folder).rglob("*") if p.is_file()]
+    using = [
+        str(path.relative_to(ROOT))
+        for path in files
+        if path.suffix in (".py", ".ipynb") and "make_block_ptr" in path.read_text(encoding="utf-8")
+    ]
+    assert using == []
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: attncourse {command}" in capsys.readouterr().out
+
+
+def test_the_list_of_commands_imports_none_of_them():
+    code = (
+        "import contextlib, sys; from attncourse import cli\n"
+        "with contextlib.suppress(SystemExit): cli.main(['--help'])\n"
+        "print(sorted({'numpy', 'torch', 'nbformat', 'attncourse.doctor'} & set(sys.modules)))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert out.endswith("[]\n")
+    for command, (_, text) in cli.COMMANDS.items():
+        assert re.search(rf"^    {command} +{re.escape(text)}$", out, re.MULTILINE)
+
+
+def test_an_unknown_command_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["grde"])
+    assert stop.value.code == 2
+    assert "grade" in capsys.readouterr().err
+
+
+# What README and CONTRIBUTING promise
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_commands_in_the_text_exist(name):
+    text = TEXTS[name]
+    makes = re.findall(r"^ +make (\w+)|`make (\w+)", text, re.MULTILINE)
+    commands = re.findall(r"^ +attncourse (\w+)|[`/]attncourse (\w+)", text, re.MULTILINE)
+    assert makes and commands
+    assert {a or b for a, b in makes} <= set(TARGETS)
+    assert {a or b for a, b in commands} <= set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_somewhere(name):
+    for link in re.findall(r"\]\(([^)#]+)\)", TEXTS[name]):
+        assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+def test_the_first_screen_is_two_commands_and_a_picture():
+    first = TEXTS["README.md"].split("\n## ")[0]
+    assert re.findall(r"^    make (\w+)", first, re.MULTILINE) == ["lab", "test"]
+    assert re.search(r"!\[[^]]{20,}\]\(docs/chapter04\.png\)", first)
+
+
+def test_python_in_the_readme_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", TEXTS["README.md"], re.DOTALL)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["out"].shape == names["q"].shape == (1, 1, 4096, 64)
+    assert "peak_bytes" in capsys.readouterr().out
