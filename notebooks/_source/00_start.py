@@ -1,0 +1,177 @@
+# %% [markdown]
+# # 00 · Start here
+#
+# Attention compares every token with every other. That is its strength and its bill. In this
+# chapter you see the bill, run your first cells, move your first slider, and have your first
+# answer graded. Ten minutes.
+#
+# **Run a cell with Shift + Enter**, from top to bottom.
+
+# %% role="setup"
+import numpy as np
+
+from attncourse import claims, measure, plots, widgets
+from attncourse.cost import DEVICES, format_bytes
+from attncourse.inputs import random_qkv
+from attncourse.reference import full, window
+
+# %% [markdown]
+# ## What is stored
+#
+# Each query scores each key, and a softmax turns its row of scores into weights that sum to 1.
+# Sixteen tokens make a 16 × 16 matrix. Run the cell: a light square is a key that counts.
+
+# %% covers="A1"
+q, k, v = random_qkv(16, width=8)
+weights = full.weights(q, k)[0, 0]
+axes = plots.heatmap(weights, title="weights of 16 tokens", label="weight")
+plots.show(axes, f"{weights.size} weights in 16 rows; each row sums to 1.")
+
+# %% [markdown]
+# ## The bill
+#
+# For $n$ tokens, each head computes $n \times n$ scores. A model has several heads in each of
+# several layers, works on a batch, and for training it keeps all of them:
+#
+# $$ \text{bytes} = n^2 \cdot \text{heads} \cdot \text{layers} \cdot \text{batch} \cdot
+#    \text{bytes per number} $$
+#
+# Twelve heads, twelve layers, one text of 4096 tokens, float32: guess before you run the cell.
+
+# %% covers="A1 A3 A10"
+n_bytes = 4096**2 * 12 * 12 * 1 * 4
+print("scores of one text:", format_bytes(n_bytes), "or", format_bytes(n_bytes, decimal=True))
+
+# %% [markdown]
+# Two units for one number: MiB and GiB are powers of 2, MB and GB powers of 10. The course always
+# prints which.
+#
+# ## The bill as a picture
+#
+# Grey lines mark where the memory of real GPUs ends. The second curve keeps only the scores
+# within 128 tokens: the subject of chapter 04. Move the sliders until the full curve leaves the
+# last GPU. Which factor gets you there fastest?
+
+# %% covers="A1 A3 A11 A12"
+lengths = 2 ** np.arange(7, 20)
+numbers = {"float32": 4, "float16": 2}
+gpus = [(device.name, device.memory_bytes) for device in DEVICES.values()]
+
+
+def bill(heads, layers, batch, bytes_each):
+    factor = heads * layers * batch * bytes_each
+    near = np.array([window.count(int(n), int(n), window=128) for n in lengths])
+    return {"all pairs": lengths.astype(float) ** 2 * factor, "window 128": near * factor}
+
+
+# %% covers="A1 A3 A7 A11 A12 O3"
+live = plots.LiveBudget(lengths, bill(12, 12, 1, 4), gpus, at=4096, low=1e6, high=1e16)
+
+
+def draw(log2_n, heads, layers, batch, dtype):
+    n = 2**log2_n
+    curves = bill(heads, layers, batch, numbers[dtype])
+    live.update(curves, at=n)
+    here = n**2 * heads * layers * batch * numbers[dtype]
+    fits = [name for name, size in gpus if size >= here]
+    return f"{n} tokens: {format_bytes(here, decimal=True)}. Fits: {', '.join(fits) or 'none'}."
+
+
+sliders = {"heads": (1, 96, 1, 12), "layers": (1, 96, 1, 12), "batch": (1, 64, 1, 1)}
+widgets.explore(draw, live.figure, log2_n=(7, 19, 1, 12), **sliders, dtype=list(numbers))
+
+# %% [markdown]
+# Doubling the heads doubles the bill. Doubling the text multiplies it by four. That is the whole
+# reason for this course.
+#
+# ## Promise one: prediction meets measurement
+#
+# Every mechanism here states its memory *before* it runs. Then it runs, and the measured peak
+# stands beside the prediction.
+
+# %% covers="A1 P1"
+q, k, v = random_qkv(1024, heads=4)
+predicted = full.cost(1, 4, 1024, 1024, 64).peak_bytes
+measured = measure.peak_bytes(full.attention, q, k, v)
+print("predicted", format_bytes(predicted))
+print("measured within a hundredth:", abs(measured / predicted - 1) < 0.01)
+
+# %% covers="P1"
+predicted = window.cost(1, 4, 1024, 1024, 64, window=128).peak_bytes
+measured = measure.peak_bytes(window.attention, q, k, v, window=128)
+print("the same text, window 128: predicted", format_bytes(predicted))
+print("measured within a tenth:", abs(measured / predicted - 1) < 0.1)
+
+# %% [markdown]
+# ## Promise two: what is printed gets checked
+#
+# The course grew from four texts on efficient attention and recomputes their 480 claims. Here is
+# the first: a survey says that 8192 tokens and 32 heads need "over 2 GB". Is that so?
+
+# %% covers="C002 A20"
+entries = 8192**2 * 32
+claims.check(
+    "C002", f"{entries * 2 / 1e9:.2f} GB in float16, {entries * 4 / 1e9:.2f} GB in float32"
+)
+
+# %% [markdown]
+# Six in ten claims do not simply hold, and the reasons teach more than the claims:
+
+# %% covers="A20"
+for verdict in claims.VERDICTS:
+    print(f"{len(claims.find(verdict=verdict)):>4}  {verdict:<18} {claims.VERDICTS[verdict][1]}")
+
+# %% [markdown]
+# ## Promise three: memory is graded
+#
+# Each chapter has exercises, in a notebook of its own. A check says whether your answer is right,
+# and for some, whether it stays within its memory. Let us provoke it: here is a wrong answer to
+# exercise 00.1.
+
+# %%
+import os
+
+from attncourse.grading import check
+
+os.environ["ATTNCOURSE_SEED"] = "1"  # random cases are fresh in each check; here they stay fixed
+
+
+def score_bytes(n, heads, layers, batch, bytes_per_number):
+    return n * n * heads * batch * bytes_per_number
+
+
+check("00.1")
+
+# %% [markdown]
+# It names the smallest case that fails, what came out, and, since this mistake is a known one,
+# what you forgot. Now the right way round:
+#
+# 1. Open `exercises/00_start.ipynb` from the file browser on the left.
+# 2. Fill in the answer, run the cell, run its check.
+# 3. Stuck? `hint("00.1")` gives three hints, one at a time.
+# 4. Save, then grade in a terminal: `attncourse grade --chapter 00`.
+#
+# ## What this machine can do
+#
+# Everything runs without a GPU. With one, the same cells use it. `doctor` looks at what is here
+# and says what to do about what is not. Below it stands your
+# progress: passed exercises and hints taken are kept on this computer, and a later attempt never
+# undoes them.
+
+# %% tags=["nbval-ignore-output"]
+from attncourse.cli import main
+
+_ = main(["doctor"])
+_ = main(["progress"])
+
+# %% [markdown]
+# ## What is here
+#
+# The mechanisms so far, each a NumPy module and a Triton kernel of the same signature:
+
+# %%
+plots.show(plots.gallery(), "Masks: full attention fills the square, window attention a band.")
+
+# %% [markdown]
+# More chapters follow. Next: `04_window.ipynb`, the mechanism that most long-context models use
+# somewhere.
