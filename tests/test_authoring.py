@@ -458,7 +458,8 @@ def test_check_runs_nothing_and_passes_on_what_was_built(course, monkeypatch, ca
         ("README.md", "Triton", "Tritone", "README.md: its table of mechanisms is old"),
     ],
 )
-def test_check_names_what_differs(course, capsys, file, old, new, says):
+def test_check_names_what_differs(course, capsys, monkeypatch, file, old, new, says):
+    monkeypatch.setenv("CI", "true")
     path = course / file
     text = path.read_text(encoding="utf-8")
     assert old in text
@@ -504,6 +505,20 @@ def test_outside_of_a_course_build_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(authoring.attncourse, "__file__", str(tmp_path / "site/attncourse/x.py"))
     assert cli.main(["build"]) == 1
     assert "no notebooks/_source here or above" in capsys.readouterr().err
+
+
+def test_check_leaves_a_learners_own_files_alone(course, capsys, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    exercises = course / "exercises" / "04_window.ipynb"
+    text = exercises.read_text(encoding="utf-8")
+    exercises.write_text(text.replace("raise NotImpl", "return 4; NotImpl"), encoding="utf-8")
+    chapter = course / "notebooks" / "04_window.ipynb"
+    saved = json.loads(chapter.read_text(encoding="utf-8"))
+    saved["metadata"]["language_info"]["version"] = "3.12.1"  # as JupyterLab saves it
+    saved["cells"][0]["metadata"]["editable"] = True
+    chapter.write_text(json.dumps(saved), encoding="utf-8")
+    assert authoring.main(only_check=True, root=course) == 0
+    assert "exercises/04_window.ipynb: holds answers, not compared" in capsys.readouterr().out
 
 
 def test_this_course_is_built():

@@ -28,7 +28,7 @@ from attncourse.grading.spec import Case, Exercise, Memory, Mistake, SpecError
 ROOT = Path(__file__).parent.parent
 
 
-# Toy exercises ----------------------------------------------------------------------------------
+# Toy exercises
 
 
 def weights(q, k):
@@ -113,7 +113,7 @@ def failed(exercise, function, *parts):
     return verdict
 
 
-# Specs ------------------------------------------------------------------------------------------
+# Specs
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_case_and_memory_refuse_wrong_types():
         Memory(lambda rng: Case("one"), 0, "nothing")
 
 
-# Passing and the form of verdicts -----------------------------------------------------------------
+# Passing and the form of verdicts
 
 
 def test_passing_line_is_stable():
@@ -194,7 +194,7 @@ def test_the_first_case_that_fails_is_reported_in_order():
     assert failed(WEIGHTS, wrong_for_many).case.startswith("Tq ≠ Tk")
 
 
-# Seeds ------------------------------------------------------------------------------------------
+# Seeds
 
 
 def test_seed_is_fresh_unless_it_is_given(monkeypatch):
@@ -216,7 +216,7 @@ def test_seed_makes_the_cases():
     assert not np.array_equal(seen[0], seen[len(seen) // 2])
 
 
-# Not attempted ------------------------------------------------------------------------------------
+# Not attempted
 
 
 def test_stub_is_not_attempted():
@@ -243,7 +243,7 @@ def test_no_function_is_a_failure_in_one_line():
     failed(WEIGHTS, np.ones(3), "`weights` is a NumPy array, not a function")
 
 
-# Exceptions ---------------------------------------------------------------------------------------
+# Exceptions
 
 
 def test_exception_shows_the_learners_line():
@@ -326,7 +326,7 @@ def test_real_interrupt_ends_the_check():
         judge(WEIGHTS, slow)
 
 
-# Loops and memory without end -----------------------------------------------------------------------
+# Loops and memory without end
 
 QUICK = replace(WEIGHTS, seconds=0.2)
 
@@ -409,7 +409,7 @@ def test_memory_without_end_is_stopped(monkeypatch):
     assert resource.getrlimit(resource.RLIMIT_AS) == limits
 
 
-# Wrong types ----------------------------------------------------------------------------------------
+# Wrong types
 
 
 class Liar:
@@ -488,7 +488,7 @@ def test_view_of_an_argument_is_refused_unless_allowed():
     assert judge(replace(exercise, may_return_view=True), lambda x: x[:2]).status == "passed"
 
 
-# Numbers --------------------------------------------------------------------------------------------
+# Numbers
 
 
 def test_integers_are_compared_exactly():
@@ -554,7 +554,7 @@ def test_containers_name_the_part():
     failed(exercise, lambda: 5, "returned an int, expected a dict")
 
 
-# Masks ----------------------------------------------------------------------------------------------
+# Masks
 
 
 def test_mask_failure_shows_three_pictures():
@@ -591,7 +591,7 @@ def test_picture_of_a_large_mask_is_cut_to_the_difference():
     assert max(map(len, text.splitlines())) <= 100
 
 
-# Arrays ---------------------------------------------------------------------------------------------
+# Arrays
 
 TALL = replace(WEIGHTS, cases=lambda rng: weights_cases(rng)[2:3])
 
@@ -642,25 +642,21 @@ def test_nan_from_empty_rows_and_from_float16():
     failed(exercise, lambda x: np.exp(x) / np.exp(x).sum(), "float16 ends at 65504")
 
 
-def test_tolerance_follows_the_dtype():
-    for dtype, small, large in (
-        (np.float64, 1e-15, 1e-13),
-        (np.float32, 1e-7, 1e-4),
-        (np.float16, 1e-4, 0.1),
-    ):
-        cases = [Case("one", tuple(np.ones((2, 3, 4), dtype) / 3))]
-        exercise = replace(WEIGHTS, cases=lambda rng, cases=cases: cases)
+@pytest.mark.parametrize(
+    ("dtype", "small", "large"),
+    [(np.float64, 1e-15, 1e-13), (np.float32, 1e-7, 1e-4), (np.float16, 1e-3, 0.1)],
+)
+def test_tolerance_follows_the_dtype(dtype, small, large):
+    exercise = replace(WEIGHTS, cases=lambda rng: [Case("one", tuple(np.ones((2, 3, 4), dtype)))])
 
-        def off(error):
-            return lambda q, k: weights(q, k) + q.dtype.type(error) * (np.arange(3) == 1)
+    def off(error):
+        return lambda q, k: (weights(q, k) + error * (np.arange(3) == 1)).astype(dtype)
 
-        assert judge(exercise, lambda q, k: off(small)(q, k).astype(q.dtype)).status == "passed"
-        failed(
-            exercise, lambda q, k: off(large)(q, k).astype(q.dtype), f"rounding of {dtype.__name__}"
-        )
+    assert judge(exercise, off(small)).status == "passed"
+    failed(exercise, off(large), f"rounding of {dtype.__name__}")
 
 
-# Mistakes -------------------------------------------------------------------------------------------
+# Mistakes
 
 
 def test_mistake_must_agree_on_all_cases():
@@ -691,7 +687,7 @@ def test_mistake_is_recognised_by_what_it_does():
     assert failed(exercise, raising(ValueError())).cause == ""
 
 
-# Memory ---------------------------------------------------------------------------------------------
+# Memory
 
 
 def row_maxima(q):
@@ -761,7 +757,7 @@ def test_switching_the_meter_off_does_not_help():
     assert not tracemalloc.is_tracing()
 
 
-# State ----------------------------------------------------------------------------------------------
+# State
 
 
 def test_prints_and_warnings_are_shown_on_failure_only(capfd):
@@ -877,7 +873,7 @@ def test_answers_cannot_change_the_cases():
     assert judge(WEIGHTS, greedy).status == "passed"
 
 
-# The grader's own failures ----------------------------------------------------------------------------
+# The grader's own failures
 
 
 def test_error_of_the_reference_is_no_wrong_answer():
@@ -912,7 +908,7 @@ def test_plain_survives_anything():
     assert plain("x" * 999, 10) == "xxxxxxxxxx …"
 
 
-# Kernels ----------------------------------------------------------------------------------------------
+# Kernels
 
 
 def double(x):
@@ -950,7 +946,7 @@ def test_kernel_passes_in_the_interpreter(kernel):
         ("as_array", "returned a NumPy array, expected a torch tensor"),
         ("in_place", "changed its argument `x` in place"),
         ("wrong", "wrong values"),
-        ("broken", "of your function: return launch(x, times=None)"),
+        ("broken", "line 7 of `_double_kernel`: for _ in range(TIMES - 1):"),
     ],
 )
 def test_kernel_fails(kernel, name, part):
@@ -974,7 +970,7 @@ def test_traffic_that_cannot_be_counted_is_not_a_pass(kernel, monkeypatch):
     assert "TRITON_INTERPRET=1" in verdict.reason
 
 
-# check, hint and the notebook -----------------------------------------------------------------------
+# check, hint and the notebook
 
 
 @pytest.fixture
@@ -997,7 +993,7 @@ def test_check_finds_the_function_by_name(course, capsys):
     check("99.1", unscaled)
     assert "✗ 99.1 Toy: failed" in capsys.readouterr().out
     assert progress.load().entry("99.1").passed
-    with pytest.raises(LookupError, match="no exercise '99.2'"):
+    with pytest.raises(LookupError, match="no exercise"):
         check("99.2")
 
 
@@ -1031,7 +1027,8 @@ def test_in_a_notebook(tmp_path):
         "check('99.1')",
         "wrong_name\ndef weights(q, k):\n    return q",
         "del weights\ncheck('99.1')",
-        "import test_check\ndef weights(q, k):\n    display('mine')\n    return test_check.weights(q, k)",
+        "import test_check",
+        "def weights(q, k):\n    display('mine')\n    return test_check.weights(q, k)",
         "check('99.1')",
         "weights = test_check.weights",
         "check('99.1')",
@@ -1087,7 +1084,8 @@ def test_in_a_notebook(tmp_path):
 
 
 def test_importing_the_grader_is_light():
-    program = "import attncourse.grading, sys; print({'torch', 'triton', 'matplotlib'} & set(sys.modules))"
+    heavy = {"torch", "triton", "matplotlib", "IPython"}
+    program = f"import attncourse.grading, sys; print({heavy} & set(sys.modules))"
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,8 +30,11 @@ def answers(stem):
 
 
 def filled(stem, sources):
-    handed_in = copy.deepcopy(notebook("exercises", stem))
+    """The exercises as released, which a learner's own copy may no longer be, with answers."""
+    handed_in = copy.deepcopy(notebook("attncourse/grading/released", stem))
     for cell in handed_in["cells"]:
+        if cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
         ours = submission.course_metadata(cell)
         if ours.get("role") == "answer" and ours["exercise"] in sources:
             cell["source"] = sources[ours["exercise"]]
@@ -47,8 +52,8 @@ def test_every_chapter_with_exercises_is_released():
 
 
 @pytest.mark.parametrize("stem", STEMS)
-def test_released_copies_have_all_exercises_and_their_passing_lines(stem):
-    read = submission.read(ROOT / "exercises" / f"{stem}.ipynb")
+def test_released_copies_have_all_exercises_and_their_passing_lines(tmp_path, stem):
+    read = submission.read(toy_course.save(filled(stem, {}), tmp_path / f"{stem}.ipynb"))
     assert read.exercises == [each.id for each in exercises.chapter_exercises(stem[:2])]
     checks = [step for step in read.steps if step.role == "check"]
     for check in checks:
@@ -68,6 +73,20 @@ def test_a_fresh_learners_walk(tmp_path, stem):
         right = {e: "passed" if e in sources else "not_attempted" for e in solved}
         assert statuses == right, report.text()
     assert report.score == report.points
+
+
+def test_plain_nbval_and_grade_agree_on_untouched_exercises(tmp_path):
+    paths = [toy_course.save(filled(stem, {}), tmp_path / f"{stem}.ipynb") for stem in STEMS]
+    command = [sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider", "-v"]
+    run = subprocess.run(
+        [*command, *paths], capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stdout
+    assert " failed" not in run.stdout and " passed" not in run.stdout.rpartition("=====")[0][-300:]
+    exercises_of = sum(len(exercises.chapter_exercises(stem[:2])) for stem in STEMS)
+    assert f"{exercises_of} skipped" in run.stdout
+    reports = [session.grade(submission.read(path)) for path in paths]
+    assert {r.status for report in reports for r in report.results} == {"not_attempted"}
 
 
 def test_bad_answers_of_chapter_04(tmp_path):

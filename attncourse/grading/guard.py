@@ -168,7 +168,10 @@ def _restored() -> Iterator[None]:
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 (kept, not drawn from)
     traces = sys.gettrace(), sys.getprofile(), threading.gettrace()
     depth, collecting = sys.getrecursionlimit(), gc.isenabled()
-    folder, environment = Path.cwd(), dict(os.environ)
+    environment = dict(os.environ)
+    folder = None
+    with suppress(OSError):  # it may have been removed
+        folder = Path.cwd()
     tracing = tracemalloc.is_tracing()
     handlers = {}
     if _in_main_thread():
@@ -187,7 +190,7 @@ def _restored() -> Iterator[None]:
             threading.settrace(traces[2])
         sys.setrecursionlimit(depth)
         (gc.enable if collecting else gc.disable)()
-        with suppress(OSError):  # the folder may be gone
+        if folder is not None:
             os.chdir(folder)
         if os.environ != environment:
             os.environ.clear()

@@ -132,8 +132,8 @@ class _Judge:
             from attncourse.grading import meter
 
             run, given, seconds = meter.held, (function, *args), 3 * seconds
-        elif self._traced:
-            run, given = _record, (function, *args)
+        elif self.exercise.kind == "kernel":
+            run, given = _record if self._traced else _finish, (function, *args)
         outcome = guard.call(run, given, kwargs, seconds=seconds, owner=function)
         if outcome.raised:
             return _Trial(outcome, self._raised(outcome.raised, case, seconds))
@@ -375,6 +375,16 @@ def _out_of_bounds(trace: Any) -> Finding | None:
         "a mask is missing, or a tile starts before the first or after the last row",
         "give every load and store that can overrun a `mask=`, loads also `other=`",
     )
+
+
+def _finish(function: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Wait for the GPU, so that its errors are raised by the call and not later."""
+    import torch
+
+    result = function(*args, **kwargs)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result
 
 
 def _record(function: Callable, *args: Any, **kwargs: Any) -> tuple[Any, Any]:

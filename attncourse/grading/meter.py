@@ -10,7 +10,8 @@ and tensors that torch makes on the side. What existed before the call and views
 
 What it cannot see: memory that a C library takes for itself, such as the workspace of BLAS or
 `malloc` called through ctypes, other processes, and files. Memory mapped with `mmap` counts until
-the end of the call, even when it is unmapped earlier.
+the end of the call, even when it is unmapped earlier. With several threads the bytes are right, but
+the line may be one that another thread was executing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import threading
 import tracemalloc
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -32,8 +33,7 @@ import numpy as np
 
 from attncourse import measure
 from attncourse.grading.source import Place, namespace, place
-
-SMALL = 64 * 1024  # a growth below this is not worth looking for its array
+from attncourse.grading.values import is_tensor, leaves
 
 
 class Unmetered(Exception):
@@ -202,7 +202,7 @@ class _Lines:
         if highest > self.peak:
             growth, self.peak = highest - self.peak, highest
             if where := self.current.get(thread):
-                self._book(where, growth, frame)
+                self._book(where, growth, [*frame.f_locals.values(), arg])
         if event != "return":
             self.current[thread] = (frame.f_code, frame.f_lineno)
         else:
@@ -212,18 +212,18 @@ class _Lines:
             self.current[thread] = caller and (caller.f_code, caller.f_lineno)
         return self._step
 
-    def _book(self, where: tuple[CodeType, int], growth: int, frame: FrameType) -> None:
+    def _book(self, where: tuple[CodeType, int], growth: int, values: list) -> None:
         line = self.lines.setdefault(where, _Line(*where))
         line.growth += growth
         line.steps += 1
         if growth > line.largest:
             line.largest = growth
-            line.array = _array_of(growth, frame) if growth > SMALL else None
+            line.array = _array_of(growth, values)
 
 
-def _array_of(growth: int, frame: FrameType) -> tuple[tuple[int, ...], str] | None:
-    """Find a local array of that size: the one that was just bound to a name."""
-    for value in list(frame.f_locals.values()):
+def _array_of(growth: int, values: list) -> tuple[tuple[int, ...], str] | None:
+    """Find an array of that size among those that were just bound to a name or returned."""
+    for value in values:
         if type(value) is np.ndarray and _fits(value.nbytes, growth):
             return value.shape, value.dtype.name
     return None
@@ -235,7 +235,7 @@ def _guess(growth: int, arguments: Any) -> tuple[tuple[int, ...], str, int] | No
     The simplest reading wins: the dtype of the arguments, few axes, few arrays.
     """
     sizes, dtypes = set(), []
-    for value in measure._leaves(arguments):
+    for value in leaves(arguments):
         if isinstance(value, np.ndarray):
             sizes.update(value.shape)
             dtypes.append(value.dtype)
@@ -341,27 +341,22 @@ def _tensors_counted(function: Callable) -> Iterator[_Storages]:
     if torch is None:
         yield storages
         return
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
+    from torch.overrides import TorchFunctionMode
 
-    class Counting(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            given = _storage_keys(tree_leaves((args, kwargs)))
+    class Counting(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
             result = func(*args, **(kwargs or {}))
-            for value in tree_leaves(result):
-                if isinstance(value, torch.Tensor):
-                    storages.add(value, given)
+            given = {tensor.untyped_storage()._cdata for tensor in tensors((args, kwargs))}
+            for tensor in tensors(result):
+                storages.add(tensor, given)
             return result
 
-    def _storage_keys(values: Iterable) -> set[int]:
-        return {v.untyped_storage()._cdata for v in values if isinstance(v, torch.Tensor)}
+    def tensors(value: Any) -> list[Any]:
+        return [leaf for leaf in leaves(value) if isinstance(leaf, torch.Tensor)]
 
     with Counting():
         yield storages
 
 
 def _holds_tensors(arguments: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and any(
-        isinstance(value, torch.Tensor) for value in measure._leaves(arguments)
-    )
+    return any(map(is_tensor, leaves(arguments)))
