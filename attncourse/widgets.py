@@ -43,7 +43,9 @@ class Explorer(ipywidgets.VBox):
         plots.freeze(figure)
         for control in controls.values():
             control.observe(self._redraw, names="value")
-        super().__init__([ipywidgets.VBox(list(controls.values())), self.image, self.twin])
+        # Side by side where there is room: controls, picture and sentence fit a laptop's screen.
+        row = ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
+        super().__init__([row, self.image, self.twin])
 
     def __repr__(self) -> str:
         return self.text
@@ -63,7 +65,7 @@ class Explorer(ipywidgets.VBox):
         self._say(self.text)
 
     def _say(self, sentence: str) -> None:
-        self.twin.value = f'<p role="status">{html.escape(sentence)}</p>'
+        self.twin.value = f'<p role="status" style="margin: 0">{html.escape(sentence)}</p>'
 
 
 def explore(draw: Callable[..., str], figure: Figure, **controls: Any) -> Explorer:
@@ -130,8 +132,8 @@ def _control(name: str, given: Any) -> ipywidgets.Widget:
             f"a dict or a Knob, got {given!r}"
         )
     control.description = control.description or name.strip("_").replace("_", " ")
-    control.style.description_width = "8.5em"
-    control.layout.width, control.layout.max_width = "32em", "100%"
+    control.style.description_width = "7em"
+    control.layout.width, control.layout.max_width = "28em", "100%"
     return control
 
 
@@ -144,6 +146,7 @@ def _slider(low: float, high: float, step: float, value: float) -> ipywidgets.Wi
 def _picture(png: bytes, alt: str, width: int) -> str:
     """Return the picture as HTML: ipywidgets.Image has no alternative text."""
     return (
-        f'<img alt="{html.escape(alt)}" width="{width}" style="max-width:100%" decoding="sync" '
+        f'<img alt="{html.escape(alt)}" width="{width}" decoding="sync" '
+        'style="display: block; max-width: 100%" '
         f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
     )

@@ -17,6 +17,14 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(skip)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests measured and do not judge."""
+    for report in terminalreporter.getreports("passed"):
+        for name, line in report.user_properties:
+            if name == "measured":
+                terminalreporter.write_line(line)
+
+
 @pytest.fixture(autouse=True)
 def own_progress_folder(tmp_path, monkeypatch):
     """No test reads or writes the learner's own progress."""

@@ -294,7 +294,7 @@ def raising(error):
         (Hostile(), "raised Hostile: (cannot be shown)"),
         (MemoryError(), "asked for more memory"),
         (
-            ValueError("\x1b[31mred\x1b[0m\x07 and " + "long " * 999),
+            ValueError("\x1b[31mred\x1b[0m\x07\n and " + "long " * 999),
             "raised ValueError: red and long",
         ),
     ],
@@ -363,6 +363,15 @@ def test_loop_ends_in_another_thread(answer):
     thread.join(timeout=10)
     assert verdicts
     assert verdicts[0].reason == "took longer than 0.2 s"
+
+
+def test_a_late_time_up_is_still_one(monkeypatch):
+    def late(error, owner):
+        raise guard.TimeUp
+
+    monkeypatch.setattr(guard, "_describe", late)
+    outcome = guard.call(lambda: 1 / 0, (), {}, seconds=1, owner=None)
+    assert outcome.raised.kind is guard.TimeUp
 
 
 def test_other_threads_judge_as_well():
@@ -578,6 +587,12 @@ def test_masks_are_diagnosed():
     failed(exercise, lambda n: causal(n) & ~np.eye(n, k=-3, dtype=bool), "too little is visible")
 
 
+def test_a_mask_with_nothing_to_invert_is_not_called_inverted():
+    exercise = toy(band, lambda rng: [Case("1 token", (1, 0))], "mask")
+    verdict = failed(exercise, lambda n, window: band(n, window - 1), "< or ≤?")
+    assert "inverted" not in str(verdict)
+
+
 def test_picture_of_a_large_mask_is_cut_to_the_difference():
     exercise = toy(band, lambda rng: [Case("100 tokens", (100, 3))], "mask")
 
@@ -778,6 +793,10 @@ def test_endless_printing_is_cut():
             print("spam " * 20)
 
     assert len(failed(WEIGHTS, flood).printed) < 3000
+    stream = guard._Printed()
+    for _ in range(10_000):
+        stream.write("spam " * 20)
+    assert len(stream.text) < 5000
 
 
 def test_first_call_right_then_wrong():
@@ -1025,6 +1044,8 @@ def test_in_a_notebook(tmp_path):
         "check('99.1')",
         "def weights(q, k):\n    return q +* k",
         "check('99.1')",
+        "from test_check import unscaled\ndef weights(q, k):\n    return unscaled(q, k)",
+        "check('99.1')",
         "wrong_name\ndef weights(q, k):\n    return q",
         "del weights\ncheck('99.1')",
         "import test_check",
@@ -1065,6 +1086,7 @@ def test_in_a_notebook(tmp_path):
     assert run.returncode == 0, run.stderr
     shown = [outputs for outputs in json.loads(run.stdout) if outputs]
     texts = [data["text/plain"] for [[data, _]] in shown]
+    assert texts.pop(3).startswith("✗ 99.1 Toy: failed, 0/3 points: wrong values")
     assert texts == [
         "○ 99.1 Toy: not attempted (`weights` is not defined: run the cell above first)",
         "○ 99.1 Toy: not attempted",
@@ -1075,6 +1097,7 @@ def test_in_a_notebook(tmp_path):
         "✓ 99.1 Toy: passed, 3/3 points",
     ]
     verdicts = [metadata["attncourse"] for [[_, metadata]] in shown]
+    assert verdicts.pop(3)["cause"] == UNSCALED.says
     assert [verdict["status"] for verdict in verdicts] == ["not_attempted"] * 4 + ["passed"] * 2
     assert all(verdict["exercise"] == "99.1" for verdict in verdicts)
     assert [verdict["cause"] for verdict in verdicts[4:]] == [

@@ -252,7 +252,7 @@ def test_make_test_is_one_pytest_run_with_the_test_tools(make):
     (run,) = [call for call in make.calls if call.startswith("-m pytest")]
     assert "-n 2 --dist loadfile" in run
     options = PYPROJECT["tool"]["pytest"]["ini_options"]
-    assert options["testpaths"] == ["tests", "notebooks", "solutions", "exercises"]
+    assert options["testpaths"] == ["tests", "notebooks", "solutions"]
     assert "--nbval --nbval-current-env" in options["addopts"]
 
 

@@ -1,6 +1,7 @@
 """The Triton kernels: in the interpreter where there is no GPU, on the GPU where there is one."""
 
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ if sys.platform != "linux":
 from attncourse.kernels import INTERPRETED, full, tiles, window
 
 import torch  # isort: skip
+import triton  # isort: skip
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (not INTERPRETED)
@@ -79,6 +81,7 @@ WINDOWS = [
     (63, 63, 20, 33, 5, 1, True),
     (100, 100, 64, 64, 40, 1, False),
     (128, 128, 16, 16, 200, 1, False),  # wider than the sequence
+    (128, 128, 16, 16, 62, 1, False),  # one key short of a tile without mask
     (128, 128, 16, 16, 0, 1, True),  # itself only
     (63, 100, 16, 16, 7, 1, False),
     (100, 63, 16, 16, 7, 1, True),  # the first queries see nothing
@@ -110,6 +113,22 @@ def test_window_and_its_gradients_against_float64(case, dtype):
     lost = gradients(*single, mask, grad_out.float())
     for tensor, twin, work in zip(mine, exact, lost, strict=True):
         close(tensor.grad, dtype, twin.grad.nan_to_num(), work)
+
+
+def test_the_loops_visit_the_tiles_that_are_seen_and_no_others():
+    BLOCK, size = 4, 11
+    tiles = [range(first, min(first + BLOCK, size)) for first in range(0, size, BLOCK)]
+    for start, n_rows, *reach in itertools.product(range(-9, size), (1, 2, 4), *[range(10)] * 2):
+        stop = min(start + n_rows, size)  # the last query sits at the last key
+        seen = [
+            [row - reach[0] <= key <= row + reach[1] for row in range(start, stop) for key in tile]
+            for tile in tiles
+        ]
+        first_tile, last_tile = window._tile_range.fn(start, stop, *reach, size, BLOCK)
+        assert [any(pairs) for pairs in seen] == [first_tile <= t < last_tile for t in range(3)]
+        first, last = window._whole_range.fn(last_tile, start, stop, *reach, size, BLOCK)
+        whole = [all(pairs) and len(t) == BLOCK for pairs, t in zip(seen, tiles, strict=True)]
+        assert whole == [first <= t < last for t in range(3)]
 
 
 def test_window_gradients_against_finite_differences():
@@ -345,11 +364,12 @@ def test_triton_imported_too_early_is_explained():
 
 # Compiled for GPUs that need not be here
 
+PINNED = f"triton=={triton.__version__}\n" in (HERE.parent / "constraints.txt").read_text()
 SHARED_BYTES = 99 * 1024  # what a block gets on an RTX 30 or 40; A100 has 163 KiB, H100 227 KiB
 
 
 @pytest.mark.parametrize("arch", [80, 90])
-def test_every_kernel_compiles_without_spills(arch):
+def test_every_kernel_compiles(arch):
     run = subprocess.run(
         [sys.executable, str(HERE / "compile_only.py"), str(arch)],
         capture_output=True,
@@ -360,7 +380,8 @@ def test_every_kernel_compiles_without_spills(arch):
     reports = [json.loads(line) for line in run.stdout.splitlines()]
     assert reports
     for report in reports:
-        assert report["spilled_bytes"] == 0, report
+        # registers are given out anew by each compiler: the pinned one is answered for
+        assert report["spilled_bytes"] == 0 or not PINNED, report
         assert report["shared_bytes"] <= SHARED_BYTES, report
         # float32 is multiplied exactly, without tensor cores
         assert report["tensor_cores"] == (report["has_dot"] and report["dtype"] != "fp32"), report

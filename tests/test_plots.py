@@ -133,6 +133,22 @@ def test_bars_write_their_values_out():
     assert plots.bars({"a": 2**20}, unit="bytes").texts[0].get_text() == "1 MiB"
 
 
+def test_three_kinds_of_cells_have_a_legend_of_three_words():
+    live = plots.LiveHeatmap(np.arange(9).reshape(3, 3) % 3, words=("skipped", "hidden", "counts"))
+    legend = live.figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["counts", "hidden", "skipped"]
+    shown = [patch.get_facecolor() for patch in legend.get_patches()]
+    assert shown == [tuple(live.image.cmap(kind)) for kind in (2, 1, 0)]
+    assert len(live.figure.axes) == 1  # no colour bar
+
+
+def test_bars_of_bytes_have_ticks_at_powers_of_two():
+    live = plots.LiveBars({"a": 65 * 2**20, "b": 80 * 2**20}, unit="bytes")
+    assert {0, 2**25, 2**26} <= set(live.ax.get_xticks())
+    live.update({"a": 3.0, "b": 1.0})
+    assert {0, 1, 2, 3} <= set(live.ax.get_xticks())
+
+
 def test_growth_shows_spread_and_prediction_on_logarithmic_axes():
     timing = Timing(2.0, 1.5, 4.0, 5)
     ax = plots.growth([1, 2], {"full": [1.0, timing]}, {"full": [1.0, 4.0]}, unit="s")
@@ -187,7 +203,7 @@ def test_tiles_show_what_a_program_computes_and_says_so():
         for access in traced.accesses
         if access.program == live.places[1] and access.kind == "load"
     )
-    assert sentence.startswith(f"Program 2 of {live.programs} loads ")
+    assert sentence.startswith(f"Program 1 of {live.programs} loads ")
     assert plots.in_unit(loaded, "bytes") in sentence
 
 

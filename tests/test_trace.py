@@ -166,6 +166,13 @@ def test_columns_in_the_gap_between_two_rows_are_out_of_bounds():
     assert (load.tensor, load.columns, load.out_of_bounds) == ("source", (0, 10), 16 * 6)
 
 
+def test_elements_between_two_columns_are_out_of_bounds():
+    room = torch.zeros(16, 32)
+    traced = trace.record(_copy_kernel[(1,)], room[:, ::2], torch.zeros(16, 32), 16, 16, 32, 16)
+    (load,) = traced.out_of_bounds
+    assert load.tensor == "source" and load.out_of_bounds == 16 * 8  # every second one
+
+
 def test_running_over_into_the_neighbour_is_no_access_to_the_neighbour():
     room = torch.zeros(2, 16, 16)
     traced = trace.record(_copy_kernel[(2,)], room[0], room[1], 16, 16, 16, 16)

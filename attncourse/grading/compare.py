@@ -153,9 +153,6 @@ def _wrong_type(of: str, got: Any, asked: str) -> Finding:
     return Finding(f"{of}returned {name_of_type(got)}, expected {asked}", cause=cause, next=step)
 
 
-# Numbers ------------------------------------------------------------------------------------------
-
-
 def _number_difference(
     target: Any, got: Any, case: Case, exercise: Exercise, of: str
 ) -> Finding | None:
@@ -197,9 +194,6 @@ def _number_difference(
 
 def _is_bool(value: Any) -> bool:
     return isinstance(value, (bool, np.bool_))
-
-
-# Arrays -------------------------------------------------------------------------------------------
 
 
 def _array_difference(target: Target, got: Any, case: Case, of: str) -> Finding | None:
@@ -266,9 +260,6 @@ def _rows(wrong: np.ndarray) -> str:
     if len(rows) in (0, wrong.shape[-2]) or rows[-1] - rows[0] + 1 != len(rows):
         return ""
     return f", all in row {rows[0]}" if len(rows) == 1 else f", all in rows {rows[0]} to {rows[-1]}"
-
-
-# Masks --------------------------------------------------------------------------------------------
 
 
 def _mask_difference(right: np.ndarray, got: np.ndarray, wrong: np.ndarray, of: str) -> Finding:

@@ -117,7 +117,7 @@ def array(target: Target, got: np.ndarray, case: Case) -> Guess:
 
 def mask(right: np.ndarray, got: np.ndarray) -> Guess:
     """Guess why a mask is wrong: inverted, transposed, shifted, too wide or too narrow."""
-    if (got == ~right).all():
+    if 0 < right.mean() < 1 and (got == ~right).all():
         return "the mask is inverted", "True means that query i may attend to key j"
     if right.ndim >= 2 and _near(got, np.swapaxes(right, -1, -2), 0):
         return "queries and keys are swapped", "row i is the query, column j the key"

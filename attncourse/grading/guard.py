@@ -45,7 +45,7 @@ class Raised:
 
     Attributes:
         kind: The class of the exception.
-        message: Its first line, cleaned.
+        message: Its message as one line, cleaned and cut.
         place: The learner's line, None if it was raised before any ran.
         own: Whether that line raised it itself, and not something that it called.
     """
@@ -80,9 +80,10 @@ def call(function: Callable, args: tuple, kwargs: dict, *, seconds: float, owner
         KeyboardInterrupt: The user interrupted the call. One that the function raises itself is
             an outcome like any other exception.
     """
-    printed, value, raised = _Printed(), None, None
+    printed, value = _Printed(), None
     caught: list[warnings.WarningMessage] = []
-    # A watchdog's TimeUp may arrive just after the call: then it is suppressed here.
+    # What stands if a watchdog's TimeUp arrives just after the call.
+    raised: Raised | None = Raised(TimeUp, "", None, False)
     with suppress(TimeUp), ExitStack() as stack:
         for setting in (_restored(), _captured(printed), _numpy_errors()):
             stack.enter_context(setting)
@@ -93,6 +94,7 @@ def call(function: Callable, args: tuple, kwargs: dict, *, seconds: float, owner
         stack.enter_context(_time_limit(seconds))
         try:
             value = _invoke(function, args, kwargs)
+            raised = None
         except BaseException as error:
             if interrupted:
                 raise
@@ -112,18 +114,14 @@ def _invoke(function: Callable, args: tuple, kwargs: dict) -> Any:
 
 
 def _describe(error: BaseException, owner: Any) -> Raised:
-    traceback = error.__traceback__ and error.__traceback__.tb_next  # below _invoke
-    inner, seen = error, []  # Triton's interpreter wraps what a kernel raises
-    while inner.__cause__ is not None and inner.__cause__ not in seen:
-        seen.append(inner)
-        inner = inner.__cause__
-    chosen = inner if type(error).__name__ == "InterpreterError" else error
-    where = last_place(owner, chosen.__traceback__ if chosen is not error else traceback)
+    chosen = error
+    while type(chosen).__name__ == "InterpreterError" and chosen.__cause__ is not None:
+        chosen = chosen.__cause__  # Triton's interpreter wraps what a kernel raises
     last = chosen.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    own = where is not None and last is not None and last_place(owner, last) is not None
-    return Raised(type(chosen), plain(chosen), where, own)
+    where, own = (last_place(owner, traceback) for traceback in (chosen.__traceback__, last))
+    return Raised(type(chosen), " ".join(plain(chosen).split()), where, own is not None)
 
 
 class _Printed(io.TextIOBase):

@@ -122,8 +122,6 @@ class _Judge:
             self._targets[id(case)] = expected(self.exercise, case)
         return self._targets[id(case)]
 
-    # Running ------------------------------------------------------------------------------------
-
     def _try(self, function: Any, case: Case, *, metered: bool = False) -> _Trial:
         """Run a case on copies of its arguments and find what is wrong, the worst first."""
         args, kwargs = self._arguments(case)
@@ -171,8 +169,6 @@ class _Judge:
 
     def _uncounted(self) -> bool:
         return self.exercise.traffic is not None and (self._blind or not self._traced)
-
-    # Finding ------------------------------------------------------------------------------------
 
     def _raised(self, raised: guard.Raised, case: Case, seconds: float) -> Finding:
         kind, where = raised.kind, ""
@@ -276,8 +272,6 @@ class _Judge:
             f"allowed is {self.exercise.memory.why}",
             "make that array smaller: a block at a time, or only the part that is used",
         )
-
-    # Failing ------------------------------------------------------------------------------------
 
     def _failed(self, case: Case, trial: _Trial, cases: list[Case]) -> Verdict:
         """Look for the likely cause and write the verdict."""

@@ -98,15 +98,14 @@ def _tile_range(start, stop, before, after, size, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _key_stretches(start, stop, before, after, size, BLOCK: tl.constexpr):
-    """Cut `_tile_range` in three: left edge, inside, right edge of the window.
+def _whole_range(last_tile, start, stop, before, after, size, BLOCK: tl.constexpr):
+    """Those tiles of `_tile_range` of which each of start ... stop - 1 sees every row.
 
-    All of start ... stop - 1 see every key of an inside tile, which so needs no mask.
+    Between the two edges of the window they need no mask.
     """
-    first_tile, last_tile = _tile_range(start, stop, before, after, size, BLOCK)
     first_whole = min((max(stop - 1 - before, 0) + BLOCK - 1) // BLOCK, last_tile)
     last_whole = max(min(start + 1 + after, size) // BLOCK, first_whole)
-    return first_tile, first_whole, last_whole, last_tile
+    return first_whole, last_whole
 
 
 @triton.jit
@@ -153,15 +152,17 @@ def _window_fwd_kernel(
 
     first, last = start + offset, min(start + BLOCK_Q, n_queries) + offset
     after = 0 if CAUSAL else window
-    tiles = _key_stretches(first, last, window, after, n_keys, BLOCK_KV)
-    for stretch in tl.static_range(3):
-        for tile in range(tiles[stretch], tiles[stretch + 1]):
+    first_tile, last_tile = _tile_range(first, last, window, after, n_keys, BLOCK_KV)
+    first_whole, last_whole = _whole_range(last_tile, first, last, window, after, n_keys, BLOCK_KV)
+    bounds = first_tile, first_whole, last_whole, last_tile
+    for stretch in tl.static_range(3):  # left edge of the window, inside, right edge
+        for tile in range(bounds[stretch], bounds[stretch + 1]):
             keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
             tokens = residue + dilation * keys
             k = load_tile(k_ptr, tokens, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
             scores *= scale * LOG2E
-            if stretch != 1:
+            if stretch != 1:  # only the edges need a mask
                 visible = _visible(positions[:, None], keys[None, :], n_keys, window, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]

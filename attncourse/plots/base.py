@@ -156,8 +156,8 @@ def axis_words(unit: str) -> str:
 
 
 def unit_axis(ax: Axes, unit: str) -> None:
-    """Put ticks on a logarithmic y axis: decades, or powers of 1024 for bytes."""
-    base = 32 if unit == "bytes" else 10
+    """Put ticks on a logarithmic y axis: decades, or powers of 4 for bytes."""
+    base = 4 if unit == "bytes" else 10
     ax.yaxis.set_major_locator(LogLocator(base=base, numticks=9))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: in_unit(value, unit)))

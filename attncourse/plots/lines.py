@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    MultipleLocator,
+    NullLocator,
+)
 
 from attncourse.measure import Timing
 from attncourse.plots.base import (
@@ -60,7 +67,8 @@ class LiveBars:
         ax.set_yticks(range(len(values)), list(values))
         ax.invert_yaxis()
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_unit(value, unit)))
-        ax.xaxis.set_major_locator(MaxNLocator(4))
+        if unit != "bytes":
+            ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="x")
         set_title(ax, title)
@@ -73,7 +81,10 @@ class LiveBars:
             bar.set_width(number)
             text.set_text(in_unit(number, self.unit))
             text.xy = (number, text.xy[1])
-        self.ax.set_xlim(0, 1.18 * (self.high or max([*numbers, 1e-300])))
+        end = 1.18 * (self.high or max([*numbers, 1e-300]))
+        self.ax.set_xlim(0, end)
+        if self.unit == "bytes":
+            self.ax.xaxis.set_major_locator(MultipleLocator(2 ** np.ceil(np.log2(end / 4))))
         if title is not None:
             set_title(self.ax, title)
 

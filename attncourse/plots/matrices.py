@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -18,6 +19,7 @@ from attncourse.plots.base import (
     PALE,
     PAPER,
     SERIES,
+    TILE_COLOURS,
     cell_step,
     cell_ticks,
     figure,
@@ -25,6 +27,8 @@ from attncourse.plots.base import (
     set_title,
     styled,
 )
+
+KIND_COLOURS = ListedColormap(TILE_COLOURS)
 
 
 class LiveHeatmap:
@@ -46,7 +50,7 @@ class LiveHeatmap:
         label: str = "",
         low: float | None = None,
         high: float | None = None,
-        words: tuple[str, str] = ("masked", "may attend"),
+        words: tuple[str, ...] = ("masked", "may attend"),
     ):
         """Draw the first matrix.
 
@@ -59,21 +63,24 @@ class LiveHeatmap:
             label: What the colour means; for numbers.
             low: Value of the darkest colour; the smallest number if not given.
             high: Value of the lightest colour.
-            words: What False and True mean; a legend under a boolean matrix in its own figure.
+            words: What False and True mean, or three words: what 0, 1 and 2 mean. They are a
+                legend, under a matrix in its own figure.
         """
         matrix = np.asarray(matrix)
-        is_mask = matrix.dtype == bool
+        is_mask, has_kinds = matrix.dtype == bool, len(words) == 3
+        if has_kinds:
+            low, high = 0, 2
         if ax is None:
             fig, ax = figure(width=5.2, height=4.8)
-            if is_mask:
+            if is_mask or has_kinds:
                 mask_legend(fig, words, loc="outside lower center")
         self.ax, self.figure = ax, ax.get_figure()
         self.image = ax.imshow(
             _floats(matrix),
-            cmap=MASK_COLOURS if is_mask else "viridis",
+            cmap=MASK_COLOURS if is_mask else KIND_COLOURS if has_kinds else "viridis",
             vmin=0 if is_mask else low,
             vmax=1 if is_mask else high,
-            interpolation="auto",
+            interpolation="nearest" if has_kinds else "auto",
             interpolation_stage="data",
             aspect="auto",
         )
@@ -83,7 +90,7 @@ class LiveHeatmap:
         ax.spines[:].set_visible(True)
         ax.spines[:].set_color(PALE)
         set_title(ax, title)
-        if not is_mask:
+        if not (is_mask or has_kinds):
             bar = self.figure.colorbar(self.image, ax=ax, label=label, shrink=0.85, pad=0.02)
             bar.outline.set_visible(False)
         # Other shapes come into the same box: what a slider moves must not jump.
@@ -123,23 +130,24 @@ def heatmap(matrix: np.ndarray, ax: Axes | None = None, **words: Any) -> Axes:
 @styled
 def mask_legend(
     fig: Figure,
-    words: tuple[str, str] = ("masked", "may attend"),
-    loc: str = "outside upper right",
+    words: tuple[str, ...] = ("masked", "may attend"),
+    loc: str = "outside upper left",
 ) -> None:
     """Say beside the masks of a figure what light and dark mean.
 
     Args:
         fig: The figure.
-        words: What False and True mean.
+        words: What False and True mean, or 0, 1 and 2.
         loc: Where, as in `Figure.legend`.
     """
+    colours = TILE_COLOURS if len(words) == 3 else (PAPER, INK)
     fig.legend(
         handles=[
             Patch(facecolor=colour, edgecolor=PALE, label=word)
-            for colour, word in zip((INK, PAPER), words[::-1], strict=True)
+            for colour, word in zip(colours[::-1], words[::-1], strict=True)
         ],
         loc=loc,
-        ncols=2,
+        ncols=len(words),
         fontsize=9,
         handlelength=1.0,
     )

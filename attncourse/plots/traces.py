@@ -56,7 +56,7 @@ class LiveTiles:
         self.programs = len(self.places)
         shape = launch.shapes[queries][-2], launch.shapes[keys][-2]
         self.figure, axes = figure(
-            2, 2, width=5.8, height=5.4, width_ratios=(1, 14), height_ratios=(1, 14)
+            2, 2, width=5.2, height=4.8, width_ratios=(1, 14), height_ratios=(1, 14)
         )
         (corner, above), (left, middle) = axes
         corner.remove()
@@ -107,7 +107,7 @@ class LiveTiles:
         )
 
     def update(self, program: int) -> None:
-        """Show the program with this number; programs count in launch order."""
+        """Show the program with this number; they count from 0 in launch order."""
         here = self.places[program]
         scores = np.zeros(self.scores.get_array().shape)
         for place in self.places[: program + 1]:
@@ -118,7 +118,7 @@ class LiveTiles:
         self.scores.set_data(scores)
         self.key_strip.set_data(self._marked(here, self.keys, scores.shape[1])[None])
         self.query_strip.set_data(self._marked(here, self.queries, scores.shape[0])[:, None])
-        set_title(self.ax, f"{self.title or 'Tiles'}: program {program + 1} of {self.programs}")
+        set_title(self.ax, f"{self.title or 'Tiles'}: program {program} of {self.programs}")
 
     def draw(self, program: int) -> str:
         """Show a program and say what it does; made for `widgets.explore`."""
@@ -134,7 +134,7 @@ class LiveTiles:
             tiles[access.tensor] += 1
         counts = ", ".join(f"{number} of {name}" for name, number in tiles.items())
         return (
-            f"Program {program + 1} of {self.programs} loads {read} (tiles: {counts}) "
+            f"Program {program} of {self.programs} loads {read} (tiles: {counts}) "
             f"and stores {written}."
         )
 

@@ -74,7 +74,8 @@ def draw(log2_n, heads, layers, batch, dtype):
     live.update(curves, at=n)
     here = n**2 * heads * layers * batch * numbers[dtype]
     fits = [name for name, size in gpus if size >= here]
-    return f"{n} tokens: {format_bytes(here, decimal=True)}. Fits: {', '.join(fits) or 'none'}."
+    both = f"{format_bytes(here)}, or {format_bytes(here, decimal=True)}"
+    return f"{n} tokens: {both}. Fits: {', '.join(fits) or 'none of them'}."
 
 
 sliders = {"heads": (1, 96, 1, 12), "layers": (1, 96, 1, 12), "batch": (1, 64, 1, 1)}

@@ -1,0 +1,270 @@
+"""The notebooks as a learner meets them: JupyterLab in a real browser, moved by the keyboard.
+
+ATTNCOURSE_SCREENSHOTS names a folder to keep what was seen.
+"""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import lab
+import pytest
+
+SIZES = {"large": (1400, 1000), "laptop": (1280, 720)}
+# What of chapters is looked at: a name, and what the cell that is scrolled to the top begins with.
+SCENES = {
+    "00_start": {"top": "# 00", "bill": "Two units for one number"},
+    "04_window": {
+        "top": "# 04",
+        "formula": "## One rule",
+        "slider": "live = plots.LiveMask(",
+        "claims": "So always ask for the interval",
+        "bars": "figure, (upper, lower)",
+        "growth": "axes = plots.growth(lengths, measured",
+        "blocks": "live_blocks = plots.LiveHeatmap(",
+        "softmax": "def draw_row(",
+        "reach": "live_reach = plots.LiveHeatmap(",
+        "tiles": "if traced:\n    from IPython",
+        "ledger": "## Every claim about windows",
+    },
+}
+# Resolves when picture and sentence of an explorer have changed and the picture is decoded; the
+# clock starts with the key.
+WATCH = """box => {
+    const picture = () => box.querySelector('img');
+    const [source, sentence] = [picture().src, box.querySelector('[role=status]').textContent];
+    let start;
+    box.addEventListener('keydown', event => { start = event.timeStamp; },
+                         {capture: true, once: true});
+    window.changed = new Promise(resolve => {
+        const look = async () => {
+            if (picture().src === source) return;
+            if (box.querySelector('[role=status]').textContent === sentence) return;
+            observer.disconnect();
+            await picture().decode();
+            resolve(performance.now() - start);
+        };
+        const observer = new MutationObserver(look);
+        observer.observe(box, {childList: true, subtree: true, attributes: true,
+                               characterData: true});
+    });
+}"""
+CHANGED = """() => Promise.race([window.changed,
+                                 new Promise(resolve => setTimeout(resolve, 20000, null))])"""
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def jupyter(tmp_path_factory):
+    """A page of JupyterLab, and the folder that its notebooks lie in."""
+    with lab.browser() as browser, lab.server(tmp_path_factory.mktemp("lab")) as (address, course):
+        page = browser.new_page(
+            viewport=dict(zip(("width", "height"), SIZES["large"], strict=True))
+        )
+        page.set_default_timeout(30_000)
+        page.goto(address)
+        page.wait_for_function("() => window.jupyterapp", timeout=60_000)
+        yield page, course
+
+
+@pytest.fixture(scope="module", params=SCENES)
+def chapter(jupyter, request):
+    """A chapter, all of its cells run."""
+    notebook = lab.Notebook(jupyter[0], f"notebooks/{request.param}.ipynb")
+    notebook.run_all()
+    yield notebook
+    notebook.close()
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    """Save a picture of the window at each size, with the given cell's picture or top in view."""
+    folder = Path(os.environ.get("ATTNCOURSE_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def photograph(notebook, index, name):
+        for size, (width, height) in SIZES.items():
+            notebook.page.set_viewport_size({"width": width, "height": height})
+            notebook.show(index)
+            path = folder / f"{name}_{size}.png"
+            notebook.page.screenshot(path=path)
+            assert path.stat().st_size > 10_000
+
+    return photograph
+
+
+WITHOUT = "Chromium does not start|playwright is not installed"
+
+
+# First: Playwright cannot start a second time while the other tests' browser is open.
+def test_a_missing_browser_is_a_reason_to_skip_unless_it_is_required(monkeypatch):
+    monkeypatch.delenv("ATTNCOURSE_REQUIRE_BROWSER", raising=False)
+    monkeypatch.setenv("ATTNCOURSE_CHROMIUM", "/nowhere/chromium")
+    with pytest.raises(pytest.skip.Exception, match=WITHOUT), lab.browser():
+        pass
+    monkeypatch.setenv("ATTNCOURSE_REQUIRE_BROWSER", "1")
+    with pytest.raises(pytest.fail.Exception, match=WITHOUT), lab.browser():
+        pass
+
+
+def test_all_cells_run(chapter):
+    cells = [cell for cell in chapter.cells if cell["type"] == "code"]
+    errors = [out for cell in cells for out in cell["outputs"] if out["output_type"] == "error"]
+    assert not errors
+    assert chapter.box.get_by_text("Error displaying widget").count() == 0
+
+
+def test_headings_are_an_outline(chapter):
+    levels = [
+        int(level)
+        for level in chapter.box.locator(
+            ".jp-RenderedMarkdown :is(h1, h2, h3, h4, h5, h6)"
+        ).evaluate_all("all => all.map(heading => heading.tagName[1])")
+    ]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
+
+
+def test_every_picture_is_there_in_words(chapter):
+    """An explorer's picture has its sentence as alternative text; others have a caption."""
+    live = chapter.explorers.locator("img")
+    for alt, said in zip(
+        live.evaluate_all("all => all.map(one => one.alt)"),
+        chapter.explorers.get_by_role("status").all_text_contents(),
+        strict=True,
+    ):
+        assert len(alt) > 10 and alt == said
+    shown = [
+        (output["metadata"].get("image/png", {}).get("alt"), after)
+        for cell in chapter.cells
+        for output, after in pairwise([*cell["outputs"], None])
+        if "image/png" in output.get("data", {})
+    ]
+    assert shown
+    for alt, after in shown:
+        assert len(alt) > 10 and alt == "".join(after["data"]["text/plain"])
+    pictures = chapter.box.locator(".jp-OutputArea img")
+    assert pictures.count() == live.count() + len(shown)
+
+
+def test_every_slider_moves_by_keyboard(chapter, record_property):
+    page, explorers = chapter.page, chapter.explorers
+    controls = json.loads(
+        chapter.ask(
+            "import gc, json\n"
+            "from attncourse.widgets import Explorer\n"
+            "found = [one for one in gc.get_objects() if type(one) is Explorer]\n"
+            "print(json.dumps([len(one.controls) for one in found]))"
+        )
+    )
+    written = sum(cell["source"].count("widgets.explore(") for cell in chapter.cells)
+    assert explorers.count() == len(controls) == written
+    handles = chapter.box.locator('[role=slider], input[type="checkbox"]')
+    assert handles.count() == sum(controls)
+    waits = []
+    for explorer in explorers.all():
+        box, status = explorer.element_handle(), explorer.get_by_role("status")
+        for handle in explorer.locator('[role=slider], input[type="checkbox"]').all():
+            there, back = keys_for(handle)
+            before = status.inner_text()
+            for key in (there, back):
+                handle.focus()
+                page.evaluate(WATCH, box)
+                page.keyboard.press(key)
+                wait = page.evaluate(CHANGED)
+                assert wait is not None, f"{key} changes nothing: {before}"
+                waits.append(wait)
+            assert status.inner_text() == before
+    record_property(
+        "measured",
+        f"{Path(chapter.path).stem}: {handles.count()} controls; from key to new picture and "
+        f"sentence: median {statistics.median(waits):.0f} ms, longest {max(waits):.0f} ms",
+    )
+
+
+def keys_for(handle):
+    """The keys that move a control, and move it back."""
+    if handle.get_attribute("role") != "slider":
+        return "Space", "Space"
+    at_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
+    return ("ArrowLeft", "ArrowRight") if at_end else ("ArrowRight", "ArrowLeft")
+
+
+def test_screenshots_of_the_chapter(chapter, photograph):
+    cells = [cell["source"] for cell in chapter.cells]
+    stem = Path(chapter.path).stem
+    for name, start in SCENES[stem].items():
+        [index] = [i for i, source in enumerate(cells) if source.startswith(start)]
+        photograph(chapter, index, f"{stem[:2]}_{name}")
+
+
+def test_an_exercise_from_first_look_to_grade(jupyter, photograph, tmp_path):
+    page, course = jupyter
+    exercises = lab.Notebook(page, "exercises/04_window.ipynb")
+    roles = [cell["metadata"].get("attncourse", {}) for cell in exercises.cells]
+    setup = roles.index({"role": "setup"})
+    answer, check = (roles.index({"role": r, "exercise": "04.1"}) for r in ("answer", "check"))
+
+    def run(index, text=None):
+        """Type a text into a cell if given, run it, and return what it shows."""
+        cell = exercises.cell(index)
+        cell.locator(".cm-content").click()
+        if text is not None:
+            page.keyboard.press("Control+A")
+            page.keyboard.insert_text(text)
+        was = cell.locator(".jp-InputPrompt").first.inner_text()
+        page.keyboard.press("Shift+Enter")
+        page.wait_for_function(
+            "([cell, was]) => { const now = cell.querySelector('.jp-InputPrompt').innerText;"
+            " return now !== was && /\\d/.test(now); }",
+            arg=[cell.element_handle(), was],
+        )
+        return cell.locator(".jp-OutputArea-output").all_inner_texts()
+
+    run(setup)
+    run(answer)
+    assert "".join(run(check)).startswith("○ 04.1 Window mask: not attempted")
+
+    stub = exercises.cells[answer]["source"]
+    head = stub.partition("raise NotImplementedError")[0]
+    wrong = "i, j = np.ogrid[:n_queries, :n_keys]\nreturn abs(i - j) < window"
+    run(answer, head + wrong.replace("\n", "\n    "))
+    said = "".join(run(check))
+    assert said.startswith("✗ 04.1 Window mask: failed")
+    assert all(f"{part}:" in said for part in ("Case", "Where", "Cause", "Next"))
+    assert "< or ≤?" in said
+    photograph(exercises, answer, "04_exercise_failed")
+
+    exercises.cell(check).locator(".cm-content").click()
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    hint = "".join(run(check + 1, 'hint("04.1")'))
+    assert re.match(r"04\.1 Window mask: hint 1 of 3\n.{20,}", hint)
+
+    right = (
+        "offset = np.arange(n_keys) - np.arange(n_queries)[:, None] - n_keys + n_queries\n"
+        "return (offset >= -window) & (offset <= (0 if causal else window))"
+    )
+    run(answer, head + right.replace("\n", "\n    "))
+    assert "".join(run(check)).startswith("✓ 04.1 Window mask: passed, 2/2 points")
+    photograph(exercises, answer, "04_exercise_passed")
+
+    exercises.save()
+    report = tmp_path / "report.json"
+    graded = subprocess.run(
+        [sys.executable, "-m", "attncourse.cli", "grade", exercises.path, "--json", str(report)],
+        cwd=course,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert report.exists(), graded.stdout + graded.stderr
+    results = json.loads(report.read_text(encoding="utf-8"))["exercises"]
+    assert [one["exercise"] for one in results if one["score"]] == ["04.1"]
+    exercises.close()
