@@ -202,18 +202,18 @@ def _own_job(mechanism: Mechanism, n: int, setting: Setting) -> Job | None:
     if setting.device == "gpu" and "kernel" not in mechanism.has:
         return None
     module = mechanism.kernel if setting.device == "gpu" else mechanism.reference
-    shape = (1, setting.heads, n, n, setting.width)
-    cost = module.cost(*shape, **mechanism.values, dtype_bytes=np.dtype(setting.dtype).itemsize)
+    shape, values = (1, setting.heads, n, n, setting.width), mechanism.values
+    cost = module.cost(*shape, **values, dtype_bytes=np.dtype(setting.dtype).itemsize)
 
     def prepare():
         return (
             module.attention,
-            _inputs(n, setting, torch=setting.device == "gpu"),
-            mechanism.values,
+            inputs := _inputs(n, setting, torch=setting.device == "gpu"),
+            mechanism.keywords(n, n, setting.width, setting.width, inputs[0].dtype, **values),
         )
 
     implementation = "Triton" if setting.device == "gpu" else "NumPy"
-    return Job(mechanism.stem, implementation, n, mechanism.values, prepare, cost.peak_bytes, cost)
+    return Job(mechanism.stem, implementation, n, values, prepare, cost.peak_bytes, cost)
 
 
 def _sdpa_job(mechanism: Mechanism, n: int, setting: Setting) -> Iterator[Job]:

@@ -51,6 +51,10 @@ class Mechanism:
         knobs: Its keyword-only arguments other than `causal` and `scale`.
         has: Which of `FEATURES` it offers.
         collapse: Knobs at which it equals full attention, as a function of (Tq, Tk).
+        causal: Whether it can be causal; one that cannot says so when asked to.
+        square: Whether it needs as many queries as keys.
+        arguments: For mechanisms whose knobs are arrays: turns (Tq, Tk, D, Dv, dtype, **knobs)
+            into the keyword arguments of `attention`.
         reference_module: Where the NumPy reference lives.
         kernel_module: Where the Triton twin lives.
     """
@@ -65,6 +69,9 @@ class Mechanism:
     knobs: tuple[Knob, ...] = ()
     has: frozenset[str] = frozenset()
     collapse: Callable[[int, int], dict[str, Any]] | None = None
+    causal: bool = True
+    square: bool = False
+    arguments: Callable[..., dict[str, Any]] | None = None
     reference_module: str = ""
     kernel_module: str = ""
 
@@ -90,6 +97,14 @@ class Mechanism:
         if "kernel" not in self.has:
             raise LookupError(f"{self.stem} has no Triton twin")
         return importlib.import_module(self.kernel_module or f"attncourse.kernels.{self.stem}")
+
+    def keywords(
+        self, n_queries: int, n_keys: int, width: int, value_width: int, dtype: Any, **knobs: Any
+    ) -> dict[str, Any]:
+        """Return what `attention` takes beyond q, k and v of these sizes, at these knobs."""
+        if self.arguments is None:
+            return knobs
+        return self.arguments(n_queries, n_keys, width, value_width, dtype, **knobs)
 
     @property
     def values(self) -> dict[str, int]:
