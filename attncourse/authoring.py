@@ -13,8 +13,10 @@ the cells run in this interpreter, without a GPU and with an empty home for the 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -43,11 +45,13 @@ def assemble(source: Source, kind: str | None = None) -> NotebookNode:
     """
     kind = kind or source.kind
     edit = stub if kind == "exercises" else without_markers
+    squeeze = functools.partial(re.sub, r"\n{3,}", "\n\n")  # two blank lines are for files
     seen: Counter[str] = Counter()
     cells = []
     for written in source.cells:
         new = getattr(nbformat.v4, f"new_{written.cell_type}_cell")
-        cell = new(edit(written.source) if written.cell_type == "code" else written.source)
+        code = written.cell_type == "code"
+        cell = new(squeeze(edit(written.source)) if code else written.source)
         options = marker_options(written)
         if options.get("tags"):
             cell.metadata.tags = list(options["tags"])

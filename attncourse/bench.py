@@ -174,8 +174,8 @@ def show_gpu(stem: str, lengths: Iterable[int] = (1024, 4096, 16384)) -> None:
         record = latest("gpu")
         if record is None:
             print(
-                "There is no GPU here, and no run on one is recorded yet. "
-                "`attncourse bench --gpu` on a machine with one records it in results/."
+                "There is no GPU here, and no run on one is recorded yet.\n"
+                "`attncourse bench --gpu`, where there is one, records it in results/."
             )
             return
         origin = f"recorded on {record['date'][:10]}, commit {record['commit'][:12]}"

@@ -523,3 +523,11 @@ def test_check_leaves_a_learners_own_files_alone(course, capsys, monkeypatch):
 
 def test_this_course_is_built():
     assert authoring.main(only_check=True, root=ROOT) == 0
+
+
+def test_notebooks_have_no_double_blank_lines_inside_a_cell(course):
+    source = course / "notebooks" / "_source" / "04_window.py"
+    text = source.read_text(encoding="utf-8") + "\n\n# %%\na = 1\n\n\ndef f():\n    return a\n"
+    source.write_text(text, encoding="utf-8")
+    cells = authoring.assemble(read(source, course)).cells
+    assert cells[-1].source == "a = 1\n\ndef f():\n    return a"

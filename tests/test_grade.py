@@ -564,3 +564,34 @@ def test_watch_ends_with_ctrl_c_and_needs_a_file(mine, capsys, monkeypatch):
     monkeypatch.undo()
     assert commands.watch(mine.with_name("none.ipynb")) == 2
     assert "there is no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("interpret", [True, False])
+def test_answers_are_graded_in_tritons_interpreter_even_beside_a_gpu(
+    tmp_path, monkeypatch, interpret
+):
+    """Only there can a kernel's traffic be counted. Chapters use the GPU if there is one."""
+    seen = {}
+
+    def start(**options):
+        seen.update(options["env"])
+        raise RuntimeError("far enough")
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(kernel, "start_new_kernel", start)
+    with pytest.raises(RuntimeError, match="far enough"):
+        kernel.Kernel(tmp_path, interpret=interpret)
+    assert (seen.get("TRITON_INTERPRET") == "1") is interpret
+
+
+def test_the_grading_session_asks_for_the_interpreter(mine, monkeypatch):
+    asked = {}
+
+    def start(folder, **options):
+        asked.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "Kernel", start)
+    with pytest.raises(KeyboardInterrupt):
+        session.grade(submission.read(mine))
+    assert asked == {"interpret": True}

@@ -109,7 +109,10 @@ class _Judge:
             if trial.finding:
                 return self._failed(self._memory_case, trial, [self._memory_case])
         if self._uncounted():
-            reason = "its traffic is counted in Triton's interpreter: start with TRITON_INTERPRET=1"
+            reason = (
+                "its traffic is counted in Triton's interpreter: `attncourse grade` uses it, or "
+                "start Python with TRITON_INTERPRET=1"
+            )
             return verdict(self.exercise, "not_verified_here", reason=reason, seed=self.seed)
         return verdict(self.exercise, "passed", seed=self.seed, cause=_origin(self.function))
 

@@ -71,21 +71,26 @@ class Kernel(RunningKernel):
     Args:
         folder: its working directory.
         startup_seconds: how long it may take to start.
+        interpret: run Triton's kernels in its interpreter, where their traffic can be counted, even
+            if there is a GPU.
 
     Raises:
         RuntimeError: it does not start.
     """
 
-    def __init__(self, folder: Path, startup_seconds: float = 60):
+    def __init__(self, folder: Path, startup_seconds: float = 60, *, interpret: bool = False):
         # A cell that says hint("04.3") takes no hint when it is run again: progress is elsewhere.
         self._home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        environment = {**os.environ, "ATTNCOURSE_HOME": self._home.name}
+        if interpret:
+            environment["TRITON_INTERPRET"] = "1"
         self.km, self.kc = start_new_kernel(
             startup_timeout=startup_seconds,
             kernel_name=CURRENT_ENV_KERNEL_NAME,
             stdout=subprocess.DEVNULL,  # os.system() in a cell would write on the terminal
             stderr=subprocess.DEVNULL,
             cwd=str(folder),
-            env={**os.environ, "ATTNCOURSE_HOME": self._home.name},
+            env=environment,
             # Cells go through IPython's history (see execute_cell_input): not into the user's file.
             extra_arguments=["--HistoryManager.hist_file=:memory:"],
         )

@@ -99,7 +99,7 @@ class Session:
         if self._kernel:
             self._kernel.stop()
         try:
-            self._kernel = Kernel(self.submission.path.absolute().parent)
+            self._kernel = Kernel(self.submission.path.absolute().parent, interpret=True)
         except Exception as error:
             line = " ".join(str(error).split())
             raise CannotGradeError(

@@ -68,8 +68,7 @@ def bill(heads, layers, batch, bytes_each):
 live = plots.LiveBudget(lengths, bill(12, 12, 1, 4), gpus, at=4096, low=1e6, high=1e16)
 
 
-def draw(log2_n, heads, layers, batch, dtype):
-    n = 2**log2_n
+def draw(n, heads, layers, batch, dtype):
     curves = bill(heads, layers, batch, numbers[dtype])
     live.update(curves, at=n)
     here = n**2 * heads * layers * batch * numbers[dtype]
@@ -79,7 +78,8 @@ def draw(log2_n, heads, layers, batch, dtype):
 
 
 sliders = {"heads": (1, 96, 1, 12), "layers": (1, 96, 1, 12), "batch": (1, 64, 1, 1)}
-widgets.explore(draw, live.figure, log2_n=(7, 19, 1, 12), **sliders, dtype=list(numbers))
+sizes = widgets.choice({f"{n:,}": int(n) for n in lengths}, 4096)
+widgets.explore(draw, live.figure, n=sizes, **sliders, dtype=list(numbers))
 
 # %% [markdown]
 # Doubling the heads doubles the bill. Doubling the text multiplies it by four. That is the whole

@@ -105,7 +105,7 @@ for reading, pairs in readings.items():
 # and one of them does not agree with itself:
 
 # %% covers="C476"
-claims.check("C476")
+claims.check("C476", "the four counts above")
 
 # %% covers="C057"
 claims.check("C057")
@@ -292,7 +292,7 @@ speedup = {way: seconds["full"].median / seconds[way].median for way in ways}
 claims.check("C059", f"window {speedup['window']:.1f}×, masked {speedup['full, masked']:.2f}×")
 
 # %% [markdown]
-# The masked version is slower than no mask at all: it does the same work, and the masking on top.
+# The masked version takes about as long as no mask at all: the same work, and the masking on top.
 # Printed speedups are usually ratios of operation counts. These two are:
 
 # %% covers="C380"
@@ -384,11 +384,14 @@ for name in measured:
 
 # %% covers="P2"
 axes = plots.growth(lengths, measured, predicted, unit="bytes", title="peak memory")
-plots.show(axes, "Peak bytes over n: full attention grows with slope 2, the window with slope 1.")
+plots.show(
+    axes, "Peak bytes over n: full attention grows with n squared, the window more and more with n."
+)
 
 # %% [markdown]
-# Doubling $n$ multiplies one curve by four and the other by two. The prediction may be wrong by
-# a tenth before the cell above fails. And the time?
+# Doubling $n$ multiplies the upper curve by four. The lower one starts with the scores of a block
+# and then grows with its output alone, by two. If a prediction were wrong by more than a tenth, the
+# cell above would fail. And the time?
 
 # %% covers="F2 A13 C060 C061"
 timings = {
@@ -734,8 +737,8 @@ if traced:
 # %% tags=["nbval-ignore-output"] covers="P4"
 if traced:
     kernel_cost = window_kernel.cost(1, 1, 512, 512, 32, window=64)
-    print("loaded: predicted", kernel_cost.bytes_read, "counted", traced.bytes_loaded())
-    print("stored: predicted", kernel_cost.bytes_written, "counted", traced.bytes_stored())
+    print("bytes loaded: predicted", kernel_cost.bytes_read, "counted", traced.bytes_loaded())
+    print("bytes stored: predicted", kernel_cost.bytes_written, "counted", traced.bytes_stored())
     assert kernel_cost.bytes_read == traced.bytes_loaded()
 
 # %% [markdown]
