@@ -202,17 +202,11 @@ class LiveBudget:
         heights = np.log(sizes / low) / np.log(high / low)
         for (name, size), height, place in zip(ordered, heights, apart(heights), strict=True):
             ax.axhline(size, color="#888888", linewidth=0.9, zorder=0)
-            ax.annotate(
-                name if "GB" in name else f"{name} {size / 1e9:.0f} GB",
-                (1, height),
-                (1.03, place),
-                xycoords="axes fraction",
-                textcoords="axes fraction",
-                va="center",
-                fontsize=8.5,
-                color="#444444",
-                arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.7},
-            )
+            beside = {"transform": ax.transAxes, "clip_on": False}
+            # a plain line: an annotation's arrow takes ten times as long to draw
+            ax.plot([1, 1.025], [height, place], color="#aaaaaa", linewidth=0.7, **beside)
+            label = name if "GB" in name else f"{name} {size / 1e9:.0f} GB"
+            ax.text(1.03, place, label, va="center", fontsize=8.5, color="#444444", **beside)
         ax.axhspan(largest, high, color=PALE, alpha=0.5, zorder=0, linewidth=0)
         ax.annotate(
             "more than any of them",
