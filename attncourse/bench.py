@@ -1,7 +1,7 @@
 """`attncourse bench`: every mechanism of the catalogue on this machine, as JSON in results/.
 
-Each mechanism is measured at each length beside torch's scaled_dot_product_attention (SDPA), plain
-and with the mechanism's mask as a dense matrix, and beside what its `cost` predicts.
+Each mechanism is measured at each length beside what its `cost` predicts and beside its peers:
+other people's implementations, torch's own among them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 
 import attncourse
-from attncourse import measure
+from attncourse import measure, peers
 from attncourse.catalogue import MECHANISMS, Mechanism
 from attncourse.cost import Cost, format_bytes
 from attncourse.inputs import random_qkv
+from attncourse.peers import Peer
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Setting:
         heads: H; the batch is 1.
         width: D.
         repeats: Timed calls of each.
+        without: Names of peers to leave out.
     """
 
     device: str
@@ -46,6 +48,7 @@ class Setting:
     heads: int
     width: int
     repeats: int
+    without: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> type:
@@ -54,7 +57,7 @@ class Setting:
 
 
 DEFAULTS = {
-    "cpu": Setting("cpu", (512, 1024, 2048, 4096, 8192), heads=1, width=64, repeats=5),
+    "cpu": Setting("cpu", (512, 1024, 2048, 4096, 8192, 16384), heads=1, width=64, repeats=5),
     "gpu": Setting("gpu", (1024, 2048, 4096, 8192, 16384), heads=16, width=64, repeats=20),
 }
 QUICK_LENGTHS, QUICK_REPEATS = (256, 512), 2
@@ -66,7 +69,7 @@ class Job:
 
     Attributes:
         mechanism: Its stem.
-        implementation: "NumPy", "Triton", "SDPA" or "SDPA with a dense mask".
+        implementation: "NumPy", "Triton", or the name of a peer.
         n: The sequence length.
         knobs: The mechanism's keyword arguments.
         prepare: Makes the call, inputs and all; nothing is allocated before.
@@ -93,6 +96,10 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--heads", type=_positive, help="heads; the batch is 1")
     parser.add_argument("--width", type=_positive, help="numbers in one query or key")
     parser.add_argument("--repeats", type=_positive, help="timed calls of each")
+    parser.add_argument(
+        "--without", nargs="+", default=(), metavar="PEER",
+        help="peers to leave out, such as FlexAttention, which compiles for seconds at each length",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="small lengths, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the JSON")
     parser.set_defaults(run=run)
@@ -119,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
         args.heads or default.heads,
         args.width or default.width,
         args.repeats or (QUICK_REPEATS if args.quick else default.repeats),
+        tuple(args.without),
     )
     args.out.mkdir(parents=True, exist_ok=True)  # find out before measuring, not after
     record = _header(setting)
@@ -194,8 +202,9 @@ def _jobs(setting: Setting) -> Iterator[Job]:
             own = _own_job(mechanism, n, setting)
             if own is not None:
                 yield own
-            if importlib.util.find_spec("torch") is not None:
-                yield from _sdpa_job(mechanism, n, setting)
+            for peer in peers.of(mechanism):
+                if peer.name not in setting.without:
+                    yield _peer_job(mechanism, peer, n, setting)
 
 
 def _own_job(mechanism: Mechanism, n: int, setting: Setting) -> Job | None:
@@ -216,24 +225,16 @@ def _own_job(mechanism: Mechanism, n: int, setting: Setting) -> Job | None:
     return Job(mechanism.stem, implementation, n, values, prepare, cost.peak_bytes, cost)
 
 
-def _sdpa_job(mechanism: Mechanism, n: int, setting: Setting) -> Iterator[Job]:
-    """Yield torch's way to the mechanism's result: itself for full attention, else with a mask."""
-    if mechanism.stem != "full" and "mask" not in mechanism.has:
-        return
-
+def _peer_job(mechanism: Mechanism, peer: Peer, n: int, setting: Setting) -> Job:
     def prepare():
-        import torch
+        if peer.absent:
+            raise ModuleNotFoundError(f"{peer.package} is not installed")
+        arrays = _inputs(n, setting, torch=True)
+        function, keywords = peer.prepare(mechanism, *arrays)
+        return function, arrays, keywords
 
-        q, k, v = _inputs(n, setting, torch=True)
-        extra = {}
-        if mechanism.stem != "full":
-            mask = mechanism.reference.mask(n, n, **mechanism.values)
-            extra["attn_mask"] = torch.from_numpy(mask).to(q.device)
-        return torch.nn.functional.scaled_dot_product_attention, (q, k, v), extra
-
-    name = "SDPA" if mechanism.stem == "full" else "SDPA with a dense mask"
-    needs = 0 if mechanism.stem == "full" else 5 * n * n  # the mask, and the same in float32
-    yield Job(mechanism.stem, name, n, mechanism.values, prepare, needs, None)
+    needs = peer.n_squared_bytes * n * n
+    return Job(mechanism.stem, peer.name, n, mechanism.values, prepare, needs, None)
 
 
 def _inputs(n: int, setting: Setting, torch: bool) -> tuple:
@@ -267,6 +268,9 @@ def _measure(job: Job, setting: Setting) -> dict[str, Any]:
         peak = measure.peak_bytes(function, *args, **kwargs)
         call = functools.partial(function, **kwargs)
         timing = measure.seconds(call, *args, repeats=setting.repeats)
+    except (ModuleNotFoundError, NotImplementedError) as error:
+        measured["absent"] = str(error)
+        return measured
     except Exception as error:  # one broken mechanism must not cost the others their figures
         measured["failed"] = f"{type(error).__name__}: {error}"
         return measured
@@ -293,7 +297,7 @@ def _header(setting: Setting) -> dict[str, Any]:
 
 
 def _in_words(measured: dict[str, Any]) -> str:
-    for reason in ("skipped", "failed"):
+    for reason in ("absent", "skipped", "failed"):
         if reason in measured:
             return f"{reason}: {measured[reason]}"
     return f"{measure.Timing(**measured['seconds'])}, peak {format_bytes(measured['peak_bytes'])}"

@@ -4,12 +4,19 @@ import subprocess
 
 import pytest
 
-from attncourse import bench, cli, measure
+from attncourse import bench, cli, measure, peers
 from attncourse.catalogue import MECHANISMS
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="SDPA is torch's"
 )
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiles(monkeypatch):
+    """FlexAttention compiles for seconds at each length; test_peers tries it once."""
+    kept = tuple(peer for peer in peers.PEERS if peer.name != "FlexAttention")
+    monkeypatch.setattr(peers, "PEERS", kept)
 
 
 def record_in(folder):
@@ -41,6 +48,16 @@ def test_every_mechanism_is_measured_beside_sdpa_and_its_prediction(tmp_path, ca
     output = capsys.readouterr()
     assert output.out.strip().endswith(".json")
     assert "n = 64, window, NumPy: " in output.err
+
+
+def test_peers_can_be_left_out_and_absent_ones_are_listed(tmp_path, monkeypatch):
+    missing = peers.Peer("nobody", "no_such_package", lambda m: m.stem == "window", None)
+    monkeypatch.setattr(peers, "PEERS", (*peers.PEERS, missing))
+    arguments = ["--n", "32", "--repeats", "1", "--without", "SDPA", "--out", str(tmp_path)]
+    assert cli.main(["bench", "--cpu", *arguments]) == 0
+    measured = {m["implementation"]: m for m in record_in(tmp_path)["measurements"]}
+    assert "SDPA" not in measured
+    assert measured["nobody"]["absent"] == "no_such_package is not installed"
 
 
 def test_quick_is_small(tmp_path):
