@@ -92,6 +92,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--cpu", dest="device", action="store_const", const="cpu")
     where.add_argument("--gpu", dest="device", action="store_const", const="gpu")
+    where.add_argument("--report", action="store_true", help="draw the latest records into docs/")
     parser.add_argument("--n", type=_positive, nargs="+", metavar="N", help="sequence lengths")
     parser.add_argument("--heads", type=_positive, help="heads; the batch is 1")
     parser.add_argument("--width", type=_positive, help="numbers in one query or key")
@@ -112,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
         0 if all was measured or skipped for want of memory, 1 if a call failed or there is no
         GPU, 130 after Ctrl-C. What was measured until then is written.
     """
+    if args.report:
+        return report(Path("docs"))
     if args.device == "gpu" and not _has_cuda():
         print(
             "bench: torch finds no CUDA device here. `attncourse bench --cpu` measures the NumPy "
@@ -164,6 +167,46 @@ def latest(device: str, folder: Path | None = None) -> dict[str, Any] | None:
         with contextlib.suppress(json.JSONDecodeError):
             records.append(json.loads(path.read_text(encoding="utf-8")))
     return max(records, key=lambda record: record["date"], default=None)
+
+
+def report(folder: Path) -> int:
+    """Draw the latest record of each device as bench-<device>.png, and print it as a table.
+
+    Args:
+        folder: Where the pictures go.
+
+    Returns:
+        0, or 1 if nothing is recorded yet.
+    """
+    from attncourse import plots
+
+    records = {device: latest(device) for device in DEFAULTS}
+    for device, record in records.items():
+        if record is None:
+            print(f"no run on a {device} is recorded yet")
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"bench-{device}.png"
+        path.write_bytes(plots.png(plots.benchmark(record)))
+        print(f"{path}: {record['date'][:10]}, commit {record['commit'][:12]}\n")
+        print(table(record))
+    return 0 if any(records.values()) else 1
+
+
+def table(record: dict[str, Any]) -> str:
+    """Return a record's times as a Markdown table: a row for each implementation, n across."""
+    lengths = record["settings"]["lengths"]
+    cells: dict[tuple[str, str], dict[int, str]] = {}
+    for measured in record["measurements"]:
+        row = cells.setdefault((measured["mechanism"], measured["implementation"]), {})
+        if "seconds" in measured:
+            row[measured["n"]] = measure.format_seconds(measured["seconds"]["median"])
+    lines = ["| mechanism | implementation | " + " | ".join(f"n = {n}" for n in lengths) + " |"]
+    lines.append("| --- " * (2 + len(lengths)) + "|")
+    for (mechanism, implementation), row in cells.items():
+        times = " | ".join(row.get(n, "–") for n in lengths)
+        lines.append(f"| {mechanism} | {implementation} | {times} |")
+    return "\n".join(lines)
 
 
 def show_gpu(stem: str, lengths: Iterable[int] = (1024, 4096, 16384)) -> None:

@@ -201,3 +201,38 @@ def test_the_kernels_are_measured_on_a_gpu(tmp_path):
     assert record["machine"]["gpu"] and record["settings"]["dtype"] == "float16"
     assert {"Triton", "SDPA"} <= {m["implementation"] for m in record["measurements"]}
     assert measure.Timing(**record["measurements"][0]["seconds"]).median > 0
+
+
+def test_report_draws_and_tabulates_the_latest_record(tmp_path, monkeypatch, capsys):
+    results = tmp_path / "results"
+    arguments = ["--n", "32", "64", "--repeats", "1", "--out", str(results)]
+    assert cli.main(["bench", "--cpu", *arguments]) == 0
+    capsys.readouterr()
+    latest = bench.latest
+    monkeypatch.setattr(bench, "latest", lambda device: latest(device, results))
+    assert bench.report(tmp_path / "docs") == 0
+    assert (tmp_path / "docs" / "bench-cpu.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "no run on a gpu is recorded yet" in printed
+    rows = [line for line in printed.splitlines() if line.startswith("| window | NumPy |")]
+    assert len(rows) == 1 and rows[0].count("|") == 5
+
+
+def test_the_picture_of_a_record_names_every_mechanism(tmp_path):
+    from attncourse import plots
+
+    measured = [
+        {"mechanism": stem, "implementation": "NumPy", "n": n, "peak_bytes": n * 1000,
+         "seconds": {"median": n / 1e6, "low": 0, "high": 0, "repeats": 1}}
+        for stem in MECHANISMS for n in (512, 1024)
+    ]  # fmt: skip
+    measured.append({"mechanism": "full", "implementation": "NumPy", "n": 2048, "skipped": "big"})
+    figure = plots.benchmark({"measurements": measured})
+    for ax in figure.axes:
+        assert {text.get_text() for text in ax.texts} == {s.replace("_", " ") for s in MECHANISMS}
+
+
+def test_nothing_recorded_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "latest", lambda device: None)
+    assert bench.report(tmp_path) == 1
+    assert "no run on a cpu is recorded yet" in capsys.readouterr().out

@@ -31,6 +31,7 @@ from attncourse.plots.matrices import (
     mask_legend,
     reach,
 )
+from attncourse.plots.records import benchmark
 from attncourse.plots.traces import LiveTiles, tiles
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "LiveReach",
     "LiveTiles",
     "bars",
+    "benchmark",
     "budget",
     "css_width",
     "curves",
