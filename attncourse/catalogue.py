@@ -42,7 +42,8 @@ class Mechanism:
 
     Attributes:
         stem: The module name in `reference` and `kernels`, and the key of the catalogue.
-        family: "dense", "exact tiled", "pattern", "content", "kernel" or "low rank".
+        family: "dense", "exact tiled", "pattern", "content", "kernel", "low rank" or
+            "inference".
         title: The name a reader knows it by.
         paper: Authors, year, arXiv id, section.
         chapter: The chapter that teaches it, as two digits.
@@ -112,6 +113,22 @@ class Mechanism:
         return {knob.name: knob.value for knob in self.knobs}
 
 
+def _linformer_arguments(n_queries, n_keys, width, value_width, dtype, *, rank, **rest):
+    from attncourse.reference import linformer
+
+    mean = linformer.mean_pool(rank, n_keys).astype(dtype)
+    return rest | {"key_projection": mean, "value_projection": mean}
+
+
+def _block_sparse_arguments(
+    n_queries, n_keys, width, value_width, dtype, *, block, window_blocks, **rest
+):
+    from attncourse.reference import block_sparse
+
+    layout = block_sparse.band(n_queries, n_keys, block=block, window_blocks=window_blocks)
+    return rest | {"layout": layout, "block": block}
+
+
 MECHANISMS: dict[str, Mechanism] = {
     mechanism.stem: mechanism
     for mechanism in (
@@ -127,6 +144,17 @@ MECHANISMS: dict[str, Mechanism] = {
             collapse=lambda n_queries, n_keys: {},
         ),
         Mechanism(
+            stem="chunked",
+            family="exact tiled",
+            title="Chunked attention",
+            paper="Rabe, Staats 2021, arXiv:2112.05682, section 4",
+            chapter="09",
+            exact="softmax attention itself",
+            memory="n · chunk",
+            knobs=(Knob("chunk", 128, 1, 1024, 1, "queries handled together"),),
+            collapse=lambda n_queries, n_keys: {"chunk": 16},
+        ),
+        Mechanism(
             stem="window",
             family="pattern",
             title="Window (local) attention, with dilation",
@@ -140,6 +168,153 @@ MECHANISMS: dict[str, Mechanism] = {
             ),
             has=frozenset({"mask", "kernel", "backward"}),
             collapse=lambda n_queries, n_keys: {"window": max(n_queries, n_keys)},
+        ),
+        Mechanism(
+            stem="strided",
+            family="pattern",
+            title="Strided attention",
+            paper="Child, Gray, Radford, Sutskever 2019, arXiv:1904.10509, section 4.3",
+            chapter="05",
+            exact="softmax attention under its mask",
+            memory="block · n/stride",
+            knobs=(Knob("stride", 64, 1, 256, 1, "distance between two keys, in tokens"),),
+            has=frozenset({"mask"}),
+            collapse=lambda n_queries, n_keys: {"stride": 1},
+        ),
+        Mechanism(
+            stem="random_keys",
+            family="pattern",
+            title="Random attention",
+            paper="Zaheer et al. 2020, arXiv:2007.14062, section 2",
+            chapter="05",
+            exact="softmax attention under its mask",
+            memory="n·r indices + block · r · D",
+            knobs=(
+                Knob("n_random", 32, 0, 128, 1, "keys drawn for each query, r"),
+                Knob("seed", 0, 0, 99, 1, "which keys are drawn"),
+            ),
+            has=frozenset({"mask"}),
+            collapse=lambda n_queries, n_keys: {"n_random": n_keys},
+        ),
+        Mechanism(
+            stem="block_sparse",
+            family="pattern",
+            title="Block-sparse attention",
+            paper="Dong et al. 2024, arXiv:2412.05496, section 3",
+            chapter="05",
+            exact="softmax attention under its mask",
+            memory="one row of blocks: block · listed",
+            knobs=(
+                Knob("block", 64, 1, 128, 1, "tokens in a block"),
+                Knob("window_blocks", 1, 0, 8, 1, "listed blocks on each side of a block's own"),
+            ),
+            collapse=lambda n_queries, n_keys: {
+                "block": 1,
+                "window_blocks": max(n_queries, n_keys),
+            },
+            arguments=_block_sparse_arguments,
+        ),
+        Mechanism(
+            stem="longformer",
+            family="pattern",
+            title="Longformer (window and global tokens)",
+            paper="Beltagy, Peters, Cohan 2020, arXiv:2004.05150, section 3.1",
+            chapter="05",
+            exact="softmax attention under its mask",
+            memory="block · (block + 2·window + g), g · n",
+            knobs=(
+                Knob("window", 128, 0, 512, 1, "radius: keys on each side of a query"),
+                Knob("dilation", 1, 1, 8, 1, "distance between two neighbouring keys, in tokens"),
+                Knob("global_tokens", 2, 0, 64, 1, "g: the first tokens, which see all"),
+            ),
+            has=frozenset({"mask"}),
+            collapse=lambda n_queries, n_keys: {"window": max(n_queries, n_keys)},
+        ),
+        Mechanism(
+            stem="linear",
+            family="kernel",
+            title="Linear attention, elu + 1",
+            paper="Katharopoulos, Vyas, Pappas, Fleuret 2020, arXiv:2006.16236, section 3.2",
+            chapter="07",
+            exact="attention with another kernel than the softmax's",
+            memory="D·(Dv + 1) + chunk²",
+            knobs=(Knob("chunk", 64, 1, 256, 1, "tokens handled together; no effect on values"),),
+            has=frozenset({"step"}),
+        ),
+        Mechanism(
+            stem="performer",
+            family="kernel",
+            title="Performer (FAVOR+)",
+            paper="Choromanski et al. 2021, arXiv:2009.14794, sections 2.3 and 2.4",
+            chapter="07",
+            exact="softmax attention, in the limit of many features",
+            memory="m·(2·chunk + D + 2·Dv)",
+            knobs=(
+                Knob("n_features", 256, 1, 1024, 1, "m: random directions"),
+                Knob("chunk", 64, 1, 256, 1, "tokens handled together; no effect on values"),
+            ),
+        ),
+        Mechanism(
+            stem="linformer",
+            family="low rank",
+            title="Linformer",
+            paper="Wang, Li, Khabsa, Fang, Ma 2020, arXiv:2006.04768, section 4",
+            chapter="06",
+            exact="softmax attention to `rank` mixtures of the keys",
+            memory="rank · (2D + block)",
+            knobs=(Knob("rank", 256, 1, 1024, 1, "mixed keys and values that are kept"),),
+            collapse=lambda n_queries, n_keys: {"rank": n_keys},
+            causal=False,
+            arguments=_linformer_arguments,
+        ),
+        Mechanism(
+            stem="pooled",
+            family="low rank",
+            title="Pooled attention",
+            paper="Liu et al. 2018, arXiv:1801.10198, section 4.2.3",
+            chapter="06",
+            exact="softmax attention to one key per run of tokens",
+            memory="2D·n/pool + block·n/pool",
+            knobs=(Knob("pool", 4, 1, 64, 1, "tokens that become one key and value"),),
+            collapse=lambda n_queries, n_keys: {"pool": 1},
+        ),
+        Mechanism(
+            stem="lsh",
+            family="content",
+            title="LSH attention (Reformer)",
+            paper="Kitaev, Kaiser, Levskaya 2020, arXiv:2001.04451, section 2",
+            chapter="08",
+            exact="softmax attention to the keys that it finds",
+            memory="n·D + n·rounds + 2·chunk²",
+            knobs=(
+                Knob("n_buckets", 64, 2, 512, 2, "even: directions of the hash, both ways"),
+                Knob("n_rounds", 4, 1, 8, 1, "independent hashes"),
+                Knob("chunk", 64, 1, 256, 1, "keys in a chunk; a query looks at two chunks"),
+                Knob("seed", 0, 0, 99, 1, "which directions are drawn"),
+            ),
+            collapse=lambda n_queries, n_keys: {"n_buckets": 4, "n_rounds": 2, "chunk": n_keys},
+        ),
+        Mechanism(
+            stem="grouped",
+            family="inference",
+            title="Grouped-query and multi-query attention",
+            paper="Ainslie et al. 2023, arXiv:2305.13245, section 2.2",
+            chapter="12",
+            exact="softmax attention itself",
+            memory="block · n; k and v are never repeated",
+            collapse=lambda n_queries, n_keys: {},
+        ),
+        Mechanism(
+            stem="kv_cache",
+            family="inference",
+            title="Key/value cache",
+            paper="Shazeer 2019, arXiv:1911.02150, section 2.4",
+            chapter="12",
+            exact="softmax attention itself",
+            memory="the cache: n·(D + Dv); block · n",
+            knobs=(Knob("chunk", 128, 1, 512, 1, "tokens a step; no effect on values"),),
+            has=frozenset({"step"}),
+            collapse=lambda n_queries, n_keys: {"chunk": 7},
         ),
     )
 }

@@ -108,3 +108,34 @@ def check_qkv(where: str, q: Any, k: Any, v: Any) -> None:
         raise ValueError(f"{where}: k and v must have the same number of keys, got {shapes}")
     if not tuple(q.shape[:-2]) == tuple(k.shape[:-2]) == tuple(v.shape[:-2]):
         raise ValueError(f"{where}: q, k and v must have the same leading axes, got {shapes}")
+
+
+def check_positions(where: str, name: str, value: Any, size: int) -> np.ndarray:
+    """Return which of `size` positions are meant: the first few, or those in a list.
+
+    Args:
+        where: The function that asks, such as "longformer.attention".
+        name: The argument's name.
+        value: A count, which may exceed `size` and then means all, or a sequence of positions.
+        size: How many positions there are.
+
+    Returns:
+        int (count,): sorted, each once.
+
+    Raises:
+        TypeError: Neither an integer nor a sequence of integers.
+        ValueError: A negative count, or a position outside 0 ... size - 1.
+    """
+    if np.ndim(value) == 0:
+        return np.arange(min(check_count(where, name, value), size))
+    positions = np.unique(value) if np.size(value) else np.arange(0)
+    if np.ndim(value) != 1 or positions.dtype.kind not in "iu":
+        raise TypeError(
+            f"{where}: {name} must be an integer or a row of integers, "
+            f"got {np.asarray(value).dtype} {np.shape(value)}"
+        )
+    if len(positions) and not 0 <= positions[0] <= positions[-1] < size:
+        raise ValueError(
+            f"{where}: {name} must lie in 0 ... {size - 1}, got {positions[0]} ... {positions[-1]}"
+        )
+    return positions

@@ -94,8 +94,11 @@ def test_twins_share_their_signature(mechanism):
 
 @having()
 def test_cost_takes_sizes_knobs_and_dtype_bytes(mechanism):
-    names = list(inspect.signature(mechanism.reference.cost).parameters)
-    assert names == ["B", "H", "Tq", "Tk", "D", *knob_names(mechanism), "causal", "dtype_bytes"]
+    parameters = inspect.signature(mechanism.reference.cost).parameters
+    names = ["B", "H", "Tq", "Tk", "D", *knob_names(mechanism), "causal", "dtype_bytes"]
+    assert [name for name in parameters if name in names] == names
+    optional = [p for name, p in parameters.items() if name not in names]
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in optional)
 
 
 @having("mask")
@@ -237,6 +240,25 @@ def test_causal_means_that_the_future_changes_nothing(mechanism):
     after = run(mechanism, q, k, v, **knobs)
     np.testing.assert_array_equal(before[..., :30, :], after[..., :30, :])
     assert not np.allclose(before[..., 30:, :], after[..., 30:, :])
+
+
+@having("step")
+@pytest.mark.parametrize("tokens", [(1,) * 21, (10, 1, 7, 3), (21,)], ids=str)
+def test_steps_equal_causal_attention(mechanism, tokens):
+    """A state begins as None, or as what `start` makes from the shapes of k and v."""
+    q, k, v = random_qkv(21, heads=2, width=8, value_width=5, dtype=np.float64)
+    module, knobs = mechanism.reference, mechanism.values
+    state = None
+    if hasattr(module, "start"):
+        accepted = set(inspect.signature(module.start).parameters)
+        state = module.start(k, v, **{n: x for n, x in knobs.items() if n in accepted})
+    outs = []
+    for end in itertools.accumulate(tokens):
+        new = slice(sum(out.shape[-2] for out in outs), end)
+        out, state = module.step(state, q[..., new, :], k[..., new, :], v[..., new, :])
+        outs.append(out)
+    whole = run(mechanism, q, k, v, causal=True, **knobs)
+    np.testing.assert_allclose(np.concatenate(outs, axis=-2), whole, atol=1e-12)
 
 
 # Costs

@@ -29,7 +29,10 @@ def test_a_peer_gives_our_result(mechanism, peer):
     tensors = [torch.from_numpy(array) for array in arrays]
     keywords = mechanism.keywords(384, 384, 64, 64, np.float32, **mechanism.values)
     ours = mechanism.reference.attention(*arrays, **keywords)
-    function, keywords = peer.prepare(mechanism, *tensors)
+    try:
+        function, keywords = peer.prepare(mechanism, *tensors)
+    except ModuleNotFoundError as error:  # performer-pytorch needs distutils, gone in Python 3.12
+        pytest.skip(f"{peer.package}: {error}")
     theirs = function(*tensors, **keywords).detach().numpy()
     assert theirs.shape == ours.shape
     if peer.name not in ESTIMATES:

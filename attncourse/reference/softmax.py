@@ -20,14 +20,26 @@ def softmax_in_place(scores: np.ndarray) -> np.ndarray:
     Memory:
         Two numbers per row.
     """
+    scores /= exp_in_place(scores)
+    return scores
+
+
+def exp_in_place(scores: np.ndarray) -> np.ndarray:
+    """Turn scores into exp(s - max s) and leave the division by the row sums to the caller.
+
+    Args:
+        scores: (..., Tq, Tk) floating; overwritten.
+
+    Returns:
+        The row sums (..., Tq, 1); 1 where the row is empty.
+    """
     row_max = scores.max(axis=-1, keepdims=True, initial=-np.inf)
     row_max[row_max == -np.inf] = 0  # an empty row: exp(-inf - 0) = 0 instead of NaN
     scores -= row_max
     np.exp(scores, out=scores)
     row_sum = scores.sum(axis=-1, keepdims=True)
     row_sum[row_sum == 0] = 1
-    scores /= row_sum
-    return scores
+    return row_sum
 
 
 def softmax(scores: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:

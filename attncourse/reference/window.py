@@ -7,12 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from attncourse.cost import NUMPY_BUFFER, Cost
+from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
 from attncourse.reference import masks
-from attncourse.reference.softmax import softmax_in_place
-
-BLOCK = 64  # queries handled together: large enough for BLAS, small enough for the cache
+from attncourse.reference.block import BLOCK, attend, held_bytes
 
 
 def attention(
@@ -55,22 +53,12 @@ def attention(
     check_qkv("window.attention", q, k, v)
     _check_knobs("window.attention", window, dilation)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
-    work = np.result_type(q.dtype, np.float32)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
-    for rows, keys in _blocks(n_queries, n_keys, window, dilation, causal):
+    for rows, keys in blocks(n_queries, n_keys, window, dilation, causal):
         row_part, key_part = (slice(part.start, part.stop, part.step) for part in (rows, keys))
-        own = (rows[0] + n_keys - n_queries - keys[0]) // dilation  # where the first query sits
-        beyond = ~np.tri(len(rows), len(keys), own + (0 if causal else window), dtype=bool)
-        hidden = beyond | np.tri(len(rows), len(keys), own - window - 1, dtype=bool)
-        out[..., row_part, :] = _attend(
-            *(
-                array.astype(work, copy=False)
-                for array in (q[..., row_part, :], k[..., key_part, :], v[..., key_part, :])
-            ),
-            hidden,
-            factor,
-        )
+        hidden = outside(rows, keys, n_queries, n_keys, window, dilation, causal)
+        out[..., row_part, :] = attend(q[..., row_part, :], k, v, key_part, hidden, factor)
     return out
 
 
@@ -175,15 +163,12 @@ def cost(
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
     _check_knobs("window.cost", window, dilation)
-    work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     pairs = loaded = largest = 0
-    for rows, keys in _blocks(Tq, Tk, window, dilation, causal):
+    for rows, keys in blocks(Tq, Tk, window, dilation, causal):
         pairs += len(rows) * len(keys)
         loaded += (len(rows) + 2 * len(keys)) * D
-        converted = (len(rows) + 2 * len(keys)) * D if work_bytes != dtype_bytes else 0
-        numbers = len(rows) * len(keys) + len(rows) * D + converted
-        held = B * H * numbers * work_bytes + len(rows) * len(keys)  # and `hidden`
-        largest = max(largest, held + NUMPY_BUFFER * work_bytes)
+        held = held_bytes(B * H, len(rows), len(keys), D, dtype_bytes)
+        largest = max(largest, held + len(rows) * len(keys))  # and `hidden`
     out = B * H * Tq * D * dtype_bytes
     return Cost(
         flops=4 * B * H * pairs * D,
@@ -193,15 +178,7 @@ def cost(
     )
 
 
-def _attend(q, k, v, hidden, factor) -> np.ndarray:
-    """Return the output of one block; its scores are gone when it returns."""
-    scores = np.matmul(q, k.swapaxes(-1, -2))  # (..., block, stretch)
-    scores *= factor
-    np.copyto(scores, -np.inf, where=hidden)
-    return np.matmul(softmax_in_place(scores), v)
-
-
-def _blocks(
+def blocks(
     n_queries: int, n_keys: int, window: int, dilation: int, causal: bool
 ) -> Iterator[tuple[range, range]]:
     """Yield (queries, keys): up to BLOCK queries of one residue class and all keys they may see."""
@@ -212,9 +189,22 @@ def _blocks(
             left = first + ahead - window * dilation
             left = max(left, left % dilation)  # the first key of this residue class, or later
             right = rows[-1] + ahead + (0 if causal else window * dilation)
-            keys = range(left, min(right + 1, n_keys), dilation)
-            if keys:
-                yield rows, keys
+            yield rows, range(left, max(left, min(right + 1, n_keys)), dilation)
+
+
+def outside(
+    rows: range,
+    keys: range,
+    n_queries: int,
+    n_keys: int,
+    window: int,
+    dilation: int,
+    causal: bool,
+) -> np.ndarray:
+    """Return which pairs of a block from `blocks` the window hides, bool (queries, keys)."""
+    own = (rows.start + n_keys - n_queries - keys.start) // dilation  # where the first query sits
+    beyond = ~np.tri(len(rows), len(keys), own + (0 if causal else window), dtype=bool)
+    return beyond | np.tri(len(rows), len(keys), own - window - 1, dtype=bool)
 
 
 def _pairs_up_to(step: int, n_queries: int, n_keys: int) -> int:
