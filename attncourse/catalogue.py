@@ -53,7 +53,11 @@ class Mechanism:
         has: Which of `FEATURES` it offers.
         collapse: Knobs at which it equals full attention, as a function of (Tq, Tk).
         causal: Whether it can be causal; one that cannot says so when asked to.
+        online: Whether causal output depends on earlier tokens only. LSH hides later keys and
+            values, but sorts all tokens, so later ones influence which earlier ones are found.
         square: Whether it needs as many queries as keys.
+        roundings: How many roundings of its work the result may lose: as many as its exponents
+            are large, where it takes the exponential of something large.
         arguments: For mechanisms whose knobs are arrays: turns (Tq, Tk, D, Dv, dtype, **knobs)
             into the keyword arguments of `attention`.
         reference_module: Where the NumPy reference lives.
@@ -71,7 +75,9 @@ class Mechanism:
     has: frozenset[str] = frozenset()
     collapse: Callable[[int, int], dict[str, Any]] | None = None
     causal: bool = True
+    online: bool = True
     square: bool = False
+    roundings: int = 8
     arguments: Callable[..., dict[str, Any]] | None = None
     reference_module: str = ""
     kernel_module: str = ""
@@ -155,6 +161,21 @@ MECHANISMS: dict[str, Mechanism] = {
             collapse=lambda n_queries, n_keys: {"chunk": 16},
         ),
         Mechanism(
+            stem="flash",
+            family="exact tiled",
+            title="FlashAttention",
+            paper="Dao 2023, arXiv:2307.08691, section 3.1",
+            chapter="09",
+            exact="softmax attention itself",
+            memory="block_q · block_k + n",
+            knobs=(
+                Knob("block_q", 256, 1, 1024, 1, "queries of a tile"),
+                Knob("block_k", 128, 1, 1024, 1, "keys of a tile"),
+            ),
+            has=frozenset({"backward"}),
+            collapse=lambda n_queries, n_keys: {"block_q": 16, "block_k": 32},
+        ),
+        Mechanism(
             stem="window",
             family="pattern",
             title="Window (local) attention, with dilation",
@@ -231,6 +252,24 @@ MECHANISMS: dict[str, Mechanism] = {
             collapse=lambda n_queries, n_keys: {"window": max(n_queries, n_keys)},
         ),
         Mechanism(
+            stem="bigbird",
+            family="pattern",
+            title="BigBird (window, random and global blocks)",
+            paper="Zaheer et al. 2020, arXiv:2007.14062, section 2 and appendix D",
+            chapter="05",
+            exact="softmax attention under its mask",
+            memory="block² · (2·window + 1 + random + global), block · n",
+            knobs=(
+                Knob("block", 64, 1, 128, 1, "tokens in a block"),
+                Knob("window_blocks", 1, 0, 8, 1, "radius: blocks on each side of a block's own"),
+                Knob("random_blocks", 3, 0, 8, 1, "blocks drawn for each block of queries"),
+                Knob("global_blocks", 2, 0, 8, 1, "the first blocks, which see all"),
+                Knob("seed", 0, 0, 99, 1, "which blocks are drawn"),
+            ),
+            has=frozenset({"mask"}),
+            collapse=lambda n_queries, n_keys: {"block": 4, "random_blocks": n_keys},
+        ),
+        Mechanism(
             stem="linear",
             family="kernel",
             title="Linear attention, elu + 1",
@@ -248,11 +287,12 @@ MECHANISMS: dict[str, Mechanism] = {
             paper="Choromanski et al. 2021, arXiv:2009.14794, sections 2.3 and 2.4",
             chapter="07",
             exact="softmax attention, in the limit of many features",
-            memory="m·(2·chunk + D + 2·Dv)",
+            memory="m · (2·chunk + D + Dv)",
             knobs=(
                 Knob("n_features", 256, 1, 1024, 1, "m: random directions"),
                 Knob("chunk", 64, 1, 256, 1, "tokens handled together; no effect on values"),
             ),
+            roundings=16,
         ),
         Mechanism(
             stem="linformer",
@@ -293,6 +333,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("seed", 0, 0, 99, 1, "which directions are drawn"),
             ),
             collapse=lambda n_queries, n_keys: {"n_buckets": 4, "n_rounds": 2, "chunk": n_keys},
+            online=False,
         ),
         Mechanism(
             stem="grouped",
@@ -315,6 +356,18 @@ MECHANISMS: dict[str, Mechanism] = {
             knobs=(Knob("chunk", 128, 1, 512, 1, "tokens a step; no effect on values"),),
             has=frozenset({"step"}),
             collapse=lambda n_queries, n_keys: {"chunk": 7},
+        ),
+        Mechanism(
+            stem="paged",
+            family="inference",
+            title="Paged key/value cache",
+            paper="Kwon et al. 2023, arXiv:2309.06180, section 4.1",
+            chapter="12",
+            exact="softmax attention itself",
+            memory="the pages: (n + page)·(D + Dv); block · n",
+            knobs=(Knob("page", 64, 1, 256, 1, "tokens in a page; no effect on values"),),
+            has=frozenset({"step"}),
+            collapse=lambda n_queries, n_keys: {"page": 7},
         ),
     )
 }

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from attncourse import MECHANISMS, Knob, Mechanism, catalogue
@@ -18,7 +17,6 @@ DUMMY_MODULE = '''
 
 import math
 
-import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
@@ -150,7 +148,5 @@ def test_a_missing_twin_says_so():
 def test_the_reference_of_each_mechanism_loads():
     for mechanism in MECHANISMS.values():
         assert callable(mechanism.reference.attention)
-        assert (
-            np.array_equal(mechanism.reference.mask(3, 3, **mechanism.values).shape, (3, 3))
-            or "mask" not in mechanism.has
-        )
+        if "mask" in mechanism.has:
+            assert mechanism.reference.mask(3, 3, **mechanism.values).shape == (3, 3)

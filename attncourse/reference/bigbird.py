@@ -1,0 +1,176 @@
+"""BigBird: a window, a few random blocks and a few global blocks, all in whole blocks of tokens.
+
+Whole blocks are what makes the pattern fast: a random key costs a gather of one row, a random block
+is one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count, check_positions, check_qkv
+from attncourse.reference import block_sparse
+
+
+def attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    block: int,
+    window_blocks: int = 1,
+    random_blocks: int = 3,
+    global_blocks: int | Sequence[int] | np.ndarray = 2,
+    seed: int = 0,
+    causal: bool = False,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Return softmax(q kᵀ · scale) v over the blocks of keys that `layout` lists.
+
+    Args:
+        q: (..., Tq, D) floating.
+        k: (..., Tk, D), dtype and leading axes as q.
+        v: (..., Tk, Dv).
+        block: Tokens in a block.
+        window_blocks: Radius in blocks: 2·window_blocks + 1 of them, window_blocks + 1 if causal.
+        random_blocks: Blocks drawn for each block of queries among those it would not see.
+        global_blocks: The first so many blocks, or a row of block numbers; all, if there are fewer.
+        seed: The same seed and sizes give the same blocks; all heads share them.
+        causal: No key after the query's own position i + Tk - Tq; random blocks are in the past.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No array, no floating numbers, or a knob that is no integer.
+        ValueError: Shapes or dtypes that do not fit, a knob that is too small.
+
+    Memory:
+        One row of blocks, (..., block, block · (2·window_blocks + 1 + random + global)), and its
+        keys or values; the rows of the global blocks, (..., block, Tk) and (..., Tk, D).
+
+    Paper:
+        Zaheer et al. 2020, arXiv:2007.14062, section 2 and appendix D (the blocks).
+    """
+    check_qkv("bigbird.attention", q, k, v)
+    knobs = (block, window_blocks, random_blocks, global_blocks, seed, causal)
+    chosen = _layout("bigbird.attention", q.shape[-2], k.shape[-2], *knobs)
+    return block_sparse.attention(q, k, v, layout=chosen, block=block, causal=causal, scale=scale)
+
+
+def layout(
+    n_queries: int,
+    n_keys: int,
+    *,
+    block: int,
+    window_blocks: int = 1,
+    random_blocks: int = 3,
+    global_blocks: int | Sequence[int] | np.ndarray = 2,
+    seed: int = 0,
+    causal: bool = False,
+) -> np.ndarray:
+    """Return which blocks see which: window, global and random ones.
+
+    Random blocks are drawn without replacement among those that are neither in the window nor
+    global, so that none is counted twice. Each row has a random stream of its own: the blocks of a
+    causal row do not change when the sequence grows.
+
+    The widely used implementation in transformers has blocks of 64, one window block on each side,
+    3 random blocks and 2 global ones, which are the first and the last (here: global_blocks=(0,
+    last)). It draws a plan for each head, in training only; the second block and the last but one
+    leave out more than their window.
+
+    Args:
+        n_queries: Tq.
+        n_keys: Tk.
+        block: Tokens in a block.
+        window_blocks: Radius in blocks.
+        random_blocks: Blocks drawn for each block of queries; all there are, if there are fewer.
+        global_blocks: The first so many blocks, or a row of block numbers.
+        seed: Of the random streams.
+        causal: Leave out the blocks that lie in the future.
+
+    Returns:
+        bool (query blocks, key blocks), as `block_sparse.grid` numbers them.
+    """
+    knobs = (block, window_blocks, random_blocks, global_blocks, seed, causal)
+    return _layout("bigbird.layout", n_queries, n_keys, *knobs)
+
+
+def mask(
+    n_queries: int,
+    n_keys: int,
+    *,
+    block: int,
+    window_blocks: int = 1,
+    random_blocks: int = 3,
+    global_blocks: int | Sequence[int] | np.ndarray = 2,
+    seed: int = 0,
+    causal: bool = False,
+) -> np.ndarray:
+    """Return the mask (Tq, Tk) of BigBird attention; True = may attend. Arguments as in `layout`."""
+    knobs = (block, window_blocks, random_blocks, global_blocks, seed, causal)
+    chosen = _layout("bigbird.mask", n_queries, n_keys, *knobs)
+    return block_sparse.mask(n_queries, n_keys, layout=chosen, block=block, causal=causal)
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    block: int,
+    window_blocks: int = 1,
+    random_blocks: int = 3,
+    global_blocks: int | Sequence[int] | np.ndarray = 2,
+    seed: int = 0,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what `attention` does, with Dv = D.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        block: Tokens in a block.
+        window_blocks: Radius in blocks.
+        random_blocks: Blocks drawn for each block of queries.
+        global_blocks: The first so many blocks, or a row of block numbers.
+        seed: Of the random streams; moves the ends of ragged sequences at most.
+        causal: No key after the query's own position.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    knobs = (block, window_blocks, random_blocks, global_blocks, seed, causal)
+    chosen = _layout("bigbird.cost", Tq, Tk, *knobs)
+    sizes = {"block": block, "causal": causal, "dtype_bytes": dtype_bytes}
+    return block_sparse.layout_cost(B, H, Tq, Tk, D, layout=chosen, **sizes)
+
+
+def _layout(
+    where, n_queries, n_keys, block, window_blocks, random_blocks, global_blocks, seed, causal
+) -> np.ndarray:
+    check_count(where, "block", block, least=1)
+    check_count(where, "window_blocks", window_blocks)
+    check_count(where, "random_blocks", random_blocks)
+    check_count(where, "seed", seed)
+    own, keys = block_sparse.grid(n_queries, n_keys, block=block)
+    everywhere = check_positions(where, "global_blocks", global_blocks, len(keys))
+    listed = block_sparse.band(n_queries, n_keys, block=block, window_blocks=window_blocks)
+    listed[np.isin(own, everywhere)] = True
+    listed[:, everywhere] = True
+    for row, number in zip(listed, own, strict=True):
+        free = np.flatnonzero(~row[: max(number, 0)] if causal else ~row)
+        stream = np.random.default_rng((seed, max(number, 0)))
+        row[stream.permutation(free)[:random_blocks]] = True
+        if causal:
+            row[max(number + 1, 0) :] = False
+    return listed

@@ -1,0 +1,226 @@
+"""Block-sparse attention: a grid says which blocks of keys each block of queries attends to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count, check_qkv
+from attncourse.reference import masks
+from attncourse.reference.block import attend, held_bytes
+
+
+def attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    layout: np.ndarray,
+    block: int,
+    partial: np.ndarray | None = None,
+    visible: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Return softmax(q kᵀ · scale) v over the blocks of keys that the layout lists.
+
+    A row of blocks gathers the keys it lists, and nothing is computed for the others. Only where a
+    block is partial is it masked: the others are visible as a whole, and pay for no comparison.
+
+    Args:
+        q: (..., Tq, D) floating.
+        k: (..., Tk, D), dtype and leading axes as q.
+        v: (..., Tk, Dv).
+        layout: bool (query blocks, key blocks), as `grid` says; True = attend to this block.
+        block: Tokens in a block. Query blocks are counted in key positions, i + Tk - Tq.
+        partial: bool, shaped as layout: the blocks to which `visible` applies; all if not given.
+        visible: A function of queries i (rows, 1) and keys j (1, keys) that says who may attend.
+        causal: No key after the query's own position.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No array, no floating numbers, a grid that is not boolean, a block no integer.
+        ValueError: Shapes or dtypes that do not fit, block < 1, `partial` without `visible`.
+
+    Memory:
+        One row of blocks: its scores (..., block, listed · block), and its keys or its values.
+
+    Paper:
+        Gray, Radford, Kingma 2017, "GPU kernels for block-sparse weights"; full and partial blocks:
+        Dong et al. 2024, arXiv:2412.05496, section 3.
+    """
+    check_qkv("block_sparse.attention", q, k, v)
+    n_queries, n_keys = q.shape[-2], k.shape[-2]
+    _check_grids("block_sparse.attention", n_queries, n_keys, layout, block, partial, visible)
+    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
+    for row, rows, listed in _rows_of_blocks(n_queries, n_keys, layout, block, causal):
+        keys = _tokens(listed, block, n_keys)
+        hidden = np.zeros((len(rows), len(keys)), dtype=bool) if visible or causal else None
+        if visible:
+            cut = np.isin(keys // block, listed if partial is None else np.flatnonzero(partial[row]))
+            hidden[:, cut] = ~visible(np.array(rows)[:, None], keys[None, cut])
+        if causal:
+            hidden |= keys > (np.array(rows) + n_keys - n_queries)[:, None]
+        part = slice(rows.start, rows.stop)
+        out[..., part, :] = attend(q[..., part, :], k, v, keys, hidden, factor)
+    return out
+
+
+def grid(n_queries: int, n_keys: int, *, block: int) -> tuple[range, range]:
+    """Return the numbers of the query blocks and of the key blocks, as a layout lists them.
+
+    A query belongs to the block of its position i + Tk - Tq. With fewer queries than keys the first
+    query block may be cut, with more queries its number is negative; what a query sees is the
+    same whether it comes alone or with those before it.
+    """
+    check_count("block_sparse.grid", "block", block, least=1)
+    first, end = (n_keys - n_queries) // block, -(-n_keys // block)
+    return range(first, end if n_queries else first), range(end)
+
+
+def band(n_queries: int, n_keys: int, *, block: int, window_blocks: int) -> np.ndarray:
+    """Return the layout of a window of blocks: each sees itself and `window_blocks` on each side."""
+    check_count("block_sparse.band", "window_blocks", window_blocks)
+    own, keys = grid(n_queries, n_keys, block=block)
+    return np.abs(np.arange(len(keys)) - np.array(own, dtype=int)[:, None]) <= window_blocks
+
+
+def blocks_of(visible: np.ndarray, *, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the layout that covers a mask, and which of its blocks are partial.
+
+    Args:
+        visible: bool (Tq, Tk).
+        block: Tokens in a block.
+
+    Returns:
+        bool (query blocks, key blocks) twice: blocks with any True, and those not wholly True.
+    """
+    n_queries, n_keys = visible.shape
+    own, columns = grid(n_queries, n_keys, block=block)
+    layout, partial = np.zeros((2, len(own), len(columns)), dtype=bool)
+    rows = masks.positions(n_queries, n_keys) // block - own.start
+    i, j = np.nonzero(visible)
+    layout[rows[i], j // block] = True
+    i, j = np.nonzero(~visible)
+    partial[rows[i], j // block] = True
+    return layout, partial & layout
+
+
+def mask(
+    n_queries: int,
+    n_keys: int,
+    *,
+    layout: np.ndarray,
+    block: int,
+    partial: np.ndarray | None = None,
+    visible: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    causal: bool = False,
+) -> np.ndarray:
+    """Return the mask (Tq, Tk) of block-sparse attention; arguments as in `attention`."""
+    _check_grids("block_sparse.mask", n_queries, n_keys, layout, block, partial, visible)
+    i, j = np.arange(n_queries)[:, None], np.arange(n_keys)[None, :]
+    row = (i + n_keys - n_queries) // block - (n_keys - n_queries) // block
+    shown = layout[row, j // block]
+    if visible:
+        shown = shown & (visible(i, j) | (partial is not None and ~partial[row, j // block]))
+    return shown & masks.causal(n_queries, n_keys) if causal else shown
+
+
+def layout_cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    layout: np.ndarray,
+    block: int,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what `attention` does at this layout, with Dv = D and without `visible`.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        layout: bool (query blocks, key blocks).
+        block: Tokens in a block.
+        causal: Drops the blocks of the future and masks the others.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    _check_grids("block_sparse.layout_cost", Tq, Tk, layout, block)
+    pairs = loaded = largest = 0
+    for _, rows, listed in _rows_of_blocks(Tq, Tk, layout, block, causal):
+        keys = len(_tokens(listed, block, Tk))
+        pairs += len(rows) * keys
+        loaded += (len(rows) + 2 * keys) * D
+        held = held_bytes(B * H, len(rows), keys, D, dtype_bytes, gathered=True)
+        largest = max(largest, held + 8 * keys + len(rows) * keys * causal)
+    out = B * H * Tq * D * dtype_bytes
+    return Cost(
+        flops=4 * B * H * pairs * D,
+        bytes_read=B * H * loaded * dtype_bytes,
+        bytes_written=out,
+        peak_bytes=out + largest,
+    )
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    block: int,
+    window_blocks: int,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what `attention` does at the layout `band`: what the catalogue's sliders set."""
+    check_count("block_sparse.cost", "block", block, least=1)
+    check_count("block_sparse.cost", "window_blocks", window_blocks)
+    layout = band(Tq, Tk, block=block, window_blocks=window_blocks)
+    sizes = {"block": block, "causal": causal, "dtype_bytes": dtype_bytes}
+    return layout_cost(B, H, Tq, Tk, D, layout=layout, **sizes)
+
+
+def _rows_of_blocks(
+    n_queries: int, n_keys: int, layout: np.ndarray, block: int, causal: bool
+) -> Iterator[tuple[int, range, np.ndarray]]:
+    """Yield (row of the layout, its queries, the key blocks it lists that are not all future)."""
+    ahead = n_keys - n_queries
+    for row, own in enumerate(grid(n_queries, n_keys, block=block)[0]):
+        rows = range(max(own * block - ahead, 0), min((own + 1) * block - ahead, n_queries))
+        listed = np.flatnonzero(layout[row])
+        yield row, rows, listed[listed <= own] if causal else listed
+
+
+def _tokens(blocks: np.ndarray, block: int, n_keys: int) -> np.ndarray:
+    tokens = (blocks[:, None] * block + np.arange(block)).ravel()
+    return tokens[tokens < n_keys]
+
+
+def _check_grids(where, n_queries, n_keys, layout, block, partial=None, visible=None) -> None:
+    check_count(where, "block", block, least=1)
+    shape = tuple(map(len, grid(n_queries, n_keys, block=block)))
+    for name, array in (("layout", layout), ("partial", partial)):
+        if array is None and name == "partial":
+            continue
+        if not isinstance(array, np.ndarray) or array.dtype != bool:
+            came = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise TypeError(f"{where}: {name} must be a boolean array, got {came}")
+        if array.shape != shape:
+            raise ValueError(f"{where}: {name} must have shape {shape}, got {array.shape}")
+    if partial is not None and visible is None:
+        raise ValueError(f"{where}: partial blocks need visible, got None")

@@ -1,0 +1,151 @@
+"""Attention with a key/value cache: each token's key and value are computed once and kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count
+from attncourse.reference import grouped, pieces
+from attncourse.reference.growing import KVCache, size_bytes
+
+
+def start(k: np.ndarray, v: np.ndarray, *, capacity: int | None = None) -> KVCache:
+    """Return an empty cache for tokens like k (..., G, T, D) and v, with room for T of them.
+
+    Args:
+        k: Its shape and dtype count, its numbers do not.
+        v: The same.
+        capacity: Room for so many tokens instead of T.
+    """
+    room = k.shape[-2] if capacity is None else check_count("kv_cache.start", "capacity", capacity)
+    return KVCache(*(np.empty((*a.shape[:-2], room, a.shape[-1]), a.dtype) for a in (k, v)))
+
+
+def step(
+    state: KVCache, q: np.ndarray, k: np.ndarray, v: np.ndarray, *, scale: float | None = None
+) -> tuple[np.ndarray, KVCache]:
+    """Append the new tokens, then let them attend: in this order, so that a token sees itself.
+
+    Args:
+        state: The cache; it is changed in place.
+        q: (..., H, T, D); T is 1 in generation, more in prefill.
+        k: (..., G, T, D).
+        v: (..., G, T, Dv).
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        out (..., H, T, Dv), and the state.
+    """
+    grouped.check_grouped("kv_cache.step", q, k, v)
+    state.append(k, v)
+    return state.attend(q, causal=True, scale=scale), state
+
+
+def attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    chunk: int,
+    causal: bool = False,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Return grouped attention, computed as generation does: through a cache, chunk by chunk.
+
+    Causal: the keys before the first query are the prompt; then each step brings `chunk` tokens.
+    Not causal: all keys are in the cache before the first query, as in cross-attention.
+
+    Args:
+        q: (..., H, Tq, D) floating; or (Tq, D) with k and v to match.
+        k: (..., G, Tk, D), dtype and axes before G as q; G divides H.
+        v: (..., G, Tk, Dv).
+        chunk: Tokens a step: 1 is generation, more is prefill in chunks; no effect on values.
+        causal: Query i sees keys up to its own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (..., H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No array, no floating numbers, or a chunk that is no integer.
+        ValueError: Shapes or dtypes that do not fit, or chunk < 1.
+
+    Memory:
+        The cache: (..., G, Tk, D + Dv) in the dtype of k, and the scores of one block of 128 rows.
+
+    Paper:
+        Shazeer 2019, arXiv:1911.02150, section 2.4.
+    """
+    grouped.check_grouped("kv_cache.attention", q, k, v)
+    check_count("kv_cache.attention", "chunk", chunk, least=1)
+    return replay(start(k, v), q, k, v, chunk=chunk, causal=causal, scale=scale)
+
+
+def replay(
+    cache: Any,
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    chunk: int,
+    causal: bool,
+    scale: float | None,
+) -> np.ndarray:
+    """Send q, k and v through any cache that can `append` and `attend`, as `attention` says."""
+    ahead = k.shape[-2] - q.shape[-2]
+    prompt = max(ahead, 0) if causal else k.shape[-2]
+    cache.append(k[..., :prompt, :], v[..., :prompt, :])
+    out = np.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
+    for first in range(max(-ahead, 0) if causal else 0, q.shape[-2], chunk):
+        rows = slice(first, first + chunk)
+        if causal:
+            new = slice(first + ahead, first + ahead + chunk)
+            cache.append(k[..., new, :], v[..., new, :])
+        out[..., rows, :] = cache.attend(q[..., rows, :], causal=causal, scale=scale)
+    return out
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    chunk: int,
+    groups: int | None = None,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what `attention` does, with Dv = D: the writing of the cache, and each step.
+
+    Args:
+        B: Batch.
+        H: Query heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        chunk: Tokens a step.
+        groups: G, key/value heads; H if not given.
+        causal: Whether the cache grows step by step.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    G = grouped.check_groups("kv_cache.cost", H, groups)
+    check_count("kv_cache.cost", "chunk", chunk, least=1)
+    sizes = pieces.PIECE, causal, dtype_bytes
+    steps = []
+    for first in range(max(Tq - Tk, 0) if causal else 0, Tq, chunk):
+        n = min(chunk, Tq - first)
+        seen = first + n + Tk - Tq if causal else Tk
+        steps.append(pieces.cost(B, H, n, seen, D, G, *sizes))
+    cache = size_bytes(Tk, G, D, batch=B, dtype_bytes=dtype_bytes)
+    out = B * H * Tq * D * dtype_bytes
+    return Cost(
+        flops=sum(one.flops for one in steps),
+        bytes_read=cache + sum(one.bytes_read for one in steps),
+        bytes_written=cache + sum(one.bytes_written for one in steps),
+        peak_bytes=cache + out + max((one.peak_bytes for one in steps), default=0),
+    )

@@ -1,0 +1,150 @@
+"""Attention at chosen distances: query i sees the keys i ± offset, for a few offsets.
+
+Where the offsets stand decides how far and how soon information spreads: powers of two reach every
+distance in about log2 n steps, multiples of one stride never leave their residue class.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count, check_qkv
+from attncourse.reference import masks
+from attncourse.reference.block import BLOCK, attend_each, held_bytes
+
+
+def exponential(n: int) -> tuple[int, ...]:
+    """Return the offsets 0, 1, 2, 4, 8 … below n: about log2 n keys on each side.
+
+    Paper:
+        Li et al. 2019, arXiv:1907.00235, section 4.2.
+    """
+    return hierarchical(n, base=2)
+
+
+def hierarchical(n: int, *, base: int) -> tuple[int, ...]:
+    """Return the offsets 0 and digit · base^level below n, with digit = 1 … base - 1.
+
+    A pyramid: each level is a window whose steps are `base` times those of the level below. Base 2
+    gives `exponential`, base n gives every offset.
+
+    Args:
+        n: Tokens.
+        base: At least 2.
+    """
+    check_count("offsets.hierarchical", "base", base, least=2)
+    steps = itertools.takewhile(lambda step: step < n, (base**level for level in itertools.count()))
+    found = (digit * step for step in steps for digit in range(1, base))
+    return (0, *(offset for offset in found if offset < n))
+
+
+def multiples(n: int, *, strides: Sequence[int]) -> tuple[int, ...]:
+    """Return the offsets below n that are a multiple of any of the strides."""
+    for stride in strides:
+        check_count("offsets.multiples", "stride", stride, least=1)
+    return tuple(sorted({0}.union(*(range(0, n, stride) for stride in strides))))
+
+
+def primes(n: int, *, strides: Sequence[int]) -> tuple[int, ...]:
+    """Return `multiples` of the largest prime up to each stride: 32, 64, 128 become 31, 61, 127.
+
+    Powers of two share all their factors, and two steps only meet multiples of the smallest. Primes
+    share none: two steps meet every distance that is not too long.
+
+    Args:
+        n: Tokens.
+        strides: At least 2 each.
+    """
+    for stride in strides:
+        check_count("offsets.primes", "stride", stride, least=2)
+    return multiples(n, strides=[_prime_up_to(stride) for stride in strides])
+
+
+def attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    offsets: Sequence[int],
+    causal: bool = False,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Return softmax(q kᵀ · scale) v over the keys at the given distances from each query.
+
+    Args:
+        q: (..., Tq, D) floating.
+        k: (..., Tk, D), dtype and leading axes as q.
+        v: (..., Tk, Dv).
+        offsets: Distances in tokens, 0 or more; repeated ones count once.
+        causal: Only the keys i - offset, from the query's own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No array, no floating numbers, or an offset that is no integer.
+        ValueError: Shapes or dtypes that do not fit, an offset < 0.
+
+    Memory:
+        The gathered keys of one block: (..., 64, keys, D), in float32 at least.
+    """
+    check_qkv("offsets.attention", q, k, v)
+    steps = _steps("offsets.attention", offsets, causal)
+    n_queries, n_keys = q.shape[-2], k.shape[-2]
+    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
+    for first in range(0, n_queries if n_keys else 0, BLOCK):
+        rows = slice(first, first + BLOCK)
+        keys = masks.positions(n_queries, n_keys)[rows, None] + steps
+        outside = (keys < 0) | (keys >= n_keys)
+        keys[outside] = 0  # any key that exists: its score is hidden
+        out[..., rows, :] = attend_each(q[..., rows, :], k, v, keys, outside, factor)
+    return out
+
+
+def mask(
+    n_queries: int, n_keys: int, *, offsets: Sequence[int], causal: bool = False
+) -> np.ndarray:
+    """Return the mask (Tq, Tk) of attention at these distances; True = may attend."""
+    steps = _steps("offsets.mask", offsets, causal)
+    return np.isin(np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None], steps)
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    offsets: Sequence[int],
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what `attention` does, with Dv = D; keys beyond the ends are multiplied too."""
+    steps = len(_steps("offsets.cost", offsets, causal))
+    pairs, rows = B * H * Tq * steps * (Tk > 0), min(Tq, BLOCK)
+    held = held_bytes(B * H, rows, steps, D, dtype_bytes, each=True) if pairs else 0
+    out = B * H * Tq * D * dtype_bytes
+    return Cost(
+        flops=4 * pairs * D,
+        bytes_read=(B * H * Tq + 2 * pairs) * D * dtype_bytes,
+        bytes_written=out,
+        peak_bytes=out + held + rows * steps * 9,  # 8 for `keys`, 1 for `outside`
+    )
+
+
+def _steps(where: str, offsets: Sequence[int], causal: bool) -> np.ndarray:
+    """Return j - i for every key of a query."""
+    away = {check_count(where, "offset", offset) for offset in offsets}
+    return np.array(sorted({-step for step in away} | (set() if causal else away)), dtype=int)
+
+
+def _prime_up_to(stride: int) -> int:
+    return next(p for p in range(stride, 1, -1) if all(p % d for d in range(2, math.isqrt(p) + 1)))

@@ -1,0 +1,167 @@
+"""Paged attention: the cache of each sequence is a table of pages, and the pages lie anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count
+from attncourse.reference import grouped, pieces
+from attncourse.reference.block_table import as_arrays, attend
+from attncourse.reference.pages import PagePool, PageTable
+
+
+def attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    page: int,
+    causal: bool = False,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Return grouped attention over keys and values that are put into pages first.
+
+    A page is multiplied where it lies: the sequence is never put together again.
+
+    Args:
+        q: (..., H, Tq, D) floating; or (Tq, D) with k and v to match.
+        k: (..., G, Tk, D), dtype and axes before G as q; G divides H.
+        v: (..., G, Tk, Dv).
+        page: Tokens in a page; no effect on values.
+        causal: Query i sees keys up to its own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (..., H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No array, no floating numbers, or a page that is no integer.
+        ValueError: Shapes or dtypes that do not fit, or page < 1.
+
+    Memory:
+        The pages: less than one page beyond the tokens of each sequence; and for one sequence at a
+        time its out and the scores of one block, (G, 128, Tk) in float32 at least.
+
+    Paper:
+        Kwon et al. 2023, arXiv:2309.06180, section 4.1.
+    """
+    grouped.check_grouped("paged.attention", q, k, v)
+    check_count("paged.attention", "page", page, least=1)
+    if q.ndim == 2:
+        heads = (array[None] for array in (q, k, v))
+        return attention(*heads, page=page, causal=causal, scale=scale)[0]
+    cache = start(k, v, page=page)
+    cache.append(k, v)
+    return cache.attend(q, causal=causal, scale=scale)
+
+
+class PagedCache:
+    """A batch of sequences over one pool of pages.
+
+    Attributes:
+        pool: Where all pages lie.
+        tables: One for each sequence, in the order of the leading axes.
+    """
+
+    def __init__(self, pool: PagePool, tables: Sequence[PageTable]) -> None:
+        self.pool, self.tables = pool, list(tables)
+
+    def append(self, k: np.ndarray, v: np.ndarray) -> None:
+        """Put new tokens at the end of each sequence: k (..., G, T, D) and v (..., G, T, Dv).
+
+        Raises:
+            MemoryError: Too few free pages; no sequence has grown.
+        """
+        lengths = [table.length for table in self.tables]
+        try:
+            for table, index in zip(self.tables, np.ndindex(k.shape[:-3]), strict=True):
+                table.append(k[index], v[index])
+        except MemoryError:
+            for table, length in zip(self.tables, lengths, strict=True):
+                table.truncate(length)
+            raise
+
+    def attend(self, q: np.ndarray, *, causal: bool, scale: float | None = None) -> np.ndarray:
+        """Return attention of q (..., H, T, D); if causal, q are each sequence's last T tokens."""
+        keys, values = self.pool.keys, self.pool.values
+        sequences = q.reshape(len(self.tables), *q.shape[-3:])
+        out = attend(sequences, keys, values, *as_arrays(self.tables), causal=causal, scale=scale)
+        return out.reshape(*q.shape[:-1], values.shape[-1])
+
+
+def start(k: np.ndarray, v: np.ndarray, *, page: int, n_pages: int | None = None) -> PagedCache:
+    """Return an empty cache for sequences like k (..., G, T, D) and v.
+
+    Args:
+        k: Its shape and dtype count, its numbers do not.
+        v: The same.
+        page: Tokens in a page.
+        n_pages: Pages of the pool; enough for T tokens of each sequence if not given.
+    """
+    *batch, heads, tokens, width = k.shape
+    check_count("paged.start", "page", page, least=1)
+    n_pages = math.prod(batch) * -(-tokens // page) if n_pages is None else n_pages
+    pool = PagePool(n_pages, page, heads, width, v.shape[-1], k.dtype)
+    return PagedCache(pool, [PageTable(pool) for _ in np.ndindex(*batch)])
+
+
+def step(
+    state: PagedCache, q: np.ndarray, k: np.ndarray, v: np.ndarray, *, scale: float | None = None
+) -> tuple[np.ndarray, PagedCache]:
+    """Append the new tokens, then let them attend, each sequence to itself.
+
+    Args:
+        state: The cache; it is changed in place.
+        q: (..., H, T, D).
+        k: (..., G, T, D).
+        v: (..., G, T, Dv).
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        out (..., H, T, Dv), and the state.
+    """
+    grouped.check_grouped("paged.step", q, k, v)
+    state.append(k, v)
+    return state.attend(q, causal=True, scale=scale), state
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    page: int,
+    groups: int | None = None,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what `attention` does, with Dv = D: the writing of the pages, and attention over them.
+
+    Args:
+        B: Batch.
+        H: Query heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        page: Tokens in a page.
+        groups: G, key/value heads; H if not given.
+        causal: Pages after a block's last query are not read.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    G = grouped.check_groups("paged.cost", H, groups)
+    check_count("paged.cost", "page", page, least=1)
+    one = pieces.cost(1, H, Tq, Tk, D, G, page, causal, dtype_bytes)
+    tokens = 2 * B * G * Tk * D * dtype_bytes
+    room = 2 * B * G * -(-Tk // page) * page * D * dtype_bytes
+    return Cost(
+        flops=B * one.flops,
+        bytes_read=tokens + B * one.bytes_read,
+        bytes_written=tokens + B * one.bytes_written,
+        peak_bytes=room + B * one.bytes_written + one.peak_bytes,
+    )

@@ -1,0 +1,161 @@
+"""Random attention: each query sees itself and a few keys drawn at random, the same every time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count, check_qkv
+from attncourse.reference import masks
+from attncourse.reference.block import BLOCK, attend_each, held_bytes
+
+
+def attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    n_random: int,
+    seed: int = 0,
+    causal: bool = False,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Return softmax(q kᵀ · scale) v over each query's own key and `n_random` others.
+
+    The keys are drawn once, by position and not by content, and all heads share them. A block of
+    queries gathers its keys; the (Tq, Tk) matrix is never made.
+
+    Args:
+        q: (..., Tq, D) floating.
+        k: (..., Tk, D), dtype and leading axes as q.
+        v: (..., Tk, Dv).
+        n_random: Keys drawn for each query; all there are, if there are fewer.
+        seed: The same seed and sizes give the same keys.
+        causal: Keys are drawn from what is before the query's own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No array, no floating numbers, or a knob that is no integer.
+        ValueError: Shapes or dtypes that do not fit, a negative knob.
+
+    Memory:
+        The drawn keys (Tq, 1 + n_random) and what one block gathers, (..., 64, 1 + n_random, D).
+
+    Paper:
+        Zaheer et al. 2020, arXiv:2007.14062, section 2: one of BigBird's three parts.
+    """
+    check_qkv("random_keys.attention", q, k, v)
+    _check_knobs("random_keys.attention", n_random, seed)
+    n_queries, n_keys = q.shape[-2], k.shape[-2]
+    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
+    drawn = draw(n_queries, n_keys, n_random=n_random, seed=seed, causal=causal)
+    for first in range(0, n_queries if n_keys else 0, BLOCK):
+        rows = slice(first, first + BLOCK)
+        keys = drawn[rows]
+        # -1 takes the last key, which is as good as any: its score is hidden
+        out[..., rows, :] = attend_each(q[..., rows, :], k, v, keys, keys < 0, factor)
+    return out
+
+
+def draw(
+    n_queries: int, n_keys: int, *, n_random: int, seed: int = 0, causal: bool = False
+) -> np.ndarray:
+    """Return the keys of each query: its own first, then the drawn ones, none of them twice.
+
+    Drawn without replacement by Floyd's method, for all queries at once: the t-th draw is among the
+    first m - r + t + 1 candidates, and one that is taken already gives the last of these instead.
+    Each position has its own stretch of the random stream: a causal draw does not change when the
+    sequence grows.
+
+    Args:
+        n_queries: Tq.
+        n_keys: Tk.
+        n_random: Keys drawn for each query, r.
+        seed: Of the random stream.
+        causal: Draw from the past only.
+
+    Returns:
+        int (Tq, 1 + min(n_random, Tk)); -1 where there is no key.
+    """
+    _check_knobs("random_keys.draw", n_random, seed)
+    n_random = min(n_random, n_keys)
+    own = masks.positions(n_queries, n_keys)
+    if causal:
+        candidates = np.maximum(own, 0)
+    else:
+        candidates = n_keys - (own >= 0)
+    stream = np.random.PCG64(seed)
+    stream.advance(max(n_keys - n_queries, 0) * n_random)  # what earlier positions draw
+    luck = np.random.Generator(stream).random((n_queries, n_random))
+    drawn = np.full((n_queries, 1 + n_random), -1)
+    for t in range(n_random):
+        last = candidates - n_random + t  # the last candidate of this draw; negative: none is left
+        key = (luck[:, t] * (last + 1)).astype(int)
+        taken = np.any(drawn[:, 1 : 1 + t] == key[:, None], axis=1)
+        drawn[:, 1 + t] = np.where(last < 0, -1, np.where(taken, last, key))
+    if not causal:
+        skipped = np.where(own < 0, n_keys, own)  # the candidates leave out the query's own key
+        drawn += drawn >= skipped[:, None]
+    drawn[:, 0] = np.maximum(own, -1)
+    return drawn
+
+
+def mask(
+    n_queries: int, n_keys: int, *, n_random: int, seed: int = 0, causal: bool = False
+) -> np.ndarray:
+    """Return the mask (Tq, Tk) of random attention; True = may attend. Arguments as in `draw`."""
+    _check_knobs("random_keys.mask", n_random, seed)
+    drawn = draw(n_queries, n_keys, n_random=n_random, seed=seed, causal=causal)
+    visible = np.zeros((n_queries, n_keys + 1), dtype=bool)  # the last column takes the -1
+    np.put_along_axis(visible, drawn, True, axis=1)
+    return visible[:, :-1]
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    n_random: int,
+    seed: int = 0,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what `attention` does, with Dv = D; keys that are missing are multiplied too.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        n_random: Keys drawn for each query.
+        seed: Changes nothing.
+        causal: Changes nothing but which keys are drawn.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    _check_knobs("random_keys.cost", n_random, seed)
+    count, rows = 1 + min(n_random, Tk), min(Tq, BLOCK)
+    pairs = B * H * Tq * count * (Tk > 0)
+    held = held_bytes(B * H, rows, count, D, dtype_bytes, each=True) if pairs else 0
+    out = B * H * Tq * D * dtype_bytes
+    return Cost(
+        flops=4 * pairs * D,
+        bytes_read=(B * H * Tq + 2 * pairs) * D * dtype_bytes + Tq * count * 8,
+        bytes_written=out + Tq * count * 8,
+        # `drawn`; with it `luck`, a comparison and six columns while drawing, or else one block
+        peak_bytes=out + Tq * count * 8 + max(Tq * (9 * count + 40), held + rows * count),
+    )
+
+
+def _check_knobs(where: str, n_random: int, seed: int) -> None:
+    check_count(where, "n_random", n_random)
+    check_count(where, "seed", seed)
