@@ -300,6 +300,10 @@ def _measure(job: Job, setting: Setting) -> dict[str, Any]:
     }
     if job.predicted is not None:
         measured["predicted"] = asdict(job.predicted)
+    longest = MECHANISMS[job.mechanism].longest
+    if job.implementation == "NumPy" and longest is not None and job.n > longest:
+        measured["skipped"] = f"takes minutes beyond n = {longest}"
+        return measured
     free = _free_bytes(setting.device)
     if job.needs_bytes > 0.8 * free:
         measured["skipped"] = (

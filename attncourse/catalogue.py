@@ -42,8 +42,8 @@ class Mechanism:
 
     Attributes:
         stem: The module name in `reference` and `kernels`, and the key of the catalogue.
-        family: "dense", "exact tiled", "pattern", "content", "kernel", "low rank" or
-            "inference".
+        family: "dense", "exact tiled", "pattern", "content", "kernel", "low rank",
+            "learned scores", "recurrent", "variant" or "inference".
         title: The name a reader knows it by.
         paper: Authors, year, arXiv id, section.
         chapter: The chapter that teaches it, as two digits.
@@ -56,6 +56,8 @@ class Mechanism:
         online: Whether causal output depends on earlier tokens only. LSH hides later keys and
             values, but sorts all tokens, so later ones influence which earlier ones are found.
         square: Whether it needs as many queries as keys.
+        longest: The longest sequence at which sweeps and tests run the reference, where a call
+            beyond takes minutes.
         roundings: How many roundings of its work the result may lose: as many as its exponents
             are large, where it takes the exponential of something large.
         arguments: For mechanisms whose knobs are arrays: turns (Tq, Tk, D, Dv, dtype, **knobs)
@@ -77,6 +79,7 @@ class Mechanism:
     causal: bool = True
     online: bool = True
     square: bool = False
+    longest: int | None = None
     roundings: int = 8
     arguments: Callable[..., dict[str, Any]] | None = None
     reference_module: str = ""
@@ -126,13 +129,38 @@ def _linformer_arguments(n_queries, n_keys, width, value_width, dtype, *, rank, 
     return rest | {"key_projection": mean, "value_projection": mean}
 
 
+def _synthesizer_arguments(n_queries, n_keys, width, value_width, dtype, *, hidden, **rest):
+    import numpy as np
+
+    from attncourse.reference import synthesizer
+
+    generator = np.random.default_rng(0)
+    first = generator.standard_normal((width, hidden)) / width**0.5
+    second = generator.standard_normal((hidden, n_keys)) / hidden**0.5
+    return rest | {"logits": synthesizer.dense(first.astype(dtype), second.astype(dtype))}
+
+
 def _block_sparse_arguments(
     n_queries, n_keys, width, value_width, dtype, *, block, window_blocks, **rest
 ):
-    from attncourse.reference import block_sparse
+    from attncourse.reference import layouts
 
-    layout = block_sparse.band(n_queries, n_keys, block=block, window_blocks=window_blocks)
+    layout = layouts.band(n_queries, n_keys, block=block, window_blocks=window_blocks)
     return rest | {"layout": layout, "block": block}
+
+
+def _relative_arguments(n_queries, n_keys, width, value_width, dtype, *, max_distance, **rest):
+    from attncourse.reference import relative
+
+    keys, values = relative.random_tables(max_distance, width, value_width, dtype=dtype)
+    return rest | {"relative_keys": keys, "relative_values": values}
+
+
+def _scoring_arguments(n_queries, n_keys, width, value_width, dtype, *, hidden, **rest):
+    from attncourse.reference import scoring
+
+    drawn = scoring.random_parameters(width, hidden, dtype=dtype)
+    return rest | dict(zip(("query_weights", "key_weights", "vector"), drawn, strict=True))
 
 
 MECHANISMS: dict[str, Mechanism] = {
@@ -172,8 +200,31 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("block_q", 256, 1, 1024, 1, "queries of a tile"),
                 Knob("block_k", 128, 1, 1024, 1, "keys of a tile"),
             ),
-            has=frozenset({"backward"}),
+            has=frozenset({"kernel", "backward"}),
             collapse=lambda n_queries, n_keys: {"block_q": 16, "block_k": 32},
+        ),
+        Mechanism(
+            stem="relative",
+            family="variant",
+            title="Relative positions (Shaw)",
+            paper="Shaw, Uszkoreit, Vaswani 2018, arXiv:1803.02155, section 3",
+            chapter="03",
+            exact="softmax attention with relative keys and values",
+            memory="block² + block · max_distance",
+            knobs=(Knob("max_distance", 16, 0, 128, 1, "distance at which positions are clipped"),),
+            arguments=_relative_arguments,
+        ),
+        Mechanism(
+            stem="scoring",
+            family="variant",
+            title="Additive attention (Bahdanau)",
+            paper="Bahdanau, Cho, Bengio 2015, arXiv:1409.0473, appendix A.1.2",
+            chapter="02",
+            exact="softmax of additive scores",
+            memory="n · (hidden + block) + block² · hidden",
+            knobs=(Knob("hidden", 16, 1, 64, 1, "numbers inside of tanh for each pair"),),
+            longest=4096,
+            arguments=_scoring_arguments,
         ),
         Mechanism(
             stem="window",
@@ -270,6 +321,18 @@ MECHANISMS: dict[str, Mechanism] = {
             collapse=lambda n_queries, n_keys: {"block": 4, "random_blocks": n_keys},
         ),
         Mechanism(
+            stem="sparse_transformer",
+            family="pattern",
+            title="Sparse Transformer (near and every stride-th key)",
+            paper="Child, Gray, Radford, Sutskever 2019, arXiv:1904.10509, section 4.3",
+            chapter="05",
+            exact="softmax attention under its mask",
+            memory="block · (block + 2·stride) or block · n/stride",
+            knobs=(Knob("stride", 64, 1, 256, 1, "the near keys, and the step of the far ones"),),
+            has=frozenset({"mask"}),
+            collapse=lambda n_queries, n_keys: {"stride": 1},
+        ),
+        Mechanism(
             stem="linear",
             family="kernel",
             title="Linear attention, elu + 1",
@@ -319,6 +382,28 @@ MECHANISMS: dict[str, Mechanism] = {
             collapse=lambda n_queries, n_keys: {"pool": 1},
         ),
         Mechanism(
+            stem="synthesizer",
+            family="learned scores",
+            title="Synthesizer",
+            paper="Tay et al. 2020, arXiv:2005.00743, section 3",
+            chapter="06",
+            exact="attention with logits that no key had a part in",
+            memory="block · n",
+            knobs=(Knob("hidden", 64, 1, 256, 1, "width of the map from a query to its logits"),),
+            arguments=_synthesizer_arguments,
+        ),
+        Mechanism(
+            stem="topk",
+            family="content",
+            title="Top-k attention",
+            paper="Gupta, Dar, Goodman, Ciprut, Berant 2021, arXiv:2106.06899, section 2",
+            chapter="08",
+            exact="softmax attention to each query's best keys",
+            memory="block · (n + keep · D)",
+            knobs=(Knob("keep", 64, 1, 512, 1, "keys that each query keeps"),),
+            collapse=lambda n_queries, n_keys: {"keep": max(n_keys, 1)},
+        ),
+        Mechanism(
             stem="lsh",
             family="content",
             title="LSH attention (Reformer)",
@@ -334,6 +419,21 @@ MECHANISMS: dict[str, Mechanism] = {
             ),
             collapse=lambda n_queries, n_keys: {"n_buckets": 4, "n_rounds": 2, "chunk": n_keys},
             online=False,
+        ),
+        Mechanism(
+            stem="segment",
+            family="recurrent",
+            title="Segment recurrence (Transformer-XL)",
+            paper="Dai et al. 2019, arXiv:1901.02860, section 3.2",
+            chapter="16",
+            exact="softmax attention under its mask",
+            memory="chunk · (chunk + memory)",
+            knobs=(
+                Knob("chunk", 128, 1, 512, 1, "tokens of a segment"),
+                Knob("memory", 128, 0, 512, 1, "keys before the segment that it sees too"),
+            ),
+            has=frozenset({"mask", "step"}),
+            collapse=lambda n_queries, n_keys: {"chunk": n_keys, "memory": 0},
         ),
         Mechanism(
             stem="grouped",
@@ -368,6 +468,18 @@ MECHANISMS: dict[str, Mechanism] = {
             knobs=(Knob("page", 64, 1, 256, 1, "tokens in a page; no effect on values"),),
             has=frozenset({"step"}),
             collapse=lambda n_queries, n_keys: {"page": 7},
+        ),
+        Mechanism(
+            stem="quantised_cache",
+            family="inference",
+            title="Key/value cache in int8",
+            paper="Liu et al. 2024, arXiv:2402.02750, section 3",
+            chapter="12",
+            exact="softmax attention over rounded keys and values",
+            memory="the cache: n·(D + Dv) bytes and scales; block · n",
+            knobs=(Knob("group", 64, 1, 256, 1, "tokens whose keys share their scales"),),
+            has=frozenset({"step"}),
+            collapse=lambda n_queries, n_keys: {"group": max(n_keys, 1)},
         ),
     )
 }

@@ -14,20 +14,30 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from attncourse.kernels import full, window
+from attncourse.kernels import flash, full, linear, tiles, window
 from attncourse.kernels.tiles import padded, tiling
 
 KERNELS = [
+    tiles.delta_kernel,
+    flash._flash_fwd_kernel,
+    flash._flash_dkdv_kernel,
+    flash._flash_dq_kernel,
     window._window_fwd_kernel,
-    window._window_delta_kernel,
     window._window_dkdv_kernel,
     window._window_dq_kernel,
     full._full_scores_kernel,
     full._full_softmax_kernel,
     full._full_product_kernel,
+    linear._linear_sums_kernel,
+    linear._linear_fwd_kernel,
+    linear._linear_dq_kernel,
+    linear._linear_dk_kernel,
+    linear._linear_dv_kernel,
 ]
+LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
+FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
-FLOAT32 = {"lse_ptr", "delta_ptr", "scores_ptr", "weights_ptr"}  # whatever the inputs are
+FLOAT32 = {"lse_ptr", "delta_ptr", "scores_ptr", "weights_ptr", "total_ptr", "sums_ptr", "norms_ptr"}  # whatever the inputs are
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
@@ -47,6 +57,21 @@ def compiled(kernel, dtype, width, arch, *, ones=False):
     }
     if kernel is full._full_softmax_kernel:
         constants["BLOCK_KV"], options = 4096, {}
+    if kernel in FLASH:
+        largest = 1024, 1024, width, DTYPE_BYTES[dtype]
+        backward = kernel is not flash._flash_fwd_kernel
+        BLOCK_Q, BLOCK_KV, options = flash.tile_sizes(*largest, backward=backward)
+        constants |= {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}  # the longer code
+    if kernel in LINEAR:
+        BLOCK, SLICE, options = linear._block(width, DTYPE_BYTES[dtype])
+        constants |= {
+            "BLOCK": BLOCK,
+            "BLOCK_E": min(SLICE, padded(width)),
+            "PART": 1024,
+            "ELU": True,
+            "PRECISION": "ieee" if dtype == "fp32" else "tf32",
+            "CAUSAL": True,  # does all that the other form does
+        }
     signature, values, attributes = {}, {}, {}
     for place, name in enumerate(parameter.name for parameter in kernel.params):
         last_axis = name.startswith("stride_") and name[-1] in "dj"

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from attncourse import measure
 from attncourse.inputs import random_qkv
-from attncourse.reference import block_sparse, full, masks, random_keys, window
+from attncourse.reference import block_sparse, full, layouts, masks, random_keys, window
 
 SHAPES = list(itertools.product((0, 1, 5, 63, 64), (0, 1, 7, 64), (1, 4, 10, 100)))
 
 
 def random_layout(n_queries, n_keys, block, seed=0, share=0.4):
-    shape = tuple(map(len, block_sparse.grid(n_queries, n_keys, block=block)))
+    shape = tuple(map(len, layouts.grid(n_queries, n_keys, block=block)))
     return np.random.default_rng(seed).random(shape) < share
 
 
@@ -66,7 +66,7 @@ def test_any_layout_equals_full_attention_under_the_mask(
 @settings(max_examples=50, deadline=None)
 def test_blocks_of_a_mask_compute_that_mask_whatever_the_block(n_queries, n_keys, block, share):
     shown = np.random.default_rng(0).random((n_queries, n_keys)) < share
-    layout, partial = block_sparse.blocks_of(shown, block=block)
+    layout, partial = layouts.blocks_of(shown, block=block)
     knobs = {"layout": layout, "partial": partial, "block": block}
     knobs["visible"] = lambda i, j: shown[i, j]
     assert np.array_equal(block_sparse.mask(n_queries, n_keys, **knobs), shown)
@@ -76,7 +76,7 @@ def test_blocks_of_a_mask_compute_that_mask_whatever_the_block(n_queries, n_keys
 
 
 def test_only_partial_blocks_are_masked():
-    layout, partial = block_sparse.blocks_of(masks.causal(40, 40), block=8)
+    layout, partial = layouts.blocks_of(masks.causal(40, 40), block=8)
     assert np.array_equal(layout, np.tri(5, dtype=bool))
     assert np.array_equal(partial, np.eye(5, dtype=bool))  # a causal mask cuts its diagonal
     asked = []
@@ -104,20 +104,20 @@ def test_a_query_sees_the_same_alone_as_with_those_before_it(causal):
 
 def test_band_of_single_tokens_is_a_window():
     q, k, v = random_qkv(30, 50, width=4)
-    layout = block_sparse.band(30, 50, block=1, window_blocks=3)
+    layout = layouts.band(30, 50, block=1, window_blocks=3)
     out = block_sparse.attention(q, k, v, layout=layout, block=1)
     np.testing.assert_allclose(out, window.attention(q, k, v, window=3), atol=1e-6)
 
 
 def test_band_without_neighbours_is_islands():
-    layout = block_sparse.band(20, 20, block=6, window_blocks=0)
+    layout = layouts.band(20, 20, block=6, window_blocks=0)
     mask = block_sparse.mask(20, 20, layout=layout, block=6)
     assert np.array_equal(mask, masks.blocks(20, 20, block=6))
 
 
 def test_rounding_random_keys_up_to_blocks_covers_nearly_everything():
     mask = random_keys.mask(512, 512, n_random=16)
-    layout, _ = block_sparse.blocks_of(mask, block=32)
+    layout, _ = layouts.blocks_of(mask, block=32)
     assert masks.density(mask) < 0.04 and masks.density(layout) > 0.8  # claim C144's over-coverage
 
 

@@ -85,8 +85,8 @@ def test_the_order_of_the_positions_does_not_matter_and_each_counts_once():
 
 def test_global_tokens_see_through_projections_of_their_own():
     q, k, v = random_qkv(50, heads=2, width=4, dtype=np.float64)
-    own = dict(zip(("q_global", "k_global", "v_global"), random_qkv(50, heads=2, width=4, seed=1)))
-    own = {name: array.astype(np.float64) for name, array in own.items()}
+    other = random_qkv(50, heads=2, width=4, seed=1, dtype=np.float64)
+    own = dict(zip(("q_global", "k_global", "v_global"), other, strict=True))
     chosen = np.array([3, 20])
     knobs = {"window": 4, "global_tokens": chosen}
     plain = longformer.attention(q, k, v, **knobs)

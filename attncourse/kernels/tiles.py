@@ -44,6 +44,52 @@ def nonzero(total):
     return tl.where(total == 0.0, 1.0, total)
 
 
+@triton.jit
+def delta_kernel(
+    out_ptr, grad_out_ptr, delta_ptr,
+    stride_ob, stride_oh, stride_ot, stride_od,
+    stride_gb, stride_gh, stride_gt, stride_gd,
+    stride_db, stride_dh, stride_dt,
+    Tq,
+    Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Q: tl.constexpr,
+):  # fmt: skip
+    """One program: delta of BLOCK_Q queries; see `row_delta`."""
+    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    out_ptr += batch * stride_ob + head * stride_oh
+    grad_out_ptr += batch * stride_gb + head * stride_gh
+    delta_ptr += batch * stride_db + head * stride_dh
+    cols = tl.arange(0, BLOCK_DV)
+    out = load_tile(out_ptr, queries, cols, stride_ot, stride_od, Tq, Dv)  # [BLOCK_Q, BLOCK_DV]
+    grad_out = load_tile(grad_out_ptr, queries, cols, stride_gt, stride_gd, Tq, Dv)
+    delta = tl.sum(out.to(tl.float32) * grad_out.to(tl.float32), 1)  # [BLOCK_Q]
+    tl.store(delta_ptr + queries * stride_dt, delta, mask=queries < Tq)
+
+
+def row_delta(out: torch.Tensor, grad_out: torch.Tensor) -> torch.Tensor:
+    """Return delta = rowsum(out · grad_out), what the gradient of a softmax row is lowered by.
+
+    It equals rowsum(weights · dweights), for which no row of weights has to be whole.
+
+    Args:
+        out: (B, H, Tq, Dv), what attention returned.
+        grad_out: (B, H, Tq, Dv), the gradient of the loss with respect to it.
+
+    Returns:
+        (B, H, Tq) float32.
+    """
+    B, H, Tq, Dv = out.shape
+    BLOCK_Q, _, _ = tiling(Dv, out.element_size())
+    delta = out.new_empty(B, H, Tq, dtype=torch.float32)
+    delta_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
+        out, grad_out, delta,
+        *out.stride(), *grad_out.stride(), *delta.stride(),
+        Tq, Dv, padded(Dv), BLOCK_Q,
+    )  # fmt: skip
+    return delta
+
+
 def padded(width: int) -> int:
     """Return the width of a tile that holds `width` numbers: a power of two, at least 16."""
     return max(16, triton.next_power_of_2(width))

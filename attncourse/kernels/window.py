@@ -16,6 +16,7 @@ from attncourse.kernels.tiles import (
     load_tile,
     nonzero,
     padded,
+    row_delta,
     store_tile,
     tiling,
 )
@@ -183,29 +184,6 @@ def _window_fwd_kernel(
 
 
 @triton.jit
-def _window_delta_kernel(
-    out_ptr, grad_out_ptr, delta_ptr,
-    stride_ob, stride_oh, stride_ot, stride_od,
-    stride_gb, stride_gh, stride_gt, stride_gd,
-    stride_lb, stride_lh, stride_lt,
-    Tq,
-    Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Q: tl.constexpr,
-):  # fmt: skip
-    """One program: delta = rowsum(out · grad_out) of BLOCK_Q queries, used by both passes below."""
-    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    head = tl.program_id(1).to(tl.int64)
-    batch = tl.program_id(2).to(tl.int64)
-    out_ptr += batch * stride_ob + head * stride_oh
-    grad_out_ptr += batch * stride_gb + head * stride_gh
-    delta_ptr += batch * stride_lb + head * stride_lh
-    cols = tl.arange(0, BLOCK_DV)
-    out = load_tile(out_ptr, queries, cols, stride_ot, stride_od, Tq, Dv)  # [BLOCK_Q, BLOCK_DV]
-    grad_out = load_tile(grad_out_ptr, queries, cols, stride_gt, stride_gd, Tq, Dv)
-    delta = tl.sum(out.to(tl.float32) * grad_out.to(tl.float32), 1)  # [BLOCK_Q]
-    tl.store(delta_ptr + queries * stride_lt, delta, mask=queries < Tq)
-
-
-@triton.jit
 def _window_dkdv_kernel(
     q_ptr, k_ptr, v_ptr, grad_out_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
     stride_qb, stride_qh, stride_qt, stride_qd,
@@ -360,13 +338,7 @@ class _WindowAttention(torch.autograd.Function):
         B, H, Tq, D = q.shape
         Tk, Dv = v.shape[2:]
         BLOCK_Q, BLOCK_KV, options = tiling(max(D, Dv), q.element_size())
-        delta = torch.empty_like(lse)
-        _window_delta_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
-            out, grad_out, delta,
-            *out.stride(), *grad_out.stride(), *delta.stride(),
-            Tq, Dv, padded(Dv), BLOCK_Q,
-        )  # fmt: skip
-        inputs = q, k, v, grad_out, lse, delta
+        inputs = q, k, v, grad_out, lse, row_delta(out, grad_out)
         strides = [stride for tensor in inputs[:5] for stride in tensor.stride()]
         settings = (
             Tq, Tk, window, dilation, scale,

@@ -12,7 +12,7 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_positions, check_qkv
-from attncourse.reference import block_sparse
+from attncourse.reference import block_sparse, layouts
 
 
 def attention(
@@ -50,8 +50,9 @@ def attention(
         ValueError: Shapes or dtypes that do not fit, a knob that is too small.
 
     Memory:
-        One row of blocks, (..., block, block · (2·window_blocks + 1 + random + global)), and its
-        keys or values; the rows of the global blocks, (..., block, Tk) and (..., Tk, D).
+        One row of blocks: its scores, (..., block, block · (2·window_blocks + 1 + random_blocks +
+        global_blocks)), and a copy of its keys or values; a global block needs scores (..., block,
+        Tk).
 
     Paper:
         Zaheer et al. 2020, arXiv:2007.14062, section 2 and appendix D (the blocks).
@@ -79,10 +80,10 @@ def layout(
     global, so that none is counted twice. Each row has a random stream of its own: the blocks of a
     causal row do not change when the sequence grows.
 
-    The widely used implementation in transformers has blocks of 64, one window block on each side,
-    3 random blocks and 2 global ones, which are the first and the last (here: global_blocks=(0,
-    last)). It draws a plan for each head, in training only; the second block and the last but one
-    leave out more than their window.
+    The widely used implementation in transformers has blocks of 64, a window of 3 (the radius is
+    1), 3 random blocks and 2 global ones: the first and the last (here: global_blocks=(0, last)).
+    It draws a plan for each head, and in training only. Outside training its random blocks are the
+    first block, once more for each: its keys count 1 + random_blocks times.
 
     Args:
         n_queries: Tq.
@@ -95,7 +96,7 @@ def layout(
         causal: Leave out the blocks that lie in the future.
 
     Returns:
-        bool (query blocks, key blocks), as `block_sparse.grid` numbers them.
+        bool (query blocks, key blocks), as `layouts.grid` numbers them.
     """
     knobs = (block, window_blocks, random_blocks, global_blocks, seed, causal)
     return _layout("bigbird.layout", n_queries, n_keys, *knobs)
@@ -112,7 +113,10 @@ def mask(
     seed: int = 0,
     causal: bool = False,
 ) -> np.ndarray:
-    """Return the mask (Tq, Tk) of BigBird attention; True = may attend. Arguments as in `layout`."""
+    """Return the mask (Tq, Tk) of BigBird attention; True = may attend.
+
+    Arguments as in `layout`.
+    """
     knobs = (block, window_blocks, random_blocks, global_blocks, seed, causal)
     chosen = _layout("bigbird.mask", n_queries, n_keys, *knobs)
     return block_sparse.mask(n_queries, n_keys, layout=chosen, block=block, causal=causal)
@@ -162,9 +166,9 @@ def _layout(
     check_count(where, "window_blocks", window_blocks)
     check_count(where, "random_blocks", random_blocks)
     check_count(where, "seed", seed)
-    own, keys = block_sparse.grid(n_queries, n_keys, block=block)
+    own, keys = layouts.grid(n_queries, n_keys, block=block)
     everywhere = check_positions(where, "global_blocks", global_blocks, len(keys))
-    listed = block_sparse.band(n_queries, n_keys, block=block, window_blocks=window_blocks)
+    listed = layouts.band(n_queries, n_keys, block=block, window_blocks=window_blocks)
     listed[np.isin(own, everywhere)] = True
     listed[:, everywhere] = True
     for row, number in zip(listed, own, strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference import masks
+from attncourse.reference import layouts, masks
 from attncourse.reference.block import attend, held_bytes
 
 
@@ -27,14 +27,15 @@ def attention(
 ) -> np.ndarray:
     """Return softmax(q kᵀ · scale) v over the blocks of keys that the layout lists.
 
-    A row of blocks gathers the keys it lists, and nothing is computed for the others. Only where a
-    block is partial is it masked: the others are visible as a whole, and pay for no comparison.
+    A row of blocks takes the keys it lists, and nothing is computed for the others; blocks that
+    follow one another are not even copied. `visible` is asked about the partial blocks only: a full
+    one is seen as a whole.
 
     Args:
         q: (..., Tq, D) floating.
         k: (..., Tk, D), dtype and leading axes as q.
         v: (..., Tk, Dv).
-        layout: bool (query blocks, key blocks), as `grid` says; True = attend to this block.
+        layout: bool (query blocks, key blocks), as `layouts.grid` numbers them; True = attend.
         block: Tokens in a block. Query blocks are counted in key positions, i + Tk - Tq.
         partial: bool, shaped as layout: the blocks to which `visible` applies; all if not given.
         visible: A function of queries i (rows, 1) and keys j (1, keys) that says who may attend.
@@ -49,7 +50,8 @@ def attention(
         ValueError: Shapes or dtypes that do not fit, block < 1, `partial` without `visible`.
 
     Memory:
-        One row of blocks: its scores (..., block, listed · block), and its keys or its values.
+        One row of blocks: its scores (..., block, listed · block), and a copy of its keys or its
+        values where there are gaps between the blocks.
 
     Paper:
         Gray, Radford, Kingma 2017, "GPU kernels for block-sparse weights"; full and partial blocks:
@@ -64,53 +66,15 @@ def attention(
         keys = _tokens(listed, block, n_keys)
         hidden = np.zeros((len(rows), len(keys)), dtype=bool) if visible or causal else None
         if visible:
-            cut = np.isin(keys // block, listed if partial is None else np.flatnonzero(partial[row]))
+            cut = np.isin(
+                keys // block, listed if partial is None else np.flatnonzero(partial[row])
+            )
             hidden[:, cut] = ~visible(np.array(rows)[:, None], keys[None, cut])
         if causal:
             hidden |= keys > (np.array(rows) + n_keys - n_queries)[:, None]
         part = slice(rows.start, rows.stop)
-        out[..., part, :] = attend(q[..., part, :], k, v, keys, hidden, factor)
+        out[..., part, :] = attend(q[..., part, :], k, v, _unbroken(keys), hidden, factor)
     return out
-
-
-def grid(n_queries: int, n_keys: int, *, block: int) -> tuple[range, range]:
-    """Return the numbers of the query blocks and of the key blocks, as a layout lists them.
-
-    A query belongs to the block of its position i + Tk - Tq. With fewer queries than keys the first
-    query block may be cut, with more queries its number is negative; what a query sees is the
-    same whether it comes alone or with those before it.
-    """
-    check_count("block_sparse.grid", "block", block, least=1)
-    first, end = (n_keys - n_queries) // block, -(-n_keys // block)
-    return range(first, end if n_queries else first), range(end)
-
-
-def band(n_queries: int, n_keys: int, *, block: int, window_blocks: int) -> np.ndarray:
-    """Return the layout of a window of blocks: each sees itself and `window_blocks` on each side."""
-    check_count("block_sparse.band", "window_blocks", window_blocks)
-    own, keys = grid(n_queries, n_keys, block=block)
-    return np.abs(np.arange(len(keys)) - np.array(own, dtype=int)[:, None]) <= window_blocks
-
-
-def blocks_of(visible: np.ndarray, *, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the layout that covers a mask, and which of its blocks are partial.
-
-    Args:
-        visible: bool (Tq, Tk).
-        block: Tokens in a block.
-
-    Returns:
-        bool (query blocks, key blocks) twice: blocks with any True, and those not wholly True.
-    """
-    n_queries, n_keys = visible.shape
-    own, columns = grid(n_queries, n_keys, block=block)
-    layout, partial = np.zeros((2, len(own), len(columns)), dtype=bool)
-    rows = masks.positions(n_queries, n_keys) // block - own.start
-    i, j = np.nonzero(visible)
-    layout[rows[i], j // block] = True
-    i, j = np.nonzero(~visible)
-    partial[rows[i], j // block] = True
-    return layout, partial & layout
 
 
 def mask(
@@ -161,10 +125,12 @@ def layout_cost(
     _check_grids("block_sparse.layout_cost", Tq, Tk, layout, block)
     pairs = loaded = largest = 0
     for _, rows, listed in _rows_of_blocks(Tq, Tk, layout, block, causal):
-        keys = len(_tokens(listed, block, Tk))
+        tokens = _tokens(listed, block, Tk)
+        keys = len(tokens)
         pairs += len(rows) * keys
         loaded += (len(rows) + 2 * keys) * D
-        held = held_bytes(B * H, len(rows), keys, D, dtype_bytes, gathered=True)
+        gathered = not isinstance(_unbroken(tokens), slice)
+        held = held_bytes(B * H, len(rows), keys, D, dtype_bytes, gathered=gathered)
         largest = max(largest, held + 8 * keys + len(rows) * keys * causal)
     out = B * H * Tq * D * dtype_bytes
     return Cost(
@@ -187,10 +153,10 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does at the layout `band`: what the catalogue's sliders set."""
+    """Count what `attention` does at `layouts.band`, which the catalogue's sliders set."""
     check_count("block_sparse.cost", "block", block, least=1)
     check_count("block_sparse.cost", "window_blocks", window_blocks)
-    layout = band(Tq, Tk, block=block, window_blocks=window_blocks)
+    layout = layouts.band(Tq, Tk, block=block, window_blocks=window_blocks)
     sizes = {"block": block, "causal": causal, "dtype_bytes": dtype_bytes}
     return layout_cost(B, H, Tq, Tk, D, layout=layout, **sizes)
 
@@ -200,7 +166,7 @@ def _rows_of_blocks(
 ) -> Iterator[tuple[int, range, np.ndarray]]:
     """Yield (row of the layout, its queries, the key blocks it lists that are not all future)."""
     ahead = n_keys - n_queries
-    for row, own in enumerate(grid(n_queries, n_keys, block=block)[0]):
+    for row, own in enumerate(layouts.grid(n_queries, n_keys, block=block)[0]):
         rows = range(max(own * block - ahead, 0), min((own + 1) * block - ahead, n_queries))
         listed = np.flatnonzero(layout[row])
         yield row, rows, listed[listed <= own] if causal else listed
@@ -211,9 +177,16 @@ def _tokens(blocks: np.ndarray, block: int, n_keys: int) -> np.ndarray:
     return tokens[tokens < n_keys]
 
 
+def _unbroken(tokens: np.ndarray) -> slice | np.ndarray:
+    """Return a slice, which needs no copy, if the tokens follow one another."""
+    if len(tokens) and tokens[-1] - tokens[0] == len(tokens) - 1:
+        return slice(tokens[0], tokens[-1] + 1)
+    return tokens
+
+
 def _check_grids(where, n_queries, n_keys, layout, block, partial=None, visible=None) -> None:
     check_count(where, "block", block, least=1)
-    shape = tuple(map(len, grid(n_queries, n_keys, block=block)))
+    shape = tuple(map(len, layouts.grid(n_queries, n_keys, block=block)))
     for name, array in (("layout", layout), ("partial", partial)):
         if array is None and name == "partial":
             continue

@@ -52,7 +52,7 @@ def attention(
 
     Raises:
         TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit, a knob that is too small, a position beyond Tk.
+        ValueError: Shapes or dtypes that do not fit, a knob too small, a position beyond Tk.
 
     Memory:
         One block: its scores (..., 64, 64 + 2·window + g) and its keys or values. After the blocks,

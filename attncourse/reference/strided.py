@@ -54,7 +54,7 @@ def attention(
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
-    for rows, keys in _blocks(n_queries, n_keys, stride, causal):
+    for rows, keys in blocks(n_queries, n_keys, stride, causal):
         row_part, key_part = (slice(part.start, part.stop, part.step) for part in (rows, keys))
         own = (rows[0] + n_keys - n_queries) // stride  # where the first query sits in its class
         future = ~np.tri(len(rows), len(keys), own, dtype=bool) if causal else None
@@ -138,7 +138,7 @@ def cost(
     """
     check_count("strided.cost", "stride", stride, least=1)
     pairs = loaded = largest = 0
-    for rows, keys in _blocks(Tq, Tk, stride, causal):
+    for rows, keys in blocks(Tq, Tk, stride, causal):
         pairs += len(rows) * len(keys)
         loaded += (len(rows) + 2 * len(keys)) * D
         held = held_bytes(B * H, len(rows), len(keys), D, dtype_bytes)
@@ -152,9 +152,7 @@ def cost(
     )
 
 
-def _blocks(
-    n_queries: int, n_keys: int, stride: int, causal: bool
-) -> Iterator[tuple[range, range]]:
+def blocks(n_queries: int, n_keys: int, stride: int, causal: bool) -> Iterator[tuple[range, range]]:
     """Yield (queries, keys): up to BLOCK queries of one residue class and the keys they may see."""
     ahead = n_keys - n_queries
     for start in range(min(stride, n_queries)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -34,8 +34,9 @@ def attention(
         q: (..., Tq, D) floating.
         k: (..., Tk, D), dtype and leading axes as q.
         v: (..., Tk, Dv).
-        logits: Takes q's rows (..., block, D) and their slice of 0 ... Tq - 1, returns new logits
-            (..., block, Tk). They are not scaled by 1/√D: what is learned has its own size.
+        logits: Takes q's rows (..., block, D), in float32 at least, and their slice of the Tq;
+            returns a new array (..., block, Tk) of q's dtype. Nothing is scaled by 1/√D: what is
+            learned has its own size.
         causal: Query i sees keys up to its own position i + Tk - Tq.
 
     Returns:
@@ -61,8 +62,160 @@ def attention(
     work = np.result_type(q.dtype, np.float32)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     values = v.astype(work, copy=False)
-    for rows, last_key in _blocks(n_queries, n_keys, causal):
-        out[..., rows, :] = _attend(
-            q[..., rows, :].astype(work, copy=False), values, logits, rows, last_key, n_queries
-        )
+    position = masks.positions(n_queries, n_keys) if causal else None
+    for first in range(0, n_queries, BLOCK):
+        rows = slice(first, min(first + BLOCK, n_queries))
+        scores = logits(q[..., rows, :].astype(work, copy=False), rows)
+        _check_rows(scores, q.shape[:-2], rows.stop - rows.start, n_keys)
+        if causal:
+            np.copyto(scores, -np.inf, where=np.arange(n_keys) > position[rows, None])
+        out[..., rows, :] = np.matmul(softmax_in_place(scores), values)
+        del scores  # or it would outlive the making of the next block's
     return out
+
+
+def random(logits: np.ndarray) -> Logits:
+    """Return the function for given logits: learned, or drawn once, and the same for every input.
+
+    Args:
+        logits: (Tq, Tk), or with leading axes that broadcast to those of q: one map per head. It
+            is n² numbers by itself; `factorised` is not. Rows beyond Tq are left unused.
+    """
+    _check_matrices("synthesizer.random", logits=logits)
+    return lambda q, rows: logits[..., rows, :].astype(q.dtype)
+
+
+def dense(
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    first_bias: np.ndarray | None = None,
+    second_bias: np.ndarray | None = None,
+) -> Logits:
+    """Return the function that maps each query to its logits by two layers.
+
+    logits = relu(q first + first_bias) second + second_bias.
+
+    Args:
+        first: (D, hidden); leading axes, if any, broadcast to those of q.
+        second: (hidden, Tk): the map is tied to the number of keys.
+        first_bias: (hidden,); none if not given.
+        second_bias: (Tk,); none if not given.
+
+    Raises:
+        TypeError: No array or no floating numbers.
+        ValueError: Shapes that do not fit each other or, when called, q's width.
+    """
+    _check_matrices("synthesizer.dense", first=first, second=second)
+    if first.shape[-1] != second.shape[-2]:
+        raise ValueError(
+            f"synthesizer.dense: first (D, hidden) and second (hidden, Tk) must share hidden, "
+            f"got {first.shape} and {second.shape}"
+        )
+
+    def rows_of(q: np.ndarray, rows: slice) -> np.ndarray:
+        if q.shape[-1] != first.shape[-2]:
+            raise ValueError(
+                f"synthesizer.dense: first must have {q.shape[-1]} rows, the width of q, "
+                f"got {first.shape}"
+            )
+        layer = _affine(q, first, first_bias)
+        np.maximum(layer, 0, out=layer)
+        return _affine(layer, second, second_bias)
+
+    return rows_of
+
+
+def factorised(left: np.ndarray, right: np.ndarray) -> Logits:
+    """Return the function for the logits left rightᵀ: learned as `random`, but 2·n·rank numbers.
+
+    Args:
+        left: (Tq, rank); leading axes, if any, broadcast to those of q.
+        right: (Tk, rank).
+
+    Raises:
+        TypeError: No array or no floating numbers.
+        ValueError: Ranks that differ.
+    """
+    _check_matrices("synthesizer.factorised", left=left, right=right)
+    if left.shape[-1] != right.shape[-1]:
+        raise ValueError(
+            f"synthesizer.factorised: left (Tq, rank) and right (Tk, rank) must share rank, "
+            f"got {left.shape} and {right.shape}"
+        )
+    return lambda q, rows: _affine(
+        left[..., rows, :].astype(q.dtype, copy=False), right.swapaxes(-1, -2), None
+    )
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    hidden: int,
+    kind: str = "dense",
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what `attention` does, with Dv = D, no bias, and weights that all heads share.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        hidden: Width of the dense map, or rank of the factors; nothing to "random".
+        kind: "dense", "random" or "factorised".
+        causal: Adds a mask for one block; what is hidden is computed too.
+        dtype_bytes: Bytes of one number of q, k, v, out and the weights.
+    """
+    check_count("synthesizer.cost", "hidden", hidden, least=1)
+    if kind not in KINDS:
+        raise ValueError(f"synthesizer.cost: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
+    converted = work_bytes if work_bytes != dtype_bytes else 0
+    block, heads = min(BLOCK, Tq), B * H
+    maps = heads if kind == "dense" else 1  # logits without q are the same for all heads
+    making = {"dense": D * hidden + hidden * Tk, "random": 0, "factorised": hidden * Tk}[kind]
+    weights = {"dense": (D + Tk) * hidden, "random": Tq * Tk, "factorised": (Tq + Tk) * hidden}
+    logits = maps * block * Tk * work_bytes
+    layer = maps * block * hidden * (work_bytes if kind == "dense" else converted)
+    while_making = layer + hidden * Tk * converted if kind != "random" else 0
+    using = heads * block * D * work_bytes + causal * block * Tk + NUMPY_BUFFER * work_bytes
+    out = heads * Tq * D * dtype_bytes
+    return Cost(
+        flops=2 * maps * Tq * making + 2 * heads * Tq * Tk * D,
+        bytes_read=(heads * (Tq * (kind == "dense") + Tk) * D + weights[kind]) * dtype_bytes,
+        bytes_written=out,
+        peak_bytes=out + heads * (Tk + block) * D * converted + logits + max(while_making, using),
+    )
+
+
+def _affine(x: np.ndarray, weights: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    product = np.matmul(x, weights.astype(x.dtype, copy=False))
+    if bias is not None:
+        product += bias
+    return product
+
+
+def _check_rows(rows: np.ndarray, leading: tuple[int, ...], n_rows: int, n_keys: int) -> None:
+    surplus = rows.ndim - 2 > len(leading)
+    fits = all(a in (1, b) for a, b in zip(rows.shape[-3::-1], leading[::-1], strict=False))
+    if rows.shape[-2:] != (n_rows, n_keys) or surplus or not fits:
+        raise ValueError(
+            f"synthesizer.attention: logits must broadcast to {(*leading, n_rows, n_keys)} "
+            f"for {n_rows} queries, got {rows.shape}"
+        )
+
+
+def _check_matrices(where: str, **matrices: np.ndarray) -> None:
+    for name, matrix in matrices.items():
+        got = getattr(matrix, "dtype", type(matrix).__name__)
+        if not hasattr(matrix, "shape") or not str(got).startswith("float"):
+            raise TypeError(f"{where}: {name} must be an array of floating numbers, got {got}")
+        if matrix.ndim < 2:
+            raise ValueError(f"{where}: {name} must have at least 2 axes, got {matrix.shape}")

@@ -1,0 +1,406 @@
+"""FlashAttention in Triton: softmax attention itself, tile by tile, forward and backward.
+
+The names and their order are those of `attncourse.reference.flash`. What its `_query_tile` does is
+what one program does here: there a tile is a small array, here it lies on chip.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count
+from attncourse.kernels.tiles import (
+    LOG2E,
+    check_grid,
+    check_tensors,
+    finite,
+    load_tile,
+    nonzero,
+    padded,
+    row_delta,
+    store_tile,
+)
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    block_q: int,
+    block_k: int,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return softmax(q kᵀ · scale) v with one tile of scores at a time.
+
+    Each query keeps the largest score so far, the sum of exp(score - largest) and the values summed
+    with these weights. A tile with a larger score rescales what is kept. So no row of scores is
+    ever whole, and the (Tq, Tk) matrix is never made. Causal tiles above the diagonal are skipped.
+    For the gradients the scores are computed again, from one number that is kept per query.
+
+    Args:
+        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv), Dv ≤ 256.
+        block_q: Queries of a tile; others call it B_r or BLOCK_M. `tile_sizes` says what comes of
+            it here: a power of two, from 16 to what fits on chip.
+        block_k: Keys of a tile; others call it B_c or BLOCK_N. As block_q.
+        causal: Query i sees keys up to its own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Differentiable.
+
+    Raises:
+        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
+        ValueError: Shapes, dtypes or devices that do not fit, block_q < 1, block_k < 1.
+
+    Memory:
+        The output and (B, H, Tq) float32.
+
+    Paper:
+        Dao 2023, arXiv:2307.08691, section 3.1; after Dao et al. 2022, arXiv:2205.14135. The
+        online softmax: Milakov, Gimelshein 2018, arXiv:1805.02867.
+    """
+    where = "flash.attention"
+    check_tensors(where, q, k, v)
+    block_q = check_count(where, "block_q", block_q, least=1)
+    block_k = check_count(where, "block_k", block_k, least=1)
+    check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    with torch.cuda.device_of(q):
+        return _FlashAttention.apply(q, k, v, block_q, block_k, bool(causal), scale)
+
+
+def tile_sizes(
+    block_q: int, block_k: int, width: int, dtype_bytes: int, *, backward: bool = False
+) -> tuple[int, int, dict[str, int]]:
+    """Return BLOCK_Q and BLOCK_KV, queries and keys of the kernels' tile, and launch options.
+
+    A kernel is compiled for its tile, whose sides must be powers of two and at least 16. So the
+    knobs are rounded up to such sizes, and cut to what fits on chip: see `tiling`. The backward
+    pass keeps two sums there instead of one, and four operands instead of three.
+
+    Args:
+        block_q: Queries of a tile.
+        block_k: Keys of a tile.
+        width: The larger of D and Dv.
+        dtype_bytes: Bytes of one number of q, k and v.
+        backward: Whether the tile is one of the backward pass.
+    """
+    if dtype_bytes == 4:  # exact float32 has no tensor cores: operands sit in registers
+        most = (32, 32, 8, 2) if width <= 64 else (16, 16, 8, 1)
+    elif width <= 64:
+        most = (64, 64, 4, 3) if backward else (128, 64, 4, 3)
+    elif width <= 128:
+        most = (64, 64, 8, 2) if backward else (128, 64, 8, 2)
+    else:
+        most = (64, 16, 8, 2) if backward else (64, 32, 8, 2)
+    most_q, most_k, num_warps, num_stages = most
+    options = {"num_warps": num_warps, "num_stages": num_stages}
+    return min(padded(block_q), most_q), min(padded(block_k), most_k), options
+
+
+@triton.jit
+def _key_tiles(start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr):
+    """How many key tiles all queries of start ... see whole, and how many any of them sees.
+
+    These bounds are the mechanism: tiles above the diagonal are neither loaded nor multiplied, and
+    only the last few, on the diagonal or at the end of the keys, need a mask.
+    """
+    n_whole, n_seen = Tk, Tk
+    if CAUSAL:
+        n_whole = max(start + 1 + Tk - Tq, 0)
+        n_seen = max(min(start + BLOCK_Q, Tq) + Tk - Tq, 0)
+    return n_whole // BLOCK_KV, (n_seen + BLOCK_KV - 1) // BLOCK_KV
+
+
+@triton.jit
+def _query_tiles(
+    start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr
+):
+    """The first query tile that sees any of the keys start ..., and the first that sees all."""
+    first_tile, first_whole = 0, 0
+    if CAUSAL:
+        first_tile = max(start - (Tk - Tq), 0) // BLOCK_Q
+        first_whole = (max(start + BLOCK_KV - 1 - (Tk - Tq), 0) + BLOCK_Q - 1) // BLOCK_Q
+        first_whole = min(first_whole, (Tq + BLOCK_Q - 1) // BLOCK_Q)
+    return first_tile, first_whole
+
+
+@triton.jit
+def _visible(positions, keys, Tk, CAUSAL: tl.constexpr):
+    """True where the query at key position `positions` may attend to `keys`."""
+    visible = keys < Tk
+    if CAUSAL:
+        visible &= keys <= positions
+    return visible
+
+
+@triton.jit
+def _flash_fwd_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_ob, stride_oh, stride_ot, stride_od,
+    stride_lb, stride_lh, stride_lt,
+    Tq, Tk, scale,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_Q queries of one head."""
+    start = tl.program_id(0) * BLOCK_Q
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    out_ptr += batch * stride_ob + head * stride_oh
+    lse_ptr += batch * stride_lb + head * stride_lh
+
+    queries = start + tl.arange(0, BLOCK_Q)
+    positions = queries + (Tk - Tq)  # where the queries sit among the keys
+    cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
+    running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+    running_sum = tl.zeros([BLOCK_Q], tl.float32)
+
+    n_whole, n_tiles = _key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    bounds = 0, n_whole, n_tiles
+    for stretch in tl.static_range(2):  # below the diagonal, on it
+        for tile in range(bounds[stretch], bounds[stretch + 1]):
+            keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
+            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+            scores *= scale * LOG2E
+            if stretch == 1:
+                visible = _visible(positions[:, None], keys[None, :], Tk, CAUSAL)
+                scores = tl.where(visible, scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
+            pivot = finite(new_max)
+            weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
+            rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            acc *= rescale[:, None]
+            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+            running_max = new_max
+
+    running_sum = nonzero(running_sum)
+    acc /= running_sum[:, None]  # [BLOCK_Q, BLOCK_DV]
+    store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+    lse = finite(running_max) + tl.log2(running_sum)  # to base 2, as the scores
+    tl.store(lse_ptr + queries * stride_lt, lse, mask=queries < Tq)
+
+
+@triton.jit
+def _flash_dkdv_kernel(
+    q_ptr, k_ptr, v_ptr, grad_out_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_gb, stride_gh, stride_gt, stride_gd,
+    stride_lb, stride_lh, stride_lt,
+    stride_dkb, stride_dkh, stride_dkt, stride_dkd,
+    stride_dvb, stride_dvh, stride_dvt, stride_dvd,
+    Tq, Tk, scale,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One program: dk and dv of BLOCK_KV keys, over the query tiles that see them.
+
+    Scores are recomputed transposed, keys down and queries across, so that no product has to be
+    turned round in registers before it enters the next one. Rows beyond the end are zeros of q and
+    grad_out, and add nothing.
+    """
+    start = tl.program_id(0) * BLOCK_KV
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    grad_out_ptr += batch * stride_gb + head * stride_gh
+    lse_ptr += batch * stride_lb + head * stride_lh
+    delta_ptr += batch * stride_lb + head * stride_lh
+    dk_ptr += batch * stride_dkb + head * stride_dkh
+    dv_ptr += batch * stride_dvb + head * stride_dvh
+
+    keys = start + tl.arange(0, BLOCK_KV)
+    cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
+    v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
+    dk = tl.zeros([BLOCK_KV, BLOCK_D], tl.float32)
+    dv = tl.zeros([BLOCK_KV, BLOCK_DV], tl.float32)
+
+    first_tile, first_whole = _query_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    bounds = first_tile, first_whole, tl.cdiv(Tq, BLOCK_Q)
+    for stretch in tl.static_range(2):  # on the diagonal, below it
+        for tile in range(bounds[stretch], bounds[stretch + 1]):
+            queries = tile * BLOCK_Q + tl.arange(0, BLOCK_Q)
+            in_rows = queries < Tq
+            q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+            grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
+            lse = tl.load(lse_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
+            delta = tl.load(delta_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
+            scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
+            scores = scores * (scale * LOG2E) - lse[None, :]
+            if stretch == 0:
+                positions = queries + (Tk - Tq)
+                visible = _visible(positions[None, :], keys[:, None], Tk, CAUSAL)
+                scores = tl.where(visible, scores, float("-inf"))
+            weights = tl.exp2(scores)  # [BLOCK_KV, BLOCK_Q]
+            dv = tl.dot(weights.to(grad_out.dtype), grad_out, dv, input_precision="ieee")
+            dweights = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
+            dscores = weights * (dweights - delta[None, :])
+            dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")
+    store_tile(dk_ptr, dk * scale, keys, cols, stride_dkt, stride_dkd, Tk, D)
+    store_tile(dv_ptr, dv, keys, v_cols, stride_dvt, stride_dvd, Tk, Dv)
+
+
+@triton.jit
+def _flash_dq_kernel(
+    q_ptr, k_ptr, v_ptr, grad_out_ptr, lse_ptr, delta_ptr, dq_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_gb, stride_gh, stride_gt, stride_gd,
+    stride_lb, stride_lh, stride_lt,
+    stride_dqb, stride_dqh, stride_dqt, stride_dqd,
+    Tq, Tk, scale,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One program: dq of BLOCK_Q queries, over the key tiles that they see."""
+    start = tl.program_id(0) * BLOCK_Q
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    grad_out_ptr += batch * stride_gb + head * stride_gh
+    lse_ptr += batch * stride_lb + head * stride_lh
+    delta_ptr += batch * stride_lb + head * stride_lh
+    dq_ptr += batch * stride_dqb + head * stride_dqh
+
+    queries = start + tl.arange(0, BLOCK_Q)
+    positions = queries + (Tk - Tq)
+    in_rows = queries < Tq
+    cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
+    lse = tl.load(lse_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
+    delta = tl.load(delta_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
+    dq = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
+
+    n_whole, n_tiles = _key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    bounds = 0, n_whole, n_tiles
+    for stretch in tl.static_range(2):  # below the diagonal, on it
+        for tile in range(bounds[stretch], bounds[stretch + 1]):
+            keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
+            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+            scores = scores * (scale * LOG2E) - lse[:, None]
+            if stretch == 1:
+                visible = _visible(positions[:, None], keys[None, :], Tk, CAUSAL)
+                scores = tl.where(visible, scores, float("-inf"))
+            weights = tl.exp2(scores)  # [BLOCK_Q, BLOCK_KV]
+            dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+            dscores = weights * (dweights - delta[:, None])
+            dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")
+    store_tile(dq_ptr, dq * scale, queries, cols, stride_dqt, stride_dqd, Tq, D)
+
+
+class _FlashAttention(torch.autograd.Function):
+    """The kernels as one differentiable function. No atomics: each run gives the same bits."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, block_q, block_k, causal, scale):
+        B, H, Tq, D = q.shape
+        Tk, Dv = v.shape[2:]
+        BLOCK_Q, BLOCK_KV, options = tile_sizes(block_q, block_k, max(D, Dv), q.element_size())
+        out = q.new_empty(B, H, Tq, Dv)
+        lse = q.new_empty(B, H, Tq, dtype=torch.float32)
+        _flash_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
+            q, k, v, out, lse,
+            *q.stride(), *k.stride(), *v.stride(), *out.stride(), *lse.stride(),
+            Tq, Tk, scale, D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, causal, **options,
+        )  # fmt: skip
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.knobs = block_q, block_k, causal, scale
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_out):
+        q, k, v, out, lse = ctx.saved_tensors
+        block_q, block_k, causal, scale = ctx.knobs
+        B, H, Tq, D = q.shape
+        Tk, Dv = v.shape[2:]
+        BLOCK_Q, BLOCK_KV, options = tile_sizes(
+            block_q, block_k, max(D, Dv), q.element_size(), backward=True
+        )
+        inputs = q, k, v, grad_out, lse, row_delta(out, grad_out)
+        strides = [stride for tensor in inputs[:5] for stride in tensor.stride()]
+        sizes = Tq, Tk, scale, D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, causal
+        dk, dv, dq = torch.empty_like(k), torch.empty_like(v), torch.empty_like(q)
+        _flash_dkdv_kernel[(triton.cdiv(Tk, BLOCK_KV), H, B)](
+            *inputs, dk, dv, *strides, *dk.stride(), *dv.stride(), *sizes, **options
+        )
+        _flash_dq_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
+            *inputs, dq, *strides, *dq.stride(), *sizes, **options
+        )
+        return dq, dk, dv, None, None, None, None
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    block_q: int,
+    block_k: int,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what the kernel of `attention` does, tile by tile, with Dv = D.
+
+    The FLOPs are those of whole tiles as they are multiplied: masked corners, rows beyond the end
+    and a width padded to a power of two included. Traffic counts each element that a program
+    loads or stores, and takes no help from a cache: a key tile is read once per query tile.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        block_q: Queries of a tile; see `tile_sizes`.
+        block_k: Keys of a tile.
+        causal: Leaves out the tiles above the diagonal.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    check_count("flash.cost", "block_q", block_q, least=1)
+    check_count("flash.cost", "block_k", block_k, least=1)
+    BLOCK_Q, BLOCK_KV, _ = tile_sizes(block_q, block_k, D, dtype_bytes)
+    tiles = loaded = 0
+    for start in range(0, Tq, BLOCK_Q):
+        _, n_tiles = _key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_KV, causal)
+        tiles += n_tiles
+        loaded += min(n_tiles * BLOCK_KV, Tk)
+    out = B * H * Tq * D * dtype_bytes
+    lse = B * H * Tq * 4
+    return Cost(
+        flops=4 * B * H * tiles * BLOCK_Q * BLOCK_KV * padded(D),
+        bytes_read=B * H * (Tq + 2 * loaded) * D * dtype_bytes,
+        bytes_written=out + lse,
+        peak_bytes=out + lse,
+    )

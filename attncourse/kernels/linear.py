@@ -1,0 +1,629 @@
+"""Linear attention in Triton: the state stays in registers while a program walks its chunks."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count
+from attncourse.kernels.tiles import (
+    check_grid,
+    check_tensors,
+    load_tile,
+    nonzero,
+    padded,
+    row_delta,
+    store_tile,
+)
+
+FeatureMap = Callable[[torch.Tensor], torch.Tensor]
+
+PROGRAMS = 512  # enough to keep the 132 multiprocessors of an H100 busy
+MAX_PARTS = 16  # a program adds up the states of all parts before its own
+
+
+def elu_plus_one(x: torch.Tensor) -> torch.Tensor:
+    """Return elu(x) + 1 elementwise: 1 + x above zero, exp(x) below; never negative."""
+    return x.clamp(max=0).exp() + x.clamp(min=0)
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    feature_map: FeatureMap = elu_plus_one,
+    chunk: int = 64,
+    causal: bool = False,
+) -> torch.Tensor:
+    """Return φ(q) (φ(k)ᵀ v), each row divided by φ(q) · Σ φ(k).
+
+    The tokens are cut into a few long parts. One kernel adds up φ(k)ᵀ v for each part of the
+    keys. Then the program of a part of the queries adds up the states before it and walks on from
+    there, chunk by chunk, with its state in registers. Features and normaliser are computed on
+    the way; scores live in one chunk.
+
+    Args:
+        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv), Dv ≤ 256.
+        feature_map: φ. `elu_plus_one` is part of the kernels; another map is called on q and on k
+            and may return up to 256 features, which are then stored.
+        chunk: Tokens handled together, raised to a power of two of at least 16, and no more than
+            fit on chip; changes speed, not the result.
+        causal: No key after the query's own position i + Tk - Tq.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of q; zeros where the normaliser φ(q) · Σ φ(k) is 0, so for a
+        query that sees no key. Differentiable.
+
+    Raises:
+        TypeError: No tensors, a dtype without a kernel, or a chunk that is no integer.
+        ValueError: Shapes, dtypes or devices that do not fit, chunk < 1.
+
+    Memory:
+        The output, (B, H, Tq) float32, and at most 16 states (B, H, D, Dv + 1) float32.
+
+    Paper:
+        Katharopoulos, Vyas, Pappas, Fleuret 2020, arXiv:2006.16236, sections 3.2 and 3.3.
+    """
+    where = "linear.attention"
+    check_tensors(where, q, k, v)
+    chunk = check_count(where, "chunk", chunk, least=1)
+    in_kernel = feature_map is elu_plus_one
+    if not in_kernel:
+        q, k = feature_map(q), feature_map(k)
+        check_tensors(where, q, k, v)
+    width = max(q.shape[-1], v.shape[-1])
+    slices = triton.cdiv(width, min(_block(width, q.element_size())[1], padded(width)))
+    check_grid(where, {"heads × slices": q.shape[1] * slices, "batch": q.shape[0]})
+    with torch.cuda.device_of(q):
+        return _LinearAttention.apply(q, k, v, chunk, bool(causal), in_kernel)
+
+
+@triton.jit
+def _features(x, rows, cols, n_rows, n_cols, ELU: tl.constexpr):
+    """φ of a tile; zeros outside of the matrix, where φ(0) = 1 would join the sums."""
+    if ELU:
+        inside = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]
+        wide = x.to(tl.float32)
+        phi = tl.exp(tl.minimum(wide, 0.0)) + tl.maximum(wide, 0.0)
+        x = tl.where(inside, phi, 0.0).to(x.dtype)
+    return x
+
+
+@triton.jit
+def _features_backward(x, grad, ELU: tl.constexpr):
+    """The gradient with respect to x, given the one with respect to φ(x)."""
+    return grad * tl.exp(tl.minimum(x.to(tl.float32), 0.0)) if ELU else grad
+
+
+@triton.jit
+def _existing(tokens, n_tokens):
+    """Token numbers, those below 0 moved beyond the end, where nothing is loaded or stored."""
+    return tl.where(tokens < 0, n_tokens, tokens)
+
+
+@triton.jit
+def _load_rows(total_ptr, delta_ptr, rows, stride, n_rows):
+    """1 / normaliser, and minus what its gradient is, of the given queries."""
+    in_rows = rows < n_rows
+    total = tl.load(total_ptr + rows * stride, mask=in_rows, other=1.0)  # [BLOCK]
+    delta = tl.load(delta_ptr + rows * stride, mask=in_rows, other=0.0)  # [BLOCK]
+    return 1.0 / nonzero(total), delta
+
+
+@triton.jit
+def _linear_sums_kernel(
+    k_ptr, v_ptr, total_ptr, delta_ptr, sums_ptr, norms_ptr,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_tb, stride_th, stride_tt,
+    stride_sb, stride_sh, stride_sp, stride_sf, stride_sd,
+    stride_nb, stride_nh, stride_np, stride_nd,
+    Tk, offset,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK: tl.constexpr, PART: tl.constexpr, ELU: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One program: the sums of φ(k) vᵀ and of φ(k) over one part, for a slice of v's columns.
+
+    The backward pass sums over queries: q is k, and the gradient of the numerator is v.
+    """
+    part = tl.program_id(0)
+    slices: tl.constexpr = (Dv + BLOCK_E - 1) // BLOCK_E
+    slice = tl.program_id(1) % slices
+    head = (tl.program_id(1) // slices).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    sums_ptr += batch * stride_sb + head * stride_sh + part * stride_sp
+    norms_ptr += batch * stride_nb + head * stride_nh + part * stride_np
+
+    cols = tl.arange(0, BLOCK_D)
+    v_cols = slice * BLOCK_E + tl.arange(0, BLOCK_E)
+    state = tl.zeros([BLOCK_D, BLOCK_E], tl.float32)
+    norm = tl.zeros([BLOCK_D], tl.float32)
+    start = offset + part * PART
+    for first in range(start, min(start + PART, Tk), BLOCK):
+        keys = _existing(first + tl.arange(0, BLOCK), Tk)
+        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_D]
+        phi_k = _features(k, keys, cols, Tk, D, ELU)
+        v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_E]
+        if total_ptr is None:
+            norm += tl.sum(phi_k.to(tl.float32), 0)  # [BLOCK_D]
+            state = tl.dot(tl.trans(phi_k), v, state, input_precision="ieee")
+        else:
+            here = batch * stride_tb + head * stride_th
+            inverse, delta = _load_rows(total_ptr + here, delta_ptr + here, keys, stride_tt, Tk)
+            phi_k = phi_k.to(tl.float32) * inverse[:, None]
+            norm -= tl.sum(phi_k * delta[:, None], 0)
+            v = v.to(tl.float32)
+            state = tl.dot(tl.trans(phi_k), v, state, input_precision=PRECISION)
+    store_tile(sums_ptr, state, cols, v_cols, stride_sf, stride_sd, D, Dv)
+    if slice == 0:
+        tl.store(norms_ptr + cols * stride_nd, norm, mask=cols < D)
+
+
+@triton.jit
+def _linear_fwd_kernel(
+    q_ptr, k_ptr, v_ptr, sums_ptr, norms_ptr, out_ptr, total_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_sb, stride_sh, stride_sp, stride_sf, stride_sd,
+    stride_nb, stride_nh, stride_np, stride_nd,
+    stride_ob, stride_oh, stride_ot, stride_od,
+    stride_tb, stride_th, stride_tt,
+    Tq, Tk, n_parts, lead,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK: tl.constexpr, PART: tl.constexpr, ELU: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One program: one part of the queries, and a slice of the columns of v and out."""
+    part = tl.program_id(0)
+    slices: tl.constexpr = (Dv + BLOCK_E - 1) // BLOCK_E
+    slice = tl.program_id(1) % slices
+    head = (tl.program_id(1) // slices).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    sums_ptr += batch * stride_sb + head * stride_sh
+    norms_ptr += batch * stride_nb + head * stride_nh
+    out_ptr += batch * stride_ob + head * stride_oh
+    total_ptr += batch * stride_tb + head * stride_th
+
+    cols = tl.arange(0, BLOCK_D)
+    v_cols = slice * BLOCK_E + tl.arange(0, BLOCK_E)
+    state = tl.zeros([BLOCK_D, BLOCK_E], tl.float32)
+    norm = tl.zeros([BLOCK_D], tl.float32)
+    # all queries here see the keys of these parts, whole; no other part is loaded
+    for before in range(0, part + lead if CAUSAL else n_parts):
+        here = sums_ptr + before * stride_sp
+        state += load_tile(here, cols, v_cols, stride_sf, stride_sd, D, Dv)
+        here = norms_ptr + before * stride_np
+        norm += tl.load(here + cols * stride_nd, mask=cols < D, other=0.0)
+
+    start = part * PART
+    for first in range(start, min(start + PART, Tq), BLOCK):
+        queries = first + tl.arange(0, BLOCK)
+        q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)
+        phi_q = _features(q, queries, cols, Tq, D, ELU)  # [BLOCK, BLOCK_D]
+        wide = phi_q.to(tl.float32)
+        acc = tl.dot(wide, state, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
+        total = tl.sum(wide * norm[None, :], 1)  # [BLOCK]
+        if CAUSAL:
+            keys = _existing(queries + (Tk - Tq), Tk)
+            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)
+            phi_k = _features(k, keys, cols, Tk, D, ELU)  # [BLOCK, BLOCK_D]
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_E]
+            scores = tl.dot(phi_q, tl.trans(phi_k), input_precision="ieee")  # [BLOCK, BLOCK]
+            visible = queries[None, :] <= queries[:, None]
+            scores = tl.where(visible, scores, 0.0)
+            total += tl.sum(scores, 1)
+            acc = tl.dot(scores, v.to(tl.float32), acc, input_precision=PRECISION)
+            state = tl.dot(tl.trans(phi_k), v, state, input_precision="ieee")
+            norm += tl.sum(phi_k.to(tl.float32), 0)
+        out = acc / nonzero(total)[:, None]
+        store_tile(out_ptr, out, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+        if slice == 0:
+            tl.store(total_ptr + queries * stride_tt, total, mask=queries < Tq)
+
+
+@triton.jit
+def _linear_dq_kernel(
+    q_ptr, k_ptr, v_ptr, grad_out_ptr, total_ptr, delta_ptr, sums_ptr, norms_ptr, dq_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_gb, stride_gh, stride_gt, stride_gd,
+    stride_tb, stride_th, stride_tt,
+    stride_sb, stride_sh, stride_sp, stride_sf, stride_sd,
+    stride_nb, stride_nh, stride_np, stride_nd,
+    stride_dqb, stride_dqh, stride_dqt, stride_dqd,
+    Tq, Tk, n_parts, lead,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK: tl.constexpr, PART: tl.constexpr, ELU: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One program: dq of one part of the queries and a slice of D, with the state transposed."""
+    part = tl.program_id(0)
+    slices: tl.constexpr = (D + BLOCK_E - 1) // BLOCK_E
+    cols = (tl.program_id(1) % slices) * BLOCK_E + tl.arange(0, BLOCK_E)
+    head = (tl.program_id(1) // slices).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    grad_out_ptr += batch * stride_gb + head * stride_gh
+    total_ptr += batch * stride_tb + head * stride_th
+    delta_ptr += batch * stride_tb + head * stride_th
+    sums_ptr += batch * stride_sb + head * stride_sh
+    norms_ptr += batch * stride_nb + head * stride_nh
+    dq_ptr += batch * stride_dqb + head * stride_dqh
+
+    v_cols = tl.arange(0, BLOCK_DV)
+    state = tl.zeros([BLOCK_DV, BLOCK_E], tl.float32)
+    norm = tl.zeros([BLOCK_E], tl.float32)
+    for before in range(0, part + lead if CAUSAL else n_parts):
+        here = sums_ptr + before * stride_sp
+        state += load_tile(here, v_cols, cols, stride_sd, stride_sf, Dv, D)
+        here = norms_ptr + before * stride_np
+        norm += tl.load(here + cols * stride_nd, mask=cols < D, other=0.0)
+
+    start = part * PART
+    for first in range(start, min(start + PART, Tq), BLOCK):
+        queries = first + tl.arange(0, BLOCK)
+        grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
+        inverse, delta = _load_rows(total_ptr, delta_ptr, queries, stride_tt, Tq)
+        dphi = tl.dot(grad_out.to(tl.float32), state, input_precision=PRECISION)
+        dphi -= delta[:, None] * norm[None, :]  # [BLOCK, BLOCK_E]
+        if CAUSAL:
+            keys = _existing(queries + (Tk - Tq), Tk)
+            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)
+            phi_k = _features(k, keys, cols, Tk, D, ELU)  # [BLOCK, BLOCK_E]
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_DV]
+            dscores = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK, BLOCK]
+            visible = queries[None, :] <= queries[:, None]
+            dscores = tl.where(visible, dscores - delta[:, None], 0.0)
+            dphi = tl.dot(dscores, phi_k.to(tl.float32), dphi, input_precision=PRECISION)
+            state = tl.dot(tl.trans(v), phi_k, state, input_precision="ieee")
+            norm += tl.sum(phi_k.to(tl.float32), 0)
+        q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK, BLOCK_E]
+        dq = _features_backward(q, dphi * inverse[:, None], ELU)
+        store_tile(dq_ptr, dq, queries, cols, stride_dqt, stride_dqd, Tq, D)
+
+
+@triton.jit
+def _linear_dk_kernel(
+    q_ptr, k_ptr, v_ptr, grad_out_ptr, total_ptr, delta_ptr, sums_ptr, norms_ptr, dk_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_gb, stride_gh, stride_gt, stride_gd,
+    stride_tb, stride_th, stride_tt,
+    stride_sb, stride_sh, stride_sp, stride_sf, stride_sd,
+    stride_nb, stride_nh, stride_np, stride_nd,
+    stride_dkb, stride_dkh, stride_dkt, stride_dkd,
+    Tq, Tk, n_parts, lead, offset,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK: tl.constexpr, PART: tl.constexpr, ELU: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One program: dk of one part of the keys and a slice of D; causal queries from the back."""
+    part = tl.program_id(0)
+    slices: tl.constexpr = (D + BLOCK_E - 1) // BLOCK_E
+    cols = (tl.program_id(1) % slices) * BLOCK_E + tl.arange(0, BLOCK_E)
+    head = (tl.program_id(1) // slices).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    grad_out_ptr += batch * stride_gb + head * stride_gh
+    total_ptr += batch * stride_tb + head * stride_th
+    delta_ptr += batch * stride_tb + head * stride_th
+    sums_ptr += batch * stride_sb + head * stride_sh
+    norms_ptr += batch * stride_nb + head * stride_nh
+    dk_ptr += batch * stride_dkb + head * stride_dkh
+
+    v_cols = tl.arange(0, BLOCK_DV)
+    state = tl.zeros([BLOCK_DV, BLOCK_E], tl.float32)
+    norm = tl.zeros([BLOCK_E], tl.float32)
+    # the queries of these parts see all keys here
+    for after in range(max(part - lead + 1, 0) if CAUSAL else 0, n_parts):
+        here = sums_ptr + after * stride_sp
+        state += load_tile(here, v_cols, cols, stride_sd, stride_sf, Dv, D)
+        here = norms_ptr + after * stride_np
+        norm += tl.load(here + cols * stride_nd, mask=cols < D, other=0.0)
+
+    start = offset + part * PART
+    n_chunks = tl.cdiv(min(PART, Tk - start), BLOCK)
+    for back in range(0, n_chunks):
+        tokens = start + (n_chunks - 1 - back) * BLOCK + tl.arange(0, BLOCK)
+        keys = _existing(tokens, Tk)
+        v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_DV]
+        dphi = tl.dot(v.to(tl.float32), state, input_precision=PRECISION) + norm[None, :]
+        if CAUSAL:
+            queries = _existing(tokens - (Tk - Tq), Tq)
+            q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)
+            phi_q = _features(q, queries, cols, Tq, D, ELU).to(tl.float32)  # [BLOCK, BLOCK_E]
+            inverse, delta = _load_rows(total_ptr, delta_ptr, queries, stride_tt, Tq)
+            phi_q *= inverse[:, None]
+            grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
+            dscores = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # keys down
+            visible = tokens[:, None] <= tokens[None, :]
+            dscores = tl.where(visible, dscores - delta[None, :], 0.0)  # [BLOCK, BLOCK]
+            dphi = tl.dot(dscores, phi_q, dphi, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
+            grad_out = tl.trans(grad_out.to(tl.float32))
+            state = tl.dot(grad_out, phi_q, state, input_precision=PRECISION)
+            norm -= tl.sum(phi_q * delta[:, None], 0)
+        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_E]
+        dk = _features_backward(k, dphi, ELU)
+        store_tile(dk_ptr, dk, keys, cols, stride_dkt, stride_dkd, Tk, D)
+
+
+@triton.jit
+def _linear_dv_kernel(
+    q_ptr, k_ptr, grad_out_ptr, total_ptr, sums_ptr, dv_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_gb, stride_gh, stride_gt, stride_gd,
+    stride_tb, stride_th, stride_tt,
+    stride_sb, stride_sh, stride_sp, stride_sf, stride_sd,
+    stride_dvb, stride_dvh, stride_dvt, stride_dvd,
+    Tq, Tk, n_parts, lead, offset,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK: tl.constexpr, PART: tl.constexpr, ELU: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One program: dv of one part of the keys and a slice of Dv; causal queries from the back."""
+    part = tl.program_id(0)
+    slices: tl.constexpr = (Dv + BLOCK_E - 1) // BLOCK_E
+    v_cols = (tl.program_id(1) % slices) * BLOCK_E + tl.arange(0, BLOCK_E)
+    head = (tl.program_id(1) // slices).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    grad_out_ptr += batch * stride_gb + head * stride_gh
+    total_ptr += batch * stride_tb + head * stride_th
+    sums_ptr += batch * stride_sb + head * stride_sh
+    dv_ptr += batch * stride_dvb + head * stride_dvh
+
+    cols = tl.arange(0, BLOCK_D)
+    state = tl.zeros([BLOCK_D, BLOCK_E], tl.float32)
+    for after in range(max(part - lead + 1, 0) if CAUSAL else 0, n_parts):
+        here = sums_ptr + after * stride_sp
+        state += load_tile(here, cols, v_cols, stride_sf, stride_sd, D, Dv)
+
+    start = offset + part * PART
+    n_chunks = tl.cdiv(min(PART, Tk - start), BLOCK)
+    for back in range(0, n_chunks):
+        tokens = start + (n_chunks - 1 - back) * BLOCK + tl.arange(0, BLOCK)
+        keys = _existing(tokens, Tk)
+        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)
+        phi_k = _features(k, keys, cols, Tk, D, ELU)  # [BLOCK, BLOCK_D]
+        dv = tl.dot(phi_k.to(tl.float32), state, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
+        if CAUSAL:
+            queries = _existing(tokens - (Tk - Tq), Tq)
+            q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)
+            phi_q = _features(q, queries, cols, Tq, D, ELU)  # [BLOCK, BLOCK_D]
+            total = tl.load(total_ptr + queries * stride_tt, mask=queries < Tq, other=1.0)
+            inverse = 1.0 / nonzero(total)  # [BLOCK]
+            grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
+            grad_out = grad_out.to(tl.float32) * inverse[:, None]  # [BLOCK, BLOCK_E]
+            scores = tl.dot(phi_k, tl.trans(phi_q), input_precision="ieee")  # keys down
+            visible = tokens[:, None] <= tokens[None, :]
+            scores = tl.where(visible, scores, 0.0)  # [BLOCK, BLOCK]
+            dv = tl.dot(scores, grad_out, dv, input_precision=PRECISION)
+            phi_q = tl.trans(phi_q.to(tl.float32))
+            state = tl.dot(phi_q, grad_out, state, input_precision=PRECISION)
+        store_tile(dv_ptr, dv, keys, v_cols, stride_dvt, stride_dvd, Tk, Dv)
+
+
+class _LinearAttention(torch.autograd.Function):
+    """The kernels as one differentiable function. No atomics: each run gives the same bits."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, chunk, causal, in_kernel):
+        B, H, Tq, D = q.shape
+        Tk, Dv = v.shape[2:]
+        tiles = _tiling(B, H, Tq, Tk, D, Dv, chunk, q.element_size())
+        lead, offset, n_parts = _parts(Tq, Tk, tiles.PART, causal)
+        flags = in_kernel, _precision(q)
+        sums = _sums(k, v, None, None, offset, n_parts, tiles, flags)
+        out = q.new_empty(B, H, Tq, Dv)
+        total = q.new_empty(B, H, Tq, dtype=torch.float32)
+        BLOCK_E = min(tiles.SLICE, padded(Dv))
+        grid = (triton.cdiv(Tq, tiles.PART), H * triton.cdiv(Dv, BLOCK_E), B)
+        tensors = q, k, v, *sums, out, total
+        _linear_fwd_kernel[grid](
+            *tensors, *_strides(*tensors),
+            Tq, Tk, n_parts, lead,
+            D, Dv, padded(D), BLOCK_E, tiles.BLOCK, tiles.PART, *flags, causal, **tiles.options,
+        )  # fmt: skip
+        ctx.save_for_backward(q, k, v, out, total, *sums)
+        ctx.knobs = tiles, causal, flags
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_out):
+        q, k, v, out, total, *sums = ctx.saved_tensors
+        tiles, causal, flags = ctx.knobs
+        B, H, Tq, D = q.shape
+        Tk, Dv = v.shape[2:]
+        BLOCK, PART = tiles.BLOCK, tiles.PART
+        lead, offset, n_parts = _parts(Tq, Tk, PART, causal)
+        n_query_parts = triton.cdiv(Tq, PART)
+        n_key_parts = triton.cdiv(Tk - offset, PART)
+        delta = row_delta(out, grad_out)
+        query_sums = _sums(q, grad_out, total, delta, 0, n_query_parts, tiles, flags)
+        inputs = q, k, v, grad_out, total, delta
+        strides = [stride for tensor in inputs[:5] for stride in tensor.stride()]
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+        BLOCK_E = min(tiles.SLICE, padded(D))
+        slices = H * triton.cdiv(D, BLOCK_E)
+        settings = D, Dv, padded(Dv), BLOCK_E, BLOCK, PART, *flags, causal
+        _linear_dq_kernel[(n_query_parts, slices, B)](
+            *inputs, *sums, dq, *strides, *_strides(*sums, dq),
+            Tq, Tk, n_parts, lead, *settings, **tiles.options,
+        )  # fmt: skip
+        _linear_dk_kernel[(n_key_parts, slices, B)](
+            *inputs, *query_sums, dk, *strides, *_strides(*query_sums, dk),
+            Tq, Tk, n_query_parts, lead, offset, *settings, **tiles.options,
+        )  # fmt: skip
+        BLOCK_E = min(tiles.SLICE, padded(Dv))
+        slices = H * triton.cdiv(Dv, BLOCK_E)
+        settings = D, Dv, padded(D), BLOCK_E, BLOCK, PART, *flags, causal
+        tensors = q, k, grad_out, total, query_sums[0], dv
+        _linear_dv_kernel[(n_key_parts, slices, B)](
+            *tensors, *_strides(*tensors),
+            Tq, Tk, n_query_parts, lead, offset, *settings, **tiles.options,
+        )  # fmt: skip
+        return dq, dk, dv, None, None, None
+
+
+def _sums(k, v, total, delta, offset, n_parts, tiles, flags) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (B, H, parts, D, Dv) and (B, H, parts, D): what `_linear_sums_kernel` adds up."""
+    B, H, Tk, D = k.shape
+    Dv = v.shape[-1]
+    sums = k.new_empty(B, H, n_parts, D, Dv, dtype=torch.float32)
+    norms = k.new_empty(B, H, n_parts, D, dtype=torch.float32)
+    total_strides = (0, 0, 0) if total is None else total.stride()
+    BLOCK_E = min(tiles.SLICE, padded(Dv))
+    _linear_sums_kernel[(n_parts, H * triton.cdiv(Dv, BLOCK_E), B)](
+        k, v, total, delta, sums, norms,
+        *_strides(k, v), *total_strides, *_strides(sums, norms),
+        Tk, offset,
+        D, Dv, padded(D), BLOCK_E, tiles.BLOCK, tiles.PART, *flags, **tiles.options,
+    )  # fmt: skip
+    return sums, norms
+
+
+def _strides(*tensors: torch.Tensor) -> list[int]:
+    return [stride for tensor in tensors for stride in tensor.stride()]
+
+
+def _precision(q: torch.Tensor) -> str:
+    """Return how float32 is multiplied: exactly for float32 inputs, else to ten bits.
+
+    States and scores outgrow the range of float16; TF32 has its bits and the range of float32.
+    """
+    return "ieee" if q.dtype == torch.float32 else "tf32"
+
+
+class _Tiles(NamedTuple):
+    """How the work is cut: BLOCK tokens of a chunk, PART tokens and SLICE columns of a program."""
+
+    BLOCK: int
+    PART: int
+    SLICE: int
+    options: dict[str, int]
+
+
+def _tiling(B, H, Tq, Tk, D, Dv, chunk, dtype_bytes) -> _Tiles:
+    """Return the sizes for q, k and v of these.
+
+    Parts are as short as keeps the GPU busy, but long enough that tokens outweigh the states.
+    """
+    BLOCK, SLICE, options = _block(max(D, Dv), dtype_bytes)
+    BLOCK = min(BLOCK, padded(min(chunk, BLOCK)))
+    chunks = triton.cdiv(max(Tq, Tk), BLOCK)
+    programs = max(1, B * H * triton.cdiv(Dv, SLICE))
+    parts = min(MAX_PARTS, triton.cdiv(PROGRAMS, programs))
+    least = triton.cdiv(4 * padded(max(D, Dv)), BLOCK)
+    return _Tiles(BLOCK, BLOCK * max(least, triton.cdiv(chunks, parts)), SLICE, options)
+
+
+def _block(width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
+    """Return the most tokens of a chunk, the columns of a slice, and the options of the launch.
+
+    As in `tiling`, nothing spills at these sizes.
+    """
+    if dtype_bytes == 4:
+        sizes = (32, 32, 4, 1) if width <= 64 else (16, 16, 4, 1)
+    elif width <= 64:
+        sizes = (64, 64, 4, 2)
+    elif width <= 128:
+        sizes = (64, 32, 4, 2)
+    else:
+        sizes = (32, 32, 8, 1)
+    BLOCK, SLICE, num_warps, num_stages = sizes
+    return BLOCK, SLICE, {"num_warps": num_warps, "num_stages": num_stages}
+
+
+def _parts(Tq: int, Tk: int, PART: int, causal: bool) -> tuple[int, int, int]:
+    """Return lead, offset and n_parts: how keys are cut, so that parts end where queries' do.
+
+    Part p holds the keys from offset + p · PART, and if causal, part s of the queries sits at the
+    keys of part s + lead and sees those of the first s + lead parts whole. Summed up are n_parts:
+    the last one's own sum nobody needs.
+    """
+    if not causal:
+        return 0, 0, triton.cdiv(Tk, PART)
+    ahead = Tk - Tq
+    lead = -(-ahead // PART)
+    return lead, ahead - lead * PART, max(0, triton.cdiv(Tq, PART) + lead - 1)
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    chunk: int = 64,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what the kernels of `attention` do with the features elu(x) + 1 and Dv = D.
+
+    The FLOPs are those of whole tiles as they are multiplied: the masked half of each chunk, rows
+    beyond the end and a width padded to a power of two included. Traffic counts each element that
+    a program loads or stores, and takes no help from a cache: every slice of v's columns reads q
+    and k anew, and the states before a part are read by each part.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        chunk: Tokens handled together.
+        causal: No key after the query's own position.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    check_count("linear.cost", "chunk", chunk, least=1)
+    BLOCK, PART, SLICE, _ = _tiling(B, H, Tq, Tk, D, D, chunk, dtype_bytes)
+    lead, offset, n_parts = _parts(Tq, Tk, PART, causal)
+    BLOCK_E = min(SLICE, padded(D))
+    slices = triton.cdiv(D, BLOCK_E)
+    summed = sum_chunks = read_states = 0
+    for part in range(n_parts):
+        start = offset + part * PART
+        stop = min(start + PART, Tk)
+        summed += stop - max(start, 0)
+        sum_chunks += triton.cdiv(stop - start, BLOCK)
+    for part in range(triton.cdiv(Tq, PART)):
+        read_states += max(0, part + lead) if causal else n_parts
+    seen = min(Tq, Tk) if causal else 0
+    chunks = triton.cdiv(Tq, BLOCK)
+    joining = BLOCK * padded(D) * BLOCK_E  # multiply-adds of a chunk with a state
+    within = joining + BLOCK * BLOCK * (padded(D) + BLOCK_E) if causal else 0
+    state = D * D + D
+    out, total = B * H * Tq * D * dtype_bytes, B * H * Tq * 4
+    states = B * H * n_parts * state * 4
+    return Cost(
+        flops=2 * B * H * slices * (sum_chunks * joining + chunks * (joining + within)),
+        bytes_read=B * H * (
+            ((Tq + seen + summed) * slices + seen + summed) * D * dtype_bytes
+            + read_states * (D * D + slices * D) * 4
+        ),
+        bytes_written=states + out + total,
+        peak_bytes=states + out + total,
+    )

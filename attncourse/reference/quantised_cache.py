@@ -1,0 +1,184 @@
+"""Attention with a key/value cache in int8: a quarter of float32's bytes, half of float16's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count
+from attncourse.reference import grouped, pieces
+from attncourse.reference.int8 import QuantisedCache, size_bytes
+
+
+def attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    group: int,
+    causal: bool = False,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Return grouped attention over keys and values of which all but the newest are in int8.
+
+    Keys have a scale for each channel and `group` tokens, values one for each token. Query i sees
+    the keys of its own group as they came and those of the groups before in int8, as in
+    generation; where not causal, the last group is the newest. One group is dequantised at a time.
+
+    Args:
+        q: (..., H, Tq, D) floating; or (Tq, D) with k and v to match.
+        k: (..., G, Tk, D), dtype and axes before G as q; G divides H.
+        v: (..., G, Tk, Dv).
+        group: Tokens whose keys share their scales.
+        causal: Query i sees keys up to its own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (..., H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Off from exact
+        attention by `int8.error_bound` at most.
+
+    Raises:
+        TypeError: No array, no floating numbers, or a group that is no integer.
+        ValueError: Shapes or dtypes that do not fit, or group < 1.
+
+    Memory:
+        The cache: one byte a number, 4·D / group + 4 bytes of scales a token, and `group` tokens
+        in the dtype of k; and the scores of one block of 128 rows, in float32 at least.
+
+    Paper:
+        Liu et al. 2024, arXiv:2402.02750, section 3 (there in 2 bits).
+    """
+    where = "quantised_cache.attention"
+    grouped.check_grouped(where, q, k, v)
+    check_count(where, "group", group, least=1)
+    ahead = k.shape[-2] - q.shape[-2]
+    cache, prompt = start(k, v, group=group), max(ahead, 0) if causal else k.shape[-2]
+    cache.append(k[..., :prompt, :], v[..., :prompt, :])
+    if not causal:
+        return _attend(cache, q, causal, scale)
+    out = np.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
+    rows = slice(max(-ahead, 0), None)
+    _steps(cache, q[..., rows, :], k[..., prompt:, :], v[..., prompt:, :], out[..., rows, :], scale)
+    return out
+
+
+def start(k: np.ndarray, v: np.ndarray, *, group: int) -> QuantisedCache:
+    """Return an empty cache for tokens like k (..., G, T, D) and v.
+
+    Args:
+        k: Its shape and dtype count, its numbers do not.
+        v: The same.
+        group: Tokens whose keys share their scales.
+    """
+    return QuantisedCache(k, v, check_count("quantised_cache.start", "group", group, least=1))
+
+
+def step(
+    state: QuantisedCache,
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    scale: float | None = None,
+) -> tuple[np.ndarray, QuantisedCache]:
+    """Append the new tokens and let them attend; many at once give what one by one would.
+
+    Args:
+        state: The cache; it is changed in place.
+        q: (..., H, T, D), one query for each new key.
+        k: (..., G, T, D).
+        v: (..., G, T, Dv).
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        out (..., H, T, Dv), and the state.
+    """
+    grouped.check_grouped("quantised_cache.step", q, k, v)
+    if q.shape[-2] != k.shape[-2]:
+        raise ValueError(
+            f"quantised_cache.step: q and k must have the same number of tokens, "
+            f"got {q.shape[-2]} and {k.shape[-2]}"
+        )
+    out = np.empty((*q.shape[:-1], v.shape[-1]), q.dtype)
+    _steps(state, q, k, v, out, scale)
+    return out, state
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    group: int,
+    groups: int | None = None,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what `attention` does, with Dv = D.
+
+    Args:
+        B: Batch.
+        H: Query heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        group: Tokens whose keys share their scales.
+        groups: G, key/value heads; H if not given.
+        causal: Whether the cache grows step by step.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    G = grouped.check_groups("quantised_cache.cost", H, groups)
+    check_count("quantised_cache.cost", "group", group, least=1)
+    work_bytes = max(4, dtype_bytes)  # scales, scores and dequantised groups
+    out, newest = B * H * Tq * D * dtype_bytes, 2 * B * G * group * D * dtype_bytes
+    flops = read = peak = 0
+    for n_queries, seen in _parts(Tq, Tk, group) if causal else [(Tq, Tk)]:
+        one = pieces.cost(B, H, n_queries, seen, D, G, group, causal, dtype_bytes)
+        full = size_bytes(_n_full(seen, group) * group, G, D, group=group, batch=B)
+        exact = 2 * B * G * (seen - _n_full(seen, group) * group) * D * dtype_bytes
+        n_blocks = len(list(pieces.blocks(n_queries, seen, H // G, causal)))
+        flops += one.flops
+        read += B * H * n_queries * D * dtype_bytes + n_blocks * (full + exact)
+        peak = max(peak, full + one.peak_bytes)
+    tokens = 2 * B * G * Tk * D * dtype_bytes
+    written = newest + size_bytes(_n_full(Tk, group) * group, G, D, group=group, batch=B)
+    dequantised = 2 * B * G * min(group, Tk) * D * work_bytes  # one in use, the next in the making
+    return Cost(
+        flops=flops,
+        bytes_read=tokens + read,
+        bytes_written=written + out,
+        peak_bytes=newest + peak + dequantised + (out if causal else 0),
+    )
+
+
+def _attend(cache: QuantisedCache, q: np.ndarray, causal: bool, scale: float | None) -> np.ndarray:
+    return pieces.attend(q, cache.keys, cache.values, *cache.shapes, causal, scale)
+
+
+def _steps(cache, q, k, v, out, scale) -> None:
+    """Write into `out` what each query sees; the queries of one group go together."""
+    start = 0
+    while start < q.shape[-2]:
+        stop = start + cache.group - cache.length % cache.group
+        part = slice(start, stop)
+        cache.append(k[..., part, :], v[..., part, :])
+        out[..., part, :] = _attend(cache, q[..., part, :], True, scale)
+        start = stop
+
+
+def _parts(n_queries: int, n_keys: int, group: int) -> Iterator[tuple[int, int]]:
+    """Yield (queries, keys in the cache) of each part that `_steps` takes at once."""
+    seen = max(n_keys - n_queries, 0)
+    while seen < n_keys:
+        stop = min(seen // group * group + group, n_keys)
+        yield stop - seen, stop
+        seen = stop
+
+
+def _n_full(tokens: int, group: int) -> int:
+    """Return how many groups are in int8 when the cache has so many tokens."""
+    return max(-(-tokens // group) - 1, 0)

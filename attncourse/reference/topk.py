@@ -1,0 +1,259 @@
+"""Top-k attention: each query attends to its best keys only; a cheap predictor may choose them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count, check_qkv
+from attncourse.reference.block import BLOCK, attend_each, held_bytes
+
+Predictor = tuple[np.ndarray, np.ndarray]
+
+
+def attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    keep: int,
+    predictor: Predictor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Return softmax(q kᵀ · scale) v over the `keep` highest scores of each query.
+
+    Which keys are best is known only after all have been scored: the time stays quadratic, unless
+    a predictor scores them in fewer dimensions. But the scores of one block of queries are all
+    that exists; then each query gathers its few keys and values.
+
+    Args:
+        q: (..., Tq, D) floating.
+        k: (..., Tk, D), dtype and leading axes as q.
+        v: (..., Tk, Dv).
+        keep: Keys of a query; all that it sees if there are no more. Of equal scores the first
+            keys are kept; a score that is NaN counts as the highest, and makes its row NaN.
+        predictor: From `fit_predictor`: its scores choose; the chosen get their true scores.
+        causal: No key after the query's own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No array, no floating numbers, or a `keep` that is no integer.
+        ValueError: Shapes or dtypes that do not fit, keep < 1.
+
+    Memory:
+        One head at a time: the scores (64, Tk) of one block, what it takes to rank them, and the
+        gathered keys or values (64, keep, D), in float32 at least.
+
+    Paper:
+        Gupta, Dar, Goodman, Ciprut, Berant 2021, arXiv:2106.06899, section 2.
+    """
+    check_qkv("topk.attention", q, k, v)
+    check_count("topk.attention", "keep", keep, least=1)
+    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
+    ranked_q, ranked_k = _ranked("topk.attention", q, k, predictor)
+    for head in np.ndindex(q.shape[:-2]):
+        q_, k_, v_ = (array[head] for array in (q, k, v))
+        for rows, chosen in _choices(ranked_q[head], ranked_k[head], keep, causal, factor):
+            # -1 takes the last key, which is as good as any: its score is hidden
+            out[head][rows] = attend_each(q_[rows], k_, v_, chosen, chosen < 0, factor)
+    return out
+
+
+def select(
+    q: np.ndarray,
+    k: np.ndarray,
+    *,
+    keep: int,
+    predictor: Predictor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Return the keys that `attention` keeps.
+
+    Args and Raises as in `attention`.
+
+    Returns:
+        int (..., Tq, min(keep, Tk)), in ascending order of position; -1 where no more are visible.
+    """
+    check_qkv("topk.select", q, k, k)
+    check_count("topk.select", "keep", keep, least=1)
+    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    kept = np.full((*q.shape[:-1], min(keep, k.shape[-2])), -1)
+    ranked_q, ranked_k = _ranked("topk.select", q, k, predictor)
+    for head in np.ndindex(q.shape[:-2]):
+        for rows, chosen in _choices(ranked_q[head], ranked_k[head], keep, causal, factor):
+            kept[head][rows, : chosen.shape[-1]] = chosen
+    return kept
+
+
+def mask_of(kept: np.ndarray, n_keys: int) -> np.ndarray:
+    """Return the mask (..., Tq, Tk) of chosen keys (..., Tq, count); -1 is nobody."""
+    visible = np.zeros((*kept.shape[:-1], n_keys + 1), dtype=bool)  # the last column takes the -1
+    np.put_along_axis(visible, kept, True, axis=-1)
+    return visible[..., :-1]
+
+
+def recall(kept: np.ndarray, wanted: np.ndarray) -> float:
+    """Return the share of the wanted keys that were kept.
+
+    Args:
+        kept: int (..., Tq, count) from `select`, say with a predictor.
+        wanted: int (..., Tq, any count), say the true best; -1 is nobody.
+
+    Returns:
+        0 to 1; 1 if nobody was wanted.
+    """
+    if kept.shape[:-1] != wanted.shape[:-1]:
+        raise ValueError(
+            f"topk.recall: kept and wanted must have the same queries, "
+            f"got {kept.shape} and {wanted.shape}"
+        )
+    span = 1 + max(kept.max(initial=0), wanted.max(initial=0))
+    query = np.arange(math.prod(kept.shape[:-1])).reshape(*kept.shape[:-1], 1)
+    pairs = [(query * span + keys)[keys >= 0] for keys in (kept, wanted)]
+    return float(np.isin(pairs[1], pairs[0]).mean()) if pairs[1].size else 1.0
+
+
+def fit_predictor(q: np.ndarray, k: np.ndarray, *, rank: int) -> Predictor:
+    """Fit projections A and B such that (q A) · (k B) ranks keys as q · k does.
+
+    Among all of this rank they have the least mean squared error over all pairs of q and k, up to
+    a constant per query, which no ranking sees: so the keys are centred. With C the covariances,
+    the columns of V the first eigenvectors of C_k^½ C_q C_k^½: A = C_k^½ V, B = C_k^-½ V.
+
+    Args:
+        q: (..., Tq, D) sample of queries; each head gets its own fit.
+        k: (..., Tk, D) sample of keys.
+        rank: Dimensions in which the predictor scores, at most D.
+
+    Returns:
+        A and B, (..., D, rank) in the dtype of q.
+
+    Raises:
+        ValueError: rank < 1 or above D, and as in `attention`.
+    """
+    check_qkv("topk.fit_predictor", q, k, k)
+    check_count("topk.fit_predictor", "rank", rank, least=1)
+    if rank > q.shape[-1]:
+        raise ValueError(
+            f"topk.fit_predictor: rank must be at most the width D = {q.shape[-1]}, got {rank}"
+        )
+    x, y = (array.astype(np.float64) for array in (q, k))
+    y -= y.mean(axis=-2, keepdims=True)
+    of_q, of_k = (np.matmul(a.swapaxes(-1, -2), a) for a in (x, y))
+    values, vectors = np.linalg.eigh(of_k)
+    spread = np.sqrt(np.maximum(values, 0))[..., None, :]
+    some = np.where(spread > 1e-6 * spread[..., -1:], spread, np.inf)  # where keys vary at all
+    back = vectors.swapaxes(-1, -2)
+    root, inverse = np.matmul(vectors * spread, back), np.matmul(vectors / some, back)
+    _, first = np.linalg.eigh(np.matmul(np.matmul(root, of_q), root))
+    first = first[..., : -rank - 1 : -1]
+    return tuple(np.matmul(a, first).astype(q.dtype) for a in (root, inverse))
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    keep: int,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what `attention` does without a predictor, with Dv = D.
+
+    The peak is that of scores without ties; a row with more ties than room takes 9 bytes per key.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        keep: Keys of a query.
+        causal: No key after the query's own position.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    check_count("topk.cost", "keep", keep, least=1)
+    work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
+    converted = Tk * D * work_bytes if work_bytes != dtype_bytes else 0
+    scored = gathered = loaded = largest = 0
+    for rows, seen in _blocks(Tq, Tk, causal):
+        r, count = rows.stop - rows.start, min(keep, seen)
+        scored += r * seen
+        gathered += r * count
+        loaded += (r + seen + 2 * r * count) * D
+        ranking = r * seen * 2 * work_bytes + r * count * 8
+        largest = max(largest, ranking, held_bytes(1, r, count, D, dtype_bytes, each=True))
+    out = B * H * Tq * D * dtype_bytes
+    return Cost(
+        flops=2 * B * H * (scored + 2 * gathered) * D,
+        bytes_read=B * H * loaded * dtype_bytes,
+        bytes_written=out,
+        peak_bytes=out + converted + largest,
+    )
+
+
+def _blocks(n_queries: int, n_keys: int, causal: bool) -> Iterator[tuple[slice, int]]:
+    """Yield (queries, how many keys they may see); blocks that see none are left out."""
+    for first in range(0, n_queries, BLOCK):
+        last = min(first + BLOCK, n_queries)
+        seen = last + n_keys - n_queries if causal else n_keys
+        if seen > 0:
+            yield slice(first, last), seen
+
+
+def _ranked(where, q, k, predictor) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is multiplied to rank the keys: q and k, or their few predictor's dimensions."""
+    if predictor is None:
+        return q, k
+    for name, matrix in zip("AB", predictor, strict=True):
+        if matrix.shape[-2] != q.shape[-1] or matrix.shape[-1] != predictor[0].shape[-1]:
+            raise ValueError(
+                f"{where}: predictor must be two arrays (..., {q.shape[-1]}, rank), "
+                f"got {name} {matrix.shape}"
+            )
+    work = np.result_type(q.dtype, np.float32)
+    return tuple(
+        np.matmul(array.astype(work, copy=False), matrix.astype(work, copy=False))
+        for array, matrix in zip((q, k), predictor, strict=True)
+    )
+
+
+def _choices(q, k, keep, causal, factor) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield (queries, chosen keys) of one head, block by block."""
+    work = np.result_type(q.dtype, np.float32)
+    k = k.astype(work, copy=False)
+    for rows, seen in _blocks(len(q), len(k), causal):
+        own = rows.start + len(k) - len(q) if causal else seen  # the last key of the first query
+        yield (
+            rows,
+            _choose(q[rows].astype(work, copy=False), k[:seen], min(keep, seen), own, factor),
+        )
+
+
+def _choose(q, k, keep, own, factor) -> np.ndarray:
+    """Return the best keys int (block, keep) of one block, -1 where fewer are visible."""
+    scores = np.matmul(q, k.T)
+    scores *= factor
+    np.copyto(scores, np.inf, where=np.isnan(scores))
+    np.copyto(scores, -np.inf, where=~np.tri(*scores.shape, own, dtype=bool))
+    least = np.partition(scores, len(k) - keep, axis=-1)[:, len(k) - keep, None].copy()
+    chosen = scores > least
+    ties = scores == least
+    room = keep - chosen.sum(axis=-1, keepdims=True)
+    crowded = ties.sum(axis=-1) > room[:, 0]
+    ties[crowded] &= np.cumsum(ties[crowded], axis=-1, dtype=np.int32) <= room[crowded]
+    chosen |= ties
+    positions = np.flatnonzero(chosen).reshape(-1, keep) % len(k)
+    return np.where(np.take_along_axis(scores, positions, axis=-1) == -np.inf, -1, positions)
