@@ -20,7 +20,8 @@ lab: $(VENV)/.lab ## Open the course in JupyterLab (on a server: ARGS=--no-brows
 	    --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb $(ARGS)
 
 test: $(VENV)/.test ## Run every test and every notebook (ARGS="tests -k window" for some)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@# two workers with a thread each: two threads each would wait for one another
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 build: $(VENV)/.lab ## Build the notebooks from their sources (ARGS=--check compares only)
 	$(BIN)/attncourse build $(ARGS)

@@ -130,7 +130,7 @@ def _dense_mask(mechanism: Mechanism, q, k):
 
 
 def _is_pattern(mechanism: Mechanism) -> bool:
-    return "mask" in mechanism.has and mechanism.family == "pattern"
+    return "mask" in mechanism.has and mechanism.family != "dense"
 
 
 PEERS = (

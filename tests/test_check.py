@@ -444,14 +444,16 @@ class LyingArray(np.ndarray):
         return np.zeros(self.shape)
 
 
-def test_types_that_are_no_array():
-    import torch
-
-    failed(WEIGHTS, lambda q, k: weights(q, k).tolist(), "returned a list, expected a NumPy array")
-    failed(WEIGHTS, lambda q, k: None, "returned None", "without a `return`")
+def test_a_torch_tensor_is_no_numpy_array():
+    torch = pytest.importorskip("torch")
     failed(
         WEIGHTS, lambda q, k: torch.from_numpy(weights(q, k)), "returned a torch tensor", "NumPy"
     )
+
+
+def test_types_that_are_no_array():
+    failed(WEIGHTS, lambda q, k: weights(q, k).tolist(), "returned a list, expected a NumPy array")
+    failed(WEIGHTS, lambda q, k: None, "returned None", "without a `return`")
     failed(WEIGHTS, lambda q, k: Liar(), "Liar, expected a NumPy array")
     failed(WEIGHTS, lambda q, k: weights(q, k).view(LyingArray), "LyingArray, expected")
     failed(WEIGHTS, lambda q, k: np.asmatrix(weights(q, k)), "matrix", "np.asarray")

@@ -1,6 +1,7 @@
 """The course's own exercise notebooks, graded as a learner's."""
 
 import copy
+import importlib.util
 import json
 import subprocess
 import sys
@@ -47,6 +48,14 @@ def grade(handed_in, folder, stem):
     return report, {result.exercise: result for result in report.results}
 
 
+def unverified(stem):
+    """What cannot be verified here: kernels, where there is no Triton."""
+    if importlib.util.find_spec("triton"):
+        return {}
+    ids = [each.id for each in exercises.chapter_exercises(stem[:2]) if each.needs != "numpy"]
+    return dict.fromkeys(ids, "not_verified_here")
+
+
 def test_every_chapter_with_exercises_is_released():
     assert [stem[:2] for stem in STEMS] == list(exercises.CHAPTERS)
 
@@ -71,8 +80,9 @@ def test_a_fresh_learners_walk(tmp_path, stem):
         report, results = grade(filled(stem, sources), tmp_path, stem)
         statuses = {exercise: result.status for exercise, result in results.items()}
         right = {e: "passed" if e in sources else "not_attempted" for e in solved}
-        assert statuses == right, report.text()
-    assert report.score == report.points
+        assert statuses == right | unverified(stem), report.text()
+    lost = sum(exercises.exercise(e).points for e in unverified(stem))
+    assert report.score == report.points - lost
 
 
 def test_plain_nbval_and_grade_agree_on_untouched_exercises(tmp_path):
@@ -86,7 +96,9 @@ def test_plain_nbval_and_grade_agree_on_untouched_exercises(tmp_path):
     exercises_of = sum(len(exercises.chapter_exercises(stem[:2])) for stem in STEMS)
     assert f"{exercises_of} skipped" in run.stdout
     reports = [session.grade(submission.read(path)) for path in paths]
-    assert {r.status for report in reports for r in report.results} == {"not_attempted"}
+    here = {r.exercise: r.status for report in reports for r in report.results}
+    elsewhere = {e: status for stem in STEMS for e, status in unverified(stem).items()}
+    assert here == dict.fromkeys(here, "not_attempted") | elsewhere
 
 
 def test_bad_answers_of_chapter_04(tmp_path):
@@ -112,7 +124,7 @@ def test_bad_answers_of_chapter_04(tmp_path):
     assert "Cause:" in results["04.2"].text
     assert found["04.3"][0] == "passed"
     assert found["04.4"] == ("failed", "took longer than 5 s")
-    assert found["04.5"][0] == "passed"
+    assert found["04.5"][0] == unverified(stem).get("04.5", "passed")
     for exercise in ("04.6", "04.V1"):
         assert found[exercise][0] == "failed"
         assert "your function ended the Python kernel" in found[exercise][1]

@@ -1,3 +1,4 @@
+import importlib.util
 import io
 import subprocess
 import sys
@@ -9,11 +10,9 @@ import pytest
 from PIL import Image
 
 from attncourse import plots
-from attncourse.kernels import window as kernel_window
 from attncourse.measure import Timing
 from attncourse.plots import base, lines
 from attncourse.reference import masks, window
-from attncourse.trace import record
 
 
 def band(n, w=3, **knobs):
@@ -185,10 +184,23 @@ def test_names_of_devices_keep_apart():
     np.testing.assert_array_equal(lines.apart(np.array([0.1, 0.5])), [0.1, 0.5])
 
 
+def traced_window(shape, radius):
+    """The trace of the window kernel on random tensors."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton has no wheels for this platform")
+    from attncourse import trace
+    from attncourse.kernels import window as kernel
+
+    if not trace.INTERPRETED:
+        pytest.skip("kernels run on the GPU here, where nothing is recorded")
+    import torch
+
+    q = torch.randn(shape)
+    return trace.record(kernel.attention, q, q, q, window=radius)
+
+
 def test_tiles_show_what_a_program_computes_and_says_so():
-    torch = pytest.importorskip("torch")
-    q = torch.randn(1, 2, 128, 16)
-    traced = record(kernel_window.attention, q, q, q, window=20)
+    traced = traced_window((1, 2, 128, 16), 20)
     live = plots.LiveTiles(traced)
     assert live.programs == len(traced.programs)
     sentence = live.draw(1)
@@ -208,9 +220,7 @@ def test_tiles_show_what_a_program_computes_and_says_so():
 
 
 def test_tiles_refuse_a_trace_without_the_tensors():
-    torch = pytest.importorskip("torch")
-    q = torch.randn(1, 1, 32, 16)
-    traced = record(kernel_window.attention, q, q, q, window=4)
+    traced = traced_window((1, 1, 32, 16), 4)
     with pytest.raises(ValueError, match="no kernel of the trace has x and k"):
         plots.LiveTiles(traced, queries="x")
 

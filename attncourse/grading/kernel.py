@@ -168,7 +168,9 @@ def _keep(message: dict, outcome: Outcome) -> None:
     if message["msg_type"] == "error":
         # IPython names the file of the cell; the learner knows only its lines.
         value = re.sub(r"\((?:\S+\.py|<[^>]*>), line (\d+)\)", r"(line \1)", content["evalue"])
-        outcome.error = f"{content['ename']}: {value}".rstrip(": ")
+        # Python 3.13 has a private name for a cell that ends too early.
+        name = content["ename"].replace("_IncompleteInputError", "SyntaxError")
+        outcome.error = f"{name}: {value}".rstrip(": ")
     elif "data" in content and len(outcome.outputs) < KEPT_OUTPUTS:
         text = content["data"].get("text/plain", "")
         outcome.outputs.append((text, content.get("metadata", {})))
