@@ -198,7 +198,7 @@ MECHANISMS: dict[str, Mechanism] = {
             memory="block_q · block_k + n",
             knobs=(
                 Knob("block_q", 256, 1, 1024, 1, "queries of a tile"),
-                Knob("block_k", 128, 1, 1024, 1, "keys of a tile"),
+                Knob("block_k", 256, 1, 1024, 1, "keys of a tile"),
             ),
             has=frozenset({"kernel", "backward"}),
             collapse=lambda n_queries, n_keys: {"block_q": 16, "block_k": 32},
@@ -341,7 +341,7 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="attention with another kernel than the softmax's",
             memory="D·(Dv + 1) + chunk²",
             knobs=(Knob("chunk", 64, 1, 256, 1, "tokens handled together; no effect on values"),),
-            has=frozenset({"step"}),
+            has=frozenset({"kernel", "backward", "step"}),
         ),
         Mechanism(
             stem="performer",

@@ -215,7 +215,9 @@ def test_flops_and_traffic_are_what_cost_says(sizes, dtype):
     q, k, v = tensors(Tq, Tk, D, heads=2, dtype=dtype)
     for causal in (False, True):
         traced = trace.record(flash.attention, q, k, v, block_q=64, block_k=32, causal=causal)
-        cost = flash.cost(1, 2, *sizes, block_q=64, block_k=32, causal=causal, dtype_bytes=q.itemsize)
+        cost = flash.cost(
+            1, 2, *sizes, block_q=64, block_k=32, causal=causal, dtype_bytes=q.itemsize
+        )
         counted = traced.flops, traced.bytes_loaded(), traced.bytes_stored()
         assert counted == (cost.flops, cost.bytes_read, cost.bytes_written)
         assert not traced.out_of_bounds

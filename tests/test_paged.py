@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from attncourse import measure
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, grouped, paged, pages
+from attncourse.reference import fragmentation, full, grouped, paged
 from attncourse.reference.pages import PagePool, PageTable
 
 
@@ -222,23 +222,25 @@ def test_waste_is_less_than_one_page_a_sequence():
     # Claim C038, in numbers
     lengths = np.random.default_rng(0).integers(1, 2048, 200)
     for page in (1, 16, 64):
-        wasted = pages.waste(lengths, page)
+        wasted = fragmentation.waste(lengths, page)
         pool = PagePool(-(-lengths // page).sum(), page, 1, 1)
         for length, waste in zip(lengths, wasted, strict=True):
             table = PageTable(pool)
             table.append(*np.zeros((2, 1, length, 1), dtype=np.float32))
             assert len(table.pages) * page - length == waste < page
-        assert pages.utilisation(lengths, page) == lengths.sum() / (lengths.sum() + wasted.sum())
-    assert pages.utilisation(lengths, 1) == 1
-    assert pages.utilisation(lengths, 16) > 0.99
-    padded = pages.utilisation(lengths, int(lengths.max()))
+        assert fragmentation.utilisation(lengths, page) == lengths.sum() / (
+            lengths.sum() + wasted.sum()
+        )
+    assert fragmentation.utilisation(lengths, 1) == 1
+    assert fragmentation.utilisation(lengths, 16) > 0.99
+    padded = fragmentation.utilisation(lengths, int(lengths.max()))
     assert padded == lengths.sum() / (len(lengths) * lengths.max()) and padded < 0.6
 
 
 def test_no_sequences_waste_nothing():
-    assert pages.waste([], 16).shape == (0,) and pages.utilisation([0, 0], 16) == 0
-    with pytest.raises(ValueError, match=r"pages.waste: page must be at least 1, got 0"):
-        pages.waste([3], 0)
+    assert fragmentation.waste([], 16).shape == (0,) and fragmentation.utilisation([0, 0], 16) == 0
+    with pytest.raises(ValueError, match=r"fragmentation.waste: page must be at least 1, got 0"):
+        fragmentation.waste([3], 0)
 
 
 # Errors

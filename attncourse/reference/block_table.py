@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from attncourse.reference import grouped, pieces
-from attncourse.reference.pages import PageTable
+from attncourse.reference.pages import PagePool, PageTable
 
 
 def attend(
@@ -66,6 +66,40 @@ def as_arrays(tables: Sequence[PageTable]) -> tuple[np.ndarray, np.ndarray]:
     for row, table in zip(numbers, tables, strict=True):
         row[: len(table.pages)] = table.pages
     return numbers, np.array([table.length for table in tables], dtype=np.int64)
+
+
+class PagedCache:
+    """A batch of sequences over one pool of pages.
+
+    Attributes:
+        pool: Where all pages lie.
+        tables: One for each sequence, in the order of the leading axes.
+    """
+
+    def __init__(self, pool: PagePool, tables: Sequence[PageTable]) -> None:
+        self.pool, self.tables = pool, list(tables)
+
+    def append(self, k: np.ndarray, v: np.ndarray) -> None:
+        """Put new tokens at the end of each sequence: k (..., G, T, D) and v (..., G, T, Dv).
+
+        Raises:
+            MemoryError: Too few free pages; no sequence has grown.
+        """
+        lengths = [table.length for table in self.tables]
+        try:
+            for table, index in zip(self.tables, np.ndindex(k.shape[:-3]), strict=True):
+                table.append(k[index], v[index])
+        except MemoryError:
+            for table, length in zip(self.tables, lengths, strict=True):
+                table.truncate(length)
+            raise
+
+    def attend(self, q: np.ndarray, *, causal: bool, scale: float | None = None) -> np.ndarray:
+        """Return attention of q (..., H, T, D); if causal, q are each sequence's last T tokens."""
+        keys, values = self.pool.keys, self.pool.values
+        sequences = q.reshape(len(self.tables), *q.shape[-3:])
+        out = attend(sequences, keys, values, *as_arrays(self.tables), causal=causal, scale=scale)
+        return out.reshape(*q.shape[:-1], values.shape[-1])
 
 
 def _check(q, key_pages, value_pages, table, lengths) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count
 from attncourse.reference import grouped, pieces
-from attncourse.reference.block_table import as_arrays, attend
+from attncourse.reference.block_table import PagedCache, attend
 from attncourse.reference.pages import PagePool, PageTable
+
+__all__ = ["PagedCache", "attend", "attention", "cost", "start", "step"]
 
 
 def attention(
@@ -57,40 +58,6 @@ def attention(
     cache = start(k, v, page=page)
     cache.append(k, v)
     return cache.attend(q, causal=causal, scale=scale)
-
-
-class PagedCache:
-    """A batch of sequences over one pool of pages.
-
-    Attributes:
-        pool: Where all pages lie.
-        tables: One for each sequence, in the order of the leading axes.
-    """
-
-    def __init__(self, pool: PagePool, tables: Sequence[PageTable]) -> None:
-        self.pool, self.tables = pool, list(tables)
-
-    def append(self, k: np.ndarray, v: np.ndarray) -> None:
-        """Put new tokens at the end of each sequence: k (..., G, T, D) and v (..., G, T, Dv).
-
-        Raises:
-            MemoryError: Too few free pages; no sequence has grown.
-        """
-        lengths = [table.length for table in self.tables]
-        try:
-            for table, index in zip(self.tables, np.ndindex(k.shape[:-3]), strict=True):
-                table.append(k[index], v[index])
-        except MemoryError:
-            for table, length in zip(self.tables, lengths, strict=True):
-                table.truncate(length)
-            raise
-
-    def attend(self, q: np.ndarray, *, causal: bool, scale: float | None = None) -> np.ndarray:
-        """Return attention of q (..., H, T, D); if causal, q are each sequence's last T tokens."""
-        keys, values = self.pool.keys, self.pool.values
-        sequences = q.reshape(len(self.tables), *q.shape[-3:])
-        out = attend(sequences, keys, values, *as_arrays(self.tables), causal=causal, scale=scale)
-        return out.reshape(*q.shape[:-1], values.shape[-1])
 
 
 def start(k: np.ndarray, v: np.ndarray, *, page: int, n_pages: int | None = None) -> PagedCache:

@@ -126,12 +126,13 @@ def churn(n_tensors: int, *, cycles: bool, collect: bool) -> Churn:
     (gc.enable if collect else gc.disable)()
     start = time.perf_counter()
     try:
+        holder: list = []
         for _ in range(n_tensors):
-            holder: list = [torch.empty(256)]
+            holder = [torch.empty(256)]
             alive.add(holder[0])
             if cycles:
                 holder.append(holder)
-        del holder
+        del holder  # the last one
         seconds, uncollected = time.perf_counter() - start, len(alive)
     finally:
         gc.callbacks.remove(count)

@@ -81,6 +81,10 @@ class MixedPrecision:
     def step(self, loss: Tensor) -> bool:
         """Go back through the graph of `loss` and update masters and weights.
 
+        Args:
+            loss: Computed in float32: the gradient that enters a float16 loss is the scale itself,
+                and overflows above 65504.
+
         Returns:
             False if a gradient was not finite and the step was skipped.
         """
