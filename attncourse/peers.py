@@ -86,7 +86,7 @@ def _local_attention(mechanism: Mechanism, q, k, v) -> Call:
 
     radius = mechanism.values["window"]
     if q.shape[-2] % radius:
-        raise NotImplementedError(f"needs a multiple of {radius} tokens: its padding is attended to")
+        raise NotImplementedError(f"needs a multiple of {radius} tokens, as it sees its padding")
     module = LocalAttention(  # its window is one side of ours
         window_size=radius,
         look_backward=1,

@@ -37,7 +37,15 @@ KERNELS = [
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
-FLOAT32 = {"lse_ptr", "delta_ptr", "scores_ptr", "weights_ptr", "total_ptr", "sums_ptr", "norms_ptr"}  # whatever the inputs are
+FLOAT32 = {
+    "lse_ptr",
+    "delta_ptr",
+    "scores_ptr",
+    "weights_ptr",
+    "total_ptr",
+    "sums_ptr",
+    "norms_ptr",
+}  # whatever the inputs are
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
@@ -125,4 +133,5 @@ if __name__ == "__main__":
             print(json.dumps(report(kernel, "fp16", 16, arch, ones=True)), flush=True)
     for dtype, width in widths:
         for kernel in KERNELS:
-            print(json.dumps(report(kernel, dtype, width, arch)), flush=True)
+            if kernel not in LINEAR or (dtype, width) != ("fp32", 256):  # which spill: see `_block`
+                print(json.dumps(report(kernel, dtype, width, arch)), flush=True)

@@ -268,9 +268,7 @@ def test_no_future_key_is_loaded_and_no_gradient_out_of_bounds():
 
 
 def test_flops_grow_in_line_with_the_tokens():
-    short, long = (
-        linear.cost(1, 8, n, n, 64, causal=True, dtype_bytes=2) for n in (2**14, 2**17)
-    )
+    short, long = (linear.cost(1, 8, n, n, 64, causal=True, dtype_bytes=2) for n in (2**14, 2**17))
     assert 7.9 < long.flops / short.flops < 8.1
     states = long.peak_bytes - 8 * 2**17 * (64 * 2 + 4)
     assert 0 < states <= 16 * 8 * 64 * 65 * 4  # however long the sequence

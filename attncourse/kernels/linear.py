@@ -620,7 +620,9 @@ def cost(
     states = B * H * n_parts * state * 4
     return Cost(
         flops=2 * B * H * slices * (sum_chunks * joining + chunks * (joining + within)),
-        bytes_read=B * H * (
+        bytes_read=B
+        * H
+        * (
             ((Tq + seen + summed) * slices + seen + summed) * D * dtype_bytes
             + read_states * (D * D + slices * D) * 4
         ),
