@@ -243,8 +243,9 @@ def _jobs(setting: Setting) -> Iterator[Job]:
     for n in setting.lengths:
         for mechanism in MECHANISMS.values():
             own = _own_job(mechanism, n, setting)
-            if own is not None:
-                yield own
+            if own is None:
+                continue
+            yield own
             for peer in peers.of(mechanism):
                 if peer.name not in setting.without:
                     yield _peer_job(mechanism, peer, n, setting)

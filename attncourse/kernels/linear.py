@@ -618,14 +618,11 @@ def cost(
     state = D * D + D
     out, total = B * H * Tq * D * dtype_bytes, B * H * Tq * 4
     states = B * H * n_parts * state * 4
+    tokens_read = (Tq + seen + summed) * slices + seen + summed
+    read = tokens_read * D * dtype_bytes + read_states * (D * D + slices * D) * 4
     return Cost(
         flops=2 * B * H * slices * (sum_chunks * joining + chunks * (joining + within)),
-        bytes_read=B
-        * H
-        * (
-            ((Tq + seen + summed) * slices + seen + summed) * D * dtype_bytes
-            + read_states * (D * D + slices * D) * 4
-        ),
+        bytes_read=B * H * read,
         bytes_written=states + out + total,
         peak_bytes=states + out + total,
     )
