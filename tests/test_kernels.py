@@ -303,7 +303,8 @@ def test_triton_imported_too_early_is_explained():
 # Compiled for GPUs that need not be here
 
 PINNED = f"triton=={triton.__version__}\n" in (HERE.parent / "constraints.txt").read_text()
-SHARED_BYTES = 99 * 1024  # what a block gets on an RTX 30 or 40; A100 has 163 KiB, H100 227 KiB
+# what a block gets: RTX 30 and 40, which run the code for sm_80, have the least; H100 has 227 KiB
+SHARED_BYTES = {80: 99 * 1024, 90: 227 * 1024}
 
 
 @pytest.mark.parametrize("arch", [80, 90])
@@ -320,7 +321,7 @@ def test_every_kernel_compiles(arch):
     for report in reports:
         # registers are given out anew by each compiler: the pinned one is answered for
         assert report["spilled_bytes"] == 0 or not PINNED, report
-        assert report["shared_bytes"] <= SHARED_BYTES, report
+        assert report["shared_bytes"] <= SHARED_BYTES[arch], report
         # float32 is multiplied exactly, without tensor cores
         assert report["tensor_cores"] == (report["has_dot"] and report["dtype"] != "fp32"), report
 

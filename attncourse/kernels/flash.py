@@ -95,11 +95,11 @@ def tile_sizes(
     if dtype_bytes == 4:  # exact float32 has no tensor cores: operands sit in registers
         most = (32, 32, 8, 2) if width <= 64 else (16, 16, 8, 1)
     elif width <= 64:
-        most = (64, 64, 4, 3) if backward else (128, 64, 4, 3)
+        most = (64, 64, 4, 3) if backward else (128, 64, 8, 3)
     elif width <= 128:
-        most = (64, 64, 8, 2) if backward else (128, 64, 8, 2)
+        most = (32, 64, 4, 2) if backward else (64, 64, 4, 3)
     else:
-        most = (64, 16, 8, 2) if backward else (64, 32, 8, 2)
+        most = (64, 16, 8, 2) if backward else (64, 16, 4, 2)
     most_q, most_k, num_warps, num_stages = most
     options = {"num_warps": num_warps, "num_stages": num_stages}
     return min(padded(block_q), most_q), min(padded(block_k), most_k), options
