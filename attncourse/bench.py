@@ -333,10 +333,10 @@ def latest(device: str, folder: Path | None = None) -> dict[str, Any] | None:
 
 
 def report(folder: Path) -> int:
-    """Draw the latest record of each device as bench-<device>.png, and print it as a table.
+    """Draw the latest record of each device and write its tables; print them too.
 
     Args:
-        folder: Where the pictures go.
+        folder: Where bench-<device>.md and bench-<device>-<setting>.png go.
 
     Returns:
         0, or 1 if nothing is recorded yet.
@@ -349,10 +349,18 @@ def report(folder: Path) -> int:
             print(f"no run on a {device} is recorded yet")
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"bench-{device}.png"
-        path.write_bytes(plots.png(plots.benchmark(record)))
-        print(f"{path}\n")
-        print(records.report(record))
+        text = f"# Measured: {device.upper()}\n\n{records.report(record)}\n"
+        (folder / f"bench-{device}.md").write_text(text, encoding="utf-8")
+        (folder / f"bench-{device}.png").write_bytes(plots.png(plots.benchmark(record)))
+        for setting in records.settings_of(record):
+            if setting["mode"] != "decode" and len(records.settings_of(record)) > 1:
+                causal = "-causal" if setting["causal"] else ""
+                name = f"bench-{device}-{setting['mode']}{causal}-{setting['width']}"
+                if setting["heads"] == records.CHAPTER_E["heads"]:
+                    name += "-chapter-e"
+                picture = plots.benchmark(record, setting)
+                (folder / f"{name}.png").write_bytes(plots.png(picture))
+        print(text)
     return 0 if any(found.values()) else 1
 
 

@@ -404,6 +404,7 @@ def test_report_draws_and_tabulates_the_latest_record(tmp_path, monkeypatch, cap
     assert bench.report(tmp_path / "docs") == 0
     assert (tmp_path / "docs" / "bench-cpu.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
+    assert (tmp_path / "docs" / "bench-cpu.md").read_text(encoding="utf-8") in printed
     assert "no run on a gpu is recorded yet" in printed
     rows = [line for line in printed.splitlines() if line.startswith("| window | NumPy |")]
     assert len(rows) == 2 and rows[0].count("|") == 5  # times, rates
@@ -419,7 +420,7 @@ def test_the_picture_of_a_record_names_every_mechanism(tmp_path):
         for stem in MECHANISMS for n in (512, 1024)
     ]  # fmt: skip
     measured.append({"mechanism": "full", "implementation": "NumPy", "n": 2048, "skipped": "big"})
-    figure = plots.benchmark({"measurements": measured})
+    figure = plots.benchmark({"settings": {}, "measurements": measured})
     for ax in figure.axes:
         assert {text.get_text() for text in ax.texts} == {s.replace("_", " ") for s in MECHANISMS}
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from attncourse import records
 from attncourse.catalogue import MECHANISMS
 from attncourse.plots.base import LINES, SERIES, figure, in_unit, set_title, styled, unit_axis
 from attncourse.plots.lines import apart
@@ -18,19 +19,25 @@ FAMILIES = ("dense", "exact tiled", "pattern", "content", "kernel", "low rank")
 
 
 @styled
-def benchmark(record: Mapping[str, Any]) -> Figure:
+def benchmark(record: Mapping[str, Any], setting: Mapping[str, Any] | None = None) -> Figure:
     """Draw one record of `attncourse bench`: our implementations, a line each.
 
     Args:
         record: As read from results/.
+        setting: One of `records.settings_of(record)`; if not given, the one with the most lengths,
+            the first of them.
 
     Returns:
         Two Axes side by side: seconds of one call, and peak bytes, over n.
     """
+    if setting is None:
+        settings = records.settings_of(record)
+        setting = max(settings, key=lambda one: len({r["n"] for r in records.rows(record, **one)}))
+    rows = records.rows(record, **setting)
     fig, axes = figure(1, 2, width=11, height=6.2)
     for ax, unit, of in zip(axes, ("s", "bytes"), (_seconds, _peak), strict=True):
-        _panel(ax, record, unit, of)
-    set_title(axes[0], "time of one call")
+        _panel(ax, rows, unit, of)
+    set_title(axes[0], f"time of one call: {records.setting_words(setting)}")
     set_title(axes[1], "peak memory, inputs aside")
     return fig
 
@@ -43,11 +50,11 @@ def _peak(measured: Mapping[str, Any]) -> float:
     return measured["peak_bytes"]
 
 
-def _panel(ax: Axes, record: Mapping[str, Any], unit: str, of: Any) -> None:
+def _panel(ax: Axes, rows: list[records.Row], unit: str, of: Any) -> None:
     lines: dict[str, list[tuple[int, float]]] = {}
-    for measured in record["measurements"]:
-        if measured["implementation"] in ("NumPy", "Triton") and "seconds" in measured:
-            lines.setdefault(measured["mechanism"], []).append((measured["n"], of(measured)))
+    for row in sorted(rows, key=lambda row: row["n"]):
+        if row["implementation"] in records.OURS and "seconds" in row:
+            lines.setdefault(row["mechanism"], []).append((row["n"], of(row)))
     for stem, points in lines.items():
         family = MECHANISMS[stem].family if stem in MECHANISMS else ""
         place = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
