@@ -314,6 +314,89 @@ def _restart(seconds: float) -> None:
     )
 
 
+def here(
+    lengths: Iterable[int],
+    *,
+    stems: Iterable[str] | None = None,
+    heads: int = 1,
+    batch: int = 1,
+    width: int = 64,
+    dtype: str = "float32",
+    causal: bool = False,
+    repeats: int = 3,
+    limit: float = 0.5,
+    device: str | None = None,
+    show_progress: bool | None = None,
+) -> dict[str, Any]:
+    """Measure our own implementations now, and how far each is from full attention.
+
+    The shortest length comes first. A mechanism of which one call at the next length should take
+    over `limit` seconds, judging from the lengths before, is skipped there and says so. Ctrl-C ends
+    it with what is measured.
+
+    Args:
+        lengths: Sequence lengths n.
+        stems: Which mechanisms; all that run here if not given.
+        heads: H.
+        batch: B.
+        width: D.
+        dtype: A NumPy floating type; on a GPU "float16", "bfloat16" or "float32".
+        causal: Whether later keys are hidden.
+        repeats: Timed calls of each.
+        limit: Seconds that one call may take.
+        device: "cpu" or "gpu"; the GPU if there is one, if not given.
+        show_progress: Whether to write how far it is; only on a terminal, if not given.
+
+    Returns:
+        A record as `attncourse bench` writes it. Each measurement has `error` too: the root mean
+        square of the difference from full attention's output, over that of the output itself. Full
+        attention in float64 is the measure, masked if `causal`.
+    """
+    device = device or ("gpu" if _has_cuda() else "cpu")
+    setting = Setting(device, tuple(lengths), heads, (width,), repeats, (causal,), dtype=dtype)
+    record = _header(setting)
+    chosen = [MECHANISMS[stem] for stem in (MECHANISMS if stems is None else stems)]
+    points = [Point(n, width, heads, batch, causal=causal) for n in sorted(setting.lengths)]
+    jobs = [
+        job
+        for point in points
+        for mechanism in chosen
+        if (job := _own_job(mechanism, point, setting))
+    ]
+    seconds: dict[tuple, float] = {}
+    exact: dict[int, np.ndarray] = {}
+    with contextlib.suppress(KeyboardInterrupt):
+        for job in measure.progress(jobs, "measuring", show=show_progress):
+            n = job.point.n
+            measured = _measure(job, setting, _expected(job, seconds), limit)
+            if "seconds" in measured:
+                seconds[job.key] = measured["seconds"]["median"]
+                if n not in exact:
+                    exact = {n: _exact(job.point, setting)}  # one length's at a time
+                measured["error"] = _error(job, exact[n])
+            record["measurements"].append(measured)
+        record["complete"] = True
+    return record
+
+
+def _exact(point: Point, setting: Setting) -> np.ndarray:
+    """Return full attention's output in float64 for the inputs of a point."""
+    from attncourse.reference import chunked
+
+    q, k, v = (_as_float64(x) for x in _inputs(point, setting, torch=setting.device == "gpu"))
+    return chunked.attention(q, k, v, chunk=128, causal=point.causal)
+
+
+def _error(job: Job, exact: np.ndarray) -> float:
+    function, args, kwargs = job.prepare()
+    difference = _as_float64(function(*args, **kwargs)) - exact
+    return float(np.sqrt(np.mean(difference**2) / np.mean(exact**2)))
+
+
+def _as_float64(array: Any) -> np.ndarray:
+    return np.asarray(array.cpu().double() if hasattr(array, "cpu") else array, np.float64)
+
+
 def latest(device: str, folder: Path | None = None) -> dict[str, Any] | None:
     """Return the newest record of a device in results/, or None.
 
@@ -606,13 +689,16 @@ def _moved(value: Any, like: Any) -> Any:
     return tensor.to(like.dtype) if tensor.is_floating_point() else tensor
 
 
-def _measure(job: Job, setting: Setting, expected: float = 0.0) -> dict[str, Any]:
+def _measure(
+    job: Job, setting: Setting, expected: float = 0.0, limit: float | None = None
+) -> dict[str, Any]:
     """Measure one call; what cannot be measured says why.
 
     Args:
         job: What to measure.
         setting: The run's.
         expected: Seconds that the call may take, judging from shorter lengths.
+        limit: Seconds that it may take; if not given, `LONGEST_CALL` on a GPU.
     """
     point, on_gpu = job.point, setting.device == "gpu"
     measured: dict[str, Any] = {
@@ -634,7 +720,8 @@ def _measure(job: Job, setting: Setting, expected: float = 0.0) -> dict[str, Any
     if job.implementation == "NumPy" and longest is not None and point.n > longest:
         measured["skipped"] = f"takes minutes beyond n = {longest}"
         return measured
-    if on_gpu and expected > LONGEST_CALL:
+    limit = (LONGEST_CALL if on_gpu else math.inf) if limit is None else limit
+    if expected > limit:
         about = measure.format_seconds(float(f"{expected:.1g}"))
         measured["skipped"] = f"a call would take {about} or so"
         return measured

@@ -429,3 +429,44 @@ def test_nothing_recorded_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "latest", lambda device: None)
     assert bench.report(tmp_path) == 1
     assert "no run on a cpu is recorded yet" in capsys.readouterr().out
+
+
+def test_here_measures_time_memory_and_error_of_every_mechanism():
+    record = bench.here([32, 64], repeats=1, device="cpu")
+    rows = {(row["mechanism"], row["n"]): row for row in records.rows(record)}
+    assert record["complete"] and set(rows) == {(stem, n) for stem in MECHANISMS for n in (32, 64)}
+    for stem in ("full", "chunked", "flash", "grouped", "kv_cache", "paged"):
+        assert rows[stem, 64]["error"] < 1e-6
+    assert rows["window", 64]["error"] < 1e-6 < 0.1 < rows["strided", 64]["error"]
+    assert rows["linear", 64]["error"] > 0.1
+
+
+def test_here_is_causal_in_any_type_and_leaves_out_what_cannot_be():
+    record = bench.here(
+        [48], repeats=1, device="cpu", dtype="float64", causal=True, heads=2, batch=3, width=8
+    )
+    rows = {row["mechanism"]: row for row in records.rows(record)}
+    assert "linformer" not in rows and rows["flash"]["error"] < 1e-14
+    assert (rows["flash"]["heads"], rows["flash"]["batch"]) == (2, 3)
+
+
+def test_here_skips_what_would_take_too_long_and_keeps_what_control_c_left(monkeypatch):
+    record = bench.here([64, 512], stems=["full"], repeats=1, device="cpu", limit=0)
+    first, second = record["measurements"]
+    assert first["seconds"] and second["skipped"].startswith("a call would take ")
+    original = bench._error
+
+    def interrupted(job, exact):
+        if job.mechanism == "flash":
+            raise KeyboardInterrupt
+        return original(job, exact)
+
+    monkeypatch.setattr(bench, "_error", interrupted)
+    record = bench.here([64], stems=["full", "flash", "window"], repeats=1, device="cpu")
+    assert not record["complete"] and len(record["measurements"]) == 1
+
+
+def test_here_runs_kernels_on_a_gpu(pretended_gpu):
+    record = bench.here([64], stems=["window", "topk"], repeats=1, width=16, dtype="float16")
+    (row,) = record["measurements"]  # topk has no kernel
+    assert row["implementation"] == "Triton" and row["error"] < 1e-2
