@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from attncourse.cost import DEVICES, GB, NUMBER_BYTES, Device, format_bytes
+from attncourse.cost import DEVICES, GB, NUMBER_BYTES, Cost, Device, format_bytes
 from attncourse.measure import format_seconds
 
 OURS = ("NumPy", "Triton")
@@ -58,7 +58,8 @@ def settings_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def device_of(record: Mapping[str, Any]) -> Device | None:
     """Return the device whose limits hold for a record's GPU, or None if none is listed."""
-    gpu = record["machine"].get("gpu") or ""
+    on_cpu = record.get("settings", {}).get("device") == "cpu"
+    gpu = "" if on_cpu else record["machine"].get("gpu") or ""
     fitting = [
         device
         for device in DEVICES.values()
@@ -99,6 +100,12 @@ def rates(row: Row, device: Device | None, forward_flops: float | None = None) -
         least = max(flops / device.peak(dtype), moved / device.bytes_per_second)
         found["share"] = least / seconds
     return found
+
+
+def least_seconds(row: Row, device: Device) -> float:
+    """Return the least time that a device needs for what a row's `cost` predicts."""
+    predicted = Cost(**row["predicted"])
+    return predicted.seconds(device, row["dtype"] if row["dtype"] in device.peaks else None)
 
 
 def forward_flops(record: Mapping[str, Any]) -> dict[tuple, float]:

@@ -31,7 +31,7 @@ from attncourse.plots.matrices import (
     mask_legend,
     reach,
 )
-from attncourse.plots.records import benchmark
+from attncourse.plots.records import LiveComparison, benchmark
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
 from attncourse.plots.traces import LiveTiles, tiles
 
@@ -43,6 +43,7 @@ __all__ = [
     "SERIES",
     "LiveBars",
     "LiveBudget",
+    "LiveComparison",
     "LiveCurves",
     "LiveGraph",
     "LiveHeatmap",
