@@ -152,7 +152,11 @@ def crossovers(record: Mapping[str, Any], **setting: Any) -> list[tuple[str, str
     }
     standard, flash = times.get("full", {}), times.get("flash", {})
     return [
-        (stem, crossover_words(line, standard), crossover_words(line, flash))
+        (
+            stem,
+            crossover_words(line, standard),
+            "–" if stem == "flash" else crossover_words(line, flash),
+        )
         for stem, line in times.items()
         if stem != "full"
     ]

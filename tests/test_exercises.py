@@ -493,3 +493,42 @@ def test_the_numbers_after_the_calculations_are_right():
     assert f"{speedup['local_bytes'] // 4:,}" in after
     assert f"{speedup['speedup']:.1f}×" in after
     assert f"{speedup['tiled_speedup']:.1f}×" in after
+
+
+# Chapter 13 --------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_chapter_13_are_right():
+    def result(exercise_id, *args):
+        return answer(exercise(exercise_id))(*args)
+
+    summary = result("13.1", np.array([9.0, 3.0, 1.0, 2.0]), 1)
+    assert summary == {"median": 2.0, "low": 1.5, "high": 2.5}
+    clock = np.array([0.0, 1.0]), np.array([0.1, 1.1]), np.array([5.0, 8.0])
+    assert result("13.2", *clock, 0) == 4.0
+    assert math.isclose(result("13.3", np.array([512, 1024]), np.array([3.0, 12.0])), 2.0)
+    assert result("13.4", *np.ones((3, 2, 2)), np.zeros((2, 2))) == 1.0
+    times = np.array([3.0, 3.0, 4.0]), np.array([1.0, 4.0, 9.0])
+    assert result("13.5", np.array([256, 512, 1024]), *times) == 512
+    audit = result("13.6", np.full(3, 1024), np.array([0.25, 1.0, 100.0]), 2, 64, 1.0)
+    assert audit == [1, 0, -1] and f"{4 * 2 * 64 * 1024**2 / 1e12 * 1e3:.2f}" == "0.54"
+    speedups = list(result("13.V7", 8, 4, 2, 2, 1e3, 0.25).values())
+    assert [f"{value:.4f}"[:5] for value in speedups] == ["1.882", "1.600", "1.336", "0.438"]
+    assert list(result("13.V10", 4, 1, 2, 2, 2, 1).values()) == [64, 32, 32, 24, 32, 3]
+
+
+def test_the_numbers_after_the_exercises_of_chapter_13_are_right():
+    after = "\n".join(cell.source for cell in SOURCES["13"].cells)
+    lengths = np.array([512, 1024, 2048, 4096, 8192, 16384])
+    printed = np.array([float(LEDGER[f"C{number}"].printed) for number in range(196, 202)])
+    assert f"{exercise('13.3').reference(lengths, printed):.2f}" == "1.56" and "1.56" in after
+    audit = exercise("13.6").reference
+    assert audit(lengths, printed, 12, 64, 312.0) == [-1] * 6
+    assert audit(np.array([8192]), np.array([0.15]), 12, 64, 312.0) == [1]
+    speedups = exercise("13.V7").reference(1024, 128, 64, 64, 1e12, 5e-6)
+    for key in ("theory", "tiled", "observed"):
+        assert f"{speedups[key]:.1f}×" in after
+    variants = exercise("13.V10").reference(8192, 12, 64, 512, 90, 256)
+    assert f"{variants['sparse'] / 1e6:.1f} MB" in after
+    assert f"{variants['linear'] / 1e6:.1f} MB" in after and variants["best"] == 3
+    assert exercise("13.4").memory.allowed_bytes == 3.5 * 2**20 and "3.5 MiB" in after

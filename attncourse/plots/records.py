@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from attncourse import records
 from attncourse.catalogue import MECHANISMS
@@ -86,9 +86,11 @@ class LiveComparison:
             )
             values = [x for row in measured for x in of(row) if x is not None and x > 0]
             ax.set(xscale="log", xlim=(min(values) / 2, 2 * max(values)))
-            ax.xaxis.set_major_locator(LogLocator(base=8 if unit == "bytes" else 10, numticks=6))
+            # fixed ticks: to find them anew takes a third of a redraw
+            ticks = _decades(*ax.get_xlim(), base=8 if unit == "bytes" else 10)
+            ax.set_xticks(ticks, [_short(tick, unit) for tick in ticks])
             ax.xaxis.set_minor_locator(NullLocator())
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _, unit=unit: _short(x, unit)))
+            ax.tick_params(axis="y", length=0)
             ax.grid(axis="both")
             set_title(ax, title)
         axes[0].set_yticks(range(len(self.stems)), [stem.replace("_", " ") for stem in self.stems])
@@ -113,6 +115,14 @@ class LiveComparison:
             dots.set_data(measured, places)
             there = [(x, y) for x, y in zip(predicted, places, strict=True) if x is not None]
             bars.set_data(*zip(*there, strict=True) if there else ([], []))
+
+
+def _decades(low: float, high: float, base: int) -> list[float]:
+    """Return at most four powers of `base` between two numbers."""
+    first = int(np.ceil(np.log(low) / np.log(base)))
+    last = int(np.floor(np.log(high) / np.log(base)))
+    step = -(-(last - first + 1) // 4)
+    return [float(base) ** power for power in range(first, last + 1, step)]
 
 
 def _short(value: float, unit: str) -> str:
