@@ -30,7 +30,15 @@ from nbformat import NotebookNode
 import attncourse
 from attncourse.catalogue import markdown_table
 from attncourse.execution import ignored_outputs, run, too_many_ignored
-from attncourse.sources import BuildError, Source, marker_options, read, stub, without_markers
+from attncourse.sources import (
+    BuildError,
+    Source,
+    covered,
+    marker_options,
+    read,
+    stub,
+    without_markers,
+)
 
 RELEASED = Path("attncourse/grading/released")
 README_MARKERS = ("<!-- mechanisms: written by `attncourse build` -->", "<!-- end -->")
@@ -57,7 +65,7 @@ def assemble(source: Source, kind: str | None = None) -> NotebookNode:
             cell.metadata.tags = list(options["tags"])
         about = {name: options[name] for name in ("role", "exercise") if name in options}
         if "covers" in options:
-            about["covers"] = options["covers"].split()
+            about["covers"] = covered(options["covers"])
         if about:
             cell.metadata.attncourse = about
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]

@@ -199,6 +199,8 @@ def test_numpy_integers_are_numbers(each):
     def as_numpy(value):
         if isinstance(value, dict):
             return {key: as_numpy(part) for key, part in value.items()}
+        if isinstance(value, bool):
+            return np.bool_(value)
         return np.int64(value) if isinstance(value, int) and value < 2**63 else value
 
     verdict = judge(each, lambda *args: as_numpy(solution(*args)), seed=0)

@@ -31,6 +31,7 @@ from attncourse.plots.matrices import (
     mask_legend,
     reach,
 )
+from attncourse.plots.points import scatter
 from attncourse.plots.records import benchmark
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
 from attncourse.plots.traces import LiveTiles, tiles
@@ -67,6 +68,7 @@ __all__ = [
     "png",
     "reach",
     "roofline",
+    "scatter",
     "show",
     "tiles",
 ]
