@@ -59,9 +59,8 @@ check("01.1")
 #
 # *10 minutes · difficulty 2 of 3 · 2 points*
 #
-# How many FLOPs do the products of one head take? Return a dict: `forward`; `backward`, the
-# gradients of q, k and v if the weights were kept; `recomputing`, if the scores are made again. The
-# softmax does not count.
+# FLOPs of one head's products, the softmax aside. Return a dict: `forward`; `backward`, the
+# gradients of q, k and v if the weights were kept; `recomputing`, if the scores are made again.
 #
 # `attention_flops(2, 3, 5, 4)`: 108, 216, 276.
 
@@ -86,7 +85,7 @@ check("01.2")
 # *8 minutes · difficulty 1 of 3 · 1 point*
 #
 # Of `memory_bytes` some are used. What is the largest n whose n² scores in all heads, layers and
-# texts of the batch fit into the rest? The numbers may be large, and the answer is exact.
+# texts of the batch fit into the rest? The answer is exact.
 #
 # `longest_text(100, 36, 1, 1, 1, 4)` is `4`.
 
@@ -170,13 +169,13 @@ check("01.5")
 #
 # *15 minutes · difficulty 3 of 3 · 3 points*
 #
-# A table gives the seconds of attention at rising lengths. The exponent of step i, from row i to
-# row i + 1, is the e in t₂ / t₁ = (n₂ / n₁)ᵉ. Honest exponents start near 0, where starting the
-# work costs more than the work, and rise to 2.
+# A table gives the seconds of attention at rising lengths. Step i leads from row i to row i + 1;
+# its exponent is the e in t₂ / t₁ = (n₂ / n₁)ᵉ.
 
 # %% [markdown] role="prompt" exercise="01.6"
-# Return the list of suspicious steps i, rising: those whose exponent is above 2.2, or more than 0.3
-# below the largest exponent of any earlier step, suspicious ones included.
+# Honest exponents start near 0, where starting the work takes longest, and rise to 2. Return the
+# list of suspicious steps i, rising: those whose exponent is above 2.2, or more than 0.3 below the
+# largest exponent of any earlier step, suspicious ones included.
 #
 # `suspicious_steps([1, 2, 4], [1.0, 4.0, 5.0])` is `[1]`: the exponents are 2 and 0.32.
 
@@ -242,9 +241,9 @@ check("01.V2")
 # %% [markdown]
 # <details><summary>After your answer: what the textbook prints</summary>
 #
-# 16,777,216 scores (C382), 9,437,184 numbers in q, k and v (C384), 104.8 MB (C386), all right for
-# one head of 768. Its 25.8 G "FLOPs" (C388) are multiply-adds: 51.5 G FLOPs. With BERT-base's 12
-# heads the total is 843 MB, eight times as much, and the scores are 96 % of it instead of 64 %.
+# 16,777,216 scores (C382), 9,437,184 numbers in q, k and v (C384), 104.8 MB (C386): right for one
+# head of 768. Its 25.8 G "FLOPs" (C388) are multiply-adds: 51.5 G FLOPs. With BERT-base's 12 heads
+# the total is 843 MB, and the scores are 96 % of it instead of 64 %.
 #
 # </details>
 
