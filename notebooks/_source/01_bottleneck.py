@@ -770,8 +770,10 @@ assert times["Python loop"].median > 5 * times["NumPy"].median
 # %% covers="O5"
 plots.show(plots.bars(times, unit="s"), "The loop takes more than five times as long as NumPy.")
 
-# %% [markdown]
-# And it wants *sizes that fill its tiles*. A side of 65 in tiles of 64 pays for 128:
+# %% [markdown] covers="O11"
+# Algorithms are built for such hardware, and hardware for such algorithms: tensor cores exist since
+# products of matrices are what models do. And hardware wants *sizes that fill its tiles*. What does
+# a side of 65 pay for, in tiles of 64?
 
 # %% covers="O7 C142"
 for size in (64, 65, 80, 96, 128):
