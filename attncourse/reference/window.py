@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -203,8 +204,16 @@ def outside(
 ) -> np.ndarray:
     """Return which pairs of a block from `blocks` the window hides, bool (queries, keys)."""
     own = (rows.start + n_keys - n_queries - keys.start) // dilation  # where the first query sits
-    beyond = ~np.tri(len(rows), len(keys), own + (0 if causal else window), dtype=bool)
-    return beyond | np.tri(len(rows), len(keys), own - window - 1, dtype=bool)
+    return _outside(len(rows), len(keys), own - window, own + (0 if causal else window))
+
+
+@functools.lru_cache(maxsize=1)  # blocks between the edges share theirs, one after the other
+def _outside(n_rows: int, n_columns: int, first: int, last: int) -> np.ndarray:
+    """Return True beside a diagonal band, which in row 0 runs from column `first` to `last`."""
+    hidden = ~np.tri(n_rows, n_columns, last, dtype=bool)
+    hidden |= np.tri(n_rows, n_columns, first - 1, dtype=bool)
+    hidden.flags.writeable = False
+    return hidden
 
 
 def _pairs_up_to(step: int, n_queries: int, n_keys: int) -> int:
