@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER
-from attncourse.reference.softmax import exp_in_place
+from attncourse.reference.softmax import exp_in_place, scaled
 
 BLOCK = 64  # queries handled together: large enough for BLAS, small enough for the cache
 
@@ -38,9 +38,7 @@ def attend(
         The scores (..., block, len(keys)), and the copies of k and v, one after the other.
     """
     work = np.result_type(q.dtype, np.float32)
-    scores = np.matmul(
-        np.multiply(q, factor, dtype=work), _taken(k, keys, work).swapaxes(-1, -2)
-    )  # q is smaller than its scores, so it is q that is scaled
+    scores = np.matmul(scaled(q, factor), _taken(k, keys, work).swapaxes(-1, -2))
     row_sum = _exp(scores, hidden)
     out = np.matmul(scores, _taken(v, keys, work))
     out /= row_sum  # after the product there is less to divide
@@ -72,9 +70,8 @@ def attend_each(
         A copy of k or v (..., block, count, D): every query gathers its own.
     """
     work = np.result_type(q.dtype, np.float32)
-    row = q.astype(work, copy=False)[..., None, :]
+    row = scaled(q, factor)[..., None, :]
     scores = np.matmul(row, _taken(k, keys, work).swapaxes(-1, -2))[..., 0, :]
-    scores *= factor
     row_sum = _exp(scores, hidden)
     out = np.matmul(scores[..., None, :], _taken(v, keys, work))[..., 0, :]
     out /= row_sum

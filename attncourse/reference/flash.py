@@ -14,6 +14,7 @@ import numpy as np
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_count, check_qkv
 from attncourse.reference.flash_backward import gradients
+from attncourse.reference.softmax import scaled
 from attncourse.reference.tiles import finite, hide_future, merge, tiles
 
 __all__ = ["Bias", "attention", "backward", "cost", "forward", "merge"]
@@ -207,8 +208,7 @@ def _forward(q, k, v, block_q, block_k, causal, scale, bias=None):
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     lse = np.full(q.shape[:-1], -np.inf, work)
     for rows in tiles(0, n_queries, block_q):
-        q_tile = q[..., rows, :].astype(work)
-        q_tile *= factor
+        q_tile = scaled(q[..., rows, :], factor)
         out[..., rows, :], lse[..., rows] = _query_tile(
             q_tile, k, v, rows.start + n_keys - n_queries, block_k, causal, bias
         )

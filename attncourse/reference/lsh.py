@@ -17,6 +17,7 @@ from attncourse.reference.hashing import (
     hash_vectors,
 )
 from attncourse.reference.looks import looks
+from attncourse.reference.softmax import scaled
 
 __all__ = [
     "attention",
@@ -202,9 +203,8 @@ def _attend(q, k, v, seen, factor) -> np.ndarray:
 
 def _merge(out, total, top, i, q, k, v, hidden, factor) -> None:
     """Add one chunk to the running output, sum and maximum of its queries i."""
-    q, k, v = (array.astype(out.dtype, copy=False) for array in (q, k, v))
-    scores = np.matmul(q, k.T)
-    scores *= factor
+    k, v = (array.astype(out.dtype, copy=False) for array in (k, v))
+    scores = np.matmul(scaled(q, factor), k.T)
     np.copyto(scores, -np.inf, where=hidden)
     new_top = np.maximum(top[i], scores.max(axis=-1, keepdims=True))
     pivot = np.where(new_top == -np.inf, 0, new_top)  # exp(-inf - 0) = 0 instead of NaN

@@ -11,7 +11,7 @@ from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_qkv
 from attncourse.reference.block import BLOCK
 from attncourse.reference.pooling import KINDS, check_pooling, cuts, each_head, pool_tokens
-from attncourse.reference.softmax import softmax_in_place
+from attncourse.reference.softmax import scaled, softmax_in_place
 
 __all__ = ["KINDS", "attention", "cost", "cuts", "pool_tokens"]
 
@@ -116,14 +116,13 @@ def cost(
         pairs += len(rows) * keys
         loaded += 2 * len(own) * D * dtype_bytes + 2 * len(runs) * D * work_bytes
         result = len(rows) * D * work_bytes * (2 if own else 1)
-        copies = (len(rows) + 2 * len(own)) * D * converted
+        copies = len(rows) * D * work_bytes + 2 * len(own) * D * converted
         held = B * H * (len(rows) * keys * work_bytes + result + copies)
         largest = max(largest, held + causal * len(rows) * keys + NUMPY_BUFFER * work_bytes)
     n_runs = -(-Tk // pool)
     pooled = B * H * n_runs * (2 * D + 1) * work_bytes
-    pooling = Tk * D * work_bytes if kind in ("learned", "adaptive") else Tk * D * converted
-    if kind == "max":
-        pooling = n_runs * D * dtype_bytes
+    pooling = Tk * D * (work_bytes if kind in ("learned", "adaptive") else converted)
+    pooling = (0 if kind == "max" else pooling) + n_runs * D * work_bytes
     out = B * H * Tq * D * dtype_bytes
     return Cost(
         flops=4 * B * H * pairs * D + 2 * B * H * Tk * D * (kind == "learned"),
@@ -137,11 +136,10 @@ def _attend(q, past, present, hidden, factor) -> np.ndarray:
     """Return the output of one block: pooled keys and the tokens of its own runs, one softmax."""
     pooled_k, pooled_v, log_size = past
     work, n_runs = pooled_k.dtype, pooled_k.shape[-2]
-    q_, own_k, own_v = (array.astype(work, copy=False) for array in (q, *present))
+    q, (own_k, own_v) = scaled(q, factor), (x.astype(work, copy=False) for x in present)
     scores = np.empty((*q.shape[:-1], n_runs + own_k.shape[-2]), work)
-    np.matmul(q_, pooled_k.swapaxes(-1, -2), out=scores[..., :n_runs])
-    np.matmul(q_, own_k.swapaxes(-1, -2), out=scores[..., n_runs:])
-    scores *= factor
+    np.matmul(q, pooled_k.swapaxes(-1, -2), out=scores[..., :n_runs])
+    np.matmul(q, own_k.swapaxes(-1, -2), out=scores[..., n_runs:])
     scores[..., :n_runs] += log_size.swapaxes(-1, -2)
     if hidden is not None:
         np.copyto(scores, -np.inf, where=hidden)

@@ -11,6 +11,7 @@ from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
 from attncourse.reference.block import BLOCK, attend_each, held_bytes
 from attncourse.reference.predictor import Predictor, fit_predictor, ranked
+from attncourse.reference.softmax import scaled
 
 __all__ = ["Predictor", "attention", "cost", "fit_predictor", "mask_of", "recall", "select"]
 
@@ -183,16 +184,12 @@ def _choices(q, k, keep, causal, factor) -> Iterator[tuple[slice, np.ndarray]]:
     k = k.astype(work, copy=False)
     for rows, seen in _blocks(len(q), len(k), causal):
         own = rows.start + len(k) - len(q) if causal else seen  # the last key of the first query
-        yield (
-            rows,
-            _choose(q[rows].astype(work, copy=False), k[:seen], min(keep, seen), own, factor),
-        )
+        yield rows, _choose(scaled(q[rows], factor), k[:seen], min(keep, seen), own)
 
 
-def _choose(q, k, keep, own, factor) -> np.ndarray:
+def _choose(q, k, keep, own) -> np.ndarray:
     """Return the best keys int (block, keep) of one block, -1 where fewer are visible."""
     scores = np.matmul(q, k.T)
-    scores *= factor
     np.copyto(scores, np.inf, where=np.isnan(scores))
     np.copyto(scores, -np.inf, where=~np.tri(*scores.shape, own, dtype=bool))
     least = np.partition(scores, len(k) - keep, axis=-1)[:, len(k) - keep, None].copy()
