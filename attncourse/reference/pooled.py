@@ -60,8 +60,8 @@ def attention(
         float32 at least; while it pools, one head's tokens.
 
     Paper:
-        Liu et al. 2018, arXiv:1801.10198, section 4.2.3 (compressed keys and values); Bolya et
-        al. 2022, arXiv:2210.09461, section 3 (merging similar tokens, log size).
+        Liu et al. 2018, arXiv:1801.10198, section 4.2.4 (compressed keys and values); Bolya et
+        al. 2022, arXiv:2210.09461 (merging similar tokens, log size).
     """
     check_qkv("pooled.attention", q, k, v)
     check_pooling("pooled.attention", pool, kind, pooling_vector, causal)

@@ -54,7 +54,7 @@ def attention(
         gathered keys or values (64, keep, D), in float32 at least.
 
     Paper:
-        Gupta, Dar, Goodman, Ciprut, Berant 2021, arXiv:2106.06899, section 2.
+        Gupta, Dar, Goodman, Ciprut, Berant 2021, arXiv:2106.06899.
     """
     check_qkv("topk.attention", q, k, v)
     check_count("topk.attention", "keep", keep, least=1)
