@@ -4,9 +4,12 @@ import importlib.util
 import inspect
 import itertools
 
+import hypothesis
 import numpy as np
 import oracles
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from attncourse import MECHANISMS, measure
 from attncourse.cost import Cost
@@ -153,6 +156,24 @@ def test_agrees_with_plain_loops(mechanism):
         expected = oracles.attention(q, k, v, lambda i, j, mask=mask: mask[i, j], scale=0.3)
         out = run(mechanism, q, k, v, scale=0.3, **knobs)
         np.testing.assert_allclose(out, expected, atol=1e-12, err_msg=str(knobs))
+
+
+@having("mask")
+@given(
+    n_queries=st.integers(1, 40), n_keys=st.integers(1, 40), seed=st.integers(0, 99), data=st.data()
+)
+@hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
+def test_hidden_keys_have_no_influence(mechanism, n_queries, n_keys, seed, data):
+    causal = data.draw(st.booleans()) and mechanism.causal
+    knobs = {knob.name: data.draw(st.integers(knob.low, knob.high)) for knob in mechanism.knobs}
+    q, k, v = random_qkv(n_queries, n_keys, width=4, seed=seed, dtype=np.float64)
+    before = run(mechanism, q, k, v, causal=causal, **knobs)
+    i = data.draw(st.integers(0, n_queries - 1))
+    hidden = ~mechanism.reference.mask(n_queries, n_keys, causal=causal, **knobs)[i]
+    k[..., hidden, :] *= -3
+    v[..., hidden, :] += 1
+    after = run(mechanism, q, k, v, causal=causal, **knobs)
+    np.testing.assert_array_equal(before[..., i, :], after[..., i, :])
 
 
 @having()
