@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from attncourse import measure
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, window
+from attncourse.reference import full, masks, window
 
 SIZES = (0, 1, 2, 63, 100)
 KNOBS = list(itertools.product((0, 1, 7, 200), (1, 2, 3, 150), (False, True)))
@@ -121,6 +121,25 @@ def test_transformers_longformer_counts_its_window_on_both_sides_together():
     # Longformer's attention_window=2w is our radius w: 2w + 1 keys for an interior query.
     assert window.mask(100, 100, window=16)[50].sum() == 2 * 16 + 1
     assert window.mask(100, 100, window=16, causal=True)[50].sum() == 16 + 1
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("exact", [False, True])
+def test_local_attention_means_blocks_by_its_window_unless_it_is_exact(causal, exact):
+    """Its window_size is the length of a block, and it sees the blocks beside its own whole."""
+    torch, peer = pytest.importorskip("torch"), pytest.importorskip("local_attention")
+    q, k, v = random_qkv(64, heads=2, width=8, dtype=np.float64)
+    beside = {"look_backward": 1, "look_forward": 0 if causal else 1}
+    module = peer.LocalAttention(
+        window_size=8, causal=causal, exact_windowsize=exact, use_rotary_pos_emb=False, **beside
+    )
+    theirs = module(*(torch.from_numpy(a) for a in (q, k, v))).numpy()
+    if exact:
+        ours = window.attention(q, k, v, window=8, causal=causal)
+    else:
+        overlapping = masks.blocks(64, 64, block=8, overlap=8)
+        ours = full.attention(q, k, v, mask=overlapping, causal=causal)
+    np.testing.assert_allclose(ours, theirs, atol=1e-14)
 
 
 def test_dynamic_window_is_the_smallest_radius_that_catches_the_mass():
