@@ -32,6 +32,7 @@ from attncourse.plots.matrices import (
     reach,
 )
 from attncourse.plots.records import benchmark
+from attncourse.plots.roofline import LiveRoofline, attainable, roofline
 from attncourse.plots.traces import LiveTiles, tiles
 
 __all__ = [
@@ -47,7 +48,9 @@ __all__ = [
     "LiveHeatmap",
     "LiveMask",
     "LiveReach",
+    "LiveRoofline",
     "LiveTiles",
+    "attainable",
     "bars",
     "benchmark",
     "budget",
@@ -63,6 +66,7 @@ __all__ = [
     "mask_legend",
     "png",
     "reach",
+    "roofline",
     "show",
     "tiles",
 ]
