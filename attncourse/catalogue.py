@@ -443,6 +443,7 @@ MECHANISMS: dict[str, Mechanism] = {
             chapter="12",
             exact="softmax attention itself",
             memory="block · n; k and v are never repeated",
+            has=frozenset({"kernel", "backward"}),
             collapse=lambda n_queries, n_keys: {},
         ),
         Mechanism(
