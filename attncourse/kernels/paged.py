@@ -159,7 +159,7 @@ def _token_rows(table_ptr, tokens, n_tokens, stride_table, PAGE: tl.constexpr):
     """
     in_tokens = tokens < n_tokens
     pages = tl.load(table_ptr + tokens // PAGE * stride_table, mask=in_tokens, other=0)
-    return pages.to(tl.int64), tokens % PAGE, in_tokens
+    return pages.to(tl.int64), (tokens % PAGE).to(tl.int64), in_tokens
 
 
 @triton.jit

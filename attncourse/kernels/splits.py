@@ -40,15 +40,14 @@ def tile_sizes(rows: int, width: int, dtype_bytes: int) -> tuple[int, int, dict[
         dtype_bytes: Bytes of one number of q, k and v.
     """
     if dtype_bytes == 4:  # exact float32 has no tensor cores: operands sit in registers
-        most, BLOCK_KV, num_stages = (32, 32, 2) if width <= 64 else (16, 16, 1)
+        most, BLOCK_KV, num_stages = (32, 32, 2) if width <= 64 else (16, 16, 2)
     elif width <= 64:
         most, BLOCK_KV, num_stages = 64, 64, 4
     elif width <= 128:
         most, BLOCK_KV, num_stages = 32, 64, 3
     else:
         most, BLOCK_KV, num_stages = 32, 32, 3
-    num_warps = 8 if width * dtype_bytes > 512 else 4
-    options = {"num_warps": num_warps, "num_stages": num_stages}
+    options = {"num_warps": 4, "num_stages": num_stages}
     return min(padded(rows), most), BLOCK_KV, options
 
 
@@ -83,7 +82,7 @@ def packed_rows(start, Tq, shared, BLOCK_R: tl.constexpr):
     serves them all, and a tensor core, which wants 16 rows, gets them.
     """
     rows = start + tl.arange(0, BLOCK_R)
-    return rows // shared, (rows % shared).to(tl.int64), rows < Tq * shared
+    return (rows // shared).to(tl.int64), (rows % shared).to(tl.int64), rows < Tq * shared
 
 
 @triton.jit
@@ -109,7 +108,8 @@ def visible_keys(queries, keys, Tq, Tk, CAUSAL: tl.constexpr):
     """True where a query may attend to a key, [BLOCK_R, BLOCK_KV]."""
     visible = (keys < Tk)[None, :]
     if CAUSAL:
-        visible &= keys[None, :] <= queries[:, None] + (Tk - Tq)
+        positions = queries.to(tl.int32) + (Tk - Tq)  # where the queries sit among the keys
+        visible &= keys[None, :] <= positions[:, None]
     return visible
 
 
