@@ -31,7 +31,9 @@ from attncourse.plots.matrices import (
     mask_legend,
     reach,
 )
+from attncourse.plots.points import scatter
 from attncourse.plots.records import benchmark
+from attncourse.plots.roofline import LiveRoofline, attainable, roofline
 from attncourse.plots.traces import LiveTiles, tiles
 
 __all__ = [
@@ -47,7 +49,9 @@ __all__ = [
     "LiveHeatmap",
     "LiveMask",
     "LiveReach",
+    "LiveRoofline",
     "LiveTiles",
+    "attainable",
     "bars",
     "benchmark",
     "budget",
@@ -63,6 +67,8 @@ __all__ = [
     "mask_legend",
     "png",
     "reach",
+    "roofline",
+    "scatter",
     "show",
     "tiles",
 ]
