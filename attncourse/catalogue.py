@@ -443,6 +443,7 @@ MECHANISMS: dict[str, Mechanism] = {
             chapter="12",
             exact="softmax attention itself",
             memory="block · n; k and v are never repeated",
+            has=frozenset({"kernel", "backward"}),
             collapse=lambda n_queries, n_keys: {},
         ),
         Mechanism(
@@ -454,7 +455,7 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="softmax attention itself",
             memory="the cache: n·(D + Dv); block · n",
             knobs=(Knob("chunk", 128, 1, 512, 1, "tokens a step; no effect on values"),),
-            has=frozenset({"step"}),
+            has=frozenset({"kernel", "step"}),
             collapse=lambda n_queries, n_keys: {"chunk": 7},
         ),
         Mechanism(
@@ -466,7 +467,7 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="softmax attention itself",
             memory="the pages: (n + page)·(D + Dv); block · n",
             knobs=(Knob("page", 64, 1, 256, 1, "tokens in a page; no effect on values"),),
-            has=frozenset({"step"}),
+            has=frozenset({"kernel", "step"}),
             collapse=lambda n_queries, n_keys: {"page": 7},
         ),
         Mechanism(

@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from attncourse.kernels import flash, full, linear, tiles, window
+from attncourse.kernels import flash, full, kv_cache, linear, paged, splits, tiles, window
 from attncourse.kernels.tiles import padded, tiling
 
 KERNELS = [
@@ -33,8 +33,13 @@ KERNELS = [
     linear._linear_dq_kernel,
     linear._linear_dk_kernel,
     linear._linear_dv_kernel,
+    kv_cache._kv_cache_fwd_kernel,
+    splits.merge_kernel,
+    paged._paged_append_kernel,
+    paged._paged_fwd_kernel,
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
+CACHES = [kv_cache._kv_cache_fwd_kernel, paged._paged_fwd_kernel]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 FLOAT32 = {
@@ -45,7 +50,10 @@ FLOAT32 = {
     "total_ptr",
     "sums_ptr",
     "norms_ptr",
+    "part_ptr",
 }  # whatever the inputs are
+INT32 = {"table_ptr", "lengths_ptr"}
+ROWS = 1024  # of a group: as many as a tile holds
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
@@ -62,6 +70,7 @@ def compiled(kernel, dtype, width, arch, *, ones=False):
         "CAUSAL": ones,
         "mask_ptr": None,
         "bias_ptr": None,
+        "PAGE": 16,
     }
     if kernel is full._full_softmax_kernel:
         constants["BLOCK_KV"], options = 4096, {}
@@ -70,6 +79,11 @@ def compiled(kernel, dtype, width, arch, *, ones=False):
         backward = kernel is not flash._flash_fwd_kernel
         BLOCK_Q, BLOCK_KV, options = flash.tile_sizes(*largest, backward=backward)
         constants |= {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}  # the longer code
+    if kernel in CACHES:
+        BLOCK_R, BLOCK_KV, options = splits.tile_sizes(ROWS, width, DTYPE_BYTES[dtype])
+        constants |= {"BLOCK_R": BLOCK_R, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}
+    if kernel is splits.merge_kernel:
+        constants["BLOCK_S"], options = splits.MAX_SPLITS, {"num_warps": 8}
     if kernel in LINEAR:
         BLOCK, SLICE, options = linear._block(width, DTYPE_BYTES[dtype])
         constants |= {
@@ -86,7 +100,8 @@ def compiled(kernel, dtype, width, arch, *, ones=False):
         if name in constants:
             signature[name], values[(place,)] = "constexpr", constants[name]
         elif name.endswith("_ptr"):
-            signature[name] = "*fp32" if name in FLOAT32 else f"*{dtype}"
+            pointed = "fp32" if name in FLOAT32 else "i32" if name in INT32 else dtype
+            signature[name] = f"*{pointed}"
             attributes[(place,)] = [["tt.divisibility", 16]]
         elif name == "scale":
             signature[name] = "fp32"

@@ -522,13 +522,14 @@ def test_kernel_gradients_equal_those_of_the_definition(mechanism, sizes):
 
 
 def definition_gradients(mechanism, *arrays, **knobs):
-    """dq, dk and dv in float64: by the reference if it has them, else by autograd of its mask."""
+    """dq, dk and dv in float64: by the reference if it has them, else by autograd."""
     import torch
 
     grad_out, q, k, v = (array.astype(np.float64) for array in arrays)
     if hasattr(mechanism.reference, "backward"):
         return mechanism.reference.backward(grad_out, q, k, v, **knobs)
-    mask = torch.from_numpy(mechanism.reference.mask(q.shape[-2], k.shape[-2], **knobs))
+    masks = mechanism.reference if "mask" in mechanism.has else full
+    mask = torch.from_numpy(masks.mask(q.shape[-2], k.shape[-2], **knobs))
     exact = [torch.from_numpy(array).requires_grad_() for array in (q, k, v)]
     scores = exact[0] @ exact[1].mT / q.shape[-1] ** 0.5
     weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).nan_to_num()
