@@ -355,6 +355,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("n_features", 256, 1, 1024, 1, "m: random directions"),
                 Knob("chunk", 64, 1, 256, 1, "tokens handled together; no effect on values"),
             ),
+            has=frozenset({"kernel"}),
             roundings=16,
         ),
         Mechanism(

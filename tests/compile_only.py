@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from attncourse.kernels import flash, full, linear, tiles, window
+from attncourse.kernels import flash, full, linear, performer, tiles, window
 from attncourse.kernels.tiles import padded, tiling
 
 KERNELS = [
@@ -34,6 +34,10 @@ KERNELS = [
     linear._linear_dk_kernel,
     linear._linear_dv_kernel,
 ]
+# of the approximations and variants, in fewer sizes
+MORE = [
+    performer._performer_features_kernel,
+]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
@@ -45,12 +49,25 @@ FLOAT32 = {
     "total_ptr",
     "sums_ptr",
     "norms_ptr",
+    "tops_ptr",
+    "part_tops_ptr",
+    "directions_ptr",
 }  # whatever the inputs are
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
-def compiled(kernel, dtype, width, arch, *, ones=False):
-    """Compile as a launch with contiguous tensors would; `ones`: as if each integer were 1."""
+def of_performer(kernel, dtype, width, ones):
+    BLOCK, BLOCK_D, options = performer._feature_tiling(width, DTYPE_BYTES[dtype])
+    precision = "ieee" if dtype == "fp32" else "tf32x3"
+    blocks = {"BLOCK": BLOCK, "BLOCK_D": BLOCK_D, "BLOCK_M": padded(width)}
+    return blocks | {"POSITIVE": not ones, "PRECISION": precision}, options
+
+
+def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
+    """Compile as a launch with contiguous tensors would.
+
+    `ones`: as if each integer were 1; `fading`: linear attention's scan as Performer uses it.
+    """
     BLOCK_Q, BLOCK_KV, options = tiling(width, DTYPE_BYTES[dtype])
     constants = {
         "D": width,
@@ -71,7 +88,7 @@ def compiled(kernel, dtype, width, arch, *, ones=False):
         BLOCK_Q, BLOCK_KV, options = flash.tile_sizes(*largest, backward=backward)
         constants |= {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}  # the longer code
     if kernel in LINEAR:
-        BLOCK, SLICE, options = linear._block(width, DTYPE_BYTES[dtype])
+        BLOCK, SLICE, options = linear._block(width, DTYPE_BYTES[dtype], fading)
         constants |= {
             "BLOCK": BLOCK,
             "BLOCK_E": min(SLICE, padded(width)),
@@ -80,6 +97,12 @@ def compiled(kernel, dtype, width, arch, *, ones=False):
             "PRECISION": "ieee" if dtype == "fp32" else "tf32",
             "CAUSAL": True,  # does all that the other form does
         }
+        if not fading:
+            constants |= {"tops_ptr": None, "part_tops_ptr": None}
+    if kernel in MORE:
+        own = globals()["of_" + kernel.__name__.split("_")[1]]
+        more, options = own(kernel, dtype, width, ones)
+        constants |= more
     signature, values, attributes = {}, {}, {}
     for place, name in enumerate(parameter.name for parameter in kernel.params):
         last_axis = name.startswith("stride_") and name[-1] in "dj"
@@ -116,7 +139,9 @@ def report(kernel, dtype, width, arch, **how):
         "dtype": dtype,
         "width": width,
         "registers": int(re.search(r"REG:(\d+)", usage)[1]),
-        "spilled_bytes": int(re.search(r"STACK:(\d+)", usage)[1]),
+        # sin and cos keep 32 bytes for the multiples of 2π in huge angles
+        "spilled_bytes": int(re.search(r"STACK:(\d+)", usage)[1])
+        - 32 * ("math.sin" in binary.asm["ttir"]),
         "shared_bytes": binary.metadata.shared,
         "tensor_cores": bool(re.search(r"wgmma\.mma|mma\.sync", binary.asm["ptx"])),
         "has_dot": "tt.dot" in binary.asm["ttir"],
@@ -129,9 +154,15 @@ if __name__ == "__main__":
     widths = [("fp16", 64), ("bf16", 256), ("fp32", 128)]
     if arch >= 90:
         widths += [("fp16", 128), ("fp32", 64), ("fp32", 256)]
-        for kernel in KERNELS:
+        for kernel in KERNELS + MORE:
             print(json.dumps(report(kernel, "fp16", 16, arch, ones=True)), flush=True)
     for dtype, width in widths:
         for kernel in KERNELS:
             if kernel not in LINEAR or (dtype, width) != ("fp32", 256):  # which spill: see `_block`
                 print(json.dumps(report(kernel, dtype, width, arch)), flush=True)
+    for dtype, width in [("bf16", 256)] + [("fp16", 64), ("fp32", 128)] * (arch >= 90):
+        for kernel in MORE:
+            print(json.dumps(report(kernel, dtype, width, arch)), flush=True)
+        for kernel in (linear._linear_sums_kernel, linear._linear_fwd_kernel):
+            width = min(width, 64) if dtype == "fp32" else width  # beyond, see `_block`
+            print(json.dumps(report(kernel, dtype, width, arch, fading=True)), flush=True)

@@ -170,3 +170,14 @@ def check_grid(where: str, axes: dict[str, int]) -> None:
     for name, count in axes.items():
         if count > MAX_GRID:
             raise ValueError(f"{where}: {name} must be at most {MAX_GRID}, got {count}")
+
+
+def check_no_grad(where: str, *tensors: torch.Tensor) -> None:
+    """Refuse tensors that ask for gradients which no kernel computes.
+
+    Args:
+        where: The function that asks.
+        *tensors: All that the result depends on.
+    """
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        raise ValueError(f"{where}: inputs must not require grad, the kernels have no backward")
