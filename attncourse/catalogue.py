@@ -62,6 +62,8 @@ class Mechanism:
             are large, where it takes the exponential of something large.
         arguments: For mechanisms whose knobs are arrays: turns (Tq, Tk, D, Dv, dtype, **knobs)
             into the keyword arguments of `attention`.
+        twin_arguments: The same for the Triton twin, with a tensor instead of dtype; where not
+            given, the arrays of `arguments` become tensors.
         reference_module: Where the NumPy reference lives.
         kernel_module: Where the Triton twin lives.
     """
@@ -82,6 +84,7 @@ class Mechanism:
     longest: int | None = None
     roundings: int = 8
     arguments: Callable[..., dict[str, Any]] | None = None
+    twin_arguments: Callable[..., dict[str, Any]] | None = None
     reference_module: str = ""
     kernel_module: str = ""
 
@@ -115,6 +118,16 @@ class Mechanism:
         if self.arguments is None:
             return knobs
         return self.arguments(n_queries, n_keys, width, value_width, dtype, **knobs)
+
+    def tensors(
+        self, n_queries: int, n_keys: int, width: int, value_width: int, like: Any, **knobs: Any
+    ) -> dict[str, Any]:
+        """Return the same for the Triton twin, arrays as tensors of `like`'s dtype and device."""
+        if self.twin_arguments is not None:
+            return self.twin_arguments(n_queries, n_keys, width, value_width, like, **knobs)
+        made = self.keywords(n_queries, n_keys, width, value_width, "float32", **knobs)
+        floating = {name for name, x in made.items() if getattr(x, "dtype", None) == "float32"}
+        return {name: like.new_tensor(x) if name in floating else x for name, x in made.items()}
 
     @property
     def values(self) -> dict[str, int]:
@@ -367,6 +380,7 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="softmax attention to `rank` mixtures of the keys",
             memory="rank · (2D + block)",
             knobs=(Knob("rank", 256, 1, 1024, 1, "mixed keys and values that are kept"),),
+            has=frozenset({"kernel"}),
             collapse=lambda n_queries, n_keys: {"rank": n_keys},
             causal=False,
             arguments=_linformer_arguments,

@@ -181,3 +181,25 @@ def check_no_grad(where: str, *tensors: torch.Tensor) -> None:
     """
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         raise ValueError(f"{where}: inputs must not require grad, the kernels have no backward")
+
+
+def check_beside(where: str, q: torch.Tensor, **tensors: torch.Tensor) -> None:
+    """Refuse what goes into a product with q, k or v and has not their dtype and device.
+
+    Args:
+        where: The function that asks.
+        q: The queries.
+        **tensors: The others, by the names of their arguments.
+
+    Raises:
+        TypeError: No torch tensor.
+        ValueError: Another dtype or device.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{where}: {name} must be a torch tensor, got {type(tensor).__name__}")
+        if (tensor.dtype, tensor.device) != (q.dtype, q.device):
+            raise ValueError(
+                f"{where}: {name} must be {q.dtype} on {q.device}, as q, "
+                f"got {tensor.dtype} on {tensor.device}"
+            )
