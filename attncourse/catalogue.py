@@ -394,6 +394,7 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="softmax attention to one key per run of tokens",
             memory="2D·n/pool + block·n/pool",
             knobs=(Knob("pool", 4, 1, 64, 1, "tokens that become one key and value"),),
+            has=frozenset({"kernel"}),
             collapse=lambda n_queries, n_keys: {"pool": 1},
         ),
         Mechanism(

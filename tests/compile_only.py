@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from attncourse.kernels import flash, full, linear, performer, tiles, window
+from attncourse.kernels import flash, full, linear, performer, pooled, tiles, window
 from attncourse.kernels.tiles import padded, tiling
 
 KERNELS = [
@@ -37,9 +37,13 @@ KERNELS = [
 # of the approximations and variants, in fewer sizes
 MORE = [
     performer._performer_features_kernel,
+    pooled._pooled_likeness_kernel,
+    pooled._pooled_tokens_kernel,
+    pooled._pooled_fwd_kernel,
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
+INTEGERS = {"starts_ptr"}
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 FLOAT32 = {
     "lse_ptr",
@@ -52,6 +56,7 @@ FLOAT32 = {
     "tops_ptr",
     "part_tops_ptr",
     "directions_ptr",
+    "cosines_ptr",
 }  # whatever the inputs are
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -61,6 +66,14 @@ def of_performer(kernel, dtype, width, ones):
     precision = "ieee" if dtype == "fp32" else "tf32x3"
     blocks = {"BLOCK": BLOCK, "BLOCK_D": BLOCK_D, "BLOCK_M": padded(width)}
     return blocks | {"POSITIVE": not ones, "PRECISION": precision}, options
+
+
+def of_pooled(kernel, dtype, width, ones):
+    _, _, options = tiling(width, DTYPE_BYTES[dtype])
+    starts = {} if ones else {"starts_ptr": None}
+    if kernel is pooled._pooled_fwd_kernel:
+        return starts | {"CAUSAL": not ones}, options
+    return {"BLOCK": pooled._runs_of(width), "KIND": "max" if ones else "learned"} | starts, {}
 
 
 def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
@@ -110,6 +123,8 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
             signature[name], values[(place,)] = "constexpr", constants[name]
         elif name.endswith("_ptr"):
             signature[name] = "*fp32" if name in FLOAT32 else f"*{dtype}"
+            if name in INTEGERS:
+                signature[name] = "*i32"
             attributes[(place,)] = [["tt.divisibility", 16]]
         elif name == "scale":
             signature[name] = "fp32"

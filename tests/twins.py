@@ -54,7 +54,11 @@ def equals_reference(kernel, reference, *inputs, roundings=1, **knobs):
     runs = []
     for work in (torch.float64, torch.float32):
         arrays = [tensor.to(work).cpu().numpy() for tensor in inputs]
-        runs.append(torch.from_numpy(reference.attention(*arrays, **knobs)).to(DEVICE))
+        given = {
+            name: x.to(work).cpu().numpy() if isinstance(x, torch.Tensor) else x
+            for name, x in knobs.items()
+        }
+        runs.append(torch.from_numpy(reference.attention(*arrays, **given)).to(DEVICE))
     out = kernel.attention(*inputs, **knobs)
     close(out, inputs[0].dtype, *runs, roundings=roundings)
     return out
