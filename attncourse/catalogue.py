@@ -143,14 +143,25 @@ def _linformer_arguments(n_queries, n_keys, width, value_width, dtype, *, rank, 
 
 
 def _synthesizer_arguments(n_queries, n_keys, width, value_width, dtype, *, hidden, **rest):
-    import numpy as np
-
     from attncourse.reference import synthesizer
 
+    layers = (layer.astype(dtype) for layer in _synthesizer_layers(n_keys, width, hidden))
+    return rest | {"logits": synthesizer.dense(*layers)}
+
+
+def _synthesizer_tensors(n_queries, n_keys, width, value_width, like, *, hidden, **rest):
+    from attncourse.kernels import synthesizer
+
+    layers = (like.new_tensor(layer) for layer in _synthesizer_layers(n_keys, width, hidden))
+    return rest | {"logits": synthesizer.dense(*layers)}
+
+
+def _synthesizer_layers(n_keys, width, hidden):
+    import numpy as np
+
     generator = np.random.default_rng(0)
-    first = generator.standard_normal((width, hidden)) / width**0.5
-    second = generator.standard_normal((hidden, n_keys)) / hidden**0.5
-    return rest | {"logits": synthesizer.dense(first.astype(dtype), second.astype(dtype))}
+    yield generator.standard_normal((width, hidden)) / width**0.5
+    yield generator.standard_normal((hidden, n_keys)) / hidden**0.5
 
 
 def _block_sparse_arguments(
@@ -406,7 +417,9 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="attention with logits that no key had a part in",
             memory="block · n",
             knobs=(Knob("hidden", 64, 1, 256, 1, "width of the map from a query to its logits"),),
+            has=frozenset({"kernel"}),
             arguments=_synthesizer_arguments,
+            twin_arguments=_synthesizer_tensors,
         ),
         Mechanism(
             stem="topk",

@@ -14,7 +14,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from attncourse.kernels import flash, full, linear, performer, pooled, tiles, window
+from attncourse.kernels import (
+    flash,
+    full,
+    linear,
+    performer,
+    pooled,
+    synthesizer,
+    tiles,
+    window,
+)
 from attncourse.kernels.tiles import padded, tiling
 
 KERNELS = [
@@ -40,6 +49,7 @@ MORE = [
     pooled._pooled_likeness_kernel,
     pooled._pooled_tokens_kernel,
     pooled._pooled_fwd_kernel,
+    synthesizer._synthesizer_fwd_kernel,
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
@@ -74,6 +84,13 @@ def of_pooled(kernel, dtype, width, ones):
     if kernel is pooled._pooled_fwd_kernel:
         return starts | {"CAUSAL": not ones}, options
     return {"BLOCK": pooled._runs_of(width), "KIND": "max" if ones else "learned"} | starts, {}
+
+
+def of_synthesizer(kernel, dtype, width, ones):
+    _, _, options = tiling(width, DTYPE_BYTES[dtype])
+    if ones:  # logits are given
+        return {"left_ptr": None, "right_ptr": None, "CAUSAL": False}, options
+    return {"given_ptr": None, "CAUSAL": True}, options
 
 
 def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):

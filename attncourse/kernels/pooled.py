@@ -15,6 +15,7 @@ from attncourse.kernels.tiles import (
     check_no_grad,
     check_tensors,
     finite,
+    join_tile,
     load_tile,
     nonzero,
     padded,
@@ -214,17 +215,6 @@ def _seen(start, Tq, Tk, n_runs, pool, BLOCK_Q: tl.constexpr, CAUSAL: tl.constex
 
 
 @triton.jit
-def _join(acc, running_max, running_sum, scores, v):
-    """One step of the online softmax: what a tile of scores and its values add."""
-    new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
-    pivot = finite(new_max)
-    weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
-    rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
-    acc = tl.dot(weights.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
-    return acc, new_max, running_sum * rescale + tl.sum(weights, 1)
-
-
-@triton.jit
 def _pooled_fwd_kernel(
     q_ptr, k_ptr, v_ptr, pooled_k_ptr, pooled_v_ptr, starts_ptr, out_ptr,
     stride_qb, stride_qh, stride_qt, stride_qd,
@@ -275,7 +265,7 @@ def _pooled_fwd_kernel(
                 if CAUSAL:
                     visible &= runs[None, :] < (positions // pool)[:, None]
                 scores = tl.where(visible, scores, float("-inf"))
-            acc, running_max, running_sum = _join(acc, running_max, running_sum, scores, v)
+            acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     for tile in range(0, (last_key - first_key + BLOCK_KV - 1) // BLOCK_KV):  # none if not causal
         keys = first_key + tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
@@ -284,7 +274,7 @@ def _pooled_fwd_kernel(
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * LOG2E)
         own = (keys // pool)[None, :] == (positions // pool)[:, None]
         scores = tl.where(own & (keys[None, :] <= positions[:, None]), scores, float("-inf"))
-        acc, running_max, running_sum = _join(acc, running_max, running_sum, scores, v)
+        acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     out = acc / nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
     store_tile(out_ptr, out, queries, v_cols, stride_ot, stride_od, Tq, Dv)

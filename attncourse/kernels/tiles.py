@@ -1,4 +1,4 @@
-"""What the kernels share: loading and storing a tile, sizes of tiles, checks before a launch."""
+"""What the kernels share: loading, storing and joining tiles, their sizes, checks at launch."""
 
 import torch
 import triton
@@ -42,6 +42,40 @@ def finite(maximum):
 def nonzero(total):
     """Replace 0, the sum of a row without visible keys, by 1: such a row gives 0 / 1 = 0."""
     return tl.where(total == 0.0, 1.0, total)
+
+
+@triton.jit
+def key_tiles(start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr):
+    """How many key tiles all queries of start ... see whole, and how many any of them sees.
+
+    These bounds are the mechanism: tiles above the diagonal are neither loaded nor multiplied, and
+    only the last few, on the diagonal or at the end of the keys, need a mask.
+    """
+    n_whole, n_seen = Tk, Tk
+    if CAUSAL:
+        n_whole = max(start + 1 + Tk - Tq, 0)
+        n_seen = max(min(start + BLOCK_Q, Tq) + Tk - Tq, 0)
+    return n_whole // BLOCK_KV, (n_seen + BLOCK_KV - 1) // BLOCK_KV
+
+
+@triton.jit
+def visible_keys(positions, keys, Tk, CAUSAL: tl.constexpr):
+    """True where the query at key position `positions` may attend to `keys`."""
+    visible = keys < Tk
+    if CAUSAL:
+        visible &= keys <= positions
+    return visible
+
+
+@triton.jit
+def join_tile(acc, running_max, running_sum, scores, v):
+    """One step of the online softmax: what a tile of scores and its values add."""
+    new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
+    pivot = finite(new_max)
+    weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
+    rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
+    acc = tl.dot(weights.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
+    return acc, new_max, running_sum * rescale + tl.sum(weights, 1)
 
 
 @triton.jit
