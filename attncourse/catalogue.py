@@ -236,6 +236,7 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="softmax attention with relative keys and values",
             memory="block² + block · max_distance",
             knobs=(Knob("max_distance", 16, 0, 128, 1, "distance at which positions are clipped"),),
+            has=frozenset({"kernel"}),
             arguments=_relative_arguments,
         ),
         Mechanism(

@@ -20,6 +20,7 @@ from attncourse.kernels import (
     linear,
     performer,
     pooled,
+    relative,
     synthesizer,
     tiles,
     window,
@@ -50,6 +51,7 @@ MORE = [
     pooled._pooled_tokens_kernel,
     pooled._pooled_fwd_kernel,
     synthesizer._synthesizer_fwd_kernel,
+    relative._relative_fwd_kernel,
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
@@ -91,6 +93,12 @@ def of_synthesizer(kernel, dtype, width, ones):
     if ones:  # logits are given
         return {"left_ptr": None, "right_ptr": None, "CAUSAL": False}, options
     return {"given_ptr": None, "CAUSAL": True}, options
+
+
+def of_relative(kernel, dtype, width, ones):
+    BLOCK_Q, BLOCK_KV, SPAN, options = relative._tiling(width, DTYPE_BYTES[dtype])
+    blocks = {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV, "SPAN": SPAN}
+    return blocks | {"CAUSAL": ones}, options  # not causal has a third stretch
 
 
 def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
@@ -192,9 +200,9 @@ if __name__ == "__main__":
         for kernel in KERNELS:
             if kernel not in LINEAR or (dtype, width) != ("fp32", 256):  # which spill: see `_block`
                 print(json.dumps(report(kernel, dtype, width, arch)), flush=True)
+    scans = [(linear._linear_sums_kernel, True), (linear._linear_fwd_kernel, True)]
     for dtype, width in [("bf16", 256)] + [("fp16", 64), ("fp32", 128)] * (arch >= 90):
-        for kernel in MORE:
-            print(json.dumps(report(kernel, dtype, width, arch)), flush=True)
-        for kernel in (linear._linear_sums_kernel, linear._linear_fwd_kernel):
-            width = min(width, 64) if dtype == "fp32" else width  # beyond, see `_block`
-            print(json.dumps(report(kernel, dtype, width, arch, fading=True)), flush=True)
+        for kernel, fading in [(kernel, False) for kernel in MORE] + scans:
+            spills = fading or kernel is relative._relative_fwd_kernel  # in wide float32 only
+            at = min(width, 64) if spills and dtype == "fp32" else width
+            print(json.dumps(report(kernel, dtype, at, arch, fading=fading)), flush=True)
