@@ -249,6 +249,7 @@ MECHANISMS: dict[str, Mechanism] = {
             memory="n · (hidden + block) + block² · hidden",
             knobs=(Knob("hidden", 16, 1, 64, 1, "numbers inside of tanh for each pair"),),
             longest=4096,
+            has=frozenset({"kernel"}),
             arguments=_scoring_arguments,
         ),
         Mechanism(

@@ -21,6 +21,7 @@ from attncourse.kernels import (
     performer,
     pooled,
     relative,
+    scoring,
     synthesizer,
     tiles,
     window,
@@ -52,6 +53,8 @@ MORE = [
     pooled._pooled_fwd_kernel,
     synthesizer._synthesizer_fwd_kernel,
     relative._relative_fwd_kernel,
+    scoring._scoring_project_kernel,
+    scoring._scoring_fwd_kernel,
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
@@ -69,6 +72,9 @@ FLOAT32 = {
     "part_tops_ptr",
     "directions_ptr",
     "cosines_ptr",
+    "hidden_ptr",
+    "q_hidden_ptr",
+    "k_hidden_ptr",
 }  # whatever the inputs are
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -99,6 +105,13 @@ def of_relative(kernel, dtype, width, ones):
     BLOCK_Q, BLOCK_KV, SPAN, options = relative._tiling(width, DTYPE_BYTES[dtype])
     blocks = {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV, "SPAN": SPAN}
     return blocks | {"CAUSAL": ones}, options  # not causal has a third stretch
+
+
+def of_scoring(kernel, dtype, width, ones):
+    if kernel is scoring._scoring_fwd_kernel:
+        return {"CAUSAL": not ones}, scoring._tiling(width, DTYPE_BYTES[dtype])[2]
+    BLOCK, BLOCK_H, options = scoring._project_tiling(width, 64, DTYPE_BYTES[dtype])
+    return {"BLOCK": BLOCK, "BLOCK_H": BLOCK_H}, options
 
 
 def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
