@@ -259,11 +259,11 @@ def _own_job(mechanism: Mechanism, n: int, setting: Setting) -> Job | None:
     cost = module.cost(*shape, **values, dtype_bytes=np.dtype(setting.dtype).itemsize)
 
     def prepare():
-        return (
-            module.attention,
-            inputs := _inputs(n, setting, torch=setting.device == "gpu"),
-            mechanism.keywords(n, n, setting.width, setting.width, inputs[0].dtype, **values),
-        )
+        inputs = _inputs(n, setting, torch=setting.device == "gpu")
+        sizes = n, n, setting.width, setting.width
+        if setting.device == "gpu":
+            return module.attention, inputs, mechanism.tensors(*sizes, inputs[0], **values)
+        return module.attention, inputs, mechanism.keywords(*sizes, inputs[0].dtype, **values)
 
     implementation = "Triton" if setting.device == "gpu" else "NumPy"
     return Job(mechanism.stem, implementation, n, values, prepare, cost.peak_bytes, cost)

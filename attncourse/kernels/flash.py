@@ -17,11 +17,13 @@ from attncourse.kernels.tiles import (
     check_grid,
     check_tensors,
     finite,
+    key_tiles,
     load_tile,
     nonzero,
     padded,
     row_delta,
     store_tile,
+    visible_keys,
 )
 
 
@@ -131,20 +133,6 @@ def tile_sizes(
 
 
 @triton.jit
-def _key_tiles(start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr):
-    """How many key tiles all queries of start ... see whole, and how many any of them sees.
-
-    These bounds are the mechanism: tiles above the diagonal are neither loaded nor multiplied, and
-    only the last few, on the diagonal or at the end of the keys, need a mask.
-    """
-    n_whole, n_seen = Tk, Tk
-    if CAUSAL:
-        n_whole = max(start + 1 + Tk - Tq, 0)
-        n_seen = max(min(start + BLOCK_Q, Tq) + Tk - Tq, 0)
-    return n_whole // BLOCK_KV, (n_seen + BLOCK_KV - 1) // BLOCK_KV
-
-
-@triton.jit
 def _query_tiles(
     start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr
 ):
@@ -155,15 +143,6 @@ def _query_tiles(
         first_whole = (max(start + BLOCK_KV - 1 - (Tk - Tq), 0) + BLOCK_Q - 1) // BLOCK_Q
         first_whole = min(first_whole, (Tq + BLOCK_Q - 1) // BLOCK_Q)
     return first_tile, first_whole
-
-
-@triton.jit
-def _visible(positions, keys, Tk, CAUSAL: tl.constexpr):
-    """True where the query at key position `positions` may attend to `keys`."""
-    visible = keys < Tk
-    if CAUSAL:
-        visible &= keys <= positions
-    return visible
 
 
 @triton.jit
@@ -196,7 +175,7 @@ def _flash_fwd_kernel(
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
 
-    n_whole, n_tiles = _key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    n_whole, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
     bounds = 0, n_whole, n_tiles
     for stretch in tl.static_range(2):  # below the diagonal, on it
         for tile in range(bounds[stretch], bounds[stretch + 1]):
@@ -205,7 +184,7 @@ def _flash_fwd_kernel(
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
             scores *= scale * LOG2E
             if stretch == 1:
-                visible = _visible(positions[:, None], keys[None, :], Tk, CAUSAL)
+                visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
             pivot = finite(new_max)
@@ -283,7 +262,7 @@ def _flash_dkdv_kernel(
             scores = scores * (scale * LOG2E) - lse[None, :]
             if stretch == 0:
                 positions = queries + (Tk - Tq)
-                visible = _visible(positions[None, :], keys[:, None], Tk, CAUSAL)
+                visible = visible_keys(positions[None, :], keys[:, None], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
             weights = tl.exp2(scores)  # [BLOCK_KV, BLOCK_Q]
             dv = tl.dot(weights.to(grad_out.dtype), grad_out, dv, input_precision="ieee")
@@ -329,7 +308,7 @@ def _flash_dq_kernel(
     delta = tl.load(delta_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
     dq = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
 
-    n_whole, n_tiles = _key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    n_whole, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
     bounds = 0, n_whole, n_tiles
     for stretch in tl.static_range(2):  # below the diagonal, on it
         for tile in range(bounds[stretch], bounds[stretch + 1]):
@@ -339,7 +318,7 @@ def _flash_dq_kernel(
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
             scores = scores * (scale * LOG2E) - lse[:, None]
             if stretch == 1:
-                visible = _visible(positions[:, None], keys[None, :], Tk, CAUSAL)
+                visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
             weights = tl.exp2(scores)  # [BLOCK_Q, BLOCK_KV]
             dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
@@ -427,7 +406,7 @@ def cost(
     BLOCK_Q, BLOCK_KV, _ = tile_sizes(block_q, block_k, D, dtype_bytes)
     tiles = loaded = 0
     for start in range(0, Tq, BLOCK_Q):
-        _, n_tiles = _key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_KV, causal)
+        _, n_tiles = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_KV, causal)
         tiles += n_tiles
         loaded += min(n_tiles * BLOCK_KV, Tk)
     out = B * H * Tq * D * dtype_bytes
