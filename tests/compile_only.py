@@ -14,7 +14,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from attncourse.kernels import flash, full, linear, tiles, window
+from attncourse.kernels import (
+    block_sparse,
+    block_sparse_backward,
+    flash,
+    full,
+    linear,
+    tiles,
+    window,
+)
 from attncourse.kernels.tiles import padded, tiling
 
 KERNELS = [
@@ -33,12 +41,29 @@ KERNELS = [
     linear._linear_dq_kernel,
     linear._linear_dk_kernel,
     linear._linear_dv_kernel,
+    block_sparse._block_sparse_fwd_kernel,
+    block_sparse._block_sparse_join_kernel,
+    block_sparse_backward._block_sparse_dkdv_kernel,
+    block_sparse_backward._block_sparse_dq_kernel,
+    block_sparse_backward._block_sparse_sum_kernel,
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
+BLOCK_SPARSE = [kernel for kernel in KERNELS if kernel.__name__.startswith("_block_sparse")]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
+INTEGERS = {
+    "items_ptr": "*i32",
+    "entries_ptr": "*i32",
+    "splits_ptr": "*i32",
+    "q_order_ptr": "*i32",
+    "k_order_ptr": "*i32",
+    "order_ptr": "*i32",
+    "pictures_ptr": "*i64",
+}
 FLOAT32 = {
     "lse_ptr",
+    "shares_ptr",
+    "shares_lse_ptr",
     "delta_ptr",
     "scores_ptr",
     "weights_ptr",
@@ -60,6 +85,7 @@ def compiled(kernel, dtype, width, arch, *, ones=False):
         "BLOCK_Q": BLOCK_Q,
         "BLOCK_KV": BLOCK_KV,
         "CAUSAL": ones,
+        "BLOCK": BLOCK_KV,
         "mask_ptr": None,
         "bias_ptr": None,
     }
@@ -70,6 +96,11 @@ def compiled(kernel, dtype, width, arch, *, ones=False):
         backward = kernel is not flash._flash_fwd_kernel
         BLOCK_Q, BLOCK_KV, options = flash.tile_sizes(*largest, backward=backward)
         constants |= {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}  # the longer code
+    if kernel in BLOCK_SPARSE:
+        backward = kernel is not block_sparse._block_sparse_fwd_kernel
+        options = block_sparse.launch_options(width, DTYPE_BYTES[dtype], backward=backward)
+        if ones:  # tokens in their own order
+            constants |= dict.fromkeys(("q_order_ptr", "k_order_ptr", "order_ptr"))
     if kernel in LINEAR:
         BLOCK, SLICE, options = linear._block(width, DTYPE_BYTES[dtype])
         constants |= {
@@ -86,7 +117,8 @@ def compiled(kernel, dtype, width, arch, *, ones=False):
         if name in constants:
             signature[name], values[(place,)] = "constexpr", constants[name]
         elif name.endswith("_ptr"):
-            signature[name] = "*fp32" if name in FLOAT32 else f"*{dtype}"
+            other = "*fp32" if name in FLOAT32 else f"*{dtype}"
+            signature[name] = INTEGERS.get(name, other)
             attributes[(place,)] = [["tt.divisibility", 16]]
         elif name == "scale":
             signature[name] = "fp32"

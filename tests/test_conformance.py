@@ -383,7 +383,7 @@ def test_kernel_equals_the_reference(mechanism, sizes, dtype):
         wide = [a.astype(np.float64) for a in (q, k, v)]
         exact = run(mechanism, *wide, **knobs)
         single = run(mechanism, *(a.astype(np.float32) for a in wide), **knobs)
-        out = kernel.attention(*on_device(q, k, v), **knobs).cpu().numpy()
+        out = run(mechanism, *on_device(q, k, v), module=kernel, **knobs).cpu().numpy()
         assert out.shape == exact.shape and out.dtype == dtype
         # float32 work loses about sqrt(D) roundings even where NumPy happens to lose fewer
         work_error = np.abs(single - exact).max() + 4 * np.finfo(np.float32).eps
@@ -402,7 +402,7 @@ def test_kernel_gradients_equal_those_of_the_definition(mechanism, sizes):
     for knobs in settings(mechanism):
         twin = on_device(q, k, v, grad=True)
         grad = torch.randn(1, 2, sizes[0], 12, generator=torch.Generator().manual_seed(0))
-        kernel.attention(*twin, **knobs).backward(grad.to(twin[0].device))
+        run(mechanism, *twin, module=kernel, **knobs).backward(grad.to(twin[0].device))
         exact = definition_gradients(mechanism, grad.numpy(), q, k, v, **knobs)
         for mine, expected in zip(twin, exact, strict=True):
             allowed = oracles.tolerance(expected, np.float32, 16 * np.finfo(np.float32).eps)
@@ -416,7 +416,10 @@ def definition_gradients(mechanism, *arrays, **knobs):
     grad_out, q, k, v = (array.astype(np.float64) for array in arrays)
     if hasattr(mechanism.reference, "backward"):
         return mechanism.reference.backward(grad_out, q, k, v, **knobs)
-    mask = torch.from_numpy(mechanism.reference.mask(q.shape[-2], k.shape[-2], **knobs))
+    sizes = q.shape[-2], k.shape[-2]
+    causal = knobs.pop("causal")
+    knobs = mechanism.keywords(*sizes, q.shape[-1], v.shape[-1], q.dtype, **knobs)
+    mask = torch.from_numpy(mechanism.reference.mask(*sizes, **knobs, causal=causal))
     exact = [torch.from_numpy(array).requires_grad_() for array in (q, k, v)]
     scores = exact[0] @ exact[1].mT / q.shape[-1] ** 0.5
     weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).nan_to_num()
@@ -431,7 +434,7 @@ def test_kernel_errors_are_those_of_the_reference(mechanism):
     (wide,) = on_device(random_qkv(6, width=9)[0])
     raises(ValueError, mechanism, (wide, k, v), "q and k", "width", module=kernel)
     raises(TypeError, mechanism, (q.long(), k.long(), v.long()), "floating", module=kernel)
-    for knob in mechanism.knobs:
+    for knob in mechanism.knobs if mechanism.arguments is None else ():
         low = {knob.name: knob.low - 1}
         raises(ValueError, mechanism, (q, k, v), knob.name, str(knob.low), module=kernel, **low)
         wrong = {knob.name: 2.5}
@@ -447,7 +450,8 @@ def test_kernel_traffic_is_what_its_cost_says(mechanism):
         arrays = on_device(*random_qkv(100, heads=2, width=16))
         if arrays[0].is_cuda:
             pytest.skip("traffic is counted in the interpreter")
-        traced = trace.record(kernel.attention, *arrays, **knobs)
+        keywords = mechanism.keywords(100, 100, 16, 16, arrays[0].dtype, **knobs)
+        traced = trace.record(kernel.attention, *arrays, **keywords)
         cost = kernel.cost(1, 2, 100, 100, 16, **knobs)
         assert not traced.out_of_bounds
         assert (traced.bytes_loaded(), traced.bytes_stored()) == (
