@@ -306,6 +306,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("block", 64, 1, 128, 1, "tokens in a block"),
                 Knob("window_blocks", 1, 0, 8, 1, "listed blocks on each side of a block's own"),
             ),
+            has=frozenset({"kernel", "backward"}),
             collapse=lambda n_queries, n_keys: {
                 "block": 1,
                 "window_blocks": max(n_queries, n_keys),
@@ -343,7 +344,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("global_blocks", 2, 0, 8, 1, "the first blocks, which see all"),
                 Knob("seed", 0, 0, 99, 1, "which blocks are drawn"),
             ),
-            has=frozenset({"mask"}),
+            has=frozenset({"mask", "kernel", "backward"}),
             collapse=lambda n_queries, n_keys: {"block": 4, "random_blocks": n_keys},
         ),
         Mechanism(

@@ -15,6 +15,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from attncourse.kernels import (
+    block_sparse,
+    block_sparse_backward,
     flash,
     full,
     kv_cache,
@@ -51,6 +53,11 @@ KERNELS = [
     splits.merge_kernel,
     paged._paged_append_kernel,
     paged._paged_fwd_kernel,
+    block_sparse._block_sparse_fwd_kernel,
+    block_sparse._block_sparse_join_kernel,
+    block_sparse_backward._block_sparse_dkdv_kernel,
+    block_sparse_backward._block_sparse_dq_kernel,
+    block_sparse_backward._block_sparse_sum_kernel,
 ]
 # of the approximations and variants, in fewer sizes
 MORE = [
@@ -65,10 +72,25 @@ MORE = [
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
 CACHES = [kv_cache._kv_cache_fwd_kernel, paged._paged_fwd_kernel]
+BLOCK_SPARSE = [kernel for kernel in KERNELS if kernel.__name__.startswith("_block_sparse")]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
+INTEGERS = {
+    "table_ptr": "*i32",
+    "lengths_ptr": "*i32",
+    "starts_ptr": "*i32",
+    "items_ptr": "*i32",
+    "entries_ptr": "*i32",
+    "splits_ptr": "*i32",
+    "q_order_ptr": "*i32",
+    "k_order_ptr": "*i32",
+    "order_ptr": "*i32",
+    "pictures_ptr": "*i64",
+}
 FLOAT32 = {
     "lse_ptr",
+    "shares_ptr",
+    "shares_lse_ptr",
     "delta_ptr",
     "scores_ptr",
     "weights_ptr",
@@ -84,7 +106,6 @@ FLOAT32 = {
     "q_hidden_ptr",
     "k_hidden_ptr",
 }  # whatever the inputs are
-INT32 = {"table_ptr", "lengths_ptr", "starts_ptr"}
 ROWS = 1024  # of a group: as many as a tile holds
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -138,6 +159,7 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
         "BLOCK_Q": BLOCK_Q,
         "BLOCK_KV": BLOCK_KV,
         "CAUSAL": ones,
+        "BLOCK": BLOCK_KV,
         "mask_ptr": None,
         "bias_ptr": None,
         "PAGE": 16,
@@ -154,6 +176,11 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
         constants |= {"BLOCK_R": BLOCK_R, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}
     if kernel is splits.merge_kernel:
         constants["BLOCK_S"], options = splits.MAX_SPLITS, {"num_warps": 8}
+    if kernel in BLOCK_SPARSE:
+        backward = kernel is not block_sparse._block_sparse_fwd_kernel
+        options = block_sparse.launch_options(width, DTYPE_BYTES[dtype], backward=backward)
+        if ones:  # tokens in their own order
+            constants |= dict.fromkeys(("q_order_ptr", "k_order_ptr", "order_ptr"))
     if kernel in LINEAR:
         BLOCK, SLICE, options = linear._block(width, DTYPE_BYTES[dtype], fading)
         constants |= {
@@ -176,8 +203,8 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
         if name in constants:
             signature[name], values[(place,)] = "constexpr", constants[name]
         elif name.endswith("_ptr"):
-            pointed = "fp32" if name in FLOAT32 else "i32" if name in INT32 else dtype
-            signature[name] = f"*{pointed}"
+            other = "*fp32" if name in FLOAT32 else f"*{dtype}"
+            signature[name] = INTEGERS.get(name, other)
             attributes[(place,)] = [["tt.divisibility", 16]]
         elif name == "scale":
             signature[name] = "fp32"

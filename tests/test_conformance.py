@@ -533,8 +533,11 @@ def definition_gradients(mechanism, *arrays, **knobs):
     grad_out, q, k, v = (array.astype(np.float64) for array in arrays)
     if hasattr(mechanism.reference, "backward"):
         return mechanism.reference.backward(grad_out, q, k, v, **knobs)
-    masks = mechanism.reference if "mask" in mechanism.has else full
-    mask = torch.from_numpy(masks.mask(q.shape[-2], k.shape[-2], **knobs))
+    sizes = q.shape[-2], k.shape[-2]
+    causal = knobs.pop("causal")
+    knobs = mechanism.keywords(*sizes, q.shape[-1], v.shape[-1], q.dtype, **knobs)
+    masks = mechanism.reference if hasattr(mechanism.reference, "mask") else full
+    mask = torch.from_numpy(masks.mask(*sizes, **knobs, causal=causal))
     exact = [torch.from_numpy(array).requires_grad_() for array in (q, k, v)]
     scores = exact[0] @ exact[1].mT / q.shape[-1] ** 0.5
     weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).nan_to_num()
