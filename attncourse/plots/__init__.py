@@ -32,7 +32,7 @@ from attncourse.plots.matrices import (
     reach,
 )
 from attncourse.plots.points import scatter
-from attncourse.plots.records import benchmark
+from attncourse.plots.records import LiveComparison, benchmark
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
 from attncourse.plots.traces import LiveTiles, tiles
 
@@ -44,6 +44,7 @@ __all__ = [
     "SERIES",
     "LiveBars",
     "LiveBudget",
+    "LiveComparison",
     "LiveCurves",
     "LiveGraph",
     "LiveHeatmap",
