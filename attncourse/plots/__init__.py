@@ -6,6 +6,7 @@ pyplot: what is open there would be shown a second time. Colours come from virid
 a word, marker or line style says what each of them says.
 """
 
+from attncourse.plots.accuracy import LiveErrors, errors
 from attncourse.plots.base import (
     DPI,
     INK,
@@ -43,6 +44,7 @@ __all__ = [
     "LiveBars",
     "LiveBudget",
     "LiveCurves",
+    "LiveErrors",
     "LiveGraph",
     "LiveHeatmap",
     "LiveMask",
@@ -53,6 +55,7 @@ __all__ = [
     "budget",
     "css_width",
     "curves",
+    "errors",
     "figure",
     "freeze",
     "gallery",
