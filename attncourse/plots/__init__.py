@@ -6,6 +6,7 @@ pyplot: what is open there would be shown a second time. Colours come from virid
 a word, marker or line style says what each of them says.
 """
 
+from attncourse.plots.accuracy import LiveErrors, errors
 from attncourse.plots.base import (
     DPI,
     INK,
@@ -47,6 +48,7 @@ __all__ = [
     "LiveBudget",
     "LiveComparison",
     "LiveCurves",
+    "LiveErrors",
     "LiveGraph",
     "LiveHeatmap",
     "LiveMask",
@@ -60,6 +62,7 @@ __all__ = [
     "budget",
     "css_width",
     "curves",
+    "errors",
     "figure",
     "freeze",
     "gallery",
