@@ -32,6 +32,7 @@ from attncourse.plots.matrices import (
     reach,
 )
 from attncourse.plots.records import benchmark
+from attncourse.plots.steps import LiveRow, launches, lifetimes
 from attncourse.plots.traces import LiveTiles, tiles
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "LiveHeatmap",
     "LiveMask",
     "LiveReach",
+    "LiveRow",
     "LiveTiles",
     "bars",
     "benchmark",
@@ -60,6 +62,8 @@ __all__ = [
     "growth",
     "heatmap",
     "in_unit",
+    "launches",
+    "lifetimes",
     "mask_legend",
     "png",
     "reach",
