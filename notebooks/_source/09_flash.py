@@ -650,7 +650,7 @@ def draw_traffic(n, block_q, bytes_each):
     worse = widths[tiled > standard]
     crossing = f"above width {worse[0] - 8} it moves more" if len(worse) else "it always wins here"
     gain = standard[6] / tiled[6]
-    return f"At width 64 tiling moves {gain:.1f} times less; {crossing}."
+    return f"{title}: at width 64 tiling moves {gain:.1f} times less; {crossing}."
 
 
 # %% covers="L7 L8"
@@ -821,7 +821,8 @@ def draw_bounds(n, heads, width):
     bounds = (products, exponentials, moving(tiled), moving(standard))
     live_bounds.update(dict(zip(limits, bounds, strict=True)), f"n = {n}, width {width}")
     binding = [limits[np.argmax(some)] for some in (bounds[:3], (*bounds[:2], 0, bounds[3]))]
-    return f"{heads} heads, n = {n}: the limit of tiled is {binding[0]}, of standard {binding[1]}."
+    said = f"{heads} heads of width {width}, n = {n}"
+    return f"{said}: the limit of tiled is {binding[0]}, of standard {binding[1]}."
 
 
 # %% covers="A14 L17"
@@ -1183,7 +1184,7 @@ live_busy = plots.LiveBars(
 def draw_busy(batch, heads, n):
     programs = (batch * heads, batch * heads * -(-n // 128))
     busy = [min(sms, number) for number in programs]
-    live_busy.update(dict(zip(("heads", "tiles"), busy, strict=True)))
+    live_busy.update(dict(enumerate(busy)), f"batch {batch}, {heads} heads, n = {n}")
     return f"{programs[0]} programs keep {busy[0]} SMs busy, {programs[1]} keep {busy[1]}."
 
 
