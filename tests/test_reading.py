@@ -57,7 +57,7 @@ def test_nothing_is_lost_and_the_order_stays():
         shown = [row[column].text.strip() for row in rows if row[column].text]
         written = [line.strip() for line in source.splitlines() if line.strip()]
         assert shown == written[-len(shown) :]
-    assert [row[0].text.strip() for row in rows][0] == "n = len(a)"
+    assert next(row[0].text.strip() for row in rows) == "n = len(a)"
 
 
 def test_signature_and_docstring_are_left_out():
@@ -67,7 +67,7 @@ def test_signature_and_docstring_are_left_out():
 
 def test_headings_and_notes_stand_where_they_belong():
     shown = side_by_side(
-        same={"for x": "for tile"},
+        same={"for x": "for tile", "return": "store"},
         steps={"for x": "The loop"},
         notes={"seen": "only here", "extra": "only there", "total": "never beside a partner"},
     )

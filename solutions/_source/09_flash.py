@@ -316,10 +316,9 @@ check("09.V2")
 # %% [markdown]
 # <details><summary>After your answer: what the textbook prints</summary>
 #
-# For n = 4096, d = 768, rank 256, w = 512, as one head in float32: 104.8 MB standard (C386), 43.5
-# MB Linformer (C396), 46.1 MB window (C399). It forgets the projections: 51.9 MB, so that the order
-# flips (C407). Flash, not in its table, needs 37.8 MB. With its 12 heads standard takes 843.1 MB,
-# and Linformer is ahead of the window again: 98.0 against 135.5 MB.
+# n = 4096, d = 768, rank 256, w = 512, *one* head, float32: standard 104.8 MB (C386), Linformer
+# 43.5 (C396), window 46.1 (C399). With its projections Linformer takes 51.9 and falls behind
+# (C407). Flash: 37.8. With 12 heads: standard 843.1, Linformer 98.0, window 135.5.
 #
 # </details>
 

@@ -54,7 +54,8 @@ def _tiled(
                 visible |= not causal
                 p = np.zeros_like(scores)
                 shift = lse[r, None] if lse_subtracted else 0
-                np.exp(scores - shift, out=p, where=visible & np.isfinite(lse[r, None]))
+                with np.errstate(over="ignore"):
+                    np.exp(scores - shift, out=p, where=visible)
                 dp = grad_out[r] @ v[c].T
                 delta = row_delta[r] if of_row else (p * dp).sum(axis=-1, keepdims=True)
                 ds = p * (dp - delta if subtract else dp)
