@@ -458,7 +458,7 @@ where_names_differ = {
     "for keys": "for tile",
     "k_tile": "k",
     "if causal": "if stretch",
-    "_hide_future": "scores",
+    "hide_future": "scores",
     "acc +=": "acc",
     "return": "lse",
 }
@@ -567,14 +567,12 @@ claims.check(
 
 # %% covers="L5 L17 L21 C348"
 stages = ["q, k, v = x W", "q kᵀ", "softmax", "· v", "· W_O"]
-axes = plots.launches(
-    stages,
-    {
-        "standard": [[0], [1], [2], [3], [4]],
-        "as one text has it": [[0], [1, 2, 3, 4]],
-        "FlashAttention": [[0], [1, 2, 3], [4]],
-    },
-)
+ways = {
+    "standard": [[0], [1], [2], [3], [4]],
+    "as one text has it": [[0], [1, 2, 3, 4]],
+    "FlashAttention": [[0], [1, 2, 3], [4]],
+}
+axes = plots.launches(stages, ways)
 plots.show(axes, "Three stages become one kernel; both projections stay outside.")
 
 # %% covers="C348 L21"
@@ -774,7 +772,7 @@ for name, cost in (
 # %% [markdown]
 # There is a third limit, which one text calls negligible. Each score needs an exponential, and
 # tensor cores have none. An H100 does 989 TFLOP/s of products and 3.9 T exponentials per second
-# (Shah et al. 2024, arXiv:2407.08608, section 3.1).
+# (Shah et al. 2024, arXiv:2407.08608).
 
 # %% covers="C440"
 pairs = 4096**2
@@ -1019,7 +1017,7 @@ for theirs, mine, ours in zip(
 print("dq, dk, dv: as from whole matrices")
 
 # %% [markdown]
-# What has to live from forward to backward? The dark bars are $n \times n$.
+# What has to live from forward to backward, besides q, k and v? The dark bars are $n \times n$.
 
 # %% covers="A5 A6 L4"
 square, row_bytes = n * n * 4, n * 64 * 4
@@ -1078,7 +1076,7 @@ claims.check("C034", f"{forward + remade} products instead of {forward + kept}: 
 
 # %% covers="C183 C316"
 claims.check(
-    "C183", f"{peaks['tiled'] / square:.2f} of one n × n array suffices, gradients included"
+    "C183", f"{peaks['tiled'] / square:.1f} of one n × n array suffices, gradients included"
 )
 claims.check("C316", f"{16384 * 4 * 144 / 1e6:.1f} MB of lse for 144 heads at n = 16384")
 
@@ -1134,8 +1132,8 @@ claims.check("C450")
 # ## What FlashAttention-2 changed
 #
 # Everything above is the second version (Dao 2023, arXiv:2307.08691). The first one was as exact.
-# It differed in the order of the loops: keys outside, queries inside. So the output of every
-# query went to HBM and back for each tile of keys.
+# In its paper the loops stand the other way round: keys outside, queries inside. So the output of
+# every query goes to HBM and back for each tile of keys.
 
 # %% covers="L13"
 n_tiles = 4096 // 128

@@ -58,10 +58,10 @@ def _tiled(
                     np.exp(scores - shift, out=p, where=visible)
                 dp = grad_out[r] @ v[c].T
                 delta = row_delta[r] if of_row else (p * dp).sum(axis=-1, keepdims=True)
-                ds = p * (dp - delta if subtract else dp)
+                ds = p * (dp - delta if subtract else dp) * factor
                 dv[c] += p.T @ grad_out[r]
-                dq[r] += ds @ k[c] * (factor if scale_q else 1)
-                dk[c] += ds.T @ q[r] * (factor if scale_k else 1)
+                dq[r] += ds @ k[c] if scale_q else ds @ k[c] / factor
+                dk[c] += ds.T @ q[r] if scale_k else ds.T @ q[r] / factor
         return dq, dk, dv
 
     return backward
