@@ -19,6 +19,14 @@ SIZES = {"large": (1400, 1000), "laptop": (1280, 720)}
 # What of chapters is looked at: a name, and what the cell that is scrolled to the top begins with.
 SCENES = {
     "00_start": {"top": "# 00", "bill": "Two units for one number"},
+    "01_bottleneck": {
+        "top": "# 01",
+        "lifetimes": "steps = [",
+        "budget": "def draw_budget(",
+        "times": "printed_n = ",
+        "roofline": "def draw_roof(",
+        "all": "points = {}",
+    },
     "04_window": {
         "top": "# 04",
         "formula": "## One rule",

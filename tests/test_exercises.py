@@ -210,6 +210,8 @@ def test_numpy_integers_are_numbers(each):
     def as_numpy(value):
         if isinstance(value, dict):
             return {key: as_numpy(part) for key, part in value.items()}
+        if isinstance(value, bool):
+            return np.bool_(value)
         return np.int64(value) if isinstance(value, int) and value < 2**63 else value
 
     verdict = judge(each, lambda *args: as_numpy(solution(*args)), seed=0)
@@ -501,6 +503,14 @@ def test_the_examples_in_the_prompts_are_right():
     assert answer(exercise("00.1"))(n=3, heads=2, layers=5, batch=1, bytes_per_number=4) == 360
     q, k = np.array([[1.0, 0], [0, 1]]), np.array([[2.0, 3], [4, 1]])
     assert result("00.2", q, k).tolist() == [4, 3]
+    bill = list(result("01.1", 3, 1, 1, 2, 2, 2).values())
+    assert bill == [384, 384, 1536, 96, 36, 2436]
+    assert list(result("01.2", 2, 3, 5, 4).values()) == [108, 216, 276]
+    assert result("01.3", 100, 36, 1, 1, 1, 4) == 4
+    assert list(result("01.5", 8, 4, 8.0, 2.0).values()) == [2.0, True, 2.0, 4.0, 0.5]
+    assert result("01.6", [1, 2, 4], [1.0, 4.0, 5.0]) == [1]
+    assert list(result("01.V2", 2, 4, 2).values()) == [8, 24, 128, 64, 0.25]
+    assert list(result("01.V6", 4, 3, 2, 2, 4).values()) == [192, 96, 48, 0.5, 0.75]
     assert result("04.1", 2, 4, 1, False).astype(int).tolist() == [[0, 1, 1, 1], [0, 0, 1, 1]]
     assert (result("04.2", 5, 2, False), result("04.2", 5, 2, True)) == (19, 12)
     assert result("04.4", 7, 2, (1, 2)) == 3
@@ -539,6 +549,26 @@ def test_the_memory_budget_of_the_textbook_is_told_right():
         ("flash", "window", "linformer", "standard"),
         ("flash", "linformer", "window", "standard"),
     )
+
+
+def test_the_numbers_after_chapter_01_are_right():
+    after = "\n".join(cell.source for cell in SOURCES["01"].cells)
+    printed = {"C382": 16_777_216, "C384": 9_437_184}
+    for claim, value in printed.items():
+        assert float(LEDGER[claim].printed) == value
+        assert f"{value:,}" in after and claim in after
+    budget = exercise("01.V2").reference
+    one, twelve = budget(4096, 768, 1), budget(4096, 768, 12)
+    assert f"{one['flops'] / 1e9:.1f} G FLOPs" in after
+    assert f"{twelve['total_bytes'] / 1e6:.0f} MB" in after
+    assert f"{twelve['scores_share']:.0%}" == "96%" and f"{one['scores_share']:.0%}" == "64%"
+    assert "96 % of it instead of 64 %" in after
+    methods = exercise("01.V6").reference(512, 12, 64, 256, 2)
+    assert f"{methods['linear']:,} bytes" in after
+    assert methods["full"] == float(LEDGER["C150"].printed)
+    seconds = [float(LEDGER[f"C{number}"].printed) for number in range(196, 202)]
+    lengths = [512 * 2**i for i in range(6)]
+    assert exercise("01.6").reference(lengths, seconds) == [2, 3, 4]
 
 
 def test_the_numbers_after_the_calculations_are_right():

@@ -1,5 +1,6 @@
 import importlib.util
 import io
+import itertools
 import subprocess
 import sys
 import time
@@ -7,9 +8,11 @@ import time
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from attncourse import plots
+from attncourse.cost import Device
 from attncourse.measure import Timing
 from attncourse.plots import base, lines
 from attncourse.reference import masks, window
@@ -265,28 +268,24 @@ def test_a_redraw_of_a_256_mask_takes_under_60_ms():
     assert min(costs) < 0.06
 
 
-def test_a_row_shows_what_is_seen_and_its_maximum():
-    scores = np.array([1.0, 3.0, -2.0, 0.5])
-    live = plots.LiveRow(scores)
-    live.update(scores, np.array([1, 2, 2, 0]), 3.0, np.exp([-2.0, 0.0, -5.0, -np.inf]))
-    faces = [bar.get_facecolor()[:3] for bar in live.score_bars]
-    assert len(set(faces)) == 3 and faces[1] == faces[2]
-    assert live.weight_bars[1].get_height() == 1 and live.weight_bars[3].get_height() == 0
-    assert live.words.get_text() == "running maximum 3.00" and live.line.get_ydata() == [3.0, 3.0]
-    assert not plots.LiveRow(scores).line.get_visible()
+def test_works_stand_on_the_roof_or_where_they_were_measured():
+    device = Device("toy", 100.0, 10.0, 1, "made up")
+    live = plots.LiveRoofline(device, {"copy": 1.0, "product": 50.0}, {"product": 40.0})
+    assert plots.attainable(device, [1.0, 10.0, 50.0]).tolist() == [10.0, 100.0, 100.0]
+    assert live.points["copy"].get_xydata().tolist() == [[1.0, 10.0]]
+    assert live.points["product"].get_xydata().tolist() == [[50.0, 40.0]]
+    assert live.drops["product"].get_xydata().tolist() == [[50.0, 40.0], [50.0, 100.0]]
+    assert live.ridge_text.get_text() == "ridge: 10"
+    live.update(Device("wider", 100.0, 50.0, 1, "made up"), {"copy": 1.0, "product": 50.0})
+    assert live.points["copy"].get_xydata().tolist() == [[1.0, 50.0]]
+    assert live.ridge_text.get_text() == "ridge: 2"
 
 
-def test_lifetimes_show_from_when_to_when_and_how_much():
-    arrays = {"P": (0, 2, 4 << 20), "out": (2, 2, 1 << 10)}
-    ax = plots.lifetimes(arrays, ["first", "second", "third"], title="alive")
-    spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in ax.patches]
-    assert [(round(low), round(high)) for low, high in spans] == [(0, 2), (2, 2)]
-    assert [text.get_text() for text in ax.texts] == ["4 MiB", "1 KiB"]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["P", "out"]
-
-
-def test_launches_draw_a_box_for_each_kernel():
-    ax = plots.launches(["a", "b", "c"], {"apart": [[0], [1], [2]], "fused": [[0, 1], [2]]})
-    assert len(ax.patches) == 5
-    words = [text.get_text() for text in ax.texts]
-    assert words.count("HBM") == 3 and words.count("b") == 2
+def test_names_of_scattered_points_do_not_overlap():
+    points = {f"name {i}": (1.0 + i % 3, 5.0 + 0.01 * i) for i in range(18)}
+    ax = plots.scatter(points, x_unit="GFLOPs", y_unit="bytes")
+    ax.figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in ax.texts]  # without its leader
+    assert len(boxes) == 18
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.padded(-1.5).overlaps(other.padded(-1.5))

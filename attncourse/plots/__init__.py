@@ -31,7 +31,9 @@ from attncourse.plots.matrices import (
     mask_legend,
     reach,
 )
+from attncourse.plots.points import scatter
 from attncourse.plots.records import benchmark
+from attncourse.plots.roofline import LiveRoofline, attainable, roofline
 from attncourse.plots.steps import LiveRow, launches, lifetimes
 from attncourse.plots.traces import LiveTiles, tiles
 
@@ -48,8 +50,10 @@ __all__ = [
     "LiveHeatmap",
     "LiveMask",
     "LiveReach",
+    "LiveRoofline",
     "LiveRow",
     "LiveTiles",
+    "attainable",
     "bars",
     "benchmark",
     "budget",
@@ -67,6 +71,8 @@ __all__ = [
     "mask_legend",
     "png",
     "reach",
+    "roofline",
+    "scatter",
     "show",
     "tiles",
 ]
