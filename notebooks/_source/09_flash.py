@@ -244,8 +244,8 @@ empty = flash.attention(q[:3], k[:1], v[:1], block_q=2, block_k=1, causal=True)
 assert not empty[:2].any() and np.isfinite(empty).all()
 
 # %% [markdown]
-# So "no intermediate results" is not quite right. Two numbers per row are kept, and the row of
-# sums in the making:
+# So "no intermediate results" is not quite right. Two numbers per query are kept, and its $D$ sums
+# in the making:
 
 # %% covers="C013 C031"
 claims.check("C013", "2 per row while it runs, 1 per row for the backward pass")
@@ -296,9 +296,9 @@ def walk(n_tiles, causal, keys_first=False):
     return sorted(order, key=lambda tile: tile[::-1]) if keys_first else order
 
 
-words = ("not yet, or never", "done and forgotten", "in memory now")
-axes_words = {"x": "tile of keys", "y": "tile of queries"}
-live_walk = plots.LiveHeatmap(np.zeros((8, 8)), title=" ", words=words, **axes_words)
+said = {"x": "tile of keys", "y": "tile of queries"}
+said["words"] = ("not yet, or never", "done and forgotten", "in memory now")
+live_walk = plots.LiveHeatmap(np.zeros((8, 8)), title=" ", **said)
 
 
 # %% covers="L1 L2"
@@ -390,7 +390,7 @@ claims.check("C270")
 
 # %% covers="L9 C012 C413 C333 P19"
 def error(attend, dtype, **knobs):
-    """Largest difference from float64 full attention, in roundings of the dtype."""
+    """Largest difference from attention in the widest type, in roundings of the dtype."""
     q, k, v = (array.astype(dtype) for array in random_qkv(256, seed=2, dtype=np.float64))
     truth = full.attention(*(array.astype(np.longdouble) for array in (q, k, v)))
     unit = np.finfo(dtype).eps * np.abs(truth).max()
@@ -548,9 +548,9 @@ speed = {f"{sms} × SRAM": 19.0, "HBM": a100.bytes_per_second / 1e12}
 figure, (upper, lower) = plots.figure(2, 1, height=2.8)
 plots.bars(room, upper, title="room", unit="bytes")
 plots.bars(speed, lower, title="speed", unit="TB/s")
-plots.show(
-    figure, "HBM has some two thousand times the room of all SRAM, and a twelfth of its speed."
-)
+more, slower = a100.memory_bytes / (sms * sram), 19e12 / a100.bytes_per_second
+words = f"HBM has {more:.0f} times the room of all SRAM together, and is {slower:.0f} times slower."
+plots.show(figure, words)
 
 # %% [markdown]
 # 192 KiB per SM, 108 SMs, 19 TB/s in sum (Dao et al. 2022, arXiv:2205.14135, section 2.1). One
@@ -729,15 +729,16 @@ plots.show(axes, f"float16, n = 4096: tiling wins up to a head width of about {c
 
 # %% tags=["nbval-ignore-output"] covers="L5 L7 L17 P4"
 if traced:
-    fused = trace.record(flash_kernel.attention, *tensors, **knobs)
+    fused = trace.record(flash_kernel.attention, *tensors, **tile)
     unfused = trace.record(full_kernel.attention, *tensors)
-    costs = (full_kernel.cost(1, 1, 256, 256, 32), flash_kernel.cost(1, 1, 256, 256, 32, **knobs))
-    for name, seen, cost in zip(("full", "flash"), (unfused, fused), costs, strict=True):
-        counted = seen.bytes_loaded() + seen.bytes_stored()
+    costs = (full_kernel.cost(1, 1, 256, 256, 32), flash_kernel.cost(1, 1, 256, 256, 32, **tile))
+    counted = [seen.bytes_loaded() + seen.bytes_stored() for seen in (unfused, fused)]
+    for name, cost, number in zip(("full", "flash"), costs, counted, strict=True):
         predicted = cost.bytes_read + cost.bytes_written
-        print(f"{name:<6} predicted {predicted:>9,} bytes, counted {counted:>9,}")
-        assert counted == predicted
-    print("4 n² numbers:", 4 * 256**2 * 4, "bytes; without them", costs[0].bytes_read + 0)
+        print(f"{name:<6} predicted {predicted:>9,} bytes, counted {number:>9,}")
+        assert number == predicted
+    print("difference:", counted[0] - counted[1], "= 4 n² numbers - one lse per query")
+    assert counted[0] - counted[1] == (4 * 256**2 - 256) * 4
 
 # %% [markdown]
 # ## Does the matrix fit in a cache?
@@ -815,8 +816,8 @@ def draw_bounds(n, heads, width):
     bounds = (products, exponentials, moving(tiled), moving(standard))
     live_bounds.update(dict(zip(limits, bounds, strict=True)), f"n = {n}, width {width}")
     binding = [limits[np.argmax(some)] for some in (bounds[:3], (*bounds[:2], 0, bounds[3]))]
-    said = f"{heads} heads of width {width}, n = {n}"
-    return f"{said}: the limit of tiled is {binding[0]}, of standard {binding[1]}."
+    setting = f"{heads} heads of width {width}, n = {n}"
+    return f"{setting}: the limit of tiled is {binding[0]}, of standard {binding[1]}."
 
 
 # %% covers="A14 L17"
@@ -829,7 +830,7 @@ widgets.explore(draw_bounds, live_bounds.figure, width=head_widths, **sliders)
 # answers most of the repeated reads of k and v. Then products and exponentials bind.
 #
 # And the clock? The next cell measures on a GPU if there is one. If not, it shows the latest
-# recorded run, or says that there is none. Two texts print a gain of 2 to 4.
+# recorded run, or says that there is none. A text promises a gain of 2 to 4, twice.
 
 # %% covers="L11"
 record = bench.latest("gpu") or {"measurements": []}
@@ -842,18 +843,25 @@ found = ", ".join(f"{gain:.1f}× at n = {n}" for n, gain in gains.items()) or "n
 # %% tags=["nbval-ignore-output"] covers="L11 C052 C146"
 bench.show_gpu("flash")
 claims.check("C052", found, "recorded: our standard kernel over our flash kernel")
-claims.check("C146", found, "without any mask: where scores leave the caches, it is more")
+claims.check("C146", found, "full attention, without any mask: it depends on n")
 
 # %% [markdown]
-# The same run as shares of the peak, counting only what must travel at least. Standard attention
-# keeps the memory busy and leaves the tensor cores idle. FlashAttention turns that round.
+# The recorded run as shares of the GPU's peak, counting only what must travel at least. Standard
+# attention keeps the memory busy and the tensor cores idle. FlashAttention turns that round.
 
 # %% tags=["nbval-ignore-output"] covers="L16 P4"
+device = DEVICES["H200"] if "H200" in str(record.get("machine")) else h100
+setting = record.get("settings", {})
 for (name, length), seconds in median.items():
-    scores = 4 * length**2 * 4 if name == "full" else 0
-    rate = 16 * (scores + 4 * length * 64 * 2) / seconds / h100.bytes_per_second
-    flops = 16 * 4 * length**2 * 64 / seconds / h100.flops_per_second
-    print(f"{name:<6} n = {length:>5}: memory {rate:4.0%} of its peak, products {flops:4.0%}")
+    size = (1, setting["heads"], length, length, setting["width"])
+    work = full.cost(*size, dtype_bytes=2)
+    moved = work.bytes_read + work.bytes_written
+    if name == "flash":  # q, k, v and out, once each
+        moved = 4 * setting["heads"] * length * setting["width"] * 2
+    rates = moved / seconds / device.bytes_per_second, work.flops / seconds / device.peak("float16")
+    print(
+        f"{name:<6} n = {length:>5}: memory {rates[0]:4.0%} of its peak, products {rates[1]:4.0%}"
+    )
 
 # %% [markdown]
 # Printed times can be tested without a GPU. A layer of width 768 takes $4n^2 \cdot 768$ FLOPs. What
@@ -910,6 +918,9 @@ for name, attend, knobs in (
     print(f"{name:<13} {measure.seconds(attend, q4, k4, v4, repeats=3, **knobs)}")
 
 # %% [markdown]
+# The products take most of a CPU's time. So tiles gain little of it, and small ones lose some to
+# Python's loop. What they save everywhere is memory.
+#
 # ## One number per row
 #
 # After the loop, maximum and sum melt into one number per query: the *log-sum-exp*. With it any
@@ -1146,7 +1157,7 @@ print(f"first {first_version / 1e6:.1f} MB, second {second_version / 1e6:.1f} MB
 # Compare the two walks. Which one has finished queries early on?
 
 # %% covers="L13"
-live_order = plots.LiveHeatmap(np.zeros((8, 8)), title=" ", words=words, **axes_words)
+live_order = plots.LiveHeatmap(np.zeros((8, 8)), title=" ", **said)
 versions = {"version 2, queries outside": False, "version 1, keys outside": True}
 
 
@@ -1199,10 +1210,11 @@ claims.check("C288", "not measured: version 1 is not here", "that paper's abstra
 # ## In the frameworks
 #
 # You need not write it. PyTorch has it behind `scaled_dot_product_attention`, xFormers as
-# `memory_efficient_attention`. Swap it in and compare before and after: the difference must be
-# rounding.
+# `memory_efficient_attention`. Each kind of chip needs a kernel of its own; where there is none,
+# they fall back to plain attention, and the n × n matrix is there again. Swap it in and compare
+# before and after: the difference must be rounding.
 
-# %% tags=["nbval-ignore-output"] covers="L19 P19 S2"
+# %% tags=["nbval-ignore-output"] covers="L19 P19 S2 W12"
 try:
     import torch.nn.functional as F
 
