@@ -36,6 +36,7 @@ from attncourse.plots.matrices import (
 from attncourse.plots.points import scatter
 from attncourse.plots.records import LiveComparison, benchmark
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
+from attncourse.plots.steps import LiveRow, launches, lifetimes
 from attncourse.plots.traces import LiveTiles, tiles
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "LiveMask",
     "LiveReach",
     "LiveRoofline",
+    "LiveRow",
     "LiveTiles",
     "arcs",
     "attainable",
@@ -70,6 +72,8 @@ __all__ = [
     "growth",
     "heatmap",
     "in_unit",
+    "launches",
+    "lifetimes",
     "mask_legend",
     "png",
     "reach",
