@@ -40,6 +40,28 @@ SCENES = {
         "tiles": "if traced:\n    from IPython",
         "ledger": "## Every claim about windows",
     },
+    "09_flash": {
+        "top": "# 09",
+        "lifetimes": "alive = {",
+        "chunk": "live_chunk = plots.LiveBars(",
+        "parts": "counts = [1, 2, 4",
+        "online": "def draw_row(",
+        "tiles": "def draw_walk(",
+        "growth": "axes = plots.growth(\n",
+        "twins": "titles = ",
+        "kernel": "if traced:\n    from IPython",
+        "hierarchy": "sms, sram",
+        "fused": "stages = [",
+        "traffic": "tile_heights",
+        "fits": "def largest_block(",
+        "bounds": "head_widths",
+        "printed": "ideal = {",
+        "merge": "def draw_merge(",
+        "backward": "square, row_bytes",
+        "batch": "lengths = widgets.choice([2**power for power in range(9",
+        "order": "live_order = plots",
+        "busy": "live_busy = plots",
+    },
 }
 # Resolves when picture and sentence of an explorer have changed and the picture is decoded; the
 # clock starts with the key.
