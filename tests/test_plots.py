@@ -289,3 +289,9 @@ def test_names_of_scattered_points_do_not_overlap():
     assert len(boxes) == 18
     for one, other in itertools.combinations(boxes, 2):
         assert not one.padded(-1.5).overlaps(other.padded(-1.5))
+
+
+def test_growth_calls_measured_what_no_label_names_otherwise():
+    ax = plots.growth([1, 2], {"ours": [1.0, 2.0], "theirs: printed": [1.0, 2.0]}, {"n": [1.0, 2.0]})
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert sorted(labels) == ["n: predicted", "ours: measured", "theirs: printed"]
