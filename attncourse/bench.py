@@ -577,10 +577,11 @@ def _own_job(mechanism: Mechanism, point: Point, setting: Setting) -> Job | None
 
     def prepare():
         inputs = _inputs(point, setting, torch=on_gpu)
-        dtype = inputs[0].dtype if not on_gpu else _numpy_dtype(setting.dtype)
-        keywords = mechanism.keywords(n, n, point.width, point.width, dtype, **values)
+        sizes = n, n, point.width, point.width
         if on_gpu:
-            keywords = {name: _moved(value, inputs[0]) for name, value in keywords.items()}
+            keywords = mechanism.tensors(*sizes, inputs[0], **values)
+        else:
+            keywords = mechanism.keywords(*sizes, inputs[0].dtype, **values)
         keywords["causal"] = point.causal
         return _in_mode(module.attention, inputs, keywords, point.mode)
 
@@ -672,21 +673,6 @@ def _inputs(point: Point, setting: Setting, torch: bool) -> tuple:
         )
         for size in sizes
     )  # fmt: skip
-
-
-def _numpy_dtype(dtype: str) -> type:
-    """The type in which a mechanism's arrays are made: NumPy has no bfloat16."""
-    return np.dtype("float32" if dtype == "bfloat16" else dtype).type
-
-
-def _moved(value: Any, like: Any) -> Any:
-    """Turn an array that a mechanism takes beside q, k and v into a tensor beside them."""
-    if not isinstance(value, np.ndarray):
-        return value
-    import torch
-
-    tensor = torch.from_numpy(value).to(like.device)
-    return tensor.to(like.dtype) if tensor.is_floating_point() else tensor
 
 
 def _measure(
