@@ -1099,8 +1099,8 @@ print(f"random {topk.recall(by_chance, best):.0%}")
 
 # %% [markdown] covers="G17 G18"
 # Chapter 08 takes that road, and so does Reformer, which finds near keys by hashing. Linformer and
-# Synthesizer (06), Linear Transformer and Performer (07) leave the idea of a mask. Here we stay with
-# patterns that are known before the text is.
+# Synthesizer (06), Linear Transformer and Performer (07) leave the idea of a mask. Here patterns
+# stay known before the text is.
 #
 # ## The mask studio
 #
