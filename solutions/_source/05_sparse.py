@@ -59,7 +59,7 @@ check("05.1")
 # *12 minutes · difficulty 2 of 3 · 2 points*
 #
 # How many True entries has the mask of a window and `n_global` global tokens, n × n and not causal?
-# Exactly, edges and overlaps included. Both may exceed n, and n goes up to 10¹².
+# Edges and overlaps count exactly. Both may exceed n; n goes up to 10¹².
 #
 # `longformer_connections(5, 1, 1)` is `19`; without global tokens it is `13`.
 
@@ -84,8 +84,8 @@ check("05.2")
 #
 # *25 minutes · difficulty 3 of 3 · 4 points*
 #
-# softmax(q kᵀ / √D) v for q and k `(..., n, D)`, v `(..., n, Dv)`. A query of block a sees the keys
-# of block b if `layout[a, b]`, which is a bool. Blocks have `block` tokens, the last may be shorter.
+# softmax(q kᵀ / √D) v for q and k `(..., n, D)`, v `(..., n, Dv)`. Query block a sees key block b
+# if the bool `layout[a, b]`. Blocks have `block` tokens, the last may be shorter.
 
 # %% [markdown] role="prompt" exercise="05.3"
 # Return `(..., n, Dv)`, dtype of q; a block that sees nothing gets zeros. With `block = 1` and
@@ -227,9 +227,9 @@ check("05.5")
 #
 # *20 minutes · difficulty 3 of 3 · 3 points*
 #
-# Each query sees its window and the first `n_global` keys, one softmax over both; nobody has a full
-# row. Copy the code into the answer cell, repair it, keep the blocks: memory at n = 2048 is limited
-# to four arrays as large as q, 2 MiB.
+# Each query sees its window and the first `n_global` keys, with one softmax; no full rows. Copy the
+# code, repair it, keep the blocks: memory at n = 2048 is limited to four arrays as large as q,
+# 2 MiB.
 
 
 # %% role="prompt" exercise="05.6"
@@ -321,8 +321,8 @@ check("05.V4")
 # <details><summary>After your answer: what the textbook prints</summary>
 #
 # For n = 4096, w = 256, r = 64, g = 32 it prints 1,690,624 connections (C458), 6.8 MB (C461) and
-# 89.92 % sparsity (C459). It adds the 32 global keys to rows that have them. The rows give
-# 1,561,600, so 6.25 MB and 90.69 %; its table adds up to 1,570,816 (C463).
+# 89.92 % sparsity (C459). It adds global keys to rows that have them. The rows give
+# 1,561,600: 6.25 MB and 90.69 %; its table adds up to 1,570,816 (C463).
 #
 # </details>
 
@@ -332,8 +332,8 @@ check("05.V4")
 # *15 minutes · difficulty 2 of 3 · 2 points*
 #
 # A textbook adds 64 local keys, every 128th and 1 global token: 97. Count exactly: keys at most
-# `local` // 2 away; keys a multiple of `stride` away; the first `n_global` keys, for every query. No
-# full rows, not causal.
+# `local` // 2 away; keys a multiple of `stride` away; the first `n_global` keys, for every query.
+# No full rows, not causal.
 
 # %% [markdown] role="prompt" exercise="05.V8"
 # Return a dict for one float32 head: `added`, the pairs of the three patterns added up; `union`,
