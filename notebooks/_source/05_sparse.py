@@ -27,7 +27,7 @@ from attncourse.reference import bigbird, full, graph, longformer, masks, random
 # And how long does it run?
 
 
-# %% covers="F30"
+# %% covers="F30 Y1"
 def report(name, mask):
     needed, islands = graph.hops(mask), len(np.unique(graph.islands(mask)))
     joined = "never all" if (needed < 0).any() else f"all met after layer {needed.max()}"
@@ -952,7 +952,7 @@ print(f"{layout.sum()} of {layout.size} blocks, {partial.sum()} of them partial:
 # *coalesce*: neighbouring threads fetch from far places. Sparse-matrix libraries such as
 # cuSPARSE have the same problem. Rank the five first.
 
-# %% covers="F29 F31 C067"
+# %% covers="F29 F31 S4 C067"
 n = 2048
 q, k, v = random_qkv(n)
 pairs_of = bigbird.layout(n, n, block=64, window_blocks=0, random_blocks=1, global_blocks=0)
