@@ -40,6 +40,16 @@ SCENES = {
         "tiles": "if traced:\n    from IPython",
         "ledger": "## Every claim about windows",
     },
+    "05_sparse": {
+        "top": "# 05",
+        "joined": "def draw_joined(",
+        "primes": "def draw_steps(",
+        "hops": "axes = plots.curves(\n    lengths, layers",
+        "counts": "table = n * w",
+        "tiles": "def draw_tiles(",
+        "domains": "figure, axes = plots.figure(height=3.4)\nplots.heatmap(caught",
+        "studio": "def draw_studio(",
+    },
     "09_flash": {
         "top": "# 09",
         "lifetimes": "alive = {",

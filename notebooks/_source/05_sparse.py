@@ -27,7 +27,7 @@ from attncourse.reference import bigbird, full, graph, longformer, masks, random
 # And how long does it run?
 
 
-# %% covers="F30"
+# %% covers="F30 Y1"
 def report(name, mask):
     needed, islands = graph.hops(mask), len(np.unique(graph.islands(mask)))
     joined = "never all" if (needed < 0).any() else f"all met after layer {needed.max()}"
@@ -568,7 +568,8 @@ for plan, layers in needed.items():
 
 # %% covers="C350 C349"
 claims.check("C350", "the layers above: only the plan that doubles is logarithmic")
-claims.check("C349", f"{2 * 512 * 1} positions without dilation, {2 * 512 * 2} with dilation 2")
+why = "512 a side span 1024 before any dilation; the released model has none (paper, section 5)"
+claims.check("C349", f"{2 * 512} positions without dilation, {2 * 512 * 2} with dilation 2", why)
 
 # %% covers="G4"
 depth = np.arange(1, 13)
@@ -594,8 +595,8 @@ widgets.explore(draw_plan, live_plan.figure, window_=(8, 512, 8, 64))
 
 # %% [markdown]
 # The paper itself reports that dilation on a few heads *hurt* when starting from RoBERTa's weights
-# (section 5, footnote). It trained the long model from that checkpoint, 65,000 steps at length
-# 4096. Growing the length in stages belongs to its character models.
+# (section 5, footnote). It trained the long model from that checkpoint, at its full length from the
+# start. Growing the length in stages belongs to its character models.
 
 # %% covers="G5 C352"
 claims.check(
@@ -951,7 +952,7 @@ print(f"{layout.sum()} of {layout.size} blocks, {partial.sum()} of them partial:
 # *coalesce*: neighbouring threads fetch from far places. Sparse-matrix libraries such as
 # cuSPARSE have the same problem. Rank the five first.
 
-# %% covers="F29 F31 C067"
+# %% covers="F29 F31 S4 C067"
 n = 2048
 q, k, v = random_qkv(n)
 pairs_of = bigbird.layout(n, n, block=64, window_blocks=0, random_blocks=1, global_blocks=0)
@@ -970,6 +971,7 @@ seconds = {way: measure.seconds(call, repeats=3) for way, call in ways.items()}
 peaks = {way: measure.peak_bytes(call) for way, call in ways.items()}
 assert seconds["random blocks"].median < seconds["random keys, gathered"].median
 assert peaks["random blocks"] < peaks["random keys, gathered"] < peaks["full"]
+assert peaks["full"] < peaks["random keys, masked"]
 figure, (upper, lower) = plots.figure(2, 1, height=4.6)
 plots.bars(seconds, upper, unit="s", title="time, a sixteenth of all pairs")
 plots.bars(peaks, lower, unit="bytes", title="peak memory")
@@ -1082,9 +1084,10 @@ axes.set_yticks(range(len(links)), list(links))
 plots.show(axes, "Text: window and global. Genome: strided and near. Image: the patch. Code: none.")
 
 # %% [markdown]
-# No column wins everywhere, and nobody wins at code: a name's definition may be anywhere, and
-# random keys find it only by luck. For that one must look at the content. Top-k attention does:
-# each query keeps its best keys. But it scores them all first, so a cheap predictor has to guess.
+# No column wins everywhere, and nobody wins at code. Chapter E advises random links there, but a
+# name's definition may be anywhere, and chance finds it only by luck. One must look at the content.
+# Top-k attention does: each query keeps its best keys. But it scores them all first, so a cheap
+# predictor has to guess.
 
 # %% covers="F22 F23"
 from attncourse.reference import topk
@@ -1099,8 +1102,8 @@ print(f"random {topk.recall(by_chance, best):.0%}")
 
 # %% [markdown] covers="G17 G18"
 # Chapter 08 takes that road, and so does Reformer, which finds near keys by hashing. Linformer and
-# Synthesizer (06), Linear Transformer and Performer (07) leave the idea of a mask. Here we stay with
-# patterns that are known before the text is.
+# Synthesizer (06), Linear Transformer and Performer (07) leave the idea of a mask. Here patterns
+# stay known before the text is.
 #
 # ## The mask studio
 #
