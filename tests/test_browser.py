@@ -32,6 +32,16 @@ SCENES = {
         "tiles": "if traced:\n    from IPython",
         "ledger": "## Every claim about windows",
     },
+    "07_linear": {
+        "top": "# 07",
+        "rows": "widgets.explore(draw_rows",
+        "chunks": "chunks = widgets.choice(",
+        "angle": "counts = widgets.choice([16, 64",
+        "table": "printed_errors = ",
+        "picture": "sizes = widgets.choice(list(SCALES)",
+        "memory": "counts = widgets.choice([64, 256",
+        "tiles": "if traced:\n    from IPython",
+    },
 }
 # Resolves when picture and sentence of an explorer have changed and the picture is decoded; the
 # clock starts with the key.
