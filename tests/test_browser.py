@@ -19,6 +19,14 @@ SIZES = {"large": (1400, 1000), "laptop": (1280, 720)}
 # What of chapters is looked at: a name, and what the cell that is scrolled to the top begins with.
 SCENES = {
     "00_start": {"top": "# 00", "bill": "Two units for one number"},
+    "01_bottleneck": {
+        "top": "# 01",
+        "lifetimes": "steps = [",
+        "budget": "def draw_budget(",
+        "times": "printed_n = ",
+        "roofline": "def draw_roof(",
+        "all": "points = {}",
+    },
     "04_window": {
         "top": "# 04",
         "formula": "## One rule",
@@ -41,6 +49,28 @@ SCENES = {
         "picture": "sizes = widgets.choice(list(SCALES)",
         "memory": "counts = widgets.choice([64, 256",
         "tiles": "if traced:\n    from IPython",
+    },
+    "09_flash": {
+        "top": "# 09",
+        "lifetimes": "alive = {",
+        "chunk": "live_chunk = plots.LiveBars(",
+        "parts": "counts = [1, 2, 4",
+        "online": "def draw_row(",
+        "tiles": "def draw_walk(",
+        "growth": "axes = plots.growth(\n",
+        "twins": "titles = ",
+        "kernel": "if traced:\n    from IPython",
+        "hierarchy": "sms, sram",
+        "fused": "stages = [",
+        "traffic": "tile_heights",
+        "fits": "def largest_block(",
+        "bounds": "head_widths",
+        "printed": "ideal = {",
+        "merge": "def draw_merge(",
+        "backward": "square, row_bytes",
+        "batch": "lengths = widgets.choice([2**power for power in range(9",
+        "order": "live_order = plots",
+        "busy": "live_busy = plots",
     },
 }
 # Resolves when picture and sentence of an explorer have changed and the picture is decoded; the
