@@ -50,6 +50,16 @@ SCENES = {
         "domains": "figure, axes = plots.figure(height=3.4)\nplots.heatmap(caught",
         "studio": "def draw_studio(",
     },
+    "07_linear": {
+        "top": "# 07",
+        "rows": "widgets.explore(draw_rows",
+        "chunks": "chunks = widgets.choice(",
+        "angle": "counts = widgets.choice([16, 64",
+        "table": "printed_errors = ",
+        "picture": "sizes = widgets.choice(list(SCALES)",
+        "memory": "counts = widgets.choice([64, 256",
+        "tiles": "if traced:\n    from IPython",
+    },
     "09_flash": {
         "top": "# 09",
         "lifetimes": "alive = {",

@@ -75,11 +75,9 @@ class LiveErrors:
         ax.add_patch(self.shade)
         self.bar = ax.axhline(bar, color=INK, linewidth=1.2, linestyle=(0, (6, 2)), zorder=1)
         above, below = words
-        self.above = ax.annotate(
-            above, (0.015, bar), (0, 4), xycoords=ax.get_yaxis_transform(),
-            textcoords="offset points", fontsize=9, color=INK,
-        )  # fmt: skip
-        ax.text(0.015, 0.025, below, transform=ax.transAxes, fontsize=9, color=INK)
+        look = {"transform": ax.transAxes, "fontsize": 9, "color": INK}
+        ax.text(0.015, 0.975, above, va="top", **look)
+        ax.text(0.015, 0.025, below, **look)
         self.means, self.seeds = {}, {}
         for place, label in enumerate(errors):
             colour = SERIES[place % len(SERIES)]
@@ -132,7 +130,6 @@ class LiveErrors:
             text.set_text(f"{label}: {notes[label]}" if notes and label in notes else label)
         self.shade.set(y=bar, height=self.high - bar)
         self.bar.set_ydata([bar, bar])
-        self.above.xy = (0.015, bar)
         if title is not None:
             set_title(self.ax, title)
 

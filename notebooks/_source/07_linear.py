@@ -75,6 +75,7 @@ def brackets_right(phi_q, phi_k, v):
     return phi_q @ (phi_k.T @ v)
 
 
+# %% covers="I2 I5 Y10"
 q, k, v = (array[0, 0] for array in random_qkv(2048))
 phi_q, phi_k = linear.elu_plus_one(q), linear.elu_plus_one(k)
 sums = brackets_left(phi_q, phi_k, v)
@@ -85,14 +86,16 @@ for way in (brackets_left, brackets_right):
     flops = measure.count_flops(way, phi_q, phi_k, v)
     held = measure.peak_bytes(way, phi_q, phi_k, v)
     print(f"{way.__name__:<15} {flops:>13,} FLOPs  {format_bytes(held):>9} held")
+print(f"n / m is {len(q) // phi_q.shape[1]}")
 
 # %% [markdown]
-# Thirty-two times less: $n / m$. Slide the features up until moving the brackets no longer pays.
+# That quotient is what is saved. Slide the features up until moving the brackets no longer pays.
 
 # %% covers="I2 I5 C014 C078"
 live_brackets = plots.LiveBars({"brackets left": 1, "brackets right": 1}, unit="GFLOP")
 
 
+# %% covers="I2 I5 C014 C078"
 def draw_brackets(n, features):
     left, right = 2 * n * n * (features + 64) / 1e9, 4 * n * features * 64 / 1e9
     live_brackets.update({"brackets left": left, "brackets right": right})
@@ -102,6 +105,7 @@ def draw_brackets(n, features):
     )
 
 
+# %% covers="I2 I5 C014 C078"
 lengths = widgets.choice([2**e for e in range(6, 15)], 2048)
 counts = widgets.choice([2**e for e in range(3, 12)], 64)
 widgets.explore(draw_brackets, live_brackets.figure, n=lengths, features=counts)
@@ -132,8 +136,8 @@ np.testing.assert_allclose(attended, linear.attention(q, k, v), atol=1e-5)
 claims.check("C015", f"rows sum to {total.min():.2g} and more, where a softmax's sum to 1")
 
 # %% [markdown]
-# A column of ones beside $V$ does both sums in one product: the last column of
-# $\phi(K)^\top [V, 1]$ is the normaliser. The course's modules keep it there.
+# A column of ones beside $V$ does both sums in one product: the last column of $\phi(K)^\top [V,
+# 1]$ is the normaliser. The course's modules keep it there.
 
 # %% covers="I3"
 state = phi_k.T @ np.column_stack([v, np.ones(len(v), v.dtype)])
@@ -152,6 +156,9 @@ totals = []
 for shift in shifts.astype(np.float32):
     small_q, small_k = linear.elu_plus_one(q - shift), linear.elu_plus_one(k - shift)
     totals.append(small_q @ small_k.sum(axis=0))
+
+
+# %% covers="I3 R4"
 totals = np.array(totals)  # (shifts, tokens)
 live_epsilon = plots.LiveCurves(
     shifts,
@@ -171,6 +178,7 @@ def draw_epsilon(power):
     return f"ε = 1e{power}: the weights of a row should sum to 1; {lost}."
 
 
+# %% covers="I3 R4"
 widgets.explore(draw_epsilon, live_epsilon.figure, power=(-12, 0, 1, -6))
 
 # %% [markdown]
@@ -187,6 +195,8 @@ for n in (512, 4096, 16384):
     _, k, v = (array[0, 0] for array in random_qkv(n))
     state = linear.elu_plus_one(k).T @ linear.with_ones(v, v.dtype)
     print(f"n = {n:>5}: state {state.shape}, {format_bytes(state.nbytes)} a head")
+
+# %% covers="C083"
 claims.check("C083", f"{state[:, :-1].size} numbers at every n, without the normaliser's column")
 
 # %% [markdown]
@@ -220,18 +230,19 @@ def draw_heads(heads):
     return f"{heads} heads of {width}: linear attention takes {ratio:.0f} times less work."
 
 
+# %% covers="I5 C084 C238"
 heads = widgets.choice([1, 2, 3, 4, 6, 8, 12, 16, 24], 12)
 widgets.explore(draw_heads, figure, heads=heads)
 
 # %% [markdown]
-# Softmax attention costs the same for any number of heads. Linear attention gets cheaper with each:
-# its state shrinks. But a small state also holds less, as the end of this chapter shows.
+# Softmax attention costs the same for any number of heads. Linear attention gets cheaper with
+# each: its state shrinks. But a small state also holds less, as the end of this chapter shows.
 #
 # ## Another similarity: elu + 1
 #
-# The Linear Transformer takes $\phi(x) = \text{elu}(x) + 1$, entry by entry: $e^x$ below zero,
-# $1 + x$ above. Always positive, so all weights are. Is that "a looser approximation of the
-# softmax", as chapter V has it?
+# The Linear Transformer takes $\phi(x) = \text{elu}(x) + 1$, entry by entry: $e^x$ below zero, $1
+# + x$ above. Always positive, so all weights are. Is that "a looser approximation of the softmax",
+# as chapter V has it?
 
 # %% covers="I6"
 x = np.linspace(-3, 3, 61)
@@ -264,12 +275,13 @@ def draw_rows(spread):
     return f"Spread {spread}: the favourite key gets {largest[0]}, and {largest[1]} with elu + 1."
 
 
+# %% covers="I6 C088 V9"
 widgets.explore(draw_rows, figure, spread=(0.0, 4.0, 0.25, 1.0))
 
 # %% [markdown]
 # Nothing ever stands out on the right. In numbers: the *total variation* of two rows is half the
-# sum of their absolute differences, the share of attention that lies on other keys. Chapter V
-# says that weights differ by "5–15 %". Your guess at spread 1?
+# sum of their absolute differences, the share of attention that lies on other keys. Chapter V says
+# that weights differ by "5–15 %". Your guess at spread 1?
 
 # %% covers="I6 C175 V9"
 q, k, v = (array[0, 0] for array in random_qkv(512))
@@ -281,11 +293,15 @@ def variation(spread):
     return np.abs(difference).sum(axis=1).mean() / 2
 
 
+# %% covers="I6 C175 V9"
 for spread in (0.5, 1, 2, 3):
     print(f"spread {spread:>3}: {variation(spread):.0%} of the attention lies elsewhere")
 
 # %% covers="C175 C088"
 claims.check("C175", f"{variation(0.5):.0%} at spread 0.5, {variation(1):.0%} at 1")
+
+
+# %% covers="C088"
 largest = [weights(q, k).max(axis=1).mean() * 512 for weights in (full.weights, linear.weights)]
 claims.check(
     "C088", f"the largest weight is {largest[0]:.0f} times the mean; {largest[1]:.1f} here"
@@ -314,6 +330,9 @@ for i in range(24):
     out, state = linear.step(state, q[i : i + 1], k[i : i + 1], v[i : i + 1])
     outs.append(out)
     states.append(state)
+
+
+# %% covers="I4 C032"
 parallel = linear.weights(q, k, causal=True) @ v
 np.testing.assert_allclose(np.concatenate(outs), parallel, atol=1e-5)
 print("24 steps with a state of", state.shape, "give the rows of the causal 24 × 24 matrix")
@@ -328,17 +347,19 @@ live_state = plots.LiveHeatmap(
 )
 
 
+# %% covers="I4 C032"
 def draw_state(token):
     live_state.update(states[token], f"the state after token {token}")
     rise = states[token][:, -1].mean() / (token + 1)
     return f"After token {token}: 16 × 17 numbers; the last column rises by {rise:.1f} a token."
 
 
+# %% covers="I4 C032"
 widgets.explore(draw_state, live_state.figure, token=(0, 23, 1, 5))
 
 # %% [markdown]
-# Generation likes this: softmax attention must keep every key and value, a cache that grows.
-# After how many tokens is the cache the larger of the two?
+# Generation likes this: softmax attention must keep every key and value, a cache that grows. After
+# how many tokens is the cache the larger of the two?
 
 # %% covers="I4"
 width = 64
@@ -350,9 +371,9 @@ print(f"the cache is larger from {crossing} tokens on")
 # %% [markdown]
 # ## As a scan
 #
-# Step by step is no way to fill a GPU. But a running sum is a *scan*, and addition is
-# associative. So tokens may add up in pairs, then pairs of pairs. After $s$ rounds each state
-# holds the last $2^s$ tokens. How many rounds for 32 tokens?
+# Step by step is no way to fill a GPU. But a running sum is a *scan*, and addition is associative.
+# So tokens may add up in pairs, then pairs of pairs. After $s$ rounds each state holds the last
+# $2^s$ tokens. How many rounds for 32 tokens?
 
 # %% covers="I4"
 live_scan = plots.LiveHeatmap(
@@ -360,15 +381,18 @@ live_scan = plots.LiveHeatmap(
 )
 
 
+# %% covers="I4"
 def draw_scan(rounds):
     holds = np.eye(32, dtype=int)
     for step in range(rounds):
         holds[2**step :] += holds[: -(2**step)].copy()  # each state takes in one further back
+    assert holds.max() == 1
     live_scan.update(holds > 0, f"after round {rounds}")
     done = (holds.sum(axis=1) == np.arange(1, 33)).sum()
     return f"After round {rounds}, {done} of 32 states are complete; none counts a token twice."
 
 
+# %% covers="I4"
 widgets.explore(draw_scan, live_scan.figure, rounds=(0, 5, 1, 2))
 
 # %% [markdown]
@@ -384,6 +408,7 @@ def by_cumsum(q, k, v):
     return seen[:, :-1] / seen[:, -1:]
 
 
+# %% covers="I4 I5"
 def by_matrix(q, k, v):
     return linear.weights(q, k, causal=True) @ v
 
@@ -438,6 +463,7 @@ def draw_chunks(chunk):
     )
 
 
+# %% covers="I4 I5"
 chunks = widgets.choice([2**e for e in range(8)], 16)
 widgets.explore(draw_chunks, live_chunks.figure, chunk=chunks)
 
@@ -458,6 +484,9 @@ calls = {
     "elu + 1": (linear, {"causal": True}),
     "performer, 128": (performer, {"n_features": 128}),
 }
+
+
+# %% covers="I5 C014 C083"
 measured, predicted = {}, {}
 for name, (module, knobs) in calls.items():
     measured[name] = [measure.peak_bytes(module.attention, *inputs[n], **knobs) for n in lengths]
@@ -475,11 +504,16 @@ timings = {
     name: [measure.seconds(module.attention, *inputs[n], repeats=3, **knobs) for n in lengths]
     for name, (module, knobs) in calls.items()
 }
+
+
+# %% covers="I5 C014"
 rate = full.cost(1, 2, 2048, 2048, 64).flops / timings["softmax"][2].median
 expected = {
     name: [module.cost(1, 2, n, n, 64, **knobs).flops / rate for n in lengths]
     for name, (module, knobs) in calls.items()
 }
+
+# %% covers="I5 C014"
 axes = plots.growth(lengths, timings, expected, unit="s", title="time")
 plots.show(axes, "Seconds over n, measured and as the operation count predicts.")
 
@@ -497,8 +531,8 @@ plots.show(axes, "Seconds over n, measured and as the operation count predicts."
 #                                       e^{w \cdot k - |k|^2/2} \,\right]
 # $$
 #
-# A product of a number of $q$ and a number of $k$. With $m$ draws:
-# $\phi(x) = e^{Wx - |x|^2/2} / \sqrt m$.
+# A product of a number of $q$ and a number of $k$. With $m$ draws: $\phi(x) = e^{Wx - |x|^2/2} /
+# \sqrt m$.
 
 # %% covers="I8 Y3"
 generator = np.random.default_rng(0)
@@ -524,13 +558,22 @@ print("32 positive features a token, the smallest above zero:", bool(phi.min() >
 # There is an older way, from the same average with an imaginary $z = \mathrm i (q - k)$: sines and
 # cosines. $e^{q \cdot k} = e^{|q|^2/2}\, e^{|k|^2/2}\; \mathbb E \cos\big(w \cdot (q - k)\big)$.
 # It is right on average, too. Two texts say that the Performer uses it. Why did its authors not?
+
+# %% [markdown]
+# Look at the spread of one estimate, its variance over the squared value:
 #
-# Turn $k$ away from $q$, and look at the typical error beside the value itself.
+# $$
+# \text{positive: } \frac{e^{|q+k|^2} - 1}{m} , \qquad
+# \text{trigonometric: } \frac{e^{|q-k|^2} \big(1 - e^{-|q-k|^2}\big)^2}{2m}
+# $$
+#
+# Turn $k$ away from $q$, at a given length of both. Where is each of them large?
 
 # %% covers="I7 I8"
 angles = np.linspace(2, 178, 45)
 
 
+# %% covers="I7 I8"
 def predicted_errors(length, m):
     """Typical error over exact value, for q and k of one length at each angle."""
     cosines = np.cos(np.radians(angles))
@@ -583,6 +626,7 @@ def draw_angle(length, m):
     )
 
 
+# %% covers="I7 I8"
 counts = widgets.choice([16, 64, 256, 1024], 256)
 widgets.explore(draw_angle, live_angle.figure, length=(0.25, 3.0, 0.25, 1.0), m=counts)
 
@@ -621,8 +665,8 @@ claims.check("C086", found, why)
 # ## Directions at right angles
 #
 # Independent directions crowd here and leave gaps there. The Performer draws them *orthogonal*:
-# $D$ at a time at right angles, each with the length that a normal vector would have. Each alone is
-# still normal, so the average is still right.
+# $D$ at a time at right angles, each with the length that a normal vector would have. Each alone
+# is still normal, so the average is still right.
 
 # %% covers="I10"
 figure, (left, right) = plots.figure(1, 2, height=3.8)
@@ -634,8 +678,8 @@ for axes, orthogonal, title in ((left, False, "independent"), (right, True, "ort
 plots.show(figure, "32 directions with each other: orthogonal ones have cosine 0, others do not.")
 
 # %% [markdown]
-# They are also *well-conditioned*. A projection that hardly sees some directions of its input loses
-# what lies there. The *condition number* is the largest stretch over the smallest:
+# They are also *well-conditioned*. A projection that hardly sees some directions of its input
+# loses what lies there. The *condition number* is the largest stretch over the smallest:
 
 # %% covers="R5 I10"
 for name, orthogonal in (("independent", False), ("orthogonal", True)):
@@ -649,9 +693,9 @@ for name, orthogonal in (("independent", False), ("orthogonal", True)):
 # ## An error table
 #
 # Chapter E gives code for a Performer, and a table: the mean squared error (MSE) against softmax
-# attention falls from 0.0234 at 32 features to 0.0001 at 1024, for 512 random tokens. Here is
-# that feature map, $\phi(x) = e^{xW} / \sqrt m$ with $W$ divided by $\sqrt D$, as printed. What
-# will come out?
+# attention falls from 0.0234 at 32 features to 0.0001 at 1024, for 512 random tokens. Here is that
+# feature map, $\phi(x) = e^{xW} / \sqrt m$ with $W$ divided by $\sqrt D$, as printed. What will
+# come out?
 
 # %% covers="I9 I12 I16 V3"
 COUNTS, SEEDS = [32, 64, 128, 256, 512, 1024], 10
@@ -661,6 +705,7 @@ def mean_square(array):
     return np.square(array).mean()
 
 
+# %% covers="I12 I16"
 def cosine(a, b):
     return (a * b).sum() / np.sqrt(np.square(a).sum() * np.square(b).sum())
 
@@ -684,6 +729,9 @@ for m, said, mse, cos in zip(
     COUNTS, printed_errors, np.mean(errors, 0), np.mean(cosines, 0), strict=True
 ):
     print(f"m = {m:>4}: MSE printed {said:.4f}, found {mse:.4f}; cosine found {cos:.2f}")
+
+
+# %% covers="I16"
 mse, cos = np.mean(baseline, 0)
 print(f"the mean of V, for every query: MSE {mse:.4f}; cosine {cos:.2f}")
 
@@ -705,22 +753,25 @@ for claim, mean in zip(ids, np.mean(cosines, 0), strict=True):
     claims.check(claim, f"{mean:.2f} over {SEEDS} seeds", why)
 
 # %% [markdown]
-# One seed for data *and* projection, 42: the projection is made of the very numbers of $Q$. Printed
-# as $D \times m$, they stand in another order, and no harm is done. Drawn as $m \times D$, each
-# direction *is* a query. Guess: does that make the error larger or smaller?
+# One seed for data *and* projection, 42: the projection is made of the very numbers of $Q$.
+# Printed as $D \times m$, they stand in another order, and no harm is done. Drawn as $m \times D$,
+# each direction *is* a query. Guess: does that make the error larger or smaller?
 
 # %% covers="C415"
 q, k, v = random_qkv(512, seed=42)
 exact, same = full.attention(q, k, v), np.random.default_rng(42)
 numbers = same.standard_normal(64 * 256).astype(np.float32) / np.float32(8)
 np.testing.assert_allclose(numbers.reshape(256, 64) * 8, q[0, 0, :256], rtol=1e-5)
-independent = printed_features.draw_features(256, 64, seed=43).astype(np.float32)
+
+
+# %% covers="C415"
+projections = {
+    "other numbers": printed_features.draw_features(256, 64, seed=43).astype(np.float32),
+    "the same, D × m": numbers.reshape(64, 256).T,
+    "the same, m × D": numbers.reshape(256, 64),
+}
 shared = {}
-for name, w in (
-    ("other numbers", independent),
-    ("the same, D × m", numbers.reshape(64, 256).T),
-    ("the same, m × D", numbers.reshape(256, 64)),
-):
+for name, w in projections.items():
     out = linear.attention(q, k, v, feature_map=lambda x, w=w: printed_features.feature_map(x, w))
     shared[name] = f"{mean_square(out - exact):.4f}"
     print(f"{name:<16} MSE {shared[name]}")
@@ -735,9 +786,9 @@ claims.check("C415", f"MSE {shared['the same, D × m']} as printed, {shared['oth
 # %% [markdown]
 # ## The table betrays itself
 #
-# You need no code to doubt it. If an error is independent of the output, cosine and MSE are tied by
-# the *power* $P$ of the output, its mean square: $\cos^2 = P / (P + \text{MSE})$. So each printed
-# pair implies a $P$. Choose a row: which output would fit?
+# You need no code to doubt it. If an error is independent of the output, cosine and MSE are tied
+# by the *power* $P$ of the output, its mean square: $\cos^2 = P / (P + \text{MSE})$. So each
+# printed pair implies a $P$. Choose a row: which output would fit?
 
 # %% covers="C428 I16"
 printed_cosines = [0.9123, 0.9567, 0.9812, 0.9934, 0.9978, 0.9995]
@@ -745,6 +796,9 @@ implied = [
     printed_features.implied_power(*pair)
     for pair in zip(printed_errors, printed_cosines, strict=True)
 ]
+
+
+# %% covers="C428 I16"
 bar_names = ("implied", "real outputs", "printed MSE")
 live_power = plots.LiveBars(dict.fromkeys(bar_names, 1), high=0.12)
 
@@ -758,6 +812,7 @@ def draw_row(m):
     return f"m = {m}: the pair implies {implied[row] / np.mean(power):.0f} times the real power."
 
 
+# %% covers="C428 I16"
 widgets.explore(draw_row, live_power.figure, m=COUNTS)
 
 # %% covers="C428"
@@ -778,8 +833,10 @@ claims.check(
 for name, values in (("against softmax", errors), ("against its own limit", own)):
     slope = np.polyfit(np.log(COUNTS), np.log(np.mean(values, 0)), 1)[0]
     print(f"MSE {name:<22} falls as m^{slope:+.2f}")
-    if values is errors:
-        claims.check("C414", f"MSE against softmax falls as m^{slope:+.2f}: it does not converge")
+
+# %% covers="C414"
+slope = np.polyfit(np.log(COUNTS), np.log(np.mean(errors, 0)), 1)[0]
+claims.check("C414", f"MSE against softmax falls as m^{slope:+.2f}: it does not converge")
 
 # %% [markdown]
 # Three repairs: $x / D^{1/4}$; $W$ not divided; the factor $e^{-|x|^2/2}$. The averages are known,
@@ -795,6 +852,9 @@ limits = {  # factor of q·k, factor of |k|²
     "and W not divided": (1 / 8, 1 / 16),
     "and exp(-|x|²/2)": (1 / 8, 0),
 }
+
+
+# %% covers="I9 C414"
 for name, (scale, bonus) in limits.items():
     reached = full.weights(q, k, scale=scale, bias=bonus * squares)
     elsewhere = np.abs(reached - wanted).sum(axis=1).mean() / 2
@@ -807,9 +867,9 @@ for name, (scale, bonus) in limits.items():
 # ## The picture of this chapter
 #
 # Now all maps in one picture: printed, and right with independent or orthogonal directions. The
-# error is divided by the output's power. The dashed line is the answer that ignores the query,
-# the mean of $V$. Ten seeds are thin lines, their mean is thick; chapter E's own table
-# stands with the data that it was made for.
+# error is divided by the output's power. The dashed line is the answer that ignores the query, the
+# mean of $V$. Ten seeds are thin lines, their mean is thick; chapter E's own table stands with the
+# data that it was made for.
 
 
 # %% covers="I11 I12 I16"
@@ -817,13 +877,13 @@ def random_tokens(seed):
     return random_qkv(512, seed=seed)
 
 
+# %% covers="I11 I12 I16"
 def topics(seed):
-    """Eight topics: tokens of one topic share their q, their k and their v."""
+    """Each token belongs to one of eight topics; a query looks for the keys of its own."""
     generator = np.random.default_rng(seed)
-    q_of, k_of, v_of = generator.standard_normal((3, 8, 64)).astype(np.float32)
-    k_of = q_of  # a query looks for its own topic
+    topic, meaning = generator.standard_normal((2, 8, 64)).astype(np.float32)
     asks, answers = generator.integers(8, size=(2, 512))
-    return tuple(a[None, None] for a in (q_of[asks], k_of[answers], v_of[answers]))
+    return tuple(a[None, None] for a in (topic[asks], topic[answers], meaning[answers]))
 
 
 # %% [markdown]
@@ -837,6 +897,7 @@ def independent(q, k, v, **knobs):
     return performer.attention(q, k, v, orthogonal=False, **knobs)
 
 
+# %% covers="I10 I11 I12 I13"
 MAPS = {
     "printed map": printed_features.attention,
     "positive, independent": independent,
@@ -883,6 +944,7 @@ def slopes(found):
     }
 
 
+# %% covers="I12 I13"
 def first_better(values, bar):
     below = [m for m, error in zip(COUNTS, values.mean(axis=0), strict=True) if error < bar]
     return f"from m = {below[0]} on" if below else "at no m"
@@ -911,6 +973,7 @@ def draw_errors(data, inputs):
     return f"{data}, inputs × {inputs}: the mean of V has {bar:.2g}; {said}."
 
 
+# %% covers="I9 I10 I11 I12 I13 I16 C436 C437 V3"
 sizes = widgets.choice(list(SCALES), "1")
 widgets.explore(draw_errors, live_errors.figure, data=list(DATA), inputs=sizes)
 
@@ -950,6 +1013,9 @@ claims.check(
 fitted = {inputs: slopes(results["random tokens", inputs][0]) for inputs in ("1/4", "1/2", "1")}
 for inputs, of in fitted.items():
     print(f"inputs × {inputs:<3}", *(f"  {name} {slope:+.1f}" for name, slope in of.items()))
+
+
+# %% covers="I13 C437"
 right = {inputs: of["positive, independent"] for inputs, of in fitted.items()}
 claims.check(
     "C437",
@@ -958,9 +1024,9 @@ claims.check(
 )
 
 # %% [markdown]
-# Why so slow at full size? The estimate's spread is $e^{|q+k|^2}$ times the value: a few draws
-# out of a million carry the average, and 1024 draws have not met them yet. *Right on average* is
-# a promise about infinitely many.
+# Why so slow at full size? Remember the variance, $(e^{|q+k|^2} - 1) / m$. Such an average is
+# carried by rare, huge draws, and 1024 draws have not met them yet. *Right on average* is a
+# promise about infinitely many.
 #
 # And orthogonal directions? The claim: 256 of them are worth 512 others.
 
@@ -973,14 +1039,17 @@ for inputs in ("1/4", "1/2", "1"):
     found[inputs] = orthogonal / other[COUNTS.index(512)]
     gain = other[COUNTS.index(256)] / orthogonal
     print(f"inputs × {inputs:<3} gain at m = 256: {gain:.1f}; the claim needs 2.0")
+
+
+# %% covers="I10 C254"
 ratios = ", ".join(f"{ratio:.1f} (× {inputs})" for inputs, ratio in found.items())
 claims.check("C254", f"error of 256 orthogonal over that of 512 independent: {ratios}")
 
 # %% [markdown]
 # ## How many features?
 #
-# Chapter E recommends $m = O(\sqrt n)$. Nothing in the spread above speaks of $n$. Slide: which of
-# the three matters?
+# Chapter E recommends $m = O(\sqrt n)$. Nothing in that variance speaks of $n$. Guess: four times
+# the tokens, the same features. What happens to the error?
 
 # %% covers="I14 W8 C438"
 for n in (128, 512, 2048):
@@ -991,6 +1060,9 @@ for n in (128, 512, 2048):
         out = performer.attention(q, k, v, n_features=64, seed=1000 + seed)
         errors_at_n.append(mean_square(out - exact) / mean_square(exact))
     print(f"n = {n:>4}, m = 64: error / output {np.mean(errors_at_n):.3f}")
+
+
+# %% covers="I14 C438"
 claims.check("C438", "the same error at every n: m follows |q + k|², not n")
 
 # %% covers="I14 W8 C438"
@@ -1017,16 +1089,18 @@ def draw_needed(error, angle):
     return f"{error} % error, {angle}° apart: vectors of length 2 need about 10^{at:.1f} features."
 
 
+# %% covers="I14 W8 C438"
 widgets.explore(draw_needed, live_needed.figure, error=(5, 100, 5, 30), angle=(0, 180, 10, 90))
 
 # %% [markdown]
-# Random tokens of width 64 have length 8, divided by $64^{1/4}$: 2.8. That is the right end of this
-# picture. Performers work in networks that were trained with them, and learn to stay left.
+# Random tokens of width 64 have a length of about 8; divided by $64^{1/4}$ it is the right end of
+# this picture. For one such pair no usable number of features is enough.
 #
 # ## Unbiased kernel, biased attention
 #
-# "An unbiased approximation of attention", says chapter E twice. The estimate of $e^{q \cdot k}$ is
-# unbiased. But attention is a quotient of two estimates. Average 2000 draws: does the error vanish?
+# "An unbiased approximation of attention", says chapter E twice. The estimate of $e^{q \cdot k}$
+# is unbiased. But attention is a quotient of two estimates. Average 2000 draws: does the error
+# vanish?
 
 
 # %% covers="I11 C087 C252 C439"
@@ -1034,6 +1108,7 @@ q, k, v = (array[0, 0] for array in random_qkv(64, width=16))
 exact, kernel = full.attention(q, k, v), np.exp(q @ k.T / 4)
 
 
+# %% covers="I11 C087 C252 C439"
 def many_draws(m, draws):
     """Return the mean kernel, the mean output, and the variance of one output."""
     kernels, outs, squares = 0, 0, 0
@@ -1064,8 +1139,8 @@ claims.check("C252", "squared bias " + ", ".join(shares), why)
 claims.check("C439", "squared bias " + ", ".join(shares), why)
 
 # %% [markdown]
-# The bias shrinks with $m$, like the error. It is no reason to avoid the method; but no number of
-# heads or steps averages it away.
+# More draws do not remove the bias; more features do. It is a small part of the error, and the
+# part that an average over seeds would hide.
 #
 # ## Large exponents
 #
@@ -1087,9 +1162,9 @@ for factor in (1, 3, 6):
 
 # %% [markdown]
 # All zero means 0 / 0. The cure is softmax's own: subtract a maximum before the exponential. But
-# not any. A factor that all features of *one query* share cancels in the quotient. Keys must
-# share *one* factor among all of them: a factor for each key would change their weights.
-# **Exercise 07.6** hides that bug.
+# not any. A factor that all features of *one query* share cancels in the quotient. Keys must share
+# *one* factor among all of them: a factor for each key would change their weights. **Exercise
+# 07.6** hides that bug.
 
 # %% covers="I17 R3"
 q, k, v = (6 * array for array in random_qkv(256))
@@ -1099,8 +1174,8 @@ np.testing.assert_allclose(out, small, atol=1e-2)
 print("finite everywhere:", bool(np.isfinite(out).all()))
 
 # %% [markdown]
-# A causal scan cannot look at later keys. So the reference keeps the largest exponent *so far*, and
-# lets its state fade when that grows, as flash attention does with its running maximum.
+# A causal scan cannot look at later keys. So the reference keeps the largest exponent *so far*,
+# and lets its state fade when that grows, as flash attention does with its running maximum.
 #
 # ## Where it fails: copying
 #
@@ -1113,6 +1188,9 @@ _, keys, _ = (array[0, 0] for array in random_qkv(512))
 one_hot = np.eye(512, dtype=np.float32)  # value j says "j", so outputs are weights
 sharpness = np.arange(0, 4.01, 0.25)
 weight_on = {name: [] for name in ("softmax", "performer, 256", "elu + 1")}
+
+
+# %% covers="I15 C176"
 for sharp in sharpness.astype(np.float32):
     asked = sharp * keys
     outs = (
@@ -1147,6 +1225,7 @@ claims.check(
 FACTS = [4, 8, 16, 32, 64, 128, 256, 512]
 
 
+# %% covers="I15 W8"
 def recall(n_facts, sharpness, m):
     """Share of facts that are found by softmax, by m random features, and by elu + 1."""
     keys, values = np.random.default_rng(n_facts).standard_normal((2, n_facts, 64))
@@ -1166,6 +1245,9 @@ memory = {
     for m in (64, 256, 1024)
     for sharp in (2, 4, 8)
 }
+
+
+# %% covers="I15 W8 I5"
 curve_names = ("softmax", "random features", "elu + 1")
 words = {"x_label": "facts stored", "y_label": "share found", "log_x": True}
 live_memory = plots.LiveCurves(FACTS, dict.fromkeys(curve_names, np.ones(8)), **words, high=1)
@@ -1181,27 +1263,31 @@ def draw_memory(features, sharpness):
     )
 
 
+# %% covers="I15 W8 I5"
 counts = widgets.choice([64, 256, 1024], 256)
 widgets.explore(draw_memory, live_memory.figure, features=counts, sharpness=[2, 4, 8])
 
 # %% [markdown]
-# These keys are random and φ untrained: the worst case. Training helps a state to hold about as
-# many facts as it has features; none makes it hold more. Hard decisions, exact copies, rare
-# names, links of syntax: keep some layers of softmax for them.
+# These keys are random and φ is untrained: the worst case. But one limit no training lifts. Exact
+# copying of $N$ keys needs weights that are the identity, of rank $N$, and $\phi(Q) \phi(K)^\top$
+# has rank $m$ at most. Hard decisions, exact copies, rare names, links of syntax ask for such
+# weights.
 #
 # ## What it costs
 #
-# FLOPs once more, with $m$ features: $\phi(Q)$, $\phi(K)$, and the two products each take
-# $2nmD$. Softmax attention has two products of $2n^2D$. So the Performer is cheaper from
-# $n = 2m$ on. Chapter E compares *one* of its four products with one of softmax's two.
+# FLOPs once more, with $m$ features: $\phi(Q)$, $\phi(K)$, and the two products each take $2nmD$.
+# Softmax attention has two products of $2n^2D$. So the Performer is cheaper from $n = 2m$ on.
+# Chapter E compares *one* of its four products with one of softmax's two.
 
 # %% covers="I5 C429 C430 C431 C432 C253"
 n, m = 512, 256
 q, k, v = random_qkv(n)
 softmax_flops = measure.count_flops(full.attention, q, k, v)
 performer_flops = measure.count_flops(performer.attention, q, k, v, n_features=m)
-ratio = softmax_flops / performer_flops
 print(f"n = {n}, m = {m}: softmax {softmax_flops:,} FLOPs, Performer {performer_flops:,}")
+
+# %% covers="C431 C432"
+ratio = softmax_flops / performer_flops
 claims.check("C431")
 claims.check("C432", round(ratio, 1))
 
@@ -1212,8 +1298,8 @@ claims.check("C435", round(ratio, 1))
 claims.check("C256", round(ratio, 1))
 
 # %% [markdown]
-# Three printed speedups, and none is right: each compares unlike parts. The counts here include the
-# normaliser's column, so that they come out a little below. The printed memory has one feature
+# Three printed speedups, and none is right: each compares unlike parts. The counts here include
+# the normaliser's column, so that they come out a little below. The printed memory has one feature
 # matrix and forgets the other:
 
 # %% covers="I5 C257 C258"
@@ -1242,6 +1328,7 @@ def draw_cost(n, m):
     return f"n = {n}, m = {m}: the Performer takes {1 / ratio:.2f} of softmax's operations."
 
 
+# %% covers="I5 W8 C435"
 lengths = widgets.choice([2**e for e in range(7, 15)], 4096)
 counts = widgets.choice([2**e for e in range(4, 12)], 256)
 widgets.explore(draw_cost, live_cost.figure, n=lengths, m=counts)
@@ -1310,9 +1397,9 @@ bench.show_gpu("linear")
 #
 # ## Where it is used all the same
 #
-# Feature maps can be *learned*: a small network in place of elu + 1, trained so that its
-# attention comes near softmax's, or simply with the model. And some tasks forgive much. A book or
-# a film is too long for $n^2$; a summary of it needs no exact copy of word 31.
+# Feature maps can be *learned*: a small network in place of elu + 1, trained so that its attention
+# comes near softmax's, or simply with the model. And some tasks forgive much. A book or a film is
+# too long for $n^2$; a summary of it needs no exact copy of word 31.
 
 # %% covers="I18 I19 X4 C089"
 claims.check("C089")
@@ -1338,5 +1425,5 @@ for claim in claims.find(chapter="07"):
 # - Random features are right on average. What one draw is worth depends on $e^{|q+k|^2}$.
 # - Before you believe an error, ask what ignoring the query would score.
 #
-# Now open `exercises/07_linear.ipynb`. Six exercises, V3 and V9; each is checked and graded, two of
-# them by their memory.
+# Now open `exercises/07_linear.ipynb`. Six exercises, V3 and V9; each is checked and graded, two
+# of them by their memory.
