@@ -14,7 +14,17 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from attncourse.kernels import flash, full, kv_cache, linear, paged, splits, tiles, window
+from attncourse.kernels import (
+    block_table,
+    flash,
+    full,
+    kv_cache,
+    linear,
+    pages,
+    splits,
+    tiles,
+    window,
+)
 from attncourse.kernels.tiles import padded, tiling
 
 KERNELS = [
@@ -35,11 +45,11 @@ KERNELS = [
     linear._linear_dv_kernel,
     kv_cache._kv_cache_fwd_kernel,
     splits.merge_kernel,
-    paged._paged_append_kernel,
-    paged._paged_fwd_kernel,
+    pages._paged_append_kernel,
+    block_table._paged_fwd_kernel,
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
-CACHES = [kv_cache._kv_cache_fwd_kernel, paged._paged_fwd_kernel]
+CACHES = [kv_cache._kv_cache_fwd_kernel, block_table._paged_fwd_kernel]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 FLOAT32 = {
