@@ -24,8 +24,8 @@ def attend(
     """Return the attention of each sequence over its own pages.
 
     The table is looked through before anything is launched, for a page outside the pool would be
-    read from whatever lies there. A GPU is waited for once to hear the answer, some 10
-    microseconds. A `PagedCache` knows that its own table is right, and does not ask.
+    read from whatever lies there. The host then waits once for the GPU to hear the answer. A
+    `PagedCache` keeps its own table on the host, where it is right, and does not ask.
 
     Args:
         q: (S, H, Tq, D), S sequences; float32, float16 or bfloat16, D ≤ 256.
