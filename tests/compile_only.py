@@ -17,11 +17,12 @@ from triton.compiler import ASTSource
 from attncourse.kernels import (
     block_sparse,
     block_sparse_backward,
+    block_table,
     flash,
     full,
     kv_cache,
     linear,
-    paged,
+    pages,
     performer,
     pooled,
     relative,
@@ -51,8 +52,8 @@ KERNELS = [
     linear._linear_dv_kernel,
     kv_cache._kv_cache_fwd_kernel,
     splits.merge_kernel,
-    paged._paged_append_kernel,
-    paged._paged_fwd_kernel,
+    pages._paged_append_kernel,
+    block_table._paged_fwd_kernel,
     block_sparse._block_sparse_fwd_kernel,
     block_sparse._block_sparse_join_kernel,
     block_sparse_backward._block_sparse_dkdv_kernel,
@@ -71,7 +72,7 @@ MORE = [
     scoring._scoring_fwd_kernel,
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
-CACHES = [kv_cache._kv_cache_fwd_kernel, paged._paged_fwd_kernel]
+CACHES = [kv_cache._kv_cache_fwd_kernel, block_table._paged_fwd_kernel]
 BLOCK_SPARSE = [kernel for kernel in KERNELS if kernel.__name__.startswith("_block_sparse")]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}

@@ -52,7 +52,7 @@ def attention(
     where = "grouped.attention"
     check_grouped(where, q, k, v)
     check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
-    return flash.attend(q, k, v, *TILE.values(), causal, scale)
+    return flash.attend(q, k, v, **TILE, causal=causal, scale=scale)
 
 
 def cost(

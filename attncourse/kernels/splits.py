@@ -46,7 +46,7 @@ def tile_sizes(rows: int, width: int, dtype_bytes: int) -> tuple[int, int, dict[
     elif width <= 128:
         most, BLOCK_KV, num_stages = 32, 64, 3
     else:
-        most, BLOCK_KV, num_stages = 32, 32, 3
+        most, BLOCK_KV, num_stages = 16, 32, 3
     options = {"num_warps": 4, "num_stages": num_stages}
     return min(padded(rows), most), BLOCK_KV, options
 
