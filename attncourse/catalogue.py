@@ -463,7 +463,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("chunk", 128, 1, 512, 1, "tokens of a segment"),
                 Knob("memory", 128, 0, 512, 1, "keys before the segment that it sees too"),
             ),
-            has=frozenset({"mask", "step"}),
+            has=frozenset({"mask", "kernel", "backward", "step"}),
             collapse=lambda n_queries, n_keys: {"chunk": n_keys, "memory": 0},
         ),
         Mechanism(
