@@ -448,6 +448,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("chunk", 64, 1, 256, 1, "keys in a chunk; a query looks at two chunks"),
                 Knob("seed", 0, 0, 99, 1, "which directions are drawn"),
             ),
+            has=frozenset({"kernel"}),
             collapse=lambda n_queries, n_keys: {"n_buckets": 4, "n_rounds": 2, "chunk": n_keys},
             online=False,
         ),

@@ -18,6 +18,7 @@ from attncourse.kernels import (
     flash,
     full,
     linear,
+    lsh,
     performer,
     pooled,
     relative,
@@ -55,10 +56,17 @@ MORE = [
     relative._relative_fwd_kernel,
     scoring._scoring_project_kernel,
     scoring._scoring_fwd_kernel,
+    lsh._lsh_round_kernel,
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
-INTEGERS = {"starts_ptr"}
+INTEGERS = {
+    "starts_ptr": "*i32",
+    "found_starts_ptr": "*i32",
+    "found_places_ptr": "*i32",
+    "q_order_ptr": "*i64",
+    "k_order_ptr": "*i64",
+}
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 FLOAT32 = {
     "lse_ptr",
@@ -75,6 +83,7 @@ FLOAT32 = {
     "hidden_ptr",
     "q_hidden_ptr",
     "k_hidden_ptr",
+    "acc_ptr",
 }  # whatever the inputs are
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -112,6 +121,12 @@ def of_scoring(kernel, dtype, width, ones):
         return {"CAUSAL": not ones}, scoring._tiling(width, DTYPE_BYTES[dtype])[2]
     BLOCK, BLOCK_H, options = scoring._project_tiling(width, 64, DTYPE_BYTES[dtype])
     return {"BLOCK": BLOCK, "BLOCK_H": BLOCK_H}, options
+
+
+def of_lsh(kernel, dtype, width, ones):
+    flags = {"FIRST": ones, "LAST": not ones, "CAUSAL": True, "EXCLUDE_SELF": True}
+    BLOCK_Q, BLOCK_KV, options = lsh._tiling(width, DTYPE_BYTES[dtype])
+    return flags | {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV}, options
 
 
 def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
@@ -161,8 +176,7 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
             signature[name], values[(place,)] = "constexpr", constants[name]
         elif name.endswith("_ptr"):
             signature[name] = "*fp32" if name in FLOAT32 else f"*{dtype}"
-            if name in INTEGERS:
-                signature[name] = "*i32"
+            signature[name] = INTEGERS.get(name, signature[name])
             attributes[(place,)] = [["tt.divisibility", 16]]
         elif name == "scale":
             signature[name] = "fp32"

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from attncourse.cost import Cost
+from attncourse.directions import check_buckets
 from attncourse.inputs import check_count, check_qkv
 from attncourse.reference.hashing import (
     STRETCH,
     bucket_sizes,
-    check_buckets,
     collision_rate,
     draw_rotations,
     hash_vectors,
@@ -220,7 +220,7 @@ def _looks(q, k, rotations, chunk, exclude_self, causal) -> Iterator[tuple[np.nd
     """Yield queries i, keys j and what is hidden (len(i), len(j)), chunk by chunk, all rounds."""
     if not len(q) or not len(k):
         return
-    stretch, rows = np.arange(min(2 * chunk, len(k))), -(-chunk * len(q) // len(k))
+    stretch, rows = np.arange(min(2 * chunk, len(k))), min(-(-chunk * len(q) // len(k)), len(q))
     earlier = []  # of each round: where each query's stretch starts, and each key's place
     for rotation in rotations:
         q_order, k_order, starts = _sort(q, k, rotation, rows, chunk)
