@@ -15,14 +15,19 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from attncourse.kernels import (
+    block_sparse,
+    block_sparse_backward,
     flash,
     full,
+    kv_cache,
     linear,
     lsh,
+    paged,
     performer,
     pooled,
     relative,
     scoring,
+    splits,
     synthesizer,
     tiles,
     window,
@@ -45,6 +50,15 @@ KERNELS = [
     linear._linear_dq_kernel,
     linear._linear_dk_kernel,
     linear._linear_dv_kernel,
+    kv_cache._kv_cache_fwd_kernel,
+    splits.merge_kernel,
+    paged._paged_append_kernel,
+    paged._paged_fwd_kernel,
+    block_sparse._block_sparse_fwd_kernel,
+    block_sparse._block_sparse_join_kernel,
+    block_sparse_backward._block_sparse_dkdv_kernel,
+    block_sparse_backward._block_sparse_dq_kernel,
+    block_sparse_backward._block_sparse_sum_kernel,
 ]
 # of the approximations and variants, in fewer sizes
 MORE = [
@@ -59,23 +73,37 @@ MORE = [
     lsh._lsh_round_kernel,
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
+CACHES = [kv_cache._kv_cache_fwd_kernel, paged._paged_fwd_kernel]
+BLOCK_SPARSE = [kernel for kernel in KERNELS if kernel.__name__.startswith("_block_sparse")]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
+DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 INTEGERS = {
+    "table_ptr": "*i32",
+    "lengths_ptr": "*i32",
     "starts_ptr": "*i32",
+    "items_ptr": "*i32",
+    "entries_ptr": "*i32",
+    "splits_ptr": "*i32",
+    "q_order_ptr": "*i32",
+    "k_order_ptr": "*i32",
+    "order_ptr": "*i32",
+    "pictures_ptr": "*i64",
     "found_starts_ptr": "*i32",
     "found_places_ptr": "*i32",
-    "q_order_ptr": "*i64",
-    "k_order_ptr": "*i64",
+    "q_sorted_ptr": "*i64",
+    "k_sorted_ptr": "*i64",
 }
-DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 FLOAT32 = {
     "lse_ptr",
+    "shares_ptr",
+    "shares_lse_ptr",
     "delta_ptr",
     "scores_ptr",
     "weights_ptr",
     "total_ptr",
     "sums_ptr",
     "norms_ptr",
+    "part_ptr",
     "tops_ptr",
     "part_tops_ptr",
     "directions_ptr",
@@ -85,6 +113,7 @@ FLOAT32 = {
     "k_hidden_ptr",
     "acc_ptr",
 }  # whatever the inputs are
+ROWS = 1024  # of a group: as many as a tile holds
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
@@ -143,8 +172,10 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
         "BLOCK_Q": BLOCK_Q,
         "BLOCK_KV": BLOCK_KV,
         "CAUSAL": ones,
+        "BLOCK": BLOCK_KV,
         "mask_ptr": None,
         "bias_ptr": None,
+        "PAGE": 16,
     }
     if kernel is full._full_softmax_kernel:
         constants["BLOCK_KV"], options = 4096, {}
@@ -153,6 +184,16 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
         backward = kernel is not flash._flash_fwd_kernel
         BLOCK_Q, BLOCK_KV, options = flash.tile_sizes(*largest, backward=backward)
         constants |= {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}  # the longer code
+    if kernel in CACHES:
+        BLOCK_R, BLOCK_KV, options = splits.tile_sizes(ROWS, width, DTYPE_BYTES[dtype])
+        constants |= {"BLOCK_R": BLOCK_R, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}
+    if kernel is splits.merge_kernel:
+        constants["BLOCK_S"], options = splits.MAX_SPLITS, {"num_warps": 8}
+    if kernel in BLOCK_SPARSE:
+        backward = kernel is not block_sparse._block_sparse_fwd_kernel
+        options = block_sparse.launch_options(width, DTYPE_BYTES[dtype], backward=backward)
+        if ones:  # tokens in their own order
+            constants |= dict.fromkeys(("q_order_ptr", "k_order_ptr", "order_ptr"))
     if kernel in LINEAR:
         BLOCK, SLICE, options = linear._block(width, DTYPE_BYTES[dtype], fading)
         constants |= {
@@ -175,8 +216,8 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
         if name in constants:
             signature[name], values[(place,)] = "constexpr", constants[name]
         elif name.endswith("_ptr"):
-            signature[name] = "*fp32" if name in FLOAT32 else f"*{dtype}"
-            signature[name] = INTEGERS.get(name, signature[name])
+            other = "*fp32" if name in FLOAT32 else f"*{dtype}"
+            signature[name] = INTEGERS.get(name, other)
             attributes[(place,)] = [["tt.divisibility", 16]]
         elif name == "scale":
             signature[name] = "fp32"

@@ -122,7 +122,7 @@ def attention(
 
 @triton.jit
 def _lsh_round_kernel(
-    q_ptr, k_ptr, v_ptr, q_order_ptr, k_order_ptr, starts_ptr, found_starts_ptr, found_places_ptr,
+    q_ptr, k_ptr, v_ptr, q_sorted_ptr, k_sorted_ptr, starts_ptr, found_starts_ptr, found_places_ptr,
     acc_ptr, lse_ptr, out_ptr,
     stride_qb, stride_qh, stride_qt, stride_qd,
     stride_kb, stride_kh, stride_kt, stride_kd,
@@ -153,8 +153,8 @@ def _lsh_round_kernel(
     ranks = chunk * rows + in_chunk  # in the order of the queries
     in_rows = (in_chunk < rows) & (ranks < Tq)
     # missing ones are beyond the end, where nothing is loaded or stored
-    q_order_ptr += sequence * Tq
-    queries = tl.load(q_order_ptr + ranks, mask=in_rows, other=Tq).to(tl.int32)
+    q_sorted_ptr += sequence * Tq
+    queries = tl.load(q_sorted_ptr + ranks, mask=in_rows, other=Tq).to(tl.int32)
     own = queries + (Tk - Tq)  # where the queries sit among the keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
@@ -169,13 +169,13 @@ def _lsh_round_kernel(
         running_max = tl.load(lse_ptr + queries, mask=in_rows, other=float("-inf"))
         running_sum = tl.where(running_max == float("-inf"), 0.0, 1.0)
 
-    k_order_ptr += sequence * Tk
+    k_sorted_ptr += sequence * Tk
     start = tl.load(starts_ptr + sequence * (tl.num_programs(0) // tiles) + chunk)
     for key_tile in range(0, tl.cdiv(stretch, BLOCK_KV)):
         steps = key_tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
         in_stretch = steps < stretch
         places = (start + steps) % Tk  # the order is a ring
-        keys = tl.load(k_order_ptr + places, mask=in_stretch, other=Tk).to(tl.int32)
+        keys = tl.load(k_sorted_ptr + places, mask=in_stretch, other=Tk).to(tl.int32)
         k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
         scores *= scale * LOG2E

@@ -33,6 +33,21 @@ def store_tile(ptr, tile, rows, cols, stride_row, stride_col, n_rows, n_cols):
 
 
 @triton.jit
+def load_rows(ptr, offsets, in_rows, cols, stride_col, n_cols):
+    """Load rows that begin at any 64-bit offsets, with zeros where not `in_rows`."""
+    inside = in_rows[:, None] & (cols < n_cols)[None, :]
+    return tl.load(ptr + offsets[:, None] + cols[None, :] * stride_col, mask=inside, other=0.0)
+
+
+@triton.jit
+def store_rows(ptr, tile, offsets, in_rows, cols, stride_col, n_cols):
+    """Store rows that begin at any 64-bit offsets, in the dtype of what is there."""
+    inside = in_rows[:, None] & (cols < n_cols)[None, :]
+    where = ptr + offsets[:, None] + cols[None, :] * stride_col
+    tl.store(where, tile.to(ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def finite(maximum):
     """Replace -inf, the maximum of a row without visible keys, by 0: -inf - -inf would be NaN."""
     return tl.where(maximum == float("-inf"), 0.0, maximum)

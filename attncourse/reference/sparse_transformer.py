@@ -12,8 +12,10 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_qkv
+from attncourse.patterns import check_factors
 from attncourse.reference import factors
 from attncourse.reference.block import held_bytes
+from attncourse.reference.softmax import scaled
 
 
 def attention(
@@ -59,7 +61,7 @@ def attention(
         Child, Gray, Radford, Sutskever 2019, arXiv:1904.10509, section 4.3.
     """
     check_qkv("sparse_transformer.attention", q, k, v)
-    factors.check_knobs("sparse_transformer.attention", stride, pattern, summary)
+    check_factors("sparse_transformer.attention", stride, pattern, summary)
     work = np.result_type(q.dtype, np.float32)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     acc = np.zeros(q.shape[:-1] + v.shape[-1:], work)
@@ -94,7 +96,7 @@ def mask(
         summary: The paper's c, "fixed" only.
         causal: No key after the query's own position.
     """
-    factors.check_knobs("sparse_transformer.mask", stride, pattern, summary)
+    check_factors("sparse_transformer.mask", stride, pattern, summary)
     knobs = {"stride": stride, "pattern": pattern, "summary": summary, "causal": causal}
     near, far = factors.both(n_queries, n_keys, **knobs)
     return near | far
@@ -127,7 +129,7 @@ def cost(
         causal: No key after the query's own position.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    factors.check_knobs("sparse_transformer.cost", stride, pattern, summary)
+    check_factors("sparse_transformer.cost", stride, pattern, summary)
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     pairs = loaded = largest = 0
     for _, keys, hidden in factors.passes(Tq, Tk, stride, pattern, summary, causal):
@@ -151,11 +153,9 @@ def cost(
 
 def _add(acc, running_max, running_sum, q, k, v, keys, hidden, factor) -> None:
     """Add these keys to what the queries keep, in place."""
-    scores = np.matmul(
-        q.astype(acc.dtype, copy=False),
-        k[..., keys, :].astype(acc.dtype, copy=False).swapaxes(-1, -2),
-    )
-    scores *= factor
+    k_taken = k[..., keys, :].astype(acc.dtype, copy=False)
+    scores = np.matmul(scaled(q, factor), k_taken.swapaxes(-1, -2))
+    del k_taken  # before v takes as much
     np.copyto(scores, -np.inf, where=hidden)
     new_max = np.maximum(running_max, scores.max(axis=-1, keepdims=True, initial=-np.inf))
     pivot = np.where(new_max == -np.inf, 0, new_max)  # nothing seen yet: exp(-inf - 0) = 0
