@@ -22,6 +22,7 @@ from attncourse.kernels import (
     full,
     kv_cache,
     linear,
+    lsh,
     pages,
     performer,
     pooled,
@@ -70,6 +71,7 @@ MORE = [
     relative._relative_fwd_kernel,
     scoring._scoring_project_kernel,
     scoring._scoring_fwd_kernel,
+    lsh._lsh_round_kernel,
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
 CACHES = [kv_cache._kv_cache_fwd_kernel, block_table._paged_fwd_kernel]
@@ -87,6 +89,10 @@ INTEGERS = {
     "k_order_ptr": "*i32",
     "order_ptr": "*i32",
     "pictures_ptr": "*i64",
+    "found_starts_ptr": "*i32",
+    "found_places_ptr": "*i32",
+    "q_sorted_ptr": "*i64",
+    "k_sorted_ptr": "*i64",
 }
 FLOAT32 = {
     "lse_ptr",
@@ -106,6 +112,7 @@ FLOAT32 = {
     "hidden_ptr",
     "q_hidden_ptr",
     "k_hidden_ptr",
+    "acc_ptr",
 }  # whatever the inputs are
 ROWS = 1024  # of a group: as many as a tile holds
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -144,6 +151,12 @@ def of_scoring(kernel, dtype, width, ones):
         return {"CAUSAL": not ones}, scoring._tiling(width, DTYPE_BYTES[dtype])[2]
     BLOCK, BLOCK_H, options = scoring._project_tiling(width, 64, DTYPE_BYTES[dtype])
     return {"BLOCK": BLOCK, "BLOCK_H": BLOCK_H}, options
+
+
+def of_lsh(kernel, dtype, width, ones):
+    flags = {"FIRST": ones, "LAST": not ones, "CAUSAL": True, "EXCLUDE_SELF": True}
+    BLOCK_Q, BLOCK_KV, options = lsh._tiling(width, DTYPE_BYTES[dtype])
+    return flags | {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV}, options
 
 
 def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
