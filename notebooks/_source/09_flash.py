@@ -426,18 +426,19 @@ def largest_error(attend, seed, **knobs):
 
 # %% covers="L9"
 full_errors = [largest_error(full.attention, seed) for seed in seeds]
+tiled_errors = {}
+for block in (8, 16, 32, 64, 96):
+    knobs = {"block_q": block, "block_k": block}
+    tiled_errors[block] = [largest_error(flash.attention, seed, **knobs) for seed in seeds]
 
 
 def draw_error(block):
-    knobs = {"block_q": block, "block_k": block}
-    tiled = [largest_error(flash.attention, seed, **knobs) for seed in seeds]
-    live_error.update({"full": full_errors, "tiled": tiled})
-    within = max(*tiled, *full_errors) < 16
+    live_error.update({"full": full_errors, "tiled": tiled_errors[block]})
+    within = max(*tiled_errors[block], *full_errors) < 16
     return f"Tiles of {block}: full and tiled both stay within 16 roundings: {within}."
 
 
-sizes = widgets.choice([4, 8, 16, 32, 64, 96], 16)
-widgets.explore(draw_error, live_error.figure, block=sizes)
+widgets.explore(draw_error, live_error.figure, block=widgets.choice(list(tiled_errors), 16))
 
 # %% covers="C012 C413"
 claims.check("C012", "a few roundings, as above")
@@ -537,8 +538,8 @@ if traced:
 #
 # ## Where the bytes go
 #
-# A GPU has a large memory that is far away, HBM, and small ones on the chip beside each of its
-# processors (*SMs*). Here are an A100's. Which bar is too short to be seen?
+# A GPU has a large memory that is far away, *HBM*, and on the chip a small one beside each of its
+# processors: an *SRAM* for each *SM*. Here are an A100's. Which bar is too short to be seen?
 
 # %% covers="L6 C263"
 sms, sram = 108, 192 * 1024
@@ -771,9 +772,9 @@ for name, cost in (
     print(f"{name:<9} {cost.flops / 1e9:.1f} GFLOP, {cost.intensity:5.1f} FLOPs per byte")
 
 # %% [markdown]
-# There is a third limit, which one text calls negligible. Each score needs an exponential, and
-# tensor cores have none. An H100 does 989 TFLOP/s of products and 3.9 T exponentials per second
-# (Shah et al. 2024, arXiv:2407.08608).
+# There is a third limit, which one text calls negligible. Each score needs an exponential, and the
+# tensor cores, which multiply matrices, have none. An H100 does 989 TFLOP/s of products and 3.9
+# TFLOP/s of special functions such as exp (Shah et al. 2024, arXiv:2407.08608).
 
 # %% covers="C440"
 pairs = 4096**2
