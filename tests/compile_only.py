@@ -20,6 +20,8 @@ from attncourse.kernels import (
     flash,
     full,
     linear,
+    offsets,
+    random_keys,
     tiles,
     window,
 )
@@ -41,20 +43,27 @@ KERNELS = [
     linear._linear_dq_kernel,
     linear._linear_dk_kernel,
     linear._linear_dv_kernel,
-    block_sparse._block_sparse_fwd_kernel,
-    block_sparse._block_sparse_join_kernel,
-    block_sparse_backward._block_sparse_dkdv_kernel,
-    block_sparse_backward._block_sparse_dq_kernel,
-    block_sparse_backward._block_sparse_sum_kernel,
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
-BLOCK_SPARSE = [kernel for kernel in KERNELS if kernel.__name__.startswith("_block_sparse")]
+BLOCK_SPARSE = [
+    block_sparse._block_sparse_fwd_kernel,
+    block_sparse_backward._block_sparse_dkdv_kernel,
+    block_sparse_backward._block_sparse_dq_kernel,
+]
+SPARSE_HELPERS = [
+    block_sparse._block_sparse_join_kernel,
+    block_sparse_backward._block_sparse_sum_kernel,
+    random_keys._random_keys_fwd_kernel,
+    offsets._offsets_fwd_kernel,
+]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 INTEGERS = {
     "items_ptr": "*i32",
     "entries_ptr": "*i32",
     "splits_ptr": "*i32",
+    "drawn_ptr": "*i32",
+    "steps_ptr": "*i32",
     "q_order_ptr": "*i32",
     "k_order_ptr": "*i32",
     "order_ptr": "*i32",
@@ -96,6 +105,8 @@ def compiled(kernel, dtype, width, arch, *, ones=False):
         backward = kernel is not flash._flash_fwd_kernel
         BLOCK_Q, BLOCK_KV, options = flash.tile_sizes(*largest, backward=backward)
         constants |= {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}  # the longer code
+    if kernel in SPARSE_HELPERS[2:]:
+        constants["BLOCK_Q"], options = random_keys.queries_of_tile(width), {}
     if kernel in BLOCK_SPARSE:
         backward = kernel is not block_sparse._block_sparse_fwd_kernel
         options = block_sparse.launch_options(width, DTYPE_BYTES[dtype], backward=backward)
@@ -167,3 +178,12 @@ if __name__ == "__main__":
         for kernel in KERNELS:
             if kernel not in LINEAR or (dtype, width) != ("fp32", 256):  # which spill: see `_block`
                 print(json.dumps(report(kernel, dtype, width, arch)), flush=True)
+    # of all their classes those that come nearest to a spill
+    for dtype, width in [("fp16", 64)] + [("fp32", 64), ("bf16", 256)] * (arch >= 90):
+        for kernel in BLOCK_SPARSE:
+            print(json.dumps(report(kernel, dtype, width, arch)), flush=True)
+    if arch >= 90:
+        for kernel in BLOCK_SPARSE:
+            print(json.dumps(report(kernel, "fp16", 16, arch, ones=True)), flush=True)
+        for kernel in SPARSE_HELPERS:
+            print(json.dumps(report(kernel, "bf16", 256, arch)), flush=True)

@@ -160,6 +160,12 @@ def check_tensors(where: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor)
         )
 
 
+def check_no_grad(where: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """Refuse tensors whose gradient would be asked of kernels that have none."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v)):
+        raise ValueError(f"{where}: q, k and v must not require grad, the kernels have no backward")
+
+
 def check_grid(where: str, axes: dict[str, int]) -> None:
     """Refuse a grid that CUDA cannot launch: see `MAX_GRID`.
 
