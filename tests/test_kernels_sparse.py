@@ -155,6 +155,7 @@ def test_lists_hold_each_tile_once_full_ones_first_and_cut_ones_by_their_picture
                     words = np.full(32, -1) if picture == FULL else plan.pictures[picture]
                     bits = (words[:, None] >> np.arange(16)) & 1
                     tile = np.ix_(places[0][row], places[1][column])
+                    assert mask[tile].any()  # an empty tile stands on no list
                     found[tile] |= bits.astype(bool)
             assert visited.max(initial=0) <= 1
         found[Tq] = False  # whatever the rows of nobody see
@@ -492,6 +493,7 @@ def test_offsets_share_the_signature_of_their_reference():
 @pytest.mark.parametrize(
     ("kernel", "knobs", "words"),
     [
+        (random_keys, {"n_random": 2, "seed": -1}, "seed must be at least 0, got -1"),
         (offsets, {"offsets": [1, -2]}, "offset must be at least 0, got -2"),
         (random_keys, {"n_random": -1}, "n_random must be at least 0, got -1"),
         (strided, {"stride": 0}, "stride must be at least 1, got 0"),
@@ -536,10 +538,13 @@ def test_offsets_beyond_32_bits():
         room.as_strided((1, 1, 64, 16), (1, 1, 2**25, 1), start * 16).normal_().requires_grad_()
         for start in range(3)
     ]
-    layout, results = random_layout(64, 64, 32), []
+    results = []
     for inputs in (far, [tensor.detach().contiguous().requires_grad_() for tensor in far]):
-        out = block_sparse.attention(*inputs, layout=layout, block=32, causal=True)
+        out = longformer.attention(*inputs, window=9, dilation=3, global_tokens=[5, 40])
         results.append([out, *torch.autograd.grad(out.sum(), inputs)])
+        with torch.no_grad():
+            results[-1].append(random_keys.attention(*inputs, n_random=5))
+            results[-1].append(offsets.attention(*inputs, offsets=[0, 1, 32]))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

@@ -367,7 +367,7 @@ class _BlockSparseAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, plans, scale):
         B, H, Tq, _ = q.shape
-        out = (q.new_empty if plans[0].has_all(0) else q.new_zeros)(B, H, Tq, v.shape[-1])
+        out = (q.new_empty if plans[0].has_all[0] else q.new_zeros)(B, H, Tq, v.shape[-1])
         lse = q.new_empty(B, H, Tq, dtype=torch.float32)
         if len(plans) == 1:
             _along(q, k, v, plans[0], scale, out, lse)

@@ -90,10 +90,11 @@ class Plan:
             order = whole_tiles(np.arange(size), block, size)
         return order.reshape(-1, block)
 
-    def has_all(self, axis: int) -> bool:
-        """Return whether every query (axis 0) or every key (axis 1) stands in a tile."""
-        size = (self.n_queries, self.n_keys)[axis]
-        return np.count_nonzero(self.places(axis) < size) == size
+    @functools.cached_property
+    def has_all(self) -> tuple[bool, bool]:
+        """Whether every query, and whether every key, stands in a tile."""
+        sizes = self.n_queries, self.n_keys
+        return tuple(int(np.sum(self.places(x) < sizes[x])) == sizes[x] for x in (0, 1))
 
     @functools.cached_property
     def _on(self) -> dict:

@@ -8,6 +8,7 @@ nearly every block: with 32 keys of 16384 drawn for each of 64 queries, seven bl
 import functools
 import math
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -41,7 +42,7 @@ def attention(
 
     The keys are those of `reference.random_keys.draw`, drawn once for each shape and kept. Every
     query loads rows of k and v of its own, which no other query of its tile can use. So this takes
-    as long as reading (1 + n_random) · D numbers of k and v for each query, mostly from cache.
+    as long as reading (1 + n_random) · D numbers of k and of v for each query, mostly from cache.
 
     Args:
         q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
@@ -72,7 +73,7 @@ def attention(
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
     check_grid(where, {"heads": H, "batch": B})
-    drawn = _drawn(where, Tq, Tk, n_random, seed, bool(causal)).to(q.device)
+    drawn = _drawn(where, Tq, Tk, n_random, seed, bool(causal), q.device)
     scale = 1 / math.sqrt(D) if scale is None else float(scale)
     BLOCK_Q = queries_of_tile(max(D, Dv))
     out = q.new_empty(B, H, Tq, Dv)
@@ -90,10 +91,10 @@ def queries_of_tile(width: int) -> int:
     return max(16, 2048 // padded(width))
 
 
-@functools.lru_cache(maxsize=8)
-def _drawn(where, n_queries, n_keys, n_random, seed, causal) -> torch.Tensor:
+@functools.lru_cache(maxsize=8, typed=True)  # 2 and 2.0 are two things: one of them is refused
+def _drawn(where, n_queries, n_keys, n_random, seed, causal, device="cpu") -> torch.Tensor:
     drawn = patterns.random_keys(where, n_queries, n_keys, n_random, seed, causal)
-    return torch.from_numpy(drawn).to(torch.int32)
+    return torch.from_numpy(drawn.astype(np.int32)).to(device)
 
 
 @triton.jit
