@@ -276,7 +276,7 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="softmax attention under its mask",
             memory="block · n/stride",
             knobs=(Knob("stride", 64, 1, 256, 1, "distance between two keys, in tokens"),),
-            has=frozenset({"mask"}),
+            has=frozenset({"mask", "kernel"}),
             collapse=lambda n_queries, n_keys: {"stride": 1},
         ),
         Mechanism(
@@ -291,7 +291,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("n_random", 32, 0, 128, 1, "keys drawn for each query, r"),
                 Knob("seed", 0, 0, 99, 1, "which keys are drawn"),
             ),
-            has=frozenset({"mask"}),
+            has=frozenset({"mask", "kernel"}),
             collapse=lambda n_queries, n_keys: {"n_random": n_keys},
         ),
         Mechanism(
@@ -326,7 +326,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("dilation", 1, 1, 8, 1, "distance between two neighbouring keys, in tokens"),
                 Knob("global_tokens", 2, 0, 64, 1, "g: the first tokens, which see all"),
             ),
-            has=frozenset({"mask"}),
+            has=frozenset({"mask", "kernel", "backward"}),
             collapse=lambda n_queries, n_keys: {"window": max(n_queries, n_keys)},
         ),
         Mechanism(
@@ -356,7 +356,7 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="softmax attention under its mask",
             memory="block · (block + 2·stride) or block · n/stride",
             knobs=(Knob("stride", 64, 1, 256, 1, "the near keys, and the step of the far ones"),),
-            has=frozenset({"mask"}),
+            has=frozenset({"mask", "kernel"}),
             collapse=lambda n_queries, n_keys: {"stride": 1},
         ),
         Mechanism(

@@ -23,9 +23,11 @@ from attncourse.kernels import (
     kv_cache,
     linear,
     lsh,
+    offsets,
     pages,
     performer,
     pooled,
+    random_keys,
     relative,
     scoring,
     splits,
@@ -55,11 +57,6 @@ KERNELS = [
     splits.merge_kernel,
     pages._paged_append_kernel,
     block_table._paged_fwd_kernel,
-    block_sparse._block_sparse_fwd_kernel,
-    block_sparse._block_sparse_join_kernel,
-    block_sparse_backward._block_sparse_dkdv_kernel,
-    block_sparse_backward._block_sparse_dq_kernel,
-    block_sparse_backward._block_sparse_sum_kernel,
 ]
 # of the approximations and variants, in fewer sizes
 MORE = [
@@ -75,7 +72,17 @@ MORE = [
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
 CACHES = [kv_cache._kv_cache_fwd_kernel, block_table._paged_fwd_kernel]
-BLOCK_SPARSE = [kernel for kernel in KERNELS if kernel.__name__.startswith("_block_sparse")]
+BLOCK_SPARSE = [
+    block_sparse._block_sparse_fwd_kernel,
+    block_sparse_backward._block_sparse_dkdv_kernel,
+    block_sparse_backward._block_sparse_dq_kernel,
+]
+SPARSE_HELPERS = [
+    block_sparse._block_sparse_join_kernel,
+    block_sparse_backward._block_sparse_sum_kernel,
+    random_keys._random_keys_fwd_kernel,
+    offsets._offsets_fwd_kernel,
+]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 INTEGERS = {
@@ -85,6 +92,8 @@ INTEGERS = {
     "items_ptr": "*i32",
     "entries_ptr": "*i32",
     "splits_ptr": "*i32",
+    "drawn_ptr": "*i32",
+    "steps_ptr": "*i32",
     "q_order_ptr": "*i32",
     "k_order_ptr": "*i32",
     "order_ptr": "*i32",
@@ -190,6 +199,8 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
         constants |= {"BLOCK_R": BLOCK_R, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}
     if kernel is splits.merge_kernel:
         constants["BLOCK_S"], options = splits.MAX_SPLITS, {"num_warps": 8}
+    if kernel in SPARSE_HELPERS[2:]:
+        constants["BLOCK_Q"], options = random_keys.queries_of_tile(width), {}
     if kernel in BLOCK_SPARSE:
         backward = kernel is not block_sparse._block_sparse_fwd_kernel
         options = block_sparse.launch_options(width, DTYPE_BYTES[dtype], backward=backward)
@@ -275,3 +286,12 @@ if __name__ == "__main__":
             spills = fading or kernel is relative._relative_fwd_kernel  # in wide float32 only
             at = min(width, 64) if spills and dtype == "fp32" else width
             print(json.dumps(report(kernel, dtype, at, arch, fading=fading)), flush=True)
+    # of all their classes those that come nearest to a spill
+    for dtype, width in [("fp16", 64)] + [("fp32", 64), ("bf16", 256)] * (arch >= 90):
+        for kernel in BLOCK_SPARSE:
+            print(json.dumps(report(kernel, dtype, width, arch)), flush=True)
+    if arch >= 90:
+        for kernel in BLOCK_SPARSE:
+            print(json.dumps(report(kernel, "fp16", 16, arch, ones=True)), flush=True)
+        for kernel in SPARSE_HELPERS:
+            print(json.dumps(report(kernel, "bf16", 256, arch)), flush=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import itertools
 import sys
 
@@ -13,12 +14,27 @@ if sys.platform != "linux":
     pytest.skip("Triton has no wheels for this platform", allow_module_level=True)
 
 from attncourse import trace
-from attncourse.kernels import INTERPRETED, bigbird, block_sparse, full, window
+from attncourse.kernels import (
+    INTERPRETED,
+    bigbird,
+    block_sparse,
+    full,
+    longformer,
+    offsets,
+    random_keys,
+    sparse_transformer,
+    strided,
+    window,
+)
 from attncourse.kernels import plan as planning
 from attncourse.kernels.plan import FULL
 from attncourse.reference import bigbird as bigbird_reference
 from attncourse.reference import block_sparse as reference
 from attncourse.reference import layouts
+from attncourse.reference import longformer as longformer_reference
+from attncourse.reference import offsets as offsets_reference
+from attncourse.reference import random_keys as random_reference
+from attncourse.reference import sparse_transformer as sparse_reference
 
 import torch  # isort: skip
 from twins import DEVICE, DTYPES, close, definition, gradients, tensors, with_nan_margins
@@ -139,6 +155,7 @@ def test_lists_hold_each_tile_once_full_ones_first_and_cut_ones_by_their_picture
                     words = np.full(32, -1) if picture == FULL else plan.pictures[picture]
                     bits = (words[:, None] >> np.arange(16)) & 1
                     tile = np.ix_(places[0][row], places[1][column])
+                    assert mask[tile].any()  # an empty tile stands on no list
                     found[tile] |= bits.astype(bool)
             assert visited.max(initial=0) <= 1
         found[Tq] = False  # whatever the rows of nobody see
@@ -157,7 +174,7 @@ def test_equal_pictures_are_kept_once():
 
 def test_a_dense_layout_is_full_attention_and_a_band_of_small_blocks_a_window():
     inputs = tensors(70, 100, 16)
-    for block, causal in itertools.product((16, 30), (False, True)):
+    for block, causal in ((64, False), (30, True)):
         layout = random_layout(70, 100, block, share=1.1)
         out = block_sparse.attention(*inputs, layout=layout, block=block, causal=causal)
         torch.testing.assert_close(out, full.attention(*inputs, causal=causal))
@@ -197,9 +214,9 @@ def test_gradients_against_finite_differences():
 
 @pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
 def test_any_strides_give_the_same_bits(layout):
-    whole = tensors(20, 40, 20, 24, heads=2, batch=2, grad=True)
+    whole = tensors(20, 40, 20, 24, heads=2, grad=True)
     views = [with_nan_margins(tensor, layout).requires_grad_() for tensor in whole]
-    grad_out = torch.ones(()).to(DEVICE).expand(2, 2, 20, 24)  # stride 0 everywhere
+    grad_out = torch.ones(()).to(DEVICE).expand(1, 2, 20, 24)  # stride 0 everywhere
     plan = shared_out(20, 40, random_layout(20, 40, 10, share=0.8), 10, True, longest=1)
     results = []
     for inputs in (whole, views):
@@ -333,6 +350,171 @@ def test_bigbird_lists_its_global_blocks(global_blocks):
     torch.testing.assert_close(out.double(), exact, rtol=0, atol=1e-5)
 
 
+# Longformer
+
+
+@pytest.mark.parametrize(
+    ("sizes", "knobs"),
+    [
+        ((63, 63, 20, 33), {"window": 5, "dilation": 3, "global_tokens": [0, 17, 40]}),
+        ((40, 90, 16, 16), {"window": 9, "global_tokens": np.array([3, 89]), "causal": True}),
+        ((50, 30, 16, 16), {"window": 2**40, "dilation": 2**40, "global_tokens": 10**9}),
+        ((70, 20, 16, 16), {"window": 1, "dilation": 2, "causal": True}),
+    ],
+    ids=str,
+)
+def test_longformer_and_its_gradients_against_float64(sizes, knobs):
+    mask = longformer_reference.mask(*sizes[:2], **knobs)
+    attention = functools.partial(longformer.attention, **knobs)
+    check_values_and_gradients(attention, mask, sizes, torch.float32)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_global_tokens_see_through_projections_of_their_own(causal):
+    plain, own = tensors(50, 60, 16, 12, grad=True), tensors(50, 60, 16, 12, seed=1, grad=True)
+    projections = dict(zip(("q_global", "k_global", "v_global"), own, strict=True))
+    knobs = {"window": 4, "global_tokens": [3, 20, 59], "causal": causal}
+    out = longformer.attention(*plain, **knobs, **projections)
+    grad_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    grads = torch.autograd.grad(out, [*plain, *own], grad_out)
+    mask = torch.from_numpy(longformer_reference.mask(50, 60, **knobs)).to(DEVICE)
+    rows = torch.tensor([20 - 10, 59 - 10], device=DEVICE)  # the third stands before the queries
+    near, far = ([t.detach().double().requires_grad_() for t in three] for three in (plain, own))
+    exact = definition(*near, mask).index_copy(2, rows, definition(*far, mask)[:, :, rows])
+    torch.testing.assert_close(out.double(), exact, rtol=0, atol=1e-5)
+    expected = torch.autograd.grad(exact, [*near, *far], grad_out.double())
+    for mine, twin in zip(grads, expected, strict=True):
+        torch.testing.assert_close(mine.double(), twin.nan_to_num(), rtol=0, atol=1e-5)
+    one = longformer.attention(*plain, **knobs, k_global=own[1])
+    exact = definition(near[0], far[1], near[2], mask)[:, :, rows]
+    torch.testing.assert_close(one[:, :, rows].double(), exact, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "error", "words"),
+    [
+        ({"global_tokens": [0, 6]}, ValueError, "must lie in 0 ... 5, got 0 ... 6"),
+        ({"global_tokens": [0.5]}, TypeError, "integer or a row of integers"),
+        ({"q_global": 3}, ValueError, "q_global must be shaped as q.*got int"),
+        ({"k_global": torch.zeros(1, 1, 5, 8)}, ValueError, "k_global must be shaped as k"),
+    ],
+)
+def test_wrong_global_tokens_are_refused(knobs, error, words):
+    with pytest.raises(error, match=f"longformer.attention: .*{words}"):
+        longformer.attention(*tensors(6, 6, 8), window=1, **knobs)
+
+
+# Sparse Transformer and strided
+
+
+@pytest.mark.parametrize(
+    ("sizes", "knobs"),
+    [
+        ((63, 63, 16, 20), {"stride": 7}),
+        ((40, 70, 16, 16), {"stride": 8, "causal": True}),
+        ((63, 63, 16, 20), {"stride": 9, "pattern": "fixed", "summary": 2, "causal": True}),
+        ((80, 50, 16, 16), {"stride": 16, "pattern": "fixed", "summary": 16}),
+    ],
+    ids=str,
+)
+def test_sparse_transformer_and_its_gradients_against_float64(sizes, knobs):
+    mask = sparse_reference.mask(*sizes[:2], **knobs)
+    attention = functools.partial(sparse_transformer.attention, **knobs)
+    check_values_and_gradients(attention, mask, sizes, torch.float32)
+
+
+def test_two_factors_cost_a_small_share_of_all_pairs():
+    n = 16384
+    dense = block_sparse.layout_cost(
+        1, 1, n, n, 64, layout=np.ones((n // 64,) * 2, bool), block=64, dtype_bytes=2
+    )
+    for pattern, share in (("strided", 0.035), ("fixed", 0.025)):
+        knobs = {"stride": 128, "pattern": pattern, "dtype_bytes": 2}
+        cost = sparse_transformer.cost(1, 1, n, n, 64, **knobs)
+        assert cost.flops < share * dense.flops
+
+
+def test_residue_classes_side_by_side_are_full_tiles():
+    cost = strided.cost(1, 1, 4096, 4096, 64, stride=64, dtype_bytes=2)
+    assert cost.flops == 4 * 64 * 64 * 64 * 64  # 64 classes, a tile each
+    plan = strided._plan(4096, 4096, 64, False, 64, 64)
+    assert not len(plan.pictures)
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice")
+def test_other_residue_classes_are_not_even_read():
+    q, k, v = tensors(128, 128, 16)
+    before = strided.attention(q, k, v, stride=2)
+    k[..., 1::2, :], v[..., 1::2, :] = torch.nan, torch.nan
+    after = strided.attention(q, k, v, stride=2)
+    assert torch.equal(before[..., ::2, :], after[..., ::2, :])
+
+
+# Keys of one's own
+
+
+def check_gathered(kernel, knobs, mask, cost, sizes, dtype):
+    inputs = tensors(*sizes, dtype=dtype)
+    out = kernel.attention(*inputs, **knobs)
+    runs = [[t.to(d).cpu() for t in inputs] for d in (torch.float64, torch.float32)]
+    close(
+        out.cpu(), dtype, *(definition(*run, torch.from_numpy(mask)).nan_to_num() for run in runs)
+    )
+    if INTERPRETED:
+        traced = trace.record(kernel.attention, *inputs, **knobs)
+        assert not traced.out_of_bounds
+        counted = traced.bytes_loaded(), traced.bytes_stored()
+        assert counted == (cost.bytes_read, cost.bytes_written)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("sizes", [(40, 63, 20), (50, 30, 130)], ids=str)
+def test_random_keys_and_offsets_against_float64(sizes, causal, dtype):
+    knobs = {"n_random": 4, "seed": 3, "causal": causal}
+    mask = random_reference.mask(*sizes[:2], **knobs)
+    cost = random_keys.cost(1, 1, *sizes, **knobs, dtype_bytes=dtype.itemsize)
+    check_gathered(random_keys, knobs, mask, cost, sizes, dtype)
+    knobs = {"offsets": offsets_reference.hierarchical(60, base=3), "causal": causal}
+    mask = offsets_reference.mask(*sizes[:2], **knobs)
+    cost = offsets.cost(1, 1, *sizes, **knobs, dtype_bytes=dtype.itemsize)
+    check_gathered(offsets, knobs, mask, cost, sizes, dtype)
+
+
+def test_offsets_share_the_signature_of_their_reference():
+    for name in ("attention", "cost"):
+        twins = [
+            [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+            for function in (getattr(offsets, name), getattr(offsets_reference, name))
+        ]
+        assert twins[0] == twins[1]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "knobs", "words"),
+    [
+        (random_keys, {"n_random": 2, "seed": -1}, "seed must be at least 0, got -1"),
+        (offsets, {"offsets": [1, -2]}, "offset must be at least 0, got -2"),
+        (random_keys, {"n_random": -1}, "n_random must be at least 0, got -1"),
+        (strided, {"stride": 0}, "stride must be at least 1, got 0"),
+        (sparse_transformer, {"stride": 4, "pattern": "other"}, 'must be "strided" or "fixed"'),
+        (sparse_transformer, {"stride": 4, "summary": 2}, "summary must be at most 1"),
+        (bigbird, {"block": 4, "global_blocks": [9]}, "must lie in 0 ... 1, got 9 ... 9"),
+    ],
+)
+def test_wrong_knobs_are_refused(kernel, knobs, words):
+    stem = kernel.__name__.rpartition(".")[2]
+    with pytest.raises(ValueError, match=f"^{stem}.attention: .*{words}"):
+        kernel.attention(*tensors(6, 6, 16), **knobs)
+
+
+def test_gathers_have_no_gradient_and_say_so():
+    inputs = tensors(6, 6, 16, grad=True)
+    for kernel, knobs in ((random_keys, {"n_random": 2}), (offsets, {"offsets": [1]})):
+        with pytest.raises(ValueError, match="must not require grad"):
+            kernel.attention(*inputs, **knobs)
+
+
 # Only a GPU proves these
 
 
@@ -356,10 +538,13 @@ def test_offsets_beyond_32_bits():
         room.as_strided((1, 1, 64, 16), (1, 1, 2**25, 1), start * 16).normal_().requires_grad_()
         for start in range(3)
     ]
-    layout, results = random_layout(64, 64, 32), []
+    results = []
     for inputs in (far, [tensor.detach().contiguous().requires_grad_() for tensor in far]):
-        out = block_sparse.attention(*inputs, layout=layout, block=32, causal=True)
+        out = longformer.attention(*inputs, window=9, dilation=3, global_tokens=[5, 40])
         results.append([out, *torch.autograd.grad(out.sum(), inputs)])
+        with torch.no_grad():
+            results[-1].append(random_keys.attention(*inputs, n_random=5))
+            results[-1].append(offsets.attention(*inputs, offsets=[0, 1, 32]))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

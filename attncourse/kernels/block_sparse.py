@@ -339,13 +339,14 @@ def _block_sparse_join_kernel(
     out_ptr += batch * stride_ob + head * stride_oh
     lse_ptr += batch * stride_lb + head * stride_lh
     queries = tokens_of(order_ptr, tl.load(split), BLOCK_Q)
+    in_rows = queries < Tq
     cols = tl.arange(0, BLOCK_DV)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
     for share in range(tl.load(split + 1), tl.load(split + 2), step):
-        rows = share * BLOCK_Q + tl.arange(0, BLOCK_Q)
-        lse = tl.load(shares_lse_ptr + rows * stride_mt, rows < n_rows, other=0.0)  # [BLOCK_Q]
+        rows = tl.where(in_rows, share * BLOCK_Q + tl.arange(0, BLOCK_Q), n_rows)
+        lse = tl.load(shares_lse_ptr + rows * stride_mt, mask=in_rows, other=0.0)  # [BLOCK_Q]
         part = load_tile(shares_ptr, rows, cols, stride_st, stride_sd, n_rows, Dv)
         new_max = tl.maximum(running_max, lse)
         pivot = finite(new_max)
@@ -357,7 +358,7 @@ def _block_sparse_join_kernel(
     acc /= running_sum[:, None]  # [BLOCK_Q, BLOCK_DV]
     store_tile(out_ptr, acc, queries, cols, stride_ot, stride_od, Tq, Dv)
     lse = running_max + tl.log2(running_sum)
-    tl.store(lse_ptr + queries * stride_lt, lse, mask=queries < Tq)
+    tl.store(lse_ptr + queries * stride_lt, lse, mask=in_rows)
 
 
 class _BlockSparseAttention(torch.autograd.Function):
@@ -366,7 +367,7 @@ class _BlockSparseAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, plans, scale):
         B, H, Tq, _ = q.shape
-        out = (q.new_empty if plans[0].has_all(0) else q.new_zeros)(B, H, Tq, v.shape[-1])
+        out = (q.new_empty if plans[0].has_all[0] else q.new_zeros)(B, H, Tq, v.shape[-1])
         lse = q.new_empty(B, H, Tq, dtype=torch.float32)
         if len(plans) == 1:
             _along(q, k, v, plans[0], scale, out, lse)

@@ -14,7 +14,6 @@ from attncourse.kernels.block_sparse import (
 from attncourse.kernels.plan import Plan
 from attncourse.kernels.tiles import (
     LOG2E,
-    finite,
     load_tile,
     padded,
     row_delta,
@@ -70,7 +69,7 @@ def _block_sparse_dkdv_kernel(
             in_rows = queries < Tq
             q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
             grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
-            lse = finite(tl.load(lse_ptr + queries * stride_lt, mask=in_rows, other=0.0))
+            lse = tl.load(lse_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
             delta = tl.load(delta_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
             scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
             scores = scores * (scale * LOG2E) - lse[None, :]
@@ -119,7 +118,7 @@ def _block_sparse_dq_kernel(
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
     grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
-    lse = finite(tl.load(lse_ptr + queries * stride_lt, mask=in_rows, other=0.0))  # [BLOCK_Q]
+    lse = tl.load(lse_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
     delta = tl.load(delta_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
     dq = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
 
@@ -198,7 +197,7 @@ def _along(q, k, v, grad_out, lse, delta, plan: Plan, scale: float) -> list[torc
                 Tq, Tk, results[0].shape[2], scale, *widths, **options,
             )  # fmt: skip
 
-        new = torch.empty_like if plan.has_all(axis) else torch.zeros_like
+        new = torch.empty_like if plan.has_all[axis] else torch.zeros_like
         grads = [new(tensor) for tensor in like]
         launch(whole, grads)
         if len(shares):

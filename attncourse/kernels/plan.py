@@ -90,10 +90,11 @@ class Plan:
             order = whole_tiles(np.arange(size), block, size)
         return order.reshape(-1, block)
 
-    def has_all(self, axis: int) -> bool:
-        """Return whether every query (axis 0) or every key (axis 1) stands in a tile."""
-        size = (self.n_queries, self.n_keys)[axis]
-        return np.count_nonzero(self.places(axis) < size) == size
+    @functools.cached_property
+    def has_all(self) -> tuple[bool, bool]:
+        """Whether every query, and whether every key, stands in a tile."""
+        sizes = self.n_queries, self.n_keys
+        return tuple(int(np.sum(self.places(x) < sizes[x])) == sizes[x] for x in (0, 1))
 
     @functools.cached_property
     def _on(self) -> dict:
@@ -179,6 +180,60 @@ def whole_tiles(tokens: np.ndarray, block: int, nobody: int) -> np.ndarray:
     return np.concatenate([tokens, np.full(-len(tokens) % block, nobody, dtype=int)])
 
 
+def band(
+    sizes: tuple[int, int],
+    step: int,
+    span: tuple[int, int],
+    visible: Callable[[np.ndarray], np.ndarray],
+    blocks: tuple[int, int],
+) -> Plan:
+    """Make the plan of a pattern in which only the distance counts.
+
+    Args:
+        sizes: Tq and Tk.
+        step: No query sees a key that is not a multiple of it away.
+        span: How far back and how far ahead a query may see, in tokens.
+        visible: A function of the distance, key minus query.
+        blocks: BLOCK_Q and BLOCK_KV.
+    """
+    n_queries, n_keys = sizes
+    positions, keys = np.arange(n_queries) + n_keys - n_queries, np.arange(n_keys)
+    queries, keys = by_class(np.arange(n_queries), positions, step), by_class(keys, keys, step)
+    orders = (
+        whole_tiles(tokens, block, size)
+        for tokens, block, size in zip((queries, keys), blocks, sizes, strict=True)
+    )
+    places = candidates(*reach(positions[queries], keys, step, *span), *blocks)
+    return build(sizes, tuple(orders), blocks, places, lambda i, j: visible(j - positions[i]))
+
+
+def by_class(tokens: np.ndarray, positions: np.ndarray, step: int) -> np.ndarray:
+    """Return the tokens sorted by the residue class of their position, then by position.
+
+    What is `step` apart becomes neighbours: dilated and strided patterns turn into bands.
+    """
+    return tokens[np.lexsort((positions, positions % step))]
+
+
+def reach(
+    positions: np.ndarray, keys: np.ndarray, step: int, before: int, after: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places first ... end - 1 of the keys that each position reaches in its class.
+
+    Args:
+        positions: int, of the queries.
+        keys: int, as `by_class` sorts them.
+        step: What is a multiple of it apart is one class.
+        before: How far back, in tokens.
+        after: How far ahead.
+    """
+    far = 1 + sum(int(np.abs(array).max(initial=0)) for array in (positions, keys))
+    apart = 4 * far  # further than any reach, so that classes do not touch
+    own, sorted_keys = (x % step * apart + x for x in (positions, keys))
+    first = np.searchsorted(sorted_keys, own - min(before, far))
+    return first, np.searchsorted(sorted_keys, own + min(after, far), side="right")
+
+
 def candidates(
     first: np.ndarray, end: np.ndarray, block_q: int, block_k: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -196,6 +251,12 @@ def candidates(
     count = high - low + 1
     column = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - low, count)
     return union((np.repeat(row, count), column))
+
+
+def rectangle(rows: range, columns: range) -> tuple[np.ndarray, np.ndarray]:
+    """Return all (row, column) of a rectangle of tiles."""
+    row, column = np.meshgrid(np.array(rows, dtype=int), np.array(columns, dtype=int))
+    return row.ravel(), column.ravel()
 
 
 def union(*pairs: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -237,13 +298,13 @@ def plan_cost(plans: tuple[Plan, ...], B: int, H: int, D: int, dtype_bytes: int)
         read += (queries[programs].sum() + 2 * keys[visited].sum()) * D * dtype_bytes
         read += 4 * BLOCK_Q * (len(programs) + n_splits) * (plan.q_order is not None)
         read += 4 * plan.BLOCK_KV * len(visited) * (plan.k_order is not None)
-        read += shares + 12 * n_splits
+        read += queries[rows.shares[:, 0]].sum() * share_row + 12 * n_splits
         written += shares + queries.sum() * (out_row if len(plans) == 1 else share_row)
         held += plan.n_bytes + B * H * shares
     if len(plans) > 1:  # they are joined
         n_tiles = -(-n_queries // BLOCK_Q)
         rows_of_shares = len(plans) * n_tiles * BLOCK_Q
-        read += 12 * n_tiles + rows_of_shares * share_row
+        read += 12 * n_tiles + len(plans) * n_queries * share_row
         written += n_queries * out_row
         held += B * H * rows_of_shares * share_row + 12 * n_tiles
     return Cost(*(int(B * H * count) for count in (flops, read, written)), int(held))
