@@ -318,6 +318,7 @@ def here(
     lengths: Iterable[int],
     *,
     stems: Iterable[str] | None = None,
+    always: Iterable[str] = (),
     heads: int = 1,
     batch: int = 1,
     width: int = 64,
@@ -337,6 +338,7 @@ def here(
     Args:
         lengths: Sequence lengths n.
         stems: Which mechanisms; all that run here if not given.
+        always: Mechanisms that are measured at each length, whatever `limit` says.
         heads: H.
         batch: B.
         width: D.
@@ -368,7 +370,8 @@ def here(
     with contextlib.suppress(KeyboardInterrupt):
         for job in measure.progress(jobs, "measuring", show=show_progress):
             n = job.point.n
-            measured = _measure(job, setting, _expected(job, seconds), limit)
+            expected = 0.0 if job.mechanism in always else _expected(job, seconds)
+            measured = _measure(job, setting, expected, limit)
             if "seconds" in measured:
                 seconds[job.key] = measured["seconds"]["median"]
                 if n not in exact:

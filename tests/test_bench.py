@@ -454,6 +454,9 @@ def test_here_skips_what_would_take_too_long_and_keeps_what_control_c_left(monke
     record = bench.here([64, 512], stems=["full"], repeats=1, device="cpu", limit=0)
     first, second = record["measurements"]
     assert first["seconds"] and second["skipped"].startswith("a call would take ")
+    always = {"repeats": 1, "device": "cpu", "limit": 0, "always": ["full"]}
+    record = bench.here([64, 512], stems=["full"], **always)
+    assert all(row["seconds"] for row in record["measurements"])
     original = bench._error
 
     def interrupted(job, exact):
