@@ -28,11 +28,22 @@ import nbformat
 from nbformat import NotebookNode
 
 import attncourse
+from attncourse import coverage
 from attncourse.catalogue import markdown_table
 from attncourse.execution import ignored_outputs, run, too_many_ignored
-from attncourse.sources import BuildError, Source, marker_options, read, stub, without_markers
+from attncourse.sources import (
+    BuildError,
+    Source,
+    covered,
+    marker_options,
+    read,
+    stub,
+    without_markers,
+)
 
 RELEASED = Path("attncourse/grading/released")
+COVERAGE = Path("docs/coverage.md")
+INVENTORY = Path("attncourse/data/inventory.csv")
 README_MARKERS = ("<!-- mechanisms: written by `attncourse build` -->", "<!-- end -->")
 
 
@@ -57,7 +68,7 @@ def assemble(source: Source, kind: str | None = None) -> NotebookNode:
             cell.metadata.tags = list(options["tags"])
         about = {name: options[name] for name in ("role", "exercise") if name in options}
         if "covers" in options:
-            about["covers"] = options["covers"].split()
+            about["covers"] = covered(options["covers"])
         if about:
             cell.metadata.attncourse = about
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
@@ -273,7 +284,7 @@ def _not_compared(path: Path, source: Source) -> Iterator[str]:
 
 
 def check_house(root: Path) -> None:
-    """Check what belongs to no single source: notebooks without one, and README's table.
+    """Check what belongs to no single source: notebooks without one, README's table, coverage.
 
     Raises:
         BuildError: with what is wrong.
@@ -287,6 +298,11 @@ def check_house(root: Path) -> None:
     text = (root / "README.md").read_text(encoding="utf-8")
     if readme(text) != text:
         problems.append("README.md: its table of mechanisms is old; run `attncourse build`")
+    if (root / INVENTORY).exists():
+        written = [read(path, root) for path in sources(root)]
+        problems += coverage.missing(written)
+        if _text_of(root / COVERAGE) != coverage.markdown(written):
+            problems.append(f"{COVERAGE.as_posix()}: old; run `attncourse build`")
     if problems:
         raise BuildError(problems)
 
@@ -297,9 +313,18 @@ def _written(folder: Path) -> Path:
 
 
 def build_house(root: Path) -> None:
-    """Write README's table."""
+    """Write README's table and the table of what is handled where.
+
+    Raises:
+        BuildError: naming what a written chapter leaves out.
+    """
     path = root / "README.md"
     _write(path, readme(path.read_text(encoding="utf-8")))
+    if (root / INVENTORY).exists():
+        written = [read(path, root) for path in sources(root)]
+        _write(root / COVERAGE, coverage.markdown(written))
+        if problems := coverage.missing(written):
+            raise BuildError(problems)
 
 
 def main(stems: Iterable[str] = (), *, only_check: bool = False, root: Path | None = None) -> int:

@@ -170,6 +170,17 @@ def marker_options(cell: NotebookNode) -> dict:
     return {name: value for name, value in cell.metadata.items() if not name.startswith(notes)}
 
 
+def covered(text: str) -> list[str]:
+    """Return the topics and claims that `covers="F2 C057-C059"` names, ranges spelt out."""
+    ids = []
+    for word in text.split():
+        first, _, last = word.partition("-")
+        kind, low, digits = first[0], int(first[1:]), len(first) - 1
+        high = int(last.removeprefix(kind)) if last else low
+        ids += [f"{kind}{number:0{digits}}" for number in range(low, high + 1)]
+    return ids
+
+
 def without_markers(text: str) -> str:
     """Return an answer as the solutions show it."""
     return "\n".join(line for line in text.splitlines() if line.strip() not in (_BEGIN, _END))

@@ -21,7 +21,7 @@ README = "# Course\n{}\nan old table\n{}\nThe end.\n".format(*authoring.README_M
 
 CHAPTER = (
     """\
-# %% [markdown] covers="F1 C057"
+# %% [markdown] covers="F1 C057-C059"
 # # Window
 # Size $n$.
 
@@ -168,7 +168,9 @@ def test_metadata_say_what_a_notebook_and_a_cell_are_for(built):
     assert notebook(built).metadata.kernelspec.name == "python3"
     assert notebook(built, "solutions").metadata.attncourse.kind == "solutions"
     assert notebook(built, "exercises").metadata.attncourse.kind == "exercises"
-    assert notebook(built).cells[0].metadata.attncourse == {"covers": ["F1", "C057"]}
+    assert notebook(built).cells[0].metadata.attncourse == {
+        "covers": ["F1", "C057", "C058", "C059"]
+    }
     roles = [cell.metadata.attncourse for cell in notebook(built, "exercises").cells]
     assert [about["role"] for about in roles] == ["setup", "prompt", "answer", "check"]
     assert {about.get("exercise") for about in roles} == {None, "04.1"}

@@ -18,7 +18,7 @@ from attncourse.claims import LEDGER
 from attncourse.cost import format_bytes
 from attncourse.grading.check import judge
 from attncourse.grading.exercises import CHAPTERS, chapter_exercises, exercise
-from attncourse.reference import window
+from attncourse.reference import longformer, window
 from attncourse.sources import read, stub, without_markers
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +84,12 @@ def test_ids_are_unique_and_found():
     assert all(exercise(each.id) is each for each in EXERCISES)
     assert ids == [
         *("00.1", "00.2"),
+        *("01.1", "01.2", "01.3", "01.4", "01.5", "01.6", "01.V2", "01.V6"),
         *("04.1", "04.2", "04.3", "04.4", "04.5", "04.6", "04.V1", "04.V7"),
+        *("05.1", "05.2", "05.3", "05.4", "05.5", "05.6", "05.V4", "05.V8"),
+        *("07.1", "07.2", "07.3", "07.4", "07.5", "07.6", "07.V3", "07.V9"),
+        *("09.1", "09.2", "09.3", "09.4", "09.5", "09.6", "09.V2"),
+        *("13.1", "13.2", "13.3", "13.4", "13.5", "13.6", "13.V7", "13.V10"),
     ]
 
 
@@ -95,7 +100,8 @@ def test_an_unknown_exercise_says_what_there_is(wrong):
 
 
 def test_an_unknown_chapter_says_what_there_is():
-    with pytest.raises(LookupError, match="no exercises for chapter '77': there are 00, 04"):
+    known = ", ".join(CHAPTERS)
+    with pytest.raises(LookupError, match=f"no exercises for chapter '77': there are {known}"):
         chapter_exercises("77")
 
 
@@ -177,17 +183,27 @@ def test_legal_oddities_pass(each):
         assert verdict.status == "passed", str(verdict)
 
 
+def each_part(function, change):
+    """Let a function return its array, or each array of its tuple, changed."""
+
+    def changed(*args):
+        result = function(*args)
+        return tuple(map(change, result)) if isinstance(result, tuple) else change(result)
+
+    return changed
+
+
 @pytest.mark.parametrize("each", [e for e in EXERCISES if e.kind == "array"], ids=lambda e: e.id)
 def test_views_and_other_memory_layouts_pass(each):
-    solution = answer(each)
-    verdict = judge(each, lambda *args: np.asfortranarray(solution(*args)), seed=0)
+    solution = each_part(answer(each), np.asfortranarray)
+    verdict = judge(each, solution, seed=0)
     assert verdict.status == "passed", str(verdict)
 
 
 @pytest.mark.parametrize("each", [e for e in EXERCISES if e.kind == "array"], ids=lambda e: e.id)
 def test_a_wider_dtype_is_told_from_a_wrong_value(each):
-    solution = answer(each)
-    verdict = judge(each, lambda *args: solution(*args).astype(np.float64), seed=0)
+    solution = each_part(answer(each), lambda array: array.astype(np.float64))
+    verdict = judge(each, solution, seed=0)
     assert verdict.status == "failed"
     assert "dtype float64, expected float32" in verdict.reason
 
@@ -199,6 +215,8 @@ def test_numpy_integers_are_numbers(each):
     def as_numpy(value):
         if isinstance(value, dict):
             return {key: as_numpy(part) for key, part in value.items()}
+        if isinstance(value, bool):
+            return np.bool_(value)
         return np.int64(value) if isinstance(value, int) and value < 2**63 else value
 
     verdict = judge(each, lambda *args: as_numpy(solution(*args)), seed=0)
@@ -225,12 +243,20 @@ def test_mistakes_say_different_things(each):
     assert len(set(says)) == len(says)
 
 
-def test_the_given_code_of_the_repair_is_one_of_its_mistakes():
-    each = exercise("04.6")
-    [given] = [c for c in cells("04", "prompt", "04.6") if c.cell_type == "code"]
+@pytest.mark.parametrize(
+    ("exercise_id", "name"),
+    [
+        ("04.6", "broken_window"),
+        ("05.6", "broken_union"),
+        ("09.6", "broken_backward"),
+    ],
+)
+def test_the_given_code_of_the_repair_is_one_of_its_mistakes(exercise_id, name):
+    each = exercise(exercise_id)
+    [given] = [c for c in cells(each.chapter, "prompt", each.id) if c.cell_type == "code"]
     namespace = {"np": np}
     exec(given.source, namespace)
-    verdict = judge(each, namespace["broken_window"], seed=0)
+    verdict = judge(each, namespace[name], seed=0)
     assert verdict.status == "failed"
     assert each.mistakes[0].says in str(verdict)
 
@@ -274,6 +300,20 @@ def test_layers_are_those_of_a_search_in_the_graph():
                     assert layers(distance, w, dilations) > layer
             step = window.mask(n, n, window=w, dilation=dilations[layer % len(dilations)])
             reached = masks_product(reached, step)
+
+
+def test_counts_of_a_longformer_are_those_of_the_mask():
+    count = exercise("05.2").reference
+    for n, w, g in itertools.product(range(1, 8), range(9), range(9)):
+        assert count(n, w, g) == longformer.mask(n, n, window=w, global_tokens=g).sum()
+    regular = 10**12 - 64
+    assert count(10**12, 512, 64) == 64 * 10**12 + regular * (64 + 1025) - 512 * 513
+
+
+def test_the_rows_of_a_bigbird_are_its_parts():
+    for n, w, r, g in itertools.product((6, 9), (1, 2), (0, 1), (0, 1, 3)):
+        row = {**dict.fromkeys(range(g), n), **dict.fromkeys(range(g, n), w + r + g)}
+        assert exercise("05.V4").reference(n, w, r, g)["total"] == sum(row.values())
 
 
 def masks_product(a, b):
@@ -362,9 +402,16 @@ def test_the_memory_limit_is_the_one_that_the_prompt_states():
     each = exercise("04.3")
     assert math.isclose(each.memory.allowed_bytes / 2**20, 8.6, abs_tol=0.05)
     assert exercise("04.6").memory.allowed_bytes == 2**22
+    assert exercise("05.3").memory.allowed_bytes == exercise("05.6").memory.allowed_bytes == 2**21
     assert exercise("00.2").memory.allowed_bytes == 2**20
     [_, limit] = cells("00", "prompt", "00.2")
     assert "at n = 2048: 128 rows of scores at once, 128 · n · 4 bytes = 1 MiB" in limit.source
+    [_, limit] = cells("09", "prompt", "09.3")
+    assert exercise("09.3").memory.allowed_bytes == 2**17 == 2**16 * 4 // 2
+    assert "8 queries and 65536 keys, D = 8, float32: half a row of scores, 128 KiB" in limit.source
+    [_, limit, _] = cells("09", "prompt", "09.6")
+    assert exercise("09.6").memory.allowed_bytes == 2**21 == 8 * 1024 * 64 * 4
+    assert "at n = 1024 is limited to eight arrays as large as q, 2 MiB" in limit.source
     prompts = "\n".join(cell.source for cell in SOURCES["04"].cells)
     assert "8.6 MiB" in prompts
     assert f"({4096 * 49 * 64 * 4 // 2**20} MiB)" in prompts
@@ -384,6 +431,18 @@ def test_masking_every_tile_fails_on_traffic_alone():
     assert verdict.reason == f"loads {format_bytes(loaded)}, allowed {format_bytes(needed)}"
     assert verdict.case.startswith("two tiles, window 0")
     assert verdict.where == "loads 2.0 KiB of q, 4.0 KiB of k, 4.0 KiB of v"
+    assert verdict.cause == each.mistakes[0].says
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed: it is made for Linux only")
+def test_a_second_pass_over_the_keys_fails_on_traffic_alone():
+    each = exercise("09.5")
+    assert each.mistakes[0].name == "two passes"
+    verdict = judge(each, each.mistakes[0].function, seed=0)
+    # one query and one key of width 16: q, k and v once, and k once more
+    needed, loaded = 3 * 16 * 4, 4 * 16 * 4
+    assert verdict.reason == f"loads {format_bytes(loaded)}, allowed {format_bytes(needed)}"
+    assert verdict.where == "loads 64 B of q, 128 B of k, 64 B of v"
     assert verdict.cause == each.mistakes[0].says
 
 
@@ -469,14 +528,84 @@ def test_the_examples_in_the_prompts_are_right():
     assert answer(exercise("00.1"))(n=3, heads=2, layers=5, batch=1, bytes_per_number=4) == 360
     q, k = np.array([[1.0, 0], [0, 1]]), np.array([[2.0, 3], [4, 1]])
     assert result("00.2", q, k).tolist() == [4, 3]
+    bill = list(result("01.1", 3, 1, 1, 2, 2, 2).values())
+    assert bill == [384, 384, 1536, 96, 36, 2436]
+    assert list(result("01.2", 2, 3, 5, 4).values()) == [108, 216, 276]
+    assert result("01.3", 100, 36, 1, 1, 1, 4) == 4
+    assert list(result("01.5", 8, 4, 8.0, 2.0).values()) == [2.0, True, 2.0, 4.0, 0.5]
+    assert result("01.6", [1, 2, 4], [1.0, 4.0, 5.0]) == [1]
+    assert list(result("01.V2", 2, 4, 2).values()) == [8, 24, 128, 64, 0.25]
+    assert list(result("01.V6", 4, 3, 2, 2, 4).values()) == [192, 96, 48, 0.5, 0.75]
     assert result("04.1", 2, 4, 1, False).astype(int).tolist() == [[0, 1, 1, 1], [0, 0, 1, 1]]
     assert (result("04.2", 5, 2, False), result("04.2", 5, 2, True)) == (19, 12)
     assert result("04.4", 7, 2, (1, 2)) == 3
     savings = result("04.V1", 8, 4, 2)
     assert list(savings.values()) == [34, 0.53125, 512, 512, 272, 256, 136]
+    mask = result("05.1", 2, 4, 0, 3, 1, False)
+    assert mask.astype(int).tolist() == [[1, 0, 1, 0], [1, 0, 0, 1]]
+    assert (result("05.2", 5, 1, 1), result("05.2", 5, 1, 0)) == (19, 13)
+    q, k, v = np.random.default_rng(0).standard_normal((3, 6, 4))
+    np.testing.assert_allclose(result("05.3", q, k, v, np.eye(6, dtype=bool), 1), v)
+    assert result("05.4", window.mask(6, 6, window=1)) == 5
+    assert result("05.4", np.eye(1, dtype=bool)) == 0
+    bird = result("05.V4", 8, 2, 1, 1)
+    assert list(bird.values()) == [14, 7, 7, 8, 36, 4.5, 0.5625, 144]
+    combined = list(result("05.V8", 6, 2, 3, 1).values())
+    assert combined[:2] + combined[4:] == [34, 25, 100]
+    assert [f"{value:.6f}"[:5] for value in combined[2:4]] == ["4.166", "0.694"]
     speedups = list(result("04.V7", 8, 4, 2, 2).values())
     assert speedups[:4] + speedups[5:] == [512, 272, 320, 136, 1.6]
     assert f"{speedups[4]:.4f}"[:5] == "1.882"
+    assert result("09.1", 5, 4, 2, 2, 1) == {"standard": 116, "tiled": 68}
+    assert result("09.2", 8, 8, 2, 2) == {"visited": 10, "masked": 4}
+    halves = np.array([[0.0]]), np.array([0.0]), np.array([[3.0]]), np.log([2.0])
+    np.testing.assert_allclose([part.item() for part in result("09.4", *halves)], [2, np.log(3)])
+    budget = list(result("09.V2", 3, 1, 1, 1, 2, 1).values())
+    assert budget == [18, 20, 16, 12, ("flash", "window", "standard", "linformer")]
+
+
+def test_the_memory_budget_of_the_textbook_is_told_right():
+    after = "\n".join(cell.source for cell in SOURCES["09"].cells)
+    printed = {"C386": "104.8", "C396": "43.5", "C399": "46.1"}
+    assert all(
+        LEDGER[claim].printed == value and claim in after for claim, value in printed.items()
+    )
+    one, twelve = (exercise("09.V2").reference(4096, 768, heads, 256, 512, 4) for heads in (1, 12))
+    assert 43.5e6 < one["linformer"] - 2 * 4096 * 256 * 4 < 43.6e6  # what it forgets
+    megabytes = [one["linformer"], one["flash"], twelve["standard"]]
+    megabytes += [twelve["linformer"], twelve["window"]]
+    assert [f"{value / 1e6:.1f}" for value in megabytes] == [
+        "51.9",
+        "37.8",
+        "843.1",
+        "98.0",
+        "135.5",
+    ]
+    assert all(f"{value / 1e6:.1f}" in after for value in megabytes)
+    assert (one["order"], twelve["order"]) == (
+        ("flash", "window", "linformer", "standard"),
+        ("flash", "linformer", "window", "standard"),
+    )
+
+
+def test_the_numbers_after_chapter_01_are_right():
+    after = "\n".join(cell.source for cell in SOURCES["01"].cells)
+    printed = {"C382": 16_777_216, "C384": 9_437_184}
+    for claim, value in printed.items():
+        assert float(LEDGER[claim].printed) == value
+        assert f"{value:,}" in after and claim in after
+    budget = exercise("01.V2").reference
+    one, twelve = budget(4096, 768, 1), budget(4096, 768, 12)
+    assert f"{one['flops'] / 1e9:.1f} G FLOPs" in after
+    assert f"{twelve['total_bytes'] / 1e6:.0f} MB" in after
+    assert f"{twelve['scores_share']:.0%}" == "96%" and f"{one['scores_share']:.0%}" == "64%"
+    assert "96 % of it instead of 64 %" in after
+    methods = exercise("01.V6").reference(512, 12, 64, 256, 2)
+    assert f"{methods['linear']:,} bytes" in after
+    assert methods["full"] == float(LEDGER["C150"].printed)
+    seconds = [float(LEDGER[f"C{number}"].printed) for number in range(196, 202)]
+    lengths = [512 * 2**i for i in range(6)]
+    assert exercise("01.6").reference(lengths, seconds) == [2, 3, 4]
 
 
 def test_the_numbers_after_the_calculations_are_right():
@@ -493,3 +622,59 @@ def test_the_numbers_after_the_calculations_are_right():
     assert f"{speedup['local_bytes'] // 4:,}" in after
     assert f"{speedup['speedup']:.1f}×" in after
     assert f"{speedup['tiled_speedup']:.1f}×" in after
+
+
+# Chapter 13 --------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_chapter_13_are_right():
+    def result(exercise_id, *args):
+        return answer(exercise(exercise_id))(*args)
+
+    summary = result("13.1", np.array([9.0, 3.0, 1.0, 2.0]), 1)
+    assert summary == {"median": 2.0, "low": 1.5, "high": 2.5}
+    clock = np.array([0.0, 1.0]), np.array([0.1, 1.1]), np.array([5.0, 8.0])
+    assert result("13.2", *clock, 0) == 4.0
+    assert math.isclose(result("13.3", np.array([512, 1024]), np.array([3.0, 12.0])), 2.0)
+    assert result("13.4", *np.ones((3, 2, 2)), np.zeros((2, 2))) == 1.0
+    times = np.array([3.0, 3.0, 4.0]), np.array([1.0, 4.0, 9.0])
+    assert result("13.5", np.array([256, 512, 1024]), *times) == 512
+    audit = result("13.6", np.full(3, 1024), np.array([0.25, 1.0, 100.0]), 2, 64, 1.0)
+    assert audit == [1, 0, -1] and f"{4 * 2 * 64 * 1024**2 / 1e12 * 1e3:.2f}" == "0.54"
+    speedups = list(result("13.V7", 8, 4, 2, 2, 1e3, 0.25).values())
+    assert [f"{value:.4f}"[:5] for value in speedups] == ["1.882", "1.600", "1.336", "0.438"]
+    assert list(result("13.V10", 4, 1, 2, 2, 2, 1).values()) == [64, 32, 32, 24, 32, 3]
+
+
+def test_the_numbers_after_the_exercises_of_chapter_13_are_right():
+    after = "\n".join(cell.source for cell in SOURCES["13"].cells)
+    lengths = np.array([512, 1024, 2048, 4096, 8192, 16384])
+    printed = np.array([float(LEDGER[f"C{number}"].printed) for number in range(196, 202)])
+    assert f"{exercise('13.3').reference(lengths, printed):.2f}" == "1.56" and "1.56" in after
+    audit = exercise("13.6").reference
+    assert audit(lengths, printed, 12, 64, 312.0) == [-1] * 6
+    assert audit(np.array([8192]), np.array([0.15]), 12, 64, 312.0) == [1]
+    speedups = exercise("13.V7").reference(1024, 128, 64, 64, 1e12, 5e-6)
+    for key in ("theory", "tiled", "observed"):
+        assert f"{speedups[key]:.1f}×" in after
+    variants = exercise("13.V10").reference(8192, 12, 64, 512, 90, 256)
+    assert f"{variants['sparse'] / 1e6:.1f} MB" in after
+    assert f"{variants['linear'] / 1e6:.1f} MB" in after and variants["best"] == 3
+    assert exercise("13.4").memory.allowed_bytes == 3.5 * 2**20 and "3.5 MiB" in after
+
+
+def test_the_numbers_after_the_counts_of_chapter_05_are_right():
+    after = "\n".join(cell.source for cell in SOURCES["05"].cells)
+    printed = {"C458": 1_690_624, "C461": 6.8, "C459": 89.92, "C173": 97, "C174": 2.37}
+    for claim, value in printed.items():
+        assert float(LEDGER[claim].printed) == value
+        assert f"{value:,}" in after and claim in after
+    bird = exercise("05.V4").reference(4096, 256, 64, 32)
+    assert f"{bird['total']:,}" in after
+    assert f"{bird['bytes'] / 1e6:.2f} MB" in after
+    assert f"{100 * (1 - bird['density']):.2f} %" in after
+    assert "1,570,816" in after and "1,570,816" in LEDGER["C463"].note
+    combined = exercise("05.V8").reference(4096, 64, 128, 1)
+    assert f"{combined['added'] / 4096:.2f} added up" in after
+    assert f"{combined['average']:.2f} in the union" in after
+    assert f"{100 * combined['density']:.3f} %" in after

@@ -1,6 +1,8 @@
 import numpy as np
 import oracles
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from attncourse.inputs import random_qkv
 from attncourse.reference import full
@@ -24,6 +26,44 @@ def test_mask_and_bias_are_applied_as_defined():
     expected = softmax(scores, mask) @ v
     np.testing.assert_allclose(full.attention(q, k, v, mask=mask, bias=bias), expected, atol=1e-12)
     assert np.all(full.attention(q, k, v, mask=mask)[..., 2, :] == 0)
+
+
+arrays = given(
+    n_queries=st.integers(1, 20),
+    n_keys=st.integers(1, 20),
+    causal=st.booleans(),
+    seed=st.integers(0, 99),
+)
+
+
+@arrays
+@settings(max_examples=40, deadline=None)
+def test_rows_of_weights_sum_to_one_and_a_shift_of_the_scores_changes_none(
+    n_queries, n_keys, causal, seed
+):
+    q, k, _ = random_qkv(n_queries, n_keys, width=4, seed=seed, dtype=np.float64)
+    weights = full.weights(q, k, causal=causal)
+    visible = full.mask(n_queries, n_keys, causal=causal)
+    np.testing.assert_allclose(weights.sum(-1)[0, 0], visible.any(-1), atol=1e-14)
+    assert np.all(weights >= 0) and np.all(weights[..., ~visible] == 0)
+    shift = 10 * np.random.default_rng(seed).standard_normal((n_queries, 1))
+    shifted = full.weights(q, k, bias=shift, causal=causal)
+    np.testing.assert_allclose(shifted, weights, atol=1e-13)
+
+
+@arrays
+@settings(max_examples=40, deadline=None)
+def test_permuting_queries_permutes_rows_and_permuting_keys_changes_nothing(
+    n_queries, n_keys, causal, seed
+):
+    q, k, v = random_qkv(n_queries, n_keys, width=4, seed=seed, dtype=np.float64)
+    mask = full.mask(n_queries, n_keys, causal=causal)
+    generator = np.random.default_rng(seed)
+    rows, keys = generator.permutation(n_queries), generator.permutation(n_keys)
+    out = full.attention(q, k, v, mask=mask)
+    mixed = [q[..., rows, :], k[..., keys, :], v[..., keys, :]]
+    mixed_out = full.attention(*mixed, mask=mask[rows][:, keys])
+    np.testing.assert_allclose(mixed_out, out[..., rows, :], atol=1e-13)
 
 
 def test_weights_rows_sum_to_one_or_zero():

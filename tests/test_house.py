@@ -2,12 +2,14 @@
 
 import ast
 import importlib.metadata
+import io
 import os
 import re
 import shutil
 import statistics
 import subprocess
 import sys
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -360,6 +362,57 @@ def test_imports_go_one_way():
 )
 def test_a_wrong_import_is_found(module, text):
     assert forbidden_imports(module, text)
+
+
+# References and training code can be read in one sitting: lines of code, the long docstrings aside
+READABLE = ("attncourse/reference", "attncourse/training")
+FILE_LINES, FUNCTION_LINES, ALL_LINES = 150, 30, 260
+
+
+def code_lines(text):
+    """The tree of a text, and the numbers of its lines that hold code: no docstring, no comment."""
+    tree = ast.parse(text)
+    places = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    owners = [n for n in ast.walk(tree) if isinstance(n, places) and ast.get_docstring(n)]
+    prose = {line for n in owners for line in range(n.body[0].lineno, n.body[0].end_lineno + 1)}
+    blank = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    held = [t for t in tokens if t.type not in blank and t.string]
+    return tree, {line for t in held for line in range(t.start[0], t.end[0] + 1)} - prose
+
+
+def too_long(text):
+    """What of a module is longer than it may be, a function's signature aside."""
+    tree, code = code_lines(text)
+    found = []
+    if len(code) > FILE_LINES or len(text.splitlines()) > ALL_LINES:
+        found.append(f"{len(code)} lines of code, {len(text.splitlines())} in all")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            body = [line for line in code if node.body[0].lineno <= line <= node.end_lineno]
+            if len(body) > FUNCTION_LINES:
+                found.append(f"{node.name}: {len(body)} lines of code")
+    return found
+
+
+def test_references_and_training_code_can_be_read_in_one_sitting():
+    paths = [path for folder in READABLE for path in sorted((ROOT / folder).glob("*.py"))]
+    assert len(paths) > 40
+    texts = {path.name: path.read_text(encoding="utf-8") for path in paths}
+    assert {name: long for name, text in texts.items() if (long := too_long(text))} == {}
+
+
+def test_code_that_is_too_long_is_found():
+    body = (
+        'def f(\n    a,\n    b,\n):\n    """Do.\n\n    Much.\n    """\n    # why\n\n'
+        + "    a\n" * 30
+    )
+    assert code_lines(body)[1] == {1, 2, 3, 4, *range(11, 41)}
+    assert too_long(body) == []
+    assert too_long(body + "    b\n") == ["f: 31 lines of code"]
+    assert too_long("a = 1\n" * 150) == []
+    assert too_long("a = 1\n" * 151) == ["151 lines of code, 151 in all"]
+    assert too_long("# why\n" * 261) == ["0 lines of code, 261 in all"]
 
 
 def test_no_block_pointers():

@@ -1,5 +1,6 @@
 import importlib.util
 import io
+import itertools
 import subprocess
 import sys
 import time
@@ -7,9 +8,11 @@ import time
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from attncourse import plots
+from attncourse.cost import Device
 from attncourse.measure import Timing
 from attncourse.plots import base, lines
 from attncourse.reference import masks, window
@@ -113,6 +116,17 @@ def test_graph_picks_out_one_query():
     assert len(strong) == band(8)[2].sum()
     filled = [np.allclose(colour, plots.INK) for colour in live.nodes.get_facecolors()]
     assert sum(filled) == 1 + band(8)[2].sum()
+
+
+def test_arcs_end_at_the_keys_and_name_the_parts():
+    ax = plots.arcs(16, 8, {"window": [7, 9], "global": [0]})
+    ends = [{round(float(x)) for x in line.get_xdata()[[0, -1]]} for line in ax.lines]
+    assert ends == [{7, 8}, {8, 9}, {0, 8}]
+    assert ax.lines[0].get_linestyle() != ax.lines[2].get_linestyle()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["window", "global"]
+    (tokens,) = ax.collections
+    dark = [np.allclose(colour, plots.INK) for colour in tokens.get_facecolors()]
+    assert np.flatnonzero(dark).tolist() == [0, 7, 8, 9]
 
 
 def test_reach_counts_tokens_in_words():
@@ -263,3 +277,34 @@ def test_a_redraw_of_a_256_mask_takes_under_60_ms():
         plots.png(live.figure)
         costs.append(time.process_time() - start)
     assert min(costs) < 0.06
+
+
+def test_works_stand_on_the_roof_or_where_they_were_measured():
+    device = Device("toy", 100.0, 10.0, 1, "made up")
+    live = plots.LiveRoofline(device, {"copy": 1.0, "product": 50.0}, {"product": 40.0})
+    assert plots.attainable(device, [1.0, 10.0, 50.0]).tolist() == [10.0, 100.0, 100.0]
+    assert live.points["copy"].get_xydata().tolist() == [[1.0, 10.0]]
+    assert live.points["product"].get_xydata().tolist() == [[50.0, 40.0]]
+    assert live.drops["product"].get_xydata().tolist() == [[50.0, 40.0], [50.0, 100.0]]
+    assert live.ridge_text.get_text() == "ridge: 10"
+    live.update(Device("wider", 100.0, 50.0, 1, "made up"), {"copy": 1.0, "product": 50.0})
+    assert live.points["copy"].get_xydata().tolist() == [[1.0, 50.0]]
+    assert live.ridge_text.get_text() == "ridge: 2"
+
+
+def test_names_of_scattered_points_do_not_overlap():
+    points = {f"name {i}": (1.0 + i % 3, 5.0 + 0.01 * i) for i in range(18)}
+    ax = plots.scatter(points, x_unit="GFLOPs", y_unit="bytes")
+    ax.figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in ax.texts]  # without its leader
+    assert len(boxes) == 18
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.padded(-1.5).overlaps(other.padded(-1.5))
+
+
+def test_growth_calls_measured_what_no_label_names_otherwise():
+    ax = plots.growth(
+        [1, 2], {"ours": [1.0, 2.0], "theirs: printed": [1.0, 2.0]}, {"n": [1.0, 2.0]}
+    )
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert sorted(labels) == ["n: predicted", "ours: measured", "theirs: printed"]

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attncourse import measure
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, window
+from attncourse.reference import full, masks, window
 
 SIZES = (0, 1, 2, 63, 100)
 KNOBS = list(itertools.product((0, 1, 7, 200), (1, 2, 3, 150), (False, True)))
@@ -40,6 +41,39 @@ def test_any_shape_equals_full_attention_under_the_mask(
     mask = window.mask(n_queries, n_keys, **knobs)
     out = window.attention(q, k, v, **knobs)
     np.testing.assert_allclose(out, full.attention(q, k, v, mask=mask), atol=1e-12)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("sizes", [(150, 150), (70, 150), (150, 70)], ids=str)
+def test_backward_equals_autograd_under_the_mask(sizes, causal):
+    torch = pytest.importorskip("torch")
+    q, k, v = random_qkv(*sizes, heads=2, width=8, value_width=6, dtype=np.float64)
+    grad_out = random_qkv(sizes[0], heads=2, width=6, seed=1, dtype=np.float64)[0]
+    for knobs in ({"window": 3}, {"window": 20, "dilation": 3}, {"window": 200}):
+        twins = [torch.from_numpy(array).requires_grad_() for array in (q, k, v)]
+        mask = torch.from_numpy(window.mask(*sizes, causal=causal, **knobs))
+        scores = (twins[0] @ twins[1].mT / 8**0.5).masked_fill(~mask, -1e300)
+        weights = scores.softmax(-1) * mask.any(-1, keepdim=True)
+        (weights @ twins[2]).backward(torch.from_numpy(grad_out))
+        for grad, twin in zip(
+            window.backward(grad_out, q, k, v, causal=causal, **knobs), twins, strict=True
+        ):
+            np.testing.assert_allclose(grad, twin.grad.numpy(), atol=1e-13, err_msg=str(knobs))
+
+
+def test_backward_holds_blocks_and_the_gradients():
+    q, k, v = random_qkv(4096)
+    peak = measure.peak_bytes(window.backward, q, q, k, v, window=64)
+    block = 64 * (64 + 2 * 64) * 4
+    assert peak < 3 * q.nbytes + 8 * block
+
+
+def test_backward_refuses_a_gradient_of_another_shape():
+    q, k, v = random_qkv(6, width=4)
+    with pytest.raises(ValueError, match=r"window\.backward: grad_out must have shape .*6, 4"):
+        window.backward(q[..., :3], q, k, v, window=1)
+    with pytest.raises(ValueError, match=r"window\.backward: window must be at least 0, got -1"):
+        window.backward(q, q, k, v, window=-1)
 
 
 def test_window_zero_returns_the_values():
@@ -87,6 +121,25 @@ def test_transformers_longformer_counts_its_window_on_both_sides_together():
     # Longformer's attention_window=2w is our radius w: 2w + 1 keys for an interior query.
     assert window.mask(100, 100, window=16)[50].sum() == 2 * 16 + 1
     assert window.mask(100, 100, window=16, causal=True)[50].sum() == 16 + 1
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("exact", [False, True])
+def test_local_attention_means_blocks_by_its_window_unless_it_is_exact(causal, exact):
+    """Its window_size is the length of a block, and it sees the blocks beside its own whole."""
+    torch, peer = pytest.importorskip("torch"), pytest.importorskip("local_attention")
+    q, k, v = random_qkv(64, heads=2, width=8, dtype=np.float64)
+    beside = {"look_backward": 1, "look_forward": 0 if causal else 1}
+    module = peer.LocalAttention(
+        window_size=8, causal=causal, exact_windowsize=exact, use_rotary_pos_emb=False, **beside
+    )
+    theirs = module(*(torch.from_numpy(a) for a in (q, k, v))).numpy()
+    if exact:
+        ours = window.attention(q, k, v, window=8, causal=causal)
+    else:
+        overlapping = masks.blocks(64, 64, block=8, overlap=8)
+        ours = full.attention(q, k, v, mask=overlapping, causal=causal)
+    np.testing.assert_allclose(ours, theirs, atol=1e-14)
 
 
 def test_dynamic_window_is_the_smallest_radius_that_catches_the_mass():

@@ -6,6 +6,7 @@ pyplot: what is open there would be shown a second time. Colours come from virid
 a word, marker or line style says what each of them says.
 """
 
+from attncourse.plots.accuracy import LiveErrors, errors
 from attncourse.plots.base import (
     DPI,
     INK,
@@ -25,13 +26,17 @@ from attncourse.plots.matrices import (
     LiveHeatmap,
     LiveMask,
     LiveReach,
+    arcs,
     gallery,
     graph,
     heatmap,
     mask_legend,
     reach,
 )
-from attncourse.plots.records import benchmark
+from attncourse.plots.points import scatter
+from attncourse.plots.records import LiveComparison, benchmark
+from attncourse.plots.roofline import LiveRoofline, attainable, roofline
+from attncourse.plots.steps import LiveRow, launches, lifetimes
 from attncourse.plots.traces import LiveTiles, tiles
 
 __all__ = [
@@ -42,17 +47,24 @@ __all__ = [
     "SERIES",
     "LiveBars",
     "LiveBudget",
+    "LiveComparison",
     "LiveCurves",
+    "LiveErrors",
     "LiveGraph",
     "LiveHeatmap",
     "LiveMask",
     "LiveReach",
+    "LiveRoofline",
+    "LiveRow",
     "LiveTiles",
+    "arcs",
+    "attainable",
     "bars",
     "benchmark",
     "budget",
     "css_width",
     "curves",
+    "errors",
     "figure",
     "freeze",
     "gallery",
@@ -60,9 +72,13 @@ __all__ = [
     "growth",
     "heatmap",
     "in_unit",
+    "launches",
+    "lifetimes",
     "mask_legend",
     "png",
     "reach",
+    "roofline",
+    "scatter",
     "show",
     "tiles",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER
-from attncourse.reference.softmax import softmax_in_place
+from attncourse.reference.softmax import exp_in_place, scaled
 
 BLOCK = 64  # queries handled together: large enough for BLAS, small enough for the cache
 
@@ -38,9 +38,11 @@ def attend(
         The scores (..., block, len(keys)), and the copies of k and v, one after the other.
     """
     work = np.result_type(q.dtype, np.float32)
-    scores = np.matmul(q.astype(work, copy=False), _taken(k, keys, work).swapaxes(-1, -2))
-    weights = _weights(scores, hidden, factor)
-    return np.matmul(weights, _taken(v, keys, work))
+    scores = np.matmul(scaled(q, factor), _taken(k, keys, work).swapaxes(-1, -2))
+    row_sum = _exp(scores, hidden)
+    out = np.matmul(scores, _taken(v, keys, work))
+    out /= row_sum  # after the product there is less to divide
+    return out
 
 
 def attend_each(
@@ -68,10 +70,12 @@ def attend_each(
         A copy of k or v (..., block, count, D): every query gathers its own.
     """
     work = np.result_type(q.dtype, np.float32)
-    row = q.astype(work, copy=False)[..., None, :]
+    row = scaled(q, factor)[..., None, :]
     scores = np.matmul(row, _taken(k, keys, work).swapaxes(-1, -2))[..., 0, :]
-    weights = _weights(scores, hidden, factor)
-    return np.matmul(weights[..., None, :], _taken(v, keys, work))[..., 0, :]
+    row_sum = _exp(scores, hidden)
+    out = np.matmul(scores[..., None, :], _taken(v, keys, work))[..., 0, :]
+    out /= row_sum
+    return out
 
 
 def held_bytes(
@@ -101,8 +105,7 @@ def held_bytes(
     scores = queries * keys * work_bytes
     copy = copied * (work_bytes if gathered or each else converted)
     original = copied * dtype_bytes if converted and (gathered or each) else 0
-    row = queries * D
-    most = max(row * converted + copy, copy + max(original, row * work_bytes))
+    most = copy + max(original, queries * D * work_bytes)  # with the scaled queries, or the result
     return heads * scores + max(heads * most, NUMPY_BUFFER * work_bytes)
 
 
@@ -110,8 +113,8 @@ def _taken(array: np.ndarray, keys: slice | np.ndarray, work: np.dtype) -> np.nd
     return array[..., keys, :].astype(work, copy=False)
 
 
-def _weights(scores: np.ndarray, hidden: np.ndarray | None, factor: float) -> np.ndarray:
-    scores *= factor
+def _exp(scores: np.ndarray, hidden: np.ndarray | None) -> np.ndarray:
+    """Turn scores into weights that are not yet divided by the row sums; return the latter."""
     if hidden is not None:
         np.copyto(scores, -np.inf, where=hidden)
-    return softmax_in_place(scores)
+    return exp_in_place(scores)

@@ -56,7 +56,7 @@ def attention(
 
     Paper:
         Gray, Radford, Kingma 2017, "GPU kernels for block-sparse weights"; full and partial blocks:
-        Dong et al. 2024, arXiv:2412.05496, section 3.
+        Dong et al. 2024, arXiv:2412.05496.
     """
     check_qkv("block_sparse.attention", q, k, v)
     n_queries, n_keys = q.shape[-2], k.shape[-2]

@@ -9,7 +9,7 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference.softmax import exp_in_place
+from attncourse.reference.softmax import exp_in_place, scaled
 
 
 def attention(
@@ -56,8 +56,7 @@ def attention(
     k, v = k.astype(work, copy=False), v.astype(work, copy=False)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for rows, n_seen in _chunks(n_queries, n_keys, chunk, causal):
-        q_chunk = q[..., rows.start : rows.stop, :].astype(work)
-        q_chunk *= factor
+        q_chunk = scaled(q[..., rows.start : rows.stop, :], factor)
         past = n_seen - len(rows) if causal else n_seen  # keys before the first query of the chunk
         out[..., rows.start : rows.stop, :] = _attend(
             q_chunk, k[..., :n_seen, :], v[..., :n_seen, :], past

@@ -7,12 +7,17 @@ does. There a tile lies on chip; here it is an array small enough for the cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_count, check_qkv
+from attncourse.reference.flash_backward import gradients
+from attncourse.reference.softmax import scaled
+from attncourse.reference.tiles import finite, hide_future, merge, tiles
+
+__all__ = ["Bias", "attention", "backward", "cost", "forward", "merge"]
 
 Bias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Called with the positions of the queries and keys of a tile, gives what their scores gain."""
@@ -142,45 +147,7 @@ def backward(
         if array.shape != shape:
             raise ValueError(f"flash.backward: {name} must have shape {shape}, got {array.shape}")
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    delta = np.einsum("...d,...d->...", out, grad_out, dtype=lse.dtype)  # rowsum(P dP)
-    dq, dk, dv = (np.zeros(array.shape, lse.dtype) for array in (q, k, v))
-    ahead = k.shape[-2] - q.shape[-2]
-    for keys in _tiles(0, k.shape[-2], block_k):
-        first = max(keys.start - ahead, 0) if causal else 0  # the queries before it see no key here
-        for rows in _tiles(first // block_q * block_q, q.shape[-2], block_q):
-            diagonal = rows.start + ahead - keys.start if causal else None
-            tiles = (grad_out[..., rows, :], q[..., rows, :], k[..., keys, :], v[..., keys, :])
-            grads = _tile_gradients(*tiles, lse[..., rows], delta[..., rows], diagonal, factor)
-            for total, part, grad in zip((dq, dk, dv), (rows, keys, keys), grads, strict=True):
-                total[..., part, :] += grad
-    return tuple(grad.astype(q.dtype, copy=False) for grad in (dq, dk, dv))
-
-
-def merge(
-    out_a: np.ndarray, lse_a: np.ndarray, out_b: np.ndarray, lse_b: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `forward` gives for two disjoint sets of keys, from what it gives for each.
-
-    Split keys, pages and devices are joined with this; the order does not matter.
-
-    Args:
-        out_a: (..., Tq, Dv), attention to the first set of keys.
-        lse_a: (..., Tq), its log-sum-exp; -inf where no key was seen.
-        out_b: (..., Tq, Dv), attention to the second set.
-        lse_b: (..., Tq).
-
-    Returns:
-        out and lse of both sets together.
-    """
-    shapes = [array.shape for array in (out_a, lse_a, out_b, lse_b)]
-    if shapes[:2] != shapes[2:] or shapes[0][:-1] != shapes[1]:
-        raise ValueError(
-            f"flash.merge: two outputs (..., Tq, Dv) and their lse (..., Tq), got {shapes}"
-        )
-    lse = np.logaddexp(lse_a, lse_b)
-    pivot = _finite(lse)
-    out = out_a * np.exp(lse_a - pivot)[..., None] + out_b * np.exp(lse_b - pivot)[..., None]
-    return out.astype(out_a.dtype, copy=False), lse
+    return gradients(grad_out, q, k, v, out, lse, block_q, block_k, causal, factor)
 
 
 def cost(
@@ -214,7 +181,7 @@ def cost(
     _check_knobs("flash.cost", block_q, block_k)
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     pairs = loaded = 0
-    for rows in _tiles(0, Tq, block_q):
+    for rows in tiles(0, Tq, block_q):
         n_rows = rows.stop - rows.start
         n_seen = max(rows.stop + Tk - Tq, 0) if causal else Tk
         pairs += n_rows * n_seen
@@ -240,9 +207,8 @@ def _forward(q, k, v, block_q, block_k, causal, scale, bias=None):
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     lse = np.full(q.shape[:-1], -np.inf, work)
-    for rows in _tiles(0, n_queries, block_q):
-        q_tile = q[..., rows, :].astype(work)
-        q_tile *= factor
+    for rows in tiles(0, n_queries, block_q):
+        q_tile = scaled(q[..., rows, :], factor)
         out[..., rows, :], lse[..., rows] = _query_tile(
             q_tile, k, v, rows.start + n_keys - n_queries, block_k, causal, bias
         )
@@ -257,15 +223,15 @@ def _query_tile(q, k, v, start, block_k, causal, bias):
     running_sum = np.zeros_like(running_max)
     tile = np.empty((*q.shape[:-1], min(block_k, n_keys)), q.dtype)  # all scores there ever are
     last = start + n_queries if causal else n_keys  # the tiles above the diagonal are skipped
-    for keys in _tiles(0, last, block_k):
+    for keys in tiles(0, last, block_k):
         k_tile = k[..., keys, :].astype(q.dtype, copy=False)
         scores = np.matmul(q, k_tile.swapaxes(-1, -2), out=tile[..., : keys.stop - keys.start])
         if bias is not None:
             scores += bias(np.arange(start, start + n_queries), np.arange(keys.start, keys.stop))
         if causal:
-            _hide_future(scores, start - keys.start)
+            hide_future(scores, start - keys.start)
         new_max = np.maximum(running_max, scores.max(axis=-1, keepdims=True))
-        pivot = _finite(new_max)
+        pivot = finite(new_max)
         scores -= pivot
         weights = np.exp(scores, out=scores)
         rescale = np.exp(running_max - pivot)
@@ -276,42 +242,6 @@ def _query_tile(q, k, v, start, block_k, causal, bias):
     running_sum[running_sum == 0] = 1  # no key seen: 0 / 1, and log(1) leaves -inf
     acc /= running_sum
     return acc, (running_max + np.log(running_sum))[..., 0]
-
-
-def _tile_gradients(grad_out, q, k, v, lse, delta, diagonal, factor):
-    """Return what one tile adds to dq, dk and dv; its weights are made again and dropped."""
-    work = lse.dtype
-    grad_out, q, k, v = (array.astype(work, copy=False) for array in (grad_out, q, k, v))
-    scores = np.matmul(q, k.swapaxes(-1, -2))
-    scores *= factor
-    if diagonal is not None:
-        _hide_future(scores, diagonal)
-    scores -= _finite(lse)[..., None]
-    p = np.exp(scores, out=scores)
-    dv = np.matmul(p.swapaxes(-1, -2), grad_out)
-    ds = np.matmul(grad_out, v.swapaxes(-1, -2))
-    ds -= delta[..., None]
-    ds *= p
-    ds *= factor
-    return np.matmul(ds, k), np.matmul(ds.swapaxes(-1, -2), q), dv
-
-
-def _hide_future(scores: np.ndarray, diagonal: int) -> None:
-    """Set the scores of later keys to -inf; the first query sits at key `diagonal` of the tile."""
-    n_rows, n_cols = scores.shape[-2:]
-    if diagonal < n_cols - 1:  # else the tile lies below the diagonal
-        np.copyto(scores, -np.inf, where=~np.tri(n_rows, n_cols, diagonal, dtype=bool))
-
-
-def _finite(maximum: np.ndarray) -> np.ndarray:
-    """Replace -inf, the maximum of a row without visible keys, by 0: -inf - -inf would be NaN."""
-    return np.where(maximum == -np.inf, maximum.dtype.type(0), maximum)
-
-
-def _tiles(first: int, last: int, block: int) -> Iterator[slice]:
-    """Yield first ... last - 1 in slices of `block`, the last one shorter."""
-    for start in range(first, last, block):
-        yield slice(start, min(start + block, last))
 
 
 def _check(where, q, k, v, block_q, block_k) -> None:

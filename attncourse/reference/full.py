@@ -168,6 +168,7 @@ def _scores(where, q, k, mask, bias, causal, scale) -> np.ndarray:
     work = np.result_type(q.dtype, np.float32)
     scores = np.matmul(q.astype(work, copy=False), k.astype(work, copy=False).swapaxes(-1, -2))
     scores *= 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scores[np.isinf(q).any(axis=-1)] = np.nan  # else a row of -inf would pass for a masked one
     for name, array in (("mask", mask), ("bias", bias)):
         if array is not None and not _broadcasts(np.shape(array), scores.shape):
             raise ValueError(

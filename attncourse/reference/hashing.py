@@ -22,7 +22,7 @@ def draw_rotations(width: int, *, n_buckets: int, n_rounds: int, seed: int = 0) 
         seed: The same seed gives the same rotations.
 
     Paper:
-        Andoni et al. 2015, arXiv:1509.02897, section 3; Kitaev, Kaiser, Levskaya 2020,
+        Andoni et al. 2015, arXiv:1509.02897; Kitaev, Kaiser, Levskaya 2020,
         arXiv:2001.04451, section 2.
     """
     check_buckets("hashing.draw_rotations", n_buckets, n_rounds, seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -17,6 +16,8 @@ from attncourse.reference.hashing import (
     draw_rotations,
     hash_vectors,
 )
+from attncourse.reference.looks import looks
+from attncourse.reference.softmax import scaled
 
 __all__ = [
     "attention",
@@ -90,8 +91,8 @@ def attention(
     rotations = draw_rotations(q.shape[-1], n_buckets=n_buckets, n_rounds=n_rounds, seed=seed)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for head in np.ndindex(*q.shape[:-2]):
-        looks = _looks(q[head], k[head], rotations, chunk, exclude_self, causal)
-        out[head] = _attend(q[head], k[head], v[head], looks, factor)
+        seen = looks(q[head], k[head], rotations, chunk, exclude_self, causal)
+        out[head] = _attend(q[head], k[head], v[head], seen, factor)
     return out
 
 
@@ -115,7 +116,7 @@ def found(
     rotations = draw_rotations(q.shape[-1], n_buckets=n_buckets, n_rounds=n_rounds, seed=seed)
     mask = np.zeros(q.shape[:-1] + k.shape[-2:-1], dtype=bool)
     for head in np.ndindex(*q.shape[:-2]):
-        for i, j, hidden in _looks(q[head], k[head], rotations, chunk, exclude_self, causal):
+        for i, j, hidden in looks(q[head], k[head], rotations, chunk, exclude_self, causal):
             mask[head][i[:, None], j] |= ~hidden
         lonely = np.flatnonzero(~mask[head].any(axis=-1))
         lonely = lonely[lonely >= q.shape[-2] - k.shape[-2]]
@@ -185,12 +186,12 @@ def cost(
     )
 
 
-def _attend(q, k, v, looks, factor) -> np.ndarray:
+def _attend(q, k, v, seen, factor) -> np.ndarray:
     """Return one head's output (Tq, Dv): what each chunk finds, merged as it comes."""
     work = np.result_type(q.dtype, np.float32)
     out = np.zeros((len(q), v.shape[-1]), work)
     total, top = np.zeros((len(q), 1), work), np.full((len(q), 1), -np.inf, work)
-    for i, j, hidden in looks:
+    for i, j, hidden in seen:
         _merge(out, total, top, i, q[i], k[j], v[j], hidden, factor)
     lonely = np.flatnonzero(total == 0)
     lonely = lonely[lonely >= len(q) - len(k)] if len(k) else lonely[:0]
@@ -202,9 +203,8 @@ def _attend(q, k, v, looks, factor) -> np.ndarray:
 
 def _merge(out, total, top, i, q, k, v, hidden, factor) -> None:
     """Add one chunk to the running output, sum and maximum of its queries i."""
-    q, k, v = (array.astype(out.dtype, copy=False) for array in (q, k, v))
-    scores = np.matmul(q, k.T)
-    scores *= factor
+    k, v = (array.astype(out.dtype, copy=False) for array in (k, v))
+    scores = np.matmul(scaled(q, factor), k.T)
     np.copyto(scores, -np.inf, where=hidden)
     new_top = np.maximum(top[i], scores.max(axis=-1, keepdims=True))
     pivot = np.where(new_top == -np.inf, 0, new_top)  # exp(-inf - 0) = 0 instead of NaN
@@ -214,42 +214,6 @@ def _merge(out, total, top, i, q, k, v, hidden, factor) -> None:
     total[i] = total[i] * fade + scores.sum(axis=-1, keepdims=True)
     out[i] = out[i] * fade + np.matmul(scores, v)
     top[i] = new_top
-
-
-def _looks(q, k, rotations, chunk, exclude_self, causal) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield queries i, keys j and what is hidden (len(i), len(j)), chunk by chunk, all rounds."""
-    if not len(q) or not len(k):
-        return
-    stretch, rows = np.arange(min(2 * chunk, len(k))), -(-chunk * len(q) // len(k))
-    earlier = []  # of each round: where each query's stretch starts, and each key's place
-    for rotation in rotations:
-        q_order, k_order, starts = _sort(q, k, rotation, rows, chunk)
-        for first, start in zip(range(0, len(q), rows), starts, strict=True):
-            i, j = q_order[first : first + rows], k_order[(start + stretch) % len(k)]
-            hidden = np.zeros((len(i), len(j)), dtype=bool)
-            own = i[:, None] + len(k) - len(q)
-            if causal:
-                hidden |= j > own
-            if exclude_self:
-                hidden |= j == own
-            for their_start, place in earlier:
-                hidden |= (place[j] - their_start[i][:, None]) % len(k) < len(j)
-            yield i, j, hidden
-        their_start, place = np.empty(len(q), np.int32), np.empty(len(k), np.int32)
-        their_start[q_order], place[k_order] = np.repeat(starts, rows)[: len(q)], np.arange(len(k))
-        earlier.append((their_start, place))
-
-
-def _sort(q, k, rotation, rows, chunk) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return queries and keys by bucket, and where in the keys' order each chunk starts to look."""
-    q_bucket, k_bucket = (hash_vectors(x, rotation[None])[0] for x in (q, k))
-    q_order, k_order = (np.argsort(b, kind="stable") for b in (q_bucket, k_bucket))
-    leader = q_order[::rows]
-    # the place of (bucket, position) among the keys; positions run from Tk - Tq to Tk - 1
-    span = len(q) + len(k)
-    codes = k_bucket[k_order] * span + k_order + len(q)
-    places = np.searchsorted(codes, q_bucket[leader] * span + leader + len(k))
-    return q_order, k_order, (places - chunk) % len(k)
 
 
 def _check_knobs(where: str, n_buckets: int, n_rounds: int, chunk: int, seed: int) -> None:

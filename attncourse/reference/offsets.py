@@ -23,7 +23,7 @@ def exponential(n: int) -> tuple[int, ...]:
     """Return the offsets 0, 1, 2, 4, 8 … below n: about log2 n keys on each side.
 
     Paper:
-        Li et al. 2019, arXiv:1907.00235, section 4.2.
+        Li et al. 2019, arXiv:1907.00235.
     """
     return hierarchical(n, base=2)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.reference.softmax import softmax_in_place
+from attncourse.reference.softmax import scaled, softmax_in_place
 
 BLOCK = 128  # rows of scores made together: some queries of all heads of a group
 PIECE = 1024  # keys of an array that make one piece
@@ -56,7 +56,7 @@ def attend(
     factor = 1 / math.sqrt(width) if scale is None else scale
     out = np.zeros((*q.shape[:-1], value_width), q.dtype)
     for rows, stop in blocks(n_queries, n_keys, shared, causal):
-        block = np.multiply(q[..., rows, :], factor, dtype=np.result_type(q.dtype, np.float32))
+        block = scaled(q[..., rows, :], factor)
         by_group = block.reshape(*groups, shared * block.shape[-2], width)
         position = rows.start + n_keys - n_queries if causal else n_keys
         weights = _weights(by_group, keys(stop), stop, block.shape[-2], position)

@@ -48,7 +48,7 @@ def attention(
         in the dtype of k; and the scores of one block of 128 rows, in float32 at least.
 
     Paper:
-        Liu et al. 2024, arXiv:2402.02750, section 3 (there in 2 bits).
+        Liu et al. 2024, arXiv:2402.02750 (there in 2 bits).
     """
     where = "quantised_cache.attention"
     grouped.check_grouped(where, q, k, v)

@@ -13,6 +13,7 @@ import numpy as np
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_count, check_qkv
 from attncourse.reference.encodings import alibi_bias, alibi_slopes, rotate, t5_bias, t5_bucket
+from attncourse.reference.softmax import scaled
 
 __all__ = [
     "alibi_bias",
@@ -77,8 +78,7 @@ def attention(
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for first in range(0, n_queries, BLOCK):
         rows = slice(first, first + BLOCK)
-        q_tile = q[..., rows, :].astype(work)
-        q_tile *= factor
+        q_tile = scaled(q[..., rows, :], factor)
         out[..., rows, :] = _query_tile(q_tile, k, v, *tables, first + n_keys - n_queries, causal)
     return out
 

@@ -15,6 +15,7 @@ from attncourse.inputs import check_qkv
 from attncourse.patterns import check_factors
 from attncourse.reference import factors
 from attncourse.reference.block import held_bytes
+from attncourse.reference.softmax import scaled
 
 
 def attention(
@@ -152,11 +153,9 @@ def cost(
 
 def _add(acc, running_max, running_sum, q, k, v, keys, hidden, factor) -> None:
     """Add these keys to what the queries keep, in place."""
-    scores = np.matmul(
-        q.astype(acc.dtype, copy=False),
-        k[..., keys, :].astype(acc.dtype, copy=False).swapaxes(-1, -2),
-    )
-    scores *= factor
+    k_taken = k[..., keys, :].astype(acc.dtype, copy=False)
+    scores = np.matmul(scaled(q, factor), k_taken.swapaxes(-1, -2))
+    del k_taken  # before v takes as much
     np.copyto(scores, -np.inf, where=hidden)
     new_max = np.maximum(running_max, scores.max(axis=-1, keepdims=True, initial=-np.inf))
     pivot = np.where(new_max == -np.inf, 0, new_max)  # nothing seen yet: exp(-inf - 0) = 0

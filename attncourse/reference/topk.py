@@ -10,8 +10,10 @@ import numpy as np
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
 from attncourse.reference.block import BLOCK, attend_each, held_bytes
+from attncourse.reference.predictor import Predictor, fit_predictor, ranked
+from attncourse.reference.softmax import scaled
 
-Predictor = tuple[np.ndarray, np.ndarray]
+__all__ = ["Predictor", "attention", "cost", "fit_predictor", "mask_of", "recall", "select"]
 
 
 def attention(
@@ -52,13 +54,13 @@ def attention(
         gathered keys or values (64, keep, D), in float32 at least.
 
     Paper:
-        Gupta, Dar, Goodman, Ciprut, Berant 2021, arXiv:2106.06899, section 2.
+        Gupta, Dar, Goodman, Ciprut, Berant 2021, arXiv:2106.06899.
     """
     check_qkv("topk.attention", q, k, v)
     check_count("topk.attention", "keep", keep, least=1)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
-    ranked_q, ranked_k = _ranked("topk.attention", q, k, predictor)
+    ranked_q, ranked_k = ranked("topk.attention", q, k, predictor)
     for head in np.ndindex(q.shape[:-2]):
         q_, k_, v_ = (array[head] for array in (q, k, v))
         for rows, chosen in _choices(ranked_q[head], ranked_k[head], keep, causal, factor):
@@ -87,7 +89,7 @@ def select(
     check_count("topk.select", "keep", keep, least=1)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     kept = np.full((*q.shape[:-1], min(keep, k.shape[-2])), -1)
-    ranked_q, ranked_k = _ranked("topk.select", q, k, predictor)
+    ranked_q, ranked_k = ranked("topk.select", q, k, predictor)
     for head in np.ndindex(q.shape[:-2]):
         for rows, chosen in _choices(ranked_q[head], ranked_k[head], keep, causal, factor):
             kept[head][rows, : chosen.shape[-1]] = chosen
@@ -120,43 +122,6 @@ def recall(kept: np.ndarray, wanted: np.ndarray) -> float:
     query = np.arange(math.prod(kept.shape[:-1])).reshape(*kept.shape[:-1], 1)
     pairs = [(query * span + keys)[keys >= 0] for keys in (kept, wanted)]
     return float(np.isin(pairs[1], pairs[0]).mean()) if pairs[1].size else 1.0
-
-
-def fit_predictor(q: np.ndarray, k: np.ndarray, *, rank: int) -> Predictor:
-    """Fit projections A and B such that (q A) · (k B) ranks keys as q · k does.
-
-    Among all of this rank they have the least mean squared error over all pairs of q and k, up to
-    a constant per query, which no ranking sees: so the keys are centred. With C the covariances,
-    the columns of V the first eigenvectors of C_k^½ C_q C_k^½: A = C_k^½ V, B = C_k^-½ V.
-
-    Args:
-        q: (..., Tq, D) sample of queries; each head gets its own fit.
-        k: (..., Tk, D) sample of keys.
-        rank: Dimensions in which the predictor scores, at most D.
-
-    Returns:
-        A and B, (..., D, rank) in the dtype of q.
-
-    Raises:
-        ValueError: rank < 1 or above D, and as in `attention`.
-    """
-    check_qkv("topk.fit_predictor", q, k, k)
-    check_count("topk.fit_predictor", "rank", rank, least=1)
-    if rank > q.shape[-1]:
-        raise ValueError(
-            f"topk.fit_predictor: rank must be at most the width D = {q.shape[-1]}, got {rank}"
-        )
-    x, y = (array.astype(np.float64) for array in (q, k))
-    y -= y.mean(axis=-2, keepdims=True)
-    of_q, of_k = (np.matmul(a.swapaxes(-1, -2), a) for a in (x, y))
-    values, vectors = np.linalg.eigh(of_k)
-    spread = np.sqrt(np.maximum(values, 0))[..., None, :]
-    some = np.where(spread > 1e-6 * spread[..., -1:], spread, np.inf)  # where keys vary at all
-    back = vectors.swapaxes(-1, -2)
-    root, inverse = np.matmul(vectors * spread, back), np.matmul(vectors / some, back)
-    _, first = np.linalg.eigh(np.matmul(np.matmul(root, of_q), root))
-    first = first[..., : -rank - 1 : -1]
-    return tuple(np.matmul(a, first).astype(q.dtype) for a in (root, inverse))
 
 
 def cost(
@@ -213,39 +178,18 @@ def _blocks(n_queries: int, n_keys: int, causal: bool) -> Iterator[tuple[slice, 
             yield slice(first, last), seen
 
 
-def _ranked(where, q, k, predictor) -> tuple[np.ndarray, np.ndarray]:
-    """Return what is multiplied to rank the keys: q and k, or their few predictor's dimensions."""
-    if predictor is None:
-        return q, k
-    for name, matrix in zip("AB", predictor, strict=True):
-        if matrix.shape[-2] != q.shape[-1] or matrix.shape[-1] != predictor[0].shape[-1]:
-            raise ValueError(
-                f"{where}: predictor must be two arrays (..., {q.shape[-1]}, rank), "
-                f"got {name} {matrix.shape}"
-            )
-    work = np.result_type(q.dtype, np.float32)
-    return tuple(
-        np.matmul(array.astype(work, copy=False), matrix.astype(work, copy=False))
-        for array, matrix in zip((q, k), predictor, strict=True)
-    )
-
-
 def _choices(q, k, keep, causal, factor) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield (queries, chosen keys) of one head, block by block."""
     work = np.result_type(q.dtype, np.float32)
     k = k.astype(work, copy=False)
     for rows, seen in _blocks(len(q), len(k), causal):
         own = rows.start + len(k) - len(q) if causal else seen  # the last key of the first query
-        yield (
-            rows,
-            _choose(q[rows].astype(work, copy=False), k[:seen], min(keep, seen), own, factor),
-        )
+        yield rows, _choose(scaled(q[rows], factor), k[:seen], min(keep, seen), own)
 
 
-def _choose(q, k, keep, own, factor) -> np.ndarray:
+def _choose(q, k, keep, own) -> np.ndarray:
     """Return the best keys int (block, keep) of one block, -1 where fewer are visible."""
     scores = np.matmul(q, k.T)
-    scores *= factor
     np.copyto(scores, np.inf, where=np.isnan(scores))
     np.copyto(scores, -np.inf, where=~np.tri(*scores.shape, own, dtype=bool))
     least = np.partition(scores, len(k) - keep, axis=-1)[:, len(k) - keep, None].copy()

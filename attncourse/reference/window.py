@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_qkv
 from attncourse.reference import masks
-from attncourse.reference.block import BLOCK, attend, held_bytes
+from attncourse.reference.block import attend, held_bytes
+from attncourse.reference.window_backward import backward
+from attncourse.reference.window_blocks import blocks, check_window, outside
+
+__all__ = ["attention", "backward", "blocks", "cost", "count", "dynamic_window", "mask", "outside"]
 
 
 def attention(
@@ -51,7 +54,7 @@ def attention(
         Beltagy, Peters, Cohan 2020, arXiv:2004.05150, section 3.1.
     """
     check_qkv("window.attention", q, k, v)
-    _check_knobs("window.attention", window, dilation)
+    check_window("window.attention", window, dilation)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
@@ -74,7 +77,7 @@ def mask(
         dilation: Tokens per step.
         causal: No key after the query's own position.
     """
-    _check_knobs("window.mask", window, dilation)
+    check_window("window.mask", window, dilation)
     offset = np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None]
     visible = (np.abs(offset) <= window * dilation) & (offset % dilation == 0)
     return visible & (offset <= 0) if causal else visible
@@ -95,7 +98,7 @@ def count(
         dilation: Tokens per step.
         causal: No key after the query's own position.
     """
-    _check_knobs("window.count", window, dilation)
+    check_window("window.count", window, dilation)
     total = 0
     for start in range(min(dilation, n_queries)):  # queries of one residue class
         class_queries = -(-(n_queries - start) // dilation)
@@ -162,7 +165,7 @@ def cost(
         causal: No key after the query's own position.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    _check_knobs("window.cost", window, dilation)
+    check_window("window.cost", window, dilation)
     pairs = loaded = largest = 0
     for rows, keys in blocks(Tq, Tk, window, dilation, causal):
         pairs += len(rows) * len(keys)
@@ -178,35 +181,6 @@ def cost(
     )
 
 
-def blocks(
-    n_queries: int, n_keys: int, window: int, dilation: int, causal: bool
-) -> Iterator[tuple[range, range]]:
-    """Yield (queries, keys): up to BLOCK queries of one residue class and all keys they may see."""
-    ahead = n_keys - n_queries
-    for start in range(min(dilation, n_queries)):
-        for first in range(start, n_queries, BLOCK * dilation):
-            rows = range(first, min(first + BLOCK * dilation, n_queries), dilation)
-            left = first + ahead - window * dilation
-            left = max(left, left % dilation)  # the first key of this residue class, or later
-            right = rows[-1] + ahead + (0 if causal else window * dilation)
-            yield rows, range(left, max(left, min(right + 1, n_keys)), dilation)
-
-
-def outside(
-    rows: range,
-    keys: range,
-    n_queries: int,
-    n_keys: int,
-    window: int,
-    dilation: int,
-    causal: bool,
-) -> np.ndarray:
-    """Return which pairs of a block from `blocks` the window hides, bool (queries, keys)."""
-    own = (rows.start + n_keys - n_queries - keys.start) // dilation  # where the first query sits
-    beyond = ~np.tri(len(rows), len(keys), own + (0 if causal else window), dtype=bool)
-    return beyond | np.tri(len(rows), len(keys), own - window - 1, dtype=bool)
-
-
 def _pairs_up_to(step: int, n_queries: int, n_keys: int) -> int:
     """Return how many (i, j) have j - i <= step: a sum of min(max(i + step + 1, 0), n_keys)."""
 
@@ -215,8 +189,3 @@ def _pairs_up_to(step: int, n_queries: int, n_keys: int) -> int:
         return inside * (inside + 1) // 2 + max(top - n_keys, 0) * n_keys
 
     return ramp(step + n_queries) - ramp(step)
-
-
-def _check_knobs(where: str, window: int, dilation: int) -> None:
-    check_count(where, "window", window)
-    check_count(where, "dilation", dilation, least=1)

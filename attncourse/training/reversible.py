@@ -50,7 +50,7 @@ def forward(blocks: Sequence[Block], x1: Tensor, x2: Tensor) -> tuple[Tensor, Te
         ValueError: Halves of different shapes.
 
     Paper:
-        Gomez, Ren, Urtasun, Grosse 2017, arXiv:1707.04585, section 3; in attention Kitaev,
+        Gomez, Ren, Urtasun, Grosse 2017, arXiv:1707.04585; in attention Kitaev,
         Kaiser, Levskaya 2020, arXiv:2001.04451, section 3.
     """
     if x1.shape != x2.shape:

@@ -21,7 +21,7 @@ from attncourse.reference import full, window
 # Each query scores each key, and a softmax turns its row of scores into weights that sum to 1.
 # Sixteen tokens make a 16 × 16 matrix. Run the cell: a light square is a key that counts.
 
-# %% covers="A1"
+# %% covers="A1 S7"
 q, k, v = random_qkv(16, width=8)
 weights = full.weights(q, k)[0, 0]
 axes = plots.heatmap(weights, title="weights of 16 tokens", label="weight")

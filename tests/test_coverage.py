@@ -1,0 +1,72 @@
+"""The inventory, and the table of the cells that handle it."""
+
+import re
+from pathlib import Path
+
+import jupytext
+import pytest
+
+from attncourse import coverage
+from attncourse.authoring import sources
+from attncourse.sources import BuildError, Source, covered, read
+
+ROOT = Path(__file__).parents[1]
+WRITTEN = [read(path, ROOT) for path in sources(ROOT)]
+
+
+def toy(text, stem="04_window", kind="chapter"):
+    cells = jupytext.reads(text, fmt="py:percent").cells
+    lines = list(range(1, len(cells) + 1))
+    return Source(f"notebooks/_source/{stem}.py", stem, kind, cells, lines, lines)
+
+
+def test_the_inventory_is_whole():
+    topics = coverage.inventory()
+    assert len(topics) == 335
+    for id, topic in topics.items():
+        assert re.fullmatch(r"[A-Y]\d+", id) and topic.item
+        assert topic.chapters and all(re.fullmatch(r"\d\d", chapter) for chapter in topic.chapters)
+        assert set(topic.texts) <= {"survey", "notes", "chapter E", "chapter V", "implied"}
+
+
+def test_written_chapters_leave_nothing_out():
+    assert coverage.missing(WRITTEN) == []
+
+
+def test_a_chapter_that_drops_a_topic_or_a_claim_is_told():
+    everything = coverage.missing([toy('# %% covers="F1"\n1')])
+    assert not any("topic F1," in line for line in everything)
+    assert any(line.startswith("chapter 04: no cell covers topic F2, ") for line in everything)
+    assert any(line.startswith("chapter 04: no cell covers claim C057, ") for line in everything)
+    assert not any("chapter 05" in line for line in everything)
+
+
+def test_an_unknown_id_is_refused():
+    with pytest.raises(
+        BuildError, match=r"04_window\.py:1: cell 1: there is no topic or claim F99"
+    ):
+        coverage.places([toy('# %% covers="F99"\n1')])
+
+
+def test_a_place_names_section_and_cell_and_links_to_the_notebook():
+    text = '# %% [markdown]\n# ## Edges\n\n# %% covers="F2 F4-F5"\n1'
+    link = "[Edges](../notebooks/04_window.ipynb), cell 2"
+    assert coverage.places([toy(text)]) == {"F2": [link], "F4": [link], "F5": [link]}
+    exercise = '# %% role="check" exercise="04.V1"\ncheck("04.V1")'
+    found = coverage.places([toy(exercise, kind="solutions")])
+    assert found == {"V1": ["[04_window](../solutions/04_window.ipynb), cell 1"]}
+
+
+def test_ranges_are_spelt_out():
+    assert covered("F2 C057-C059 V9-V10") == ["F2", "C057", "C058", "C059", "V9", "V10"]
+    assert covered("") == []
+
+
+def test_the_table_names_each_id_of_a_written_chapter_once():
+    table = coverage.markdown(WRITTEN)
+    assert "nowhere" not in table
+    for number in {source.stem[:2] for source in WRITTEN}:
+        ids = [id for id, topic in coverage.inventory().items() if number in topic.chapters]
+        if ids:
+            [section] = re.findall(rf"^## {number}_\w+\n(.*?)(?=^## |\Z)", table, re.S | re.M)
+            assert [id for id in ids if section.count(f"\n| {id} | ") != 1] == []
