@@ -449,6 +449,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("chunk", 64, 1, 256, 1, "keys in a chunk; a query looks at two chunks"),
                 Knob("seed", 0, 0, 99, 1, "which directions are drawn"),
             ),
+            has=frozenset({"kernel"}),
             collapse=lambda n_queries, n_keys: {"n_buckets": 4, "n_rounds": 2, "chunk": n_keys},
             online=False,
         ),
@@ -464,7 +465,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("chunk", 128, 1, 512, 1, "tokens of a segment"),
                 Knob("memory", 128, 0, 512, 1, "keys before the segment that it sees too"),
             ),
-            has=frozenset({"mask", "step"}),
+            has=frozenset({"mask", "kernel", "backward", "step"}),
             collapse=lambda n_queries, n_keys: {"chunk": n_keys, "memory": 0},
         ),
         Mechanism(

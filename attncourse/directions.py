@@ -33,3 +33,25 @@ def draw_directions(
         rotations *= np.sign(np.einsum("bii->bi", upper))[:, None, :]
         directions = rotations.reshape(-1, width)[:n_features] * lengths
     return directions.astype(np.float32)  # rounding draws other directions, and is no error
+
+
+def draw_rotations(width: int, n_buckets: int, n_rounds: int, seed: int) -> np.ndarray:
+    """Return LSH's directions (rounds, D, n_buckets / 2); see `reference.lsh.draw_rotations`.
+
+    Args:
+        width: D.
+        n_buckets: Even.
+        n_rounds: Independent drawings; more leave the earlier ones as they were.
+        seed: At least 0.
+    """
+    generator = np.random.default_rng(seed)
+    return generator.standard_normal((n_rounds, width, n_buckets // 2))
+
+
+def check_buckets(where: str, n_buckets: int, n_rounds: int, seed: int) -> None:
+    """Refuse numbers of buckets, rounds or a seed that hashing cannot use."""
+    check_count(where, "n_buckets", n_buckets, least=2)
+    check_count(where, "n_rounds", n_rounds, least=1)
+    check_count(where, "seed", seed)
+    if n_buckets % 2:
+        raise ValueError(f"{where}: n_buckets must be even, got {n_buckets}")

@@ -22,6 +22,7 @@ from attncourse.kernels import (
     full,
     kv_cache,
     linear,
+    lsh,
     offsets,
     pages,
     performer,
@@ -67,8 +68,10 @@ MORE = [
     relative._relative_fwd_kernel,
     scoring._scoring_project_kernel,
     scoring._scoring_fwd_kernel,
+    lsh._lsh_round_kernel,
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
+CACHES = [kv_cache._kv_cache_fwd_kernel, block_table._paged_fwd_kernel]
 BLOCK_SPARSE = [
     block_sparse._block_sparse_fwd_kernel,
     block_sparse_backward._block_sparse_dkdv_kernel,
@@ -80,7 +83,6 @@ SPARSE_HELPERS = [
     random_keys._random_keys_fwd_kernel,
     offsets._offsets_fwd_kernel,
 ]
-CACHES = [kv_cache._kv_cache_fwd_kernel, block_table._paged_fwd_kernel]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 INTEGERS = {
@@ -96,6 +98,10 @@ INTEGERS = {
     "k_order_ptr": "*i32",
     "order_ptr": "*i32",
     "pictures_ptr": "*i64",
+    "found_starts_ptr": "*i32",
+    "found_places_ptr": "*i32",
+    "q_sorted_ptr": "*i64",
+    "k_sorted_ptr": "*i64",
 }
 FLOAT32 = {
     "lse_ptr",
@@ -115,6 +121,7 @@ FLOAT32 = {
     "hidden_ptr",
     "q_hidden_ptr",
     "k_hidden_ptr",
+    "acc_ptr",
 }  # whatever the inputs are
 ROWS = 1024  # of a group: as many as a tile holds
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -155,6 +162,12 @@ def of_scoring(kernel, dtype, width, ones):
     return {"BLOCK": BLOCK, "BLOCK_H": BLOCK_H}, options
 
 
+def of_lsh(kernel, dtype, width, ones):
+    flags = {"FIRST": ones, "LAST": not ones, "CAUSAL": True, "EXCLUDE_SELF": True}
+    BLOCK_Q, BLOCK_KV, options = lsh._tiling(width, DTYPE_BYTES[dtype])
+    return flags | {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV}, options
+
+
 def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
     """Compile as a launch with contiguous tensors would.
 
@@ -181,13 +194,13 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
         backward = kernel is not flash._flash_fwd_kernel
         BLOCK_Q, BLOCK_KV, options = flash.tile_sizes(*largest, backward=backward)
         constants |= {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}  # the longer code
-    if kernel in SPARSE_HELPERS[2:]:
-        constants["BLOCK_Q"], options = random_keys.queries_of_tile(width), {}
     if kernel in CACHES:
         BLOCK_R, BLOCK_KV, options = splits.tile_sizes(ROWS, width, DTYPE_BYTES[dtype])
         constants |= {"BLOCK_R": BLOCK_R, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}
     if kernel is splits.merge_kernel:
         constants["BLOCK_S"], options = splits.MAX_SPLITS, {"num_warps": 8}
+    if kernel in SPARSE_HELPERS[2:]:
+        constants["BLOCK_Q"], options = random_keys.queries_of_tile(width), {}
     if kernel in BLOCK_SPARSE:
         backward = kernel is not block_sparse._block_sparse_fwd_kernel
         options = block_sparse.launch_options(width, DTYPE_BYTES[dtype], backward=backward)
@@ -267,6 +280,12 @@ if __name__ == "__main__":
         for kernel in KERNELS:
             if kernel not in LINEAR or (dtype, width) != ("fp32", 256):  # which spill: see `_block`
                 print(json.dumps(report(kernel, dtype, width, arch)), flush=True)
+    scans = [(linear._linear_sums_kernel, True), (linear._linear_fwd_kernel, True)]
+    for dtype, width in [("bf16", 256)] + [("fp16", 64), ("fp32", 128)] * (arch >= 90):
+        for kernel, fading in [(kernel, False) for kernel in MORE] + scans:
+            spills = fading or kernel is relative._relative_fwd_kernel  # in wide float32 only
+            at = min(width, 64) if spills and dtype == "fp32" else width
+            print(json.dumps(report(kernel, dtype, at, arch, fading=fading)), flush=True)
     # of all their classes those that come nearest to a spill
     for dtype, width in [("fp16", 64)] + [("fp32", 64), ("bf16", 256)] * (arch >= 90):
         for kernel in BLOCK_SPARSE:
@@ -276,9 +295,3 @@ if __name__ == "__main__":
             print(json.dumps(report(kernel, "fp16", 16, arch, ones=True)), flush=True)
         for kernel in SPARSE_HELPERS:
             print(json.dumps(report(kernel, "bf16", 256, arch)), flush=True)
-    scans = [(linear._linear_sums_kernel, True), (linear._linear_fwd_kernel, True)]
-    for dtype, width in [("bf16", 256)] + [("fp16", 64), ("fp32", 128)] * (arch >= 90):
-        for kernel, fading in [(kernel, False) for kernel in MORE] + scans:
-            spills = fading or kernel is relative._relative_fwd_kernel  # in wide float32 only
-            at = min(width, 64) if spills and dtype == "fp32" else width
-            print(json.dumps(report(kernel, dtype, at, arch, fading=fading)), flush=True)

@@ -13,7 +13,7 @@ from attncourse.kernels import INTERPRETED, flash, linformer
 from attncourse.reference import linformer as reference
 
 import torch  # isort: skip
-from twins import DEVICE, DTYPES, close, definition, peak_of, tensors, with_nan_margins
+from twins import DEVICE, close, definition, each_dtype, peak_of, tensors, with_nan_margins
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -42,8 +42,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_dtype(CASES)
 def test_values_and_gradients_against_float64(case, dtype):
     Tq, Tk, D, Dv, rank, leading = case
     heads = leading[-1] if leading else 1

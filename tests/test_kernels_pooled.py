@@ -13,7 +13,7 @@ from attncourse.kernels import INTERPRETED, flash, pooled
 from attncourse.reference import pooled as reference
 
 import torch  # isort: skip
-from twins import DEVICE, DTYPES, equals_reference, peak_of, tensors, with_nan_margins
+from twins import DEVICE, each_dtype, equals_reference, peak_of, tensors, with_nan_margins
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -38,8 +38,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_dtype(CASES)
 def test_values_against_float64(case, dtype):
     Tq, Tk, D, Dv, pool, kind, causal = case
     inputs = tensors(Tq, Tk, D, Dv, heads=1 + (Tq == 63), dtype=dtype)

@@ -14,7 +14,7 @@ from attncourse.kernels import INTERPRETED, flash, relative
 from attncourse.reference import relative as reference
 
 import torch  # isort: skip
-from twins import DEVICE, DTYPES, equals_reference, peak_of, tensors, with_nan_margins
+from twins import DEVICE, each_dtype, equals_reference, peak_of, tensors, with_nan_margins
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -39,8 +39,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_dtype(CASES)
 def test_values_against_float64(case, dtype):
     Tq, Tk, D, Dv, max_distance, causal = case
     inputs = tensors(Tq, Tk, D, Dv, heads=1 + (Tq == 63), dtype=dtype)

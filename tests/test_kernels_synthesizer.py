@@ -13,7 +13,7 @@ from attncourse.kernels import INTERPRETED, synthesizer
 from attncourse.reference import synthesizer as reference
 
 import torch  # isort: skip
-from twins import DEVICE, DTYPES, close, peak_of, tensors, with_nan_margins
+from twins import DEVICE, close, each_dtype, peak_of, tensors, with_nan_margins
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -62,8 +62,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_dtype(CASES)
 def test_values_against_float64(case, dtype):
     kind, Tq, Tk, D, Dv, hidden, leading, causal = case
     heads = leading[-1] if leading else 2

@@ -1,11 +1,21 @@
 """What the tests of the kernels share: inputs on the device, the definition, the tolerance."""
 
+import pytest
+
 from attncourse.kernels import INTERPRETED
 
 import torch  # isort: skip
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (not INTERPRETED)
+
+
+def each_dtype(cases):
+    """Parametrize over (case, dtype): all of them on a GPU, in the interpreter one dtype a case."""
+    pairs = [(case, dtype) for case in cases for dtype in DTYPES]
+    if INTERPRETED:  # float32 and float16 by turns
+        pairs = [(case, DTYPES[number % 2]) for number, case in enumerate(cases)]
+    return pytest.mark.parametrize(("case", "dtype"), pairs, ids=str)
 
 
 def tensors(Tq, Tk, D, Dv=None, *, heads=1, batch=1, dtype=torch.float32, seed=0, grad=False):

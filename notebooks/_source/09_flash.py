@@ -92,6 +92,7 @@ claims.check("C051", "16 for the scores alone", "forward only: training brings n
 live_chunk = plots.LiveBars({"held at once": 1, "read from memory": 1}, unit="bytes")
 
 
+# %% covers="L14 L7"
 def draw_chunk(n, chunk):
     cost = chunked.cost(1, 1, n, n, 64, chunk=chunk)
     values = {"held at once": cost.peak_bytes, "read from memory": cost.bytes_read}
@@ -100,6 +101,7 @@ def draw_chunk(n, chunk):
     return f"Chunks of {chunk} at n = {n}: {', '.join(words)}."
 
 
+# %% covers="L14 L7"
 lengths = widgets.choice([1024, 2048, 4096, 8192, 16384], 4096)
 sizes = widgets.choice([2**power for power in range(12)], 256)
 widgets.explore(draw_chunk, live_chunk.figure, n=lengths, chunk=sizes)
@@ -196,6 +198,7 @@ orders["falling"] = orders["rising"][::-1]
 live_row = plots.LiveRow(scores_row)
 
 
+# %% covers="L3 R2"
 def maxima(scores, block, steps):
     """Running maxima after 0, 1, 2 … blocks."""
     return [scores[: block * step].max(initial=-np.inf) for step in range(steps + 1)]
@@ -215,6 +218,7 @@ def draw_row(step, block, order):
     )
 
 
+# %% covers="L3 R2"
 blocks = widgets.choice([1, 2, 4, 8, 16, 32], 4)
 widgets.explore(draw_row, live_row.figure, step=(0, 32, 1, 3), block=blocks, order=list(orders))
 
@@ -296,6 +300,7 @@ def walk(n_tiles, causal, keys_first=False):
     return sorted(order, key=lambda tile: tile[::-1]) if keys_first else order
 
 
+# %% covers="L1"
 said = {"x": "tile of keys", "y": "tile of queries"}
 said["words"] = ("not yet, or never", "done and forgotten", "in memory now")
 live_walk = plots.LiveHeatmap(np.zeros((8, 8)), title=" ", **said)
@@ -314,6 +319,7 @@ def draw_walk(step, block, causal):
     return f"Tile {step + 1} of {len(tiles)} in memory: {size}; {done}."
 
 
+# %% covers="L1 L2"
 blocks = widgets.choice([32, 64, 128, 256], 32)
 widgets.explore(draw_walk, live_walk.figure, step=(0, 63, 1, 19), block=blocks, causal=False)
 
@@ -417,6 +423,7 @@ words = {"x_label": "random input", "y_label": "largest error in roundings"}
 live_error = plots.LiveCurves(seeds, lines, **words, high=6)
 
 
+# %% covers="L9"
 def largest_error(attend, seed, **knobs):
     q, k, v = random_qkv(96, width=32, seed=int(seed))
     truth = full.attention(*(array.astype(float) for array in (q, k, v)))
@@ -426,18 +433,21 @@ def largest_error(attend, seed, **knobs):
 
 # %% covers="L9"
 full_errors = [largest_error(full.attention, seed) for seed in seeds]
-
-
-def draw_error(block):
+tiled_errors = {}
+for block in (8, 16, 32, 64, 96):
     knobs = {"block_q": block, "block_k": block}
-    tiled = [largest_error(flash.attention, seed, **knobs) for seed in seeds]
-    live_error.update({"full": full_errors, "tiled": tiled})
-    within = max(*tiled, *full_errors) < 16
+    tiled_errors[block] = [largest_error(flash.attention, seed, **knobs) for seed in seeds]
+
+
+# %% covers="L9"
+def draw_error(block):
+    live_error.update({"full": full_errors, "tiled": tiled_errors[block]})
+    within = max(*tiled_errors[block], *full_errors) < 16
     return f"Tiles of {block}: full and tiled both stay within 16 roundings: {within}."
 
 
-sizes = widgets.choice([4, 8, 16, 32, 64, 96], 16)
-widgets.explore(draw_error, live_error.figure, block=sizes)
+# %% covers="L9"
+widgets.explore(draw_error, live_error.figure, block=widgets.choice(list(tiled_errors), 16))
 
 # %% covers="C012 C413"
 claims.check("C012", "a few roundings, as above")
@@ -537,8 +547,8 @@ if traced:
 #
 # ## Where the bytes go
 #
-# A GPU has a large memory that is far away, HBM, and small ones on the chip beside each of its
-# processors (*SMs*). Here are an A100's. Which bar is too short to be seen?
+# A GPU has a large memory that is far away, *HBM*, and on the chip a small one beside each of its
+# processors: an *SRAM* for each *SM*. Here are an A100's. Which bar is too short to be seen?
 
 # %% covers="L6 C263"
 sms, sram = 108, 192 * 1024
@@ -598,6 +608,7 @@ def tiled_bytes(n, width, block_q, bytes_each=4):
     return (2 * n * width + 2 * n * width * -(-n // block_q)) * bytes_each
 
 
+# %% covers="L7 L17"
 cost = full.cost(1, 1, 4096, 4096, 64)
 assert standard_bytes(4096, 64) == cost.bytes_read + cost.bytes_written
 cost = flash.cost(1, 1, 4096, 4096, 64, block_q=128, block_k=128)
@@ -636,6 +647,7 @@ words = {"x_label": "head width D", "y_label": "MB moved"}
 live_traffic = plots.LiveCurves(widths, lines, **words)
 
 
+# %% covers="L7 L8"
 def draw_traffic(n, block_q, bytes_each):
     standard = standard_bytes(n, widths, bytes_each) / 1e6
     tiled = tiled_bytes(n, widths, block_q, bytes_each) / 1e6
@@ -668,9 +680,11 @@ def on_chip(block, width, bytes_each):
     return parts | {"scores": block * block * bytes_each}
 
 
+# %% covers="L8 C266"
 live_chip = plots.LiveBars(on_chip(128, 64, 2), unit="bytes")
 
 
+# %% covers="L8 C266"
 def draw_chip(block, width, bytes_each):
     parts = on_chip(block, width, bytes_each)
     live_chip.update(parts, f"tiles of {block} × {block}, width {width}")
@@ -709,6 +723,7 @@ def largest_block(width, bytes_each):
     return math.isqrt(4 * width * width + room) - 2 * width  # B² + 4BD = room
 
 
+# %% covers="L8 L7"
 narrow = np.arange(16, 321, 8)
 moved = {"standard": standard_bytes(4096, narrow, 2) / 1e6}
 blocks = [largest_block(int(width), 2) for width in narrow]
@@ -771,9 +786,9 @@ for name, cost in (
     print(f"{name:<9} {cost.flops / 1e9:.1f} GFLOP, {cost.intensity:5.1f} FLOPs per byte")
 
 # %% [markdown]
-# There is a third limit, which one text calls negligible. Each score needs an exponential, and
-# tensor cores have none. An H100 does 989 TFLOP/s of products and 3.9 T exponentials per second
-# (Shah et al. 2024, arXiv:2407.08608).
+# There is a third limit, which one text calls negligible. Each score needs an exponential, and the
+# tensor cores, which multiply matrices, have none. An H100 does 989 TFLOP/s of products and 3.9
+# TFLOP/s of special functions such as exp (Shah et al. 2024, arXiv:2407.08608).
 
 # %% covers="C440"
 pairs = 4096**2
@@ -974,6 +989,7 @@ def draw_merge(cut, order):
     return f"Cut at key {cut}: the first part weighs {weight:.0%}, the second {1 - weight:.0%}."
 
 
+# %% covers="L15 L18"
 widgets.explore(draw_merge, live_merge.figure, cut=(1, 31, 1, 12), order=list(orders))
 
 # %% [markdown]
@@ -1070,6 +1086,7 @@ def stored_backward(grad_out, q, k, v, p, delta):
     return ds @ k, ds.T @ q, dv
 
 
+# %% covers="L4 C034"
 one_product = 2 * n * n * 64
 forward = measure.count_flops(full.attention, q, k, v) // one_product
 kept = measure.count_flops(stored_backward, grad_out, q, k, v, P, delta) // one_product
@@ -1108,6 +1125,7 @@ def kept_bytes(n, layers, heads, bytes_each, standard):
     return layers * heads * (rows + own)
 
 
+# %% covers="L20 C449 C450"
 for length in (1024, 8192, 32768):
     fit = [a100.memory_bytes // kept_bytes(length, 12, 12, 2, way) for way in (True, False)]
     print(f"n = {length:>5}: {fit[0]:>3} texts with P, {fit[1]:>3} with lse, in 40 GB, float16")
@@ -1117,6 +1135,7 @@ kept = ("P is kept", "lse is kept")
 live_batch = plots.LiveBars(dict.fromkeys(kept, 1), unit="texts")
 
 
+# %% covers="L20"
 def draw_batch(n, layers, heads, device):
     memory = DEVICES[device].memory_bytes
     fits = [memory // kept_bytes(n, layers, heads, 2, way) for way in (True, False)]
@@ -1161,6 +1180,7 @@ live_order = plots.LiveHeatmap(np.zeros((8, 8)), title=" ", **said)
 versions = {"version 2, queries outside": False, "version 1, keys outside": True}
 
 
+# %% covers="L13"
 def draw_order(step, version):
     grid, tiles = np.zeros((8, 8)), walk(8, False, keys_first=versions[version])
     for tile in tiles[:step]:
@@ -1171,6 +1191,7 @@ def draw_order(step, version):
     return f"{version}, step {step}: {finished} of 8 tiles of queries are finished."
 
 
+# %% covers="L13"
 widgets.explore(draw_order, live_order.figure, step=(0, 63, 1, 19), version=list(versions))
 
 # %% [markdown]
@@ -1184,6 +1205,7 @@ live_busy = plots.LiveBars(
 )
 
 
+# %% covers="L13"
 def draw_busy(batch, heads, n):
     programs = (batch * heads, batch * heads * -(-n // 128))
     busy = [min(sms, number) for number in programs]
@@ -1191,6 +1213,7 @@ def draw_busy(batch, heads, n):
     return f"{programs[0]} programs keep {busy[0]} SMs busy, {programs[1]} keep {busy[1]}."
 
 
+# %% covers="L13"
 lengths = widgets.choice([512, 1024, 2048, 4096, 8192, 16384], 8192)
 widgets.explore(draw_busy, live_busy.figure, batch=(1, 16, 1, 1), heads=(1, 32, 1, 12), n=lengths)
 

@@ -380,6 +380,12 @@ plots.show(axes, "How much of this device's limit six mechanisms reach at 1024 t
 # %% covers="C272 L16"
 claims.check("C272", why="no unit of what is utilised, no kernel, no length; see one's own above")
 
+# %% [markdown] covers="S2 S5 Y9"
+# A kernel that does several steps while the numbers are on chip is *fused*: scores, softmax and
+# values; or bias, dropout and layer norm. Libraries bring such kernels: xFormers for training,
+# FasterTransformer and TensorRT for serving. `attncourse bench` measures peers where they are
+# installed, and calls them absent where not.
+
 # %% [markdown]
 # ## The floor at short lengths
 #

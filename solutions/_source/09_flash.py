@@ -91,8 +91,9 @@ check("09.2")
 # before are free. Result `(..., Tq, Dv)`, dtype of q. With one key, for example, each row is v.
 
 # %% [markdown] role="prompt" exercise="09.3"
-# **Memory limit** at 8 queries and 65536 keys, D = 8, float32: half a row of scores, 128 KiB. One
-# whole row takes 256 KiB: too much, even one at a time. Slices of the keys fit.
+# **Memory limit** at 8 queries and 65536 keys, D = 8, float32: half a row of scores, 128 KiB. A
+# whole row takes 256 KiB, too much even one at a time; a scaled copy of k takes 2 MiB. Slices of
+# the keys fit.
 
 
 # %% role="answer" exercise="09.3"
