@@ -434,6 +434,12 @@ def test_two_factors_cost_a_small_share_of_all_pairs():
         assert cost.flops < share * dense.flops
 
 
+def test_random_keys_of_a_tile_are_in_nearly_every_block():
+    drawn = random_keys._drawn("here", 16384, 16384, 32, 0, False).numpy()
+    for tile in drawn.reshape(256, 64, 33)[::50]:
+        assert len(np.unique(tile // 64)) > 250
+
+
 def test_residue_classes_side_by_side_are_full_tiles():
     cost = strided.cost(1, 1, 4096, 4096, 64, stride=64, dtype_bytes=2)
     assert cost.flops == 4 * 64 * 64 * 64 * 64  # 64 classes, a tile each

@@ -1,7 +1,7 @@
 """BigBird in Triton: the block-sparse kernels along a layout of window, random and global blocks.
 
-The first and last rows of the layout list everything. Their lists are shared out among several
-programs, so that the global blocks do not keep all others waiting.
+The rows of global blocks list everything. Their lists are shared out among several programs, so
+that no row keeps all others waiting.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 
 from attncourse import patterns
 from attncourse.cost import Cost
-from attncourse.kernels import block_sparse
+from attncourse.kernels import block_sparse, layout_plan
 from attncourse.kernels.plan import Plan, plan_cost
 from attncourse.kernels.tiles import check_tensors
 
@@ -37,7 +37,7 @@ def attention(
         q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
         k: (B, H, Tk, D).
         v: (B, H, Tk, Dv), Dv ≤ 256.
-        block: Tokens in a block, best a multiple of 64: see `block_sparse.tile_sizes`.
+        block: Tokens in a block, best a multiple of 64: see `layout_plan.tile_sizes`.
         window_blocks: Radius in blocks: 2·window_blocks + 1 of them, window_blocks + 1 if causal.
         random_blocks: Blocks drawn for each block of queries among those it would not see.
         global_blocks: The first so many blocks, or a row of block numbers; all, if there are fewer.
@@ -105,5 +105,5 @@ def cost(
 
 def _plan(where, n_queries, n_keys, width, dtype_bytes, block, *knobs) -> Plan:
     layout = patterns.bigbird(where, n_queries, n_keys, block, *knobs)
-    BLOCK_Q, BLOCK_KV = block_sparse.tile_sizes(block, width, dtype_bytes)
-    return block_sparse.layout_plan(n_queries, n_keys, layout, block, knobs[-1], BLOCK_Q, BLOCK_KV)
+    BLOCK_Q, BLOCK_KV = layout_plan.tile_sizes(block, width, dtype_bytes)
+    return layout_plan.layout_plan(n_queries, n_keys, layout, block, knobs[-1], BLOCK_Q, BLOCK_KV)

@@ -1,8 +1,8 @@
 """Random attention in Triton: each query gathers its own keys, one after the other.
 
-The keys of neighbouring queries have nothing to do with each other, so a list of blocks would hold
-nearly every block: with 32 keys of 16384 drawn for each of 64 queries, seven blocks of 64 in eight
-(and there is no matrix product to be had). Whole random blocks are what `bigbird` draws instead.
+The keys of neighbouring queries have nothing to do with each other. The 64 queries of a tile draw
+2048 keys, at 32 each: of the 256 blocks of 16384 tokens nearly every one holds some of them, and a
+list of blocks would leave out nothing. Whole random blocks are what `bigbird` draws instead.
 """
 
 import functools
