@@ -27,9 +27,9 @@ def test_a_peer_gives_our_result(mechanism, peer, causal):
         pytest.skip(f"{peer.package} is not installed")
     if peer.name == "FlexAttention" and not shutil.which("g++"):
         pytest.skip("FlexAttention on a CPU needs a C++ compiler")
-    arrays = random_qkv(512, heads=2, width=64)
+    arrays = random_qkv(768, heads=2, width=64)
     tensors = [torch.from_numpy(array) for array in arrays]
-    keywords = mechanism.keywords(512, 512, 64, 64, np.float32, **mechanism.values)
+    keywords = mechanism.keywords(768, 768, 64, 64, np.float32, **mechanism.values)
     ours = mechanism.reference.attention(*arrays, **keywords, causal=causal)
     try:
         function, keywords = peer.prepare(mechanism, mechanism.values, *tensors, causal)

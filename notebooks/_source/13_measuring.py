@@ -133,9 +133,13 @@ plots.show(axes, "The time of one query against 8192 keys, with warm caches and 
 # %% covers="P1"
 q, k, v = random_qkv(1024)
 out = full.attention(q, k, v)
-print("result       ", format_bytes(out.nbytes))
-print("peak, full   ", format_bytes(measure.peak_bytes(full.attention, q, k, v)))
-print("peak, window ", format_bytes(measure.peak_bytes(window.attention, q, k, v, window=128)))
+held = {
+    "result": out.nbytes,
+    "peak, full": measure.peak_bytes(full.attention, q, k, v),
+    "peak, window": measure.peak_bytes(window.attention, q, k, v, window=128),
+}
+for what, n_bytes in held.items():  # Python's own objects come and go below the first decimal
+    print(f"{what:<13} {n_bytes / 2**20:.1f} MiB")
 
 # %% [markdown]
 # NumPy tells Python's `tracemalloc` of each array. Torch does not. Predict what `tracemalloc`

@@ -174,8 +174,8 @@ check("13.5")
 # *12 minutes · difficulty 2 of 3 · 2 points*
 #
 # A table prints `milliseconds` for exact attention over `n` tokens, `heads` of `width`. The device
-# reaches at most `peak_tflops` · 10¹² FLOP/s. Return a list of ints: 1 where a time implies more
-# than the peak, -1 where below 1 % of it, else 0.
+# can do `peak_tflops` · 10¹² FLOP/s. Return a list of ints: 1 where a time implies more, -1 where
+# below 1 % of it, else 0.
 
 # %% [markdown] role="prompt" exercise="13.6"
 # With 2 heads of 64 and a peak of 1 TFLOP/s, 1024 tokens need at least 0.54 ms: 0.25 ms gives 1, 1
