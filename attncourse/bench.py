@@ -128,8 +128,9 @@ class Job:
         point: The setting.
         knobs: The mechanism's keyword arguments.
         prepare: Makes the call, inputs and all; nothing is allocated before.
-        needs_bytes: The most it will hold at once, inputs aside, roughly.
-        predicted: The mechanism's own cost, if the call is its own.
+        needs_bytes: Works out the most it will hold at once, inputs aside, roughly.
+        predict: Works out the mechanism's own cost, if the call is its own: where tiles are
+            counted one by one, that takes seconds at the longest lengths.
         check: Makes a call whose result should be the same, if there is one.
     """
 
@@ -138,8 +139,8 @@ class Job:
     point: Point
     knobs: dict[str, int]
     prepare: Callable[[], tuple[Callable[..., Any], tuple, dict]]
-    needs_bytes: int
-    predicted: Cost | None
+    needs_bytes: Callable[[], int]
+    predict: Callable[[], Cost] | None
     check: Callable[[], tuple[Callable[..., Any], tuple, dict]] | None = None
 
     @property
@@ -574,9 +575,8 @@ def _own_job(mechanism: Mechanism, point: Point, setting: Setting) -> Job | None
     module = mechanism.kernel if on_gpu else mechanism.reference
     values, n = point.values(mechanism), point.n
     sizes = (point.batch, point.heads, n, n, point.width)
-    cost = module.cost(
-        *sizes, **values, causal=point.causal, dtype_bytes=NUMBER_BYTES[setting.dtype]
-    )
+    knobs = values | {"causal": point.causal, "dtype_bytes": NUMBER_BYTES[setting.dtype]}
+    cost = functools.cache(functools.partial(module.cost, *sizes, **knobs))
 
     def prepare():
         inputs = _inputs(point, setting, torch=on_gpu)
@@ -589,10 +589,13 @@ def _own_job(mechanism: Mechanism, point: Point, setting: Setting) -> Job | None
         return _in_mode(module.attention, inputs, keywords, point.mode)
 
     backward = point.mode == "backward"
-    needs = 5 * cost.peak_bytes if backward else cost.peak_bytes
-    predicted = None if backward else cost
+
+    def needs():
+        return (5 if backward else 1) * cost().peak_bytes
+
+    predict = None if backward else cost
     implementation = "Triton" if on_gpu else "NumPy"
-    return Job(mechanism.stem, implementation, point, values, prepare, needs, predicted)
+    return Job(mechanism.stem, implementation, point, values, prepare, needs, predict)
 
 
 def _decode_job(mechanism: Mechanism, point: Point, setting: Setting) -> Job | None:
@@ -614,7 +617,7 @@ def _decode_job(mechanism: Mechanism, point: Point, setting: Setting) -> Job | N
     cache_bytes = (
         2 * point.batch * point.groups * point.n * point.width * NUMBER_BYTES[setting.dtype]
     )
-    return Job(mechanism.stem, "Triton", point, values, prepare, 2 * cache_bytes, None)
+    return Job(mechanism.stem, "Triton", point, values, prepare, lambda: 2 * cache_bytes, None)
 
 
 def _attend(cache: Any, q: Any) -> Any:
@@ -631,10 +634,19 @@ def _peer_job(mechanism: Mechanism, peer: Peer, point: Point, setting: Setting, 
         function, keywords = peer.prepare(mechanism, values, *arrays, point.causal)
         return _in_mode(function, arrays, keywords, point.mode)
 
-    needs = peer.n_squared_bytes * point.n**2
     exact = not peer.estimate and point.mode == "forward" and setting.device == "gpu"
+
     check = own.prepare if exact and point.n <= CHECKED_UP_TO else None
-    return Job(mechanism.stem, peer.name, point, values, prepare, needs, None, check)
+    return Job(
+        mechanism.stem,
+        peer.name,
+        point,
+        values,
+        prepare,
+        lambda: peer.n_squared_bytes * point.n**2,
+        None,
+        check,
+    )
 
 
 def _in_mode(function: Callable[..., Any], inputs: tuple, keywords: dict, mode: str) -> tuple:
@@ -703,8 +715,6 @@ def _measure(
     }
     if point.groups:
         measured["groups"] = point.groups
-    if job.predicted is not None:
-        measured["predicted"] = asdict(job.predicted)
     longest = MECHANISMS[job.mechanism].longest
     if job.implementation == "NumPy" and longest is not None and point.n > longest:
         measured["skipped"] = f"takes minutes beyond n = {longest}"
@@ -714,11 +724,11 @@ def _measure(
         about = measure.format_seconds(float(f"{expected:.1g}"))
         measured["skipped"] = f"a call would take {about} or so"
         return measured
-    free = _free_bytes(setting.device)
-    if job.needs_bytes > 0.8 * free:
-        measured["skipped"] = (
-            f"needs {format_bytes(job.needs_bytes)}, {format_bytes(free)} are free"
-        )
+    if job.predict is not None:
+        measured["predicted"] = asdict(job.predict())
+    needs, free = job.needs_bytes(), _free_bytes(setting.device)
+    if needs > 0.8 * free:
+        measured["skipped"] = f"needs {format_bytes(needs)}, {format_bytes(free)} are free"
         return measured
     try:
         function, args, kwargs = job.prepare()

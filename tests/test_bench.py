@@ -330,7 +330,7 @@ def test_what_would_take_too_long_is_skipped(tmp_path, monkeypatch, pretended_gp
 
 
 def test_how_long_a_call_may_take_follows_from_shorter_ones():
-    job = bench.Job("window", "Triton", bench.Point(4096, 64, 16), {}, None, 0, None)
+    job = bench.Job("window", "Triton", bench.Point(4096, 64, 16), {}, None, int, None)
     rest = (1, 16, 64, False, "forward")
     assert bench._expected(job, {}) == 0
     assert bench._expected(job, {("window", "Triton", 1024, *rest): 1.0}) == 16
@@ -392,6 +392,17 @@ def test_caches_are_measured_decoding(tmp_path, monkeypatch, pretended_gpu):
     assert row["mode"] == "decode" and row["groups"] == 8 and row["seconds"]["median"] > 0
     assert xformers["absent"] == "xformers is not installed"
     assert "decode, causal, batch 8, 32 heads of 16" in records.report(record_in(tmp_path))
+
+
+def test_the_caches_of_the_kernels_are_measured_decoding(tmp_path, pretended_gpu):
+    assert gpu(tmp_path, "--n", "64", "--width", "16", "--mode", "decode", "--repeats", "1") == 0
+    rows = records.rows(record_in(tmp_path))
+    measured = {row["mechanism"] for row in rows if "seconds" in row}
+    assert measured >= {
+        stem
+        for stem, mechanism in MECHANISMS.items()
+        if mechanism.family == "inference" and {"kernel", "step"} <= mechanism.has
+    }
 
 
 def test_report_draws_and_tabulates_the_latest_record(tmp_path, monkeypatch, capsys):
