@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import functools
 import importlib.util
@@ -78,10 +79,12 @@ DEFAULTS = {
 QUICK_LENGTHS, QUICK_REPEATS = (256, 512), 2
 CUDA = "cuda"
 MINUTES = 8.0  # for one run on a GPU
-MOST_SECONDS = 0.3  # on a GPU, for the timed calls of one measurement: then there are fewer repeats
-LONGEST_CALL = 1.0  # on a GPU: longer lengths would take longer than this
+MOST_SECONDS = 0.2  # on a GPU, for the timed calls of one measurement: then there are fewer repeats
+LONGEST_CALL = 0.5  # seconds, on a GPU: where a call should take longer, it is skipped
 KEPT_EVERY = 5.0  # seconds from one writing of a record to the next
-FIRST_LENGTHS = (1024, 4096, 16384, 65536)  # on a GPU; those between come when these are done
+# The default run on a GPU: every length forward at the first width, these in the other modes, and
+# two for peers that compile or prepare for seconds.
+FEW_LENGTHS = (512, 4096, 16384, 131072)
 SLOW_PEER_LENGTHS = (4096, 16384)
 CHECKED_UP_TO = 4096  # tokens: to here a peer's result on a GPU is compared with ours
 DECODE_BATCH, DECODE_HEADS, DECODE_GROUPS = 8, 32, 8
@@ -497,19 +500,19 @@ def _jobs(setting: Setting) -> Iterator[Job]:
 def _stages(setting: Setting) -> Iterator[tuple[list[Point], bool | None]]:
     """Yield points, and which peers to measure there: the slow ones, the others, or (None) all.
 
-    On a GPU: chapter E's own setting; four lengths in every mode; decoding; the peers that compile
-    or prepare for seconds, at two lengths; then the lengths between, and the slow peers there.
+    The default run on a GPU: chapter E's own setting; four lengths in every mode; decoding; the
+    slow peers; then every other length forward, for the crossovers.
     """
     if setting.device == "cpu":
         yield _points(setting, setting.lengths), None
         return
-    first = [n for n in setting.lengths if n in FIRST_LENGTHS] or list(setting.lengths)
-    if setting == DEFAULTS["gpu"]:
+    default = dataclasses.replace(setting, without=()) == DEFAULTS["gpu"]
+    if default:
         yield (
             [Point(n, **_CHAPTER_E, knobs=CHAPTER_E_KNOBS) for n in records.CHAPTER_E_SPEEDUPS],
             False,
         )
-    yield _points(setting, first), False
+    yield _points(setting, FEW_LENGTHS if default else setting.lengths), False
     if "decode" in setting.modes:
         yield (
             [
@@ -522,9 +525,13 @@ def _stages(setting: Setting) -> Iterator[tuple[list[Point], bool | None]]:
             ],
             None,
         )
-    yield _points(setting, [n for n in SLOW_PEER_LENGTHS if n in setting.lengths]), True
-    yield _points(setting, setting.lengths), False
-    yield _points(setting, setting.lengths), True
+    if not default:
+        yield _points(setting, setting.lengths), True
+        return
+    forward = dataclasses.replace(setting, widths=setting.widths[:1], modes=("forward",))
+    plain = dataclasses.replace(forward, causal=setting.causal[:1])
+    yield _points(plain, SLOW_PEER_LENGTHS), True
+    yield _points(forward, setting.lengths), False
 
 
 _CHAPTER_E = records.CHAPTER_E

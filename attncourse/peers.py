@@ -414,7 +414,6 @@ PEERS = (
         _is("linear"),
         _fla_linear,
         devices=_GPU,
-        slow=True,
         backward=True,
     ),
     Peer(

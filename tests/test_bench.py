@@ -355,8 +355,10 @@ def test_the_default_run_on_a_gpu_begins_with_what_is_worth_most():
     slow = [number for number, job in enumerate(jobs) if job.implementation == "FlexAttention"]
     assert not slow  # left out by the fixture above
     own = [job for job in jobs if job.implementation == "Triton"]
-    between = next(i for i, job in enumerate(own) if job.point.n == 512)
-    assert {job.point.mode for job in own[:between]} >= {"forward", "backward"}
+    between = next(i for i, job in enumerate(own) if job.point.n == 1024)
+    assert {job.point.mode for job in own[:between]} == set(records.MODES)
+    forward = {job.point.n for job in own if job.point.width == 64 and job.point.mode == "forward"}
+    assert forward == set(bench.DEFAULTS["gpu"].lengths)
 
 
 def test_caches_are_measured_decoding(tmp_path, monkeypatch, pretended_gpu):

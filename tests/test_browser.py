@@ -82,6 +82,22 @@ SCENES = {
         "order": "widgets.explore(draw_order",
         "busy": "lengths = widgets.choice([512",
     },
+    "13_measuring": {
+        "top": "# 13",
+        "spread": "axes = plots.curves(\n    np.arange(40)",
+        "median": "quiet = np.random",
+        "everything": "live_all = plots.LiveComparison(",
+        "errors": "def draw_errors(",
+        "roof": "def draw_roof(",
+        "floor": "axes = plots.growth(\n    lengths",
+        "cross": "def draw_cross(",
+        "theory": "full_time = times_of(",
+        "tiles": "live_tiles = plots",
+        "printed": "figure, ax = plots.figure()",
+        "implied": "def draw_implied(",
+        "gpu": "recorded = bench.latest",
+        "form": "widgets.form(",
+    },
 }
 # Resolves when picture and sentence of an explorer have changed and the picture is decoded; the
 # clock starts with the key.
@@ -244,6 +260,16 @@ def keys_for(handle):
         return "Space", "Space"
     at_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
     return ("ArrowLeft", "ArrowRight") if at_end else ("ArrowRight", "ArrowLeft")
+
+
+def test_a_form_runs_when_its_button_is_pressed(chapter):
+    button = chapter.page.locator(".jupyter-button")
+    for form in chapter.box.locator(".widget-vbox").filter(has=button).all():
+        assert form.get_by_role("status").inner_text() == "Nothing has been run yet."
+        form.locator(".jupyter-button").click()
+        form.locator("table").wait_for()
+        assert form.locator("tbody tr").count() > 0
+        assert re.search(r"\d", form.get_by_role("status").inner_text())
 
 
 def test_screenshots_of_the_chapter(chapter, photograph):
