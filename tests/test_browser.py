@@ -43,11 +43,11 @@ SCENES = {
     "05_sparse": {
         "top": "# 05",
         "joined": "def draw_joined(",
-        "primes": "def draw_steps(",
+        "primes": "live_steps = plots.LiveReach(",
         "hops": "axes = plots.curves(\n    lengths, layers",
         "counts": "table = n * w",
         "tiles": "def draw_tiles(",
-        "domains": "figure, axes = plots.figure(height=3.4)\nplots.heatmap(caught",
+        "domains": "figure, axes = plots.figure(height=3.4)\nplots.heatmap(",
         "studio": "def draw_studio(",
     },
     "09_flash": {

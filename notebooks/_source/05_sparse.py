@@ -120,7 +120,7 @@ def draw_joined(pattern, layers):
     return f"{pattern}, layers {layers}: {share:.1%} of all pairs have met."
 
 
-widgets.explore(draw_joined, figure, pattern=list(joined), layers=(0, 6, 1, 1))
+widgets.explore(draw_joined, figure, pattern=list(joined), layers=(0, 6, 1, 0))
 
 # %% [markdown]
 # ## Two patterns, one name
@@ -184,17 +184,17 @@ for plan, layers in plans.items():
 # $$ l + \frac{n}{l} \;\ge\; 2\sqrt n, \qquad \text{and equal at } l = \sqrt n $$
 
 # %% covers="F25"
-strides = 2 ** np.arange(1, 14)
-ones = {name: strides * 1.0 for name in ("both", "near: l", "far: n / l")}
+l_tried = 2 ** np.arange(1, 14)
+ones = {name: l_tried * 1.0 for name in ("both", "near: l", "far: n / l")}
 per_query = plots.LiveCurves(
-    strides, ones, x_label="stride l", y_label="keys of a query", log_x=True, high=1000
+    l_tried, ones, x_label="stride l", y_label="keys of a query", log_x=True, high=1000
 )
 
 
 def draw_strides(n):
-    sums = strides + n / strides
-    per_query.update({"both": sums, "near: l": strides, "far: n / l": n / strides})
-    return f"{n} tokens: {sums.min():.0f} keys, least at l = {strides[sums.argmin()]}."
+    sums = l_tried + n / l_tried
+    per_query.update({"both": sums, "near: l": l_tried, "far: n / l": n / l_tried})
+    return f"{n} tokens: {sums.min():.0f} keys, least at l = {l_tried[sums.argmin()]}."
 
 
 widgets.explore(draw_strides, per_query.figure, n=widgets.choice([1024, 4096, 16384, 65536], 4096))
@@ -761,13 +761,14 @@ claims.check("C225", f"12 heads see {union:.1%} of the keys, and {64 / 4096:.1%}
 
 # %% covers="G10"
 heads = np.arange(1, 33)
-ones = {"per head": np.ones(32), "shared": np.ones(32)}
+ones = {name: np.ones(32) for name in ("per head", "shared", "with these heads")}
 live_cover = plots.LiveCurves(heads, ones, x_label="heads", y_label="share of keys seen", high=1)
 
 
 def draw_cover(r, heads_):
     share = 1 - (1 - r / 4096) ** heads
-    live_cover.update({"per head": share, "shared": np.full(32, r / 4096)})
+    flat = {"shared": r / 4096, "with these heads": share[heads_ - 1]}
+    live_cover.update({"per head": share} | {name: np.full(32, s) for name, s in flat.items()})
     return f"{heads_} heads, r = {r}: {share[heads_ - 1]:.1%} per head, {r / 4096:.1%} shared."
 
 
@@ -902,7 +903,7 @@ def draw_tiles(pattern, tile):
     return f"{pattern}, tiles of {tile}: {mask.sum() / computed.sum():.0%} of the work counts."
 
 
-tile = widgets.choice([1, 2, 4, 8, 16, 32, 64], 16)
+tile = widgets.choice([1, 2, 4, 8, 16, 32, 64], 4)
 widgets.explore(draw_tiles, live_tiles.figure, pattern=list(kinds), tile=tile)
 
 # %% [markdown]
