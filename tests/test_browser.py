@@ -93,7 +93,7 @@ SCENES = {
         "cross": "def draw_cross(",
         "theory": "full_time = times_of(",
         "tiles": "live_tiles = plots",
-        "printed": "figure, ax = plots.figure()",
+        "printed": "everywhere = [256",
         "implied": "def draw_implied(",
         "gpu": "recorded = bench.latest",
         "form": "widgets.form(",
