@@ -79,7 +79,7 @@ def run(notebook: NotebookNode, source: Source, folder: Path) -> None:
             problems += [f"{source.at(index)}: {says}" for says in _not_passed(cell)]
         cell.execution_count = count  # without it nbval compares nothing
         ignored = IGNORING_TAGS & set(cell.metadata.get("tags", ()))
-        cell.outputs = [] if ignored else [_stored(output) for output in cell.outputs]
+        cell.outputs = [] if ignored else [_stored(output) for output in _joined(cell.outputs)]
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = count
@@ -120,6 +120,18 @@ def _not_passed(cell: NotebookNode) -> Iterator[str]:
         yield f"shows {len(verdicts)} verdicts instead of one"
     elif verdicts[0]["status"] != "passed":
         yield f"the solution {verdicts[0]['status']}: {verdicts[0].get('reason')}"
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Return the outputs, printed text in one piece: where a kernel cuts it is a matter of time."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        last = joined[-1] if joined else {}
+        if output.output_type == "stream" and last.get("name") == output.name:
+            joined[-1] = NotebookNode(output, text=last.text + output.text)
+        else:
+            joined.append(output)
+    return joined
 
 
 def _stored(output: NotebookNode) -> NotebookNode:

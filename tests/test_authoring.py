@@ -152,6 +152,16 @@ def test_only_text_that_stays_is_stored(built):
         assert trace not in whole
 
 
+def test_printed_text_is_stored_in_one_piece_wherever_the_kernel_cut_it():
+    def printed(text, name="stdout"):
+        return nbformat.v4.new_output("stream", name=name, text=text)
+
+    picture = nbformat.v4.new_output("display_data", data={"text/plain": "a picture"})
+    cut = [printed("1"), printed("2"), printed("!", "stderr"), picture, printed("3"), printed("4")]
+    assert execution._joined(cut) == [printed("12"), printed("!", "stderr"), picture, printed("34")]
+    assert cut[0] == printed("1")  # what was given is left alone
+
+
 def test_the_file_is_sorted_json_with_one_space_and_a_newline(built):
     text = (built / "notebooks/04_window.ipynb").read_text(encoding="utf-8")
     same = json.dumps(json.loads(text), indent=1, sort_keys=True, ensure_ascii=False)
