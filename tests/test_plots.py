@@ -308,3 +308,27 @@ def test_growth_calls_measured_what_no_label_names_otherwise():
     )
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert sorted(labels) == ["n: predicted", "ours: measured", "theirs: printed"]
+
+
+def test_a_comparison_shows_what_was_measured_beside_what_was_predicted():
+    from attncourse.cost import DEVICES
+
+    def row(stem, n, seconds, **more):
+        predicted = {"flops": 165_200_000 * n, "bytes_read": 0, "bytes_written": 0, "peak_bytes": n}
+        timing = {"median": seconds, "low": seconds, "high": seconds, "repeats": 1}
+        measured = {"mechanism": stem, "implementation": "NumPy", "n": n, "predicted": predicted}
+        return measured | {"seconds": timing, "peak_bytes": 2 * n, "error": 0.5} | more
+
+    skipped = {"mechanism": "window", "implementation": "NumPy", "n": 8, "skipped": "long"}
+    record = {
+        "settings": {"dtype": "float16"},
+        "measurements": [row("full", 4, 1.0), row("window", 4, 2.0), row("full", 8, 3.0), skipped],
+    }
+    live = plots.LiveComparison(record, DEVICES["RTX 4090"], 4)
+    times, memory, errors = live.dots
+    assert list(times.get_xdata()) == [1.0, 2.0] and list(times.get_ydata()) == [0, 1]
+    assert np.allclose(live.bars[0].get_xdata(), 4e-6)  # 165.2 MFLOP a token at 165.2 TFLOP/s
+    assert list(memory.get_xdata()) == [8, 8] and list(live.bars[1].get_xdata()) == [4, 4]
+    assert list(errors.get_xdata()) == [0.5, 0.5] and not len(live.bars[2].get_xdata())
+    live.update(8)
+    assert list(times.get_xdata()) == [3.0] and list(times.get_ydata()) == [0]
