@@ -79,7 +79,7 @@ def run(notebook: NotebookNode, source: Source, folder: Path) -> None:
             problems += [f"{source.at(index)}: {says}" for says in _not_passed(cell)]
         cell.execution_count = count  # without it nbval compares nothing
         ignored = IGNORING_TAGS & set(cell.metadata.get("tags", ()))
-        cell.outputs = [] if ignored else [_stored(output) for output in cell.outputs]
+        cell.outputs = [] if ignored else _joined([_stored(output) for output in cell.outputs])
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = count
@@ -131,6 +131,18 @@ def _stored(output: NotebookNode) -> NotebookNode:
     if output.output_type == "error":  # nbval compares name and value; the rest names files
         output.traceback = [f"{output.ename}: {output.evalue}"]
     return output
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Return the outputs with printed text in one piece: a slow cell sends it cut by chance."""
+    whole: list[NotebookNode] = []
+    for output in outputs:
+        before = whole[-1] if whole else None
+        if before and output.output_type == "stream" and output.name == before.get("name"):
+            before.text += output.text
+        else:
+            whole.append(output)
+    return whole
 
 
 def _leaks(outputs: list[NotebookNode], folder: Path) -> Iterator[str]:
