@@ -223,6 +223,14 @@ def test_the_table_in_the_readme_is_written(built):
         authoring.readme("no markers")
 
 
+def test_printed_text_is_stored_in_one_piece_however_slowly_it_came(tmp_path):
+    slow = "# %%\nimport time\nfor line in 'abc':\n    print(line, flush=True); time.sleep(0.4)\n"
+    root = repository(tmp_path, slow)
+    authoring.build(root, root / "notebooks/_source/04_window.py")
+    [cell] = notebook(root).cells
+    assert [(one.name, one.text) for one in cell.outputs] == [("stdout", "a\nb\nc\n")]
+
+
 def test_nbval_agrees_with_what_is_stored(course):
     path = course / "notebooks/04_window.ipynb"
 
