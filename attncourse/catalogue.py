@@ -62,6 +62,8 @@ class Mechanism:
             are large, where it takes the exponential of something large.
         arguments: For mechanisms whose knobs are arrays: turns (Tq, Tk, D, Dv, dtype, **knobs)
             into the keyword arguments of `attention`.
+        twin_arguments: The same for the Triton twin, with a tensor instead of dtype; where not
+            given, the arrays of `arguments` become tensors.
         reference_module: Where the NumPy reference lives.
         kernel_module: Where the Triton twin lives.
     """
@@ -82,6 +84,7 @@ class Mechanism:
     longest: int | None = None
     roundings: int = 8
     arguments: Callable[..., dict[str, Any]] | None = None
+    twin_arguments: Callable[..., dict[str, Any]] | None = None
     reference_module: str = ""
     kernel_module: str = ""
 
@@ -116,6 +119,16 @@ class Mechanism:
             return knobs
         return self.arguments(n_queries, n_keys, width, value_width, dtype, **knobs)
 
+    def tensors(
+        self, n_queries: int, n_keys: int, width: int, value_width: int, like: Any, **knobs: Any
+    ) -> dict[str, Any]:
+        """Return the same for the Triton twin, arrays as tensors of `like`'s dtype and device."""
+        if self.twin_arguments is not None:
+            return self.twin_arguments(n_queries, n_keys, width, value_width, like, **knobs)
+        made = self.keywords(n_queries, n_keys, width, value_width, "float32", **knobs)
+        floating = {name for name, x in made.items() if getattr(x, "dtype", None) == "float32"}
+        return {name: like.new_tensor(x) if name in floating else x for name, x in made.items()}
+
     @property
     def values(self) -> dict[str, int]:
         """A sensible value for each knob."""
@@ -130,14 +143,25 @@ def _linformer_arguments(n_queries, n_keys, width, value_width, dtype, *, rank, 
 
 
 def _synthesizer_arguments(n_queries, n_keys, width, value_width, dtype, *, hidden, **rest):
-    import numpy as np
-
     from attncourse.reference import synthesizer
 
+    layers = (layer.astype(dtype) for layer in _synthesizer_layers(n_keys, width, hidden))
+    return rest | {"logits": synthesizer.dense(*layers)}
+
+
+def _synthesizer_tensors(n_queries, n_keys, width, value_width, like, *, hidden, **rest):
+    from attncourse.kernels import synthesizer
+
+    layers = (like.new_tensor(layer) for layer in _synthesizer_layers(n_keys, width, hidden))
+    return rest | {"logits": synthesizer.dense(*layers)}
+
+
+def _synthesizer_layers(n_keys, width, hidden):
+    import numpy as np
+
     generator = np.random.default_rng(0)
-    first = generator.standard_normal((width, hidden)) / width**0.5
-    second = generator.standard_normal((hidden, n_keys)) / hidden**0.5
-    return rest | {"logits": synthesizer.dense(first.astype(dtype), second.astype(dtype))}
+    yield generator.standard_normal((width, hidden)) / width**0.5
+    yield generator.standard_normal((hidden, n_keys)) / hidden**0.5
 
 
 def _block_sparse_arguments(
@@ -212,6 +236,7 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="softmax attention with relative keys and values",
             memory="block² + block · max_distance",
             knobs=(Knob("max_distance", 16, 0, 128, 1, "distance at which positions are clipped"),),
+            has=frozenset({"kernel"}),
             arguments=_relative_arguments,
         ),
         Mechanism(
@@ -224,6 +249,7 @@ MECHANISMS: dict[str, Mechanism] = {
             memory="n · (hidden + block) + block² · hidden",
             knobs=(Knob("hidden", 16, 1, 64, 1, "numbers inside of tanh for each pair"),),
             longest=4096,
+            has=frozenset({"kernel"}),
             arguments=_scoring_arguments,
         ),
         Mechanism(
@@ -250,7 +276,7 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="softmax attention under its mask",
             memory="block · n/stride",
             knobs=(Knob("stride", 64, 1, 256, 1, "distance between two keys, in tokens"),),
-            has=frozenset({"mask"}),
+            has=frozenset({"mask", "kernel"}),
             collapse=lambda n_queries, n_keys: {"stride": 1},
         ),
         Mechanism(
@@ -265,7 +291,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("n_random", 32, 0, 128, 1, "keys drawn for each query, r"),
                 Knob("seed", 0, 0, 99, 1, "which keys are drawn"),
             ),
-            has=frozenset({"mask"}),
+            has=frozenset({"mask", "kernel"}),
             collapse=lambda n_queries, n_keys: {"n_random": n_keys},
         ),
         Mechanism(
@@ -280,6 +306,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("block", 64, 1, 128, 1, "tokens in a block"),
                 Knob("window_blocks", 1, 0, 8, 1, "listed blocks on each side of a block's own"),
             ),
+            has=frozenset({"kernel", "backward"}),
             collapse=lambda n_queries, n_keys: {
                 "block": 1,
                 "window_blocks": max(n_queries, n_keys),
@@ -299,7 +326,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("dilation", 1, 1, 8, 1, "distance between two neighbouring keys, in tokens"),
                 Knob("global_tokens", 2, 0, 64, 1, "g: the first tokens, which see all"),
             ),
-            has=frozenset({"mask"}),
+            has=frozenset({"mask", "kernel", "backward"}),
             collapse=lambda n_queries, n_keys: {"window": max(n_queries, n_keys)},
         ),
         Mechanism(
@@ -317,7 +344,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("global_blocks", 2, 0, 8, 1, "the first blocks, which see all"),
                 Knob("seed", 0, 0, 99, 1, "which blocks are drawn"),
             ),
-            has=frozenset({"mask"}),
+            has=frozenset({"mask", "kernel", "backward"}),
             collapse=lambda n_queries, n_keys: {"block": 4, "random_blocks": n_keys},
         ),
         Mechanism(
@@ -329,7 +356,7 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="softmax attention under its mask",
             memory="block · (block + 2·stride) or block · n/stride",
             knobs=(Knob("stride", 64, 1, 256, 1, "the near keys, and the step of the far ones"),),
-            has=frozenset({"mask"}),
+            has=frozenset({"mask", "kernel"}),
             collapse=lambda n_queries, n_keys: {"stride": 1},
         ),
         Mechanism(
@@ -355,6 +382,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("n_features", 256, 1, 1024, 1, "m: random directions"),
                 Knob("chunk", 64, 1, 256, 1, "tokens handled together; no effect on values"),
             ),
+            has=frozenset({"kernel"}),
             roundings=16,
         ),
         Mechanism(
@@ -366,6 +394,7 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="softmax attention to `rank` mixtures of the keys",
             memory="rank · (2D + block)",
             knobs=(Knob("rank", 256, 1, 1024, 1, "mixed keys and values that are kept"),),
+            has=frozenset({"kernel"}),
             collapse=lambda n_queries, n_keys: {"rank": n_keys},
             causal=False,
             arguments=_linformer_arguments,
@@ -379,6 +408,7 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="softmax attention to one key per run of tokens",
             memory="2D·n/pool + block·n/pool",
             knobs=(Knob("pool", 4, 1, 64, 1, "tokens that become one key and value"),),
+            has=frozenset({"kernel"}),
             collapse=lambda n_queries, n_keys: {"pool": 1},
         ),
         Mechanism(
@@ -390,7 +420,9 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="attention with logits that no key had a part in",
             memory="block · n",
             knobs=(Knob("hidden", 64, 1, 256, 1, "width of the map from a query to its logits"),),
+            has=frozenset({"kernel"}),
             arguments=_synthesizer_arguments,
+            twin_arguments=_synthesizer_tensors,
         ),
         Mechanism(
             stem="topk",
@@ -417,6 +449,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("chunk", 64, 1, 256, 1, "keys in a chunk; a query looks at two chunks"),
                 Knob("seed", 0, 0, 99, 1, "which directions are drawn"),
             ),
+            has=frozenset({"kernel"}),
             collapse=lambda n_queries, n_keys: {"n_buckets": 4, "n_rounds": 2, "chunk": n_keys},
             online=False,
         ),
@@ -432,7 +465,7 @@ MECHANISMS: dict[str, Mechanism] = {
                 Knob("chunk", 128, 1, 512, 1, "tokens of a segment"),
                 Knob("memory", 128, 0, 512, 1, "keys before the segment that it sees too"),
             ),
-            has=frozenset({"mask", "step"}),
+            has=frozenset({"mask", "kernel", "backward", "step"}),
             collapse=lambda n_queries, n_keys: {"chunk": n_keys, "memory": 0},
         ),
         Mechanism(
@@ -443,6 +476,7 @@ MECHANISMS: dict[str, Mechanism] = {
             chapter="12",
             exact="softmax attention itself",
             memory="block · n; k and v are never repeated",
+            has=frozenset({"kernel", "backward"}),
             collapse=lambda n_queries, n_keys: {},
         ),
         Mechanism(
@@ -454,7 +488,7 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="softmax attention itself",
             memory="the cache: n·(D + Dv); block · n",
             knobs=(Knob("chunk", 128, 1, 512, 1, "tokens a step; no effect on values"),),
-            has=frozenset({"step"}),
+            has=frozenset({"kernel", "step"}),
             collapse=lambda n_queries, n_keys: {"chunk": 7},
         ),
         Mechanism(
@@ -466,7 +500,7 @@ MECHANISMS: dict[str, Mechanism] = {
             exact="softmax attention itself",
             memory="the pages: (n + page)·(D + Dv); block · n",
             knobs=(Knob("page", 64, 1, 256, 1, "tokens in a page; no effect on values"),),
-            has=frozenset({"step"}),
+            has=frozenset({"kernel", "step"}),
             collapse=lambda n_queries, n_keys: {"page": 7},
         ),
         Mechanism(

@@ -19,13 +19,16 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+FLUSH_BYTES = 256 * 2**20  # more than the caches of a CPU or a GPU hold
+PROGRESS_AFTER = 2.0  # seconds; what is done sooner needs no bar
 SECONDS_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 
@@ -60,19 +63,30 @@ class Timing:
 
 
 def seconds(
-    function: Callable[..., Any], *args: Any, repeats: int = 5, warmup: int = 1, **kwargs: Any
+    function: Callable[..., Any],
+    *args: Any,
+    repeats: int = 5,
+    warmup: int = 1,
+    flush: bool = False,
+    at_most: float | None = None,
+    **kwargs: Any,
 ) -> Timing:
     """Time `function(*args, **kwargs)`.
 
     The first calls pay for things that later ones do not: page faults, compilation, caches. They
     are made and thrown away. A GPU only queues a call, so with CUDA tensors among the arguments
-    the GPU's own clock is read, before and after the work.
+    the GPU's own clock is read, before and after the work. Ctrl-C ends it and leaves nothing
+    changed; from two seconds on a terminal shows how far it is.
 
     Args:
         function: What to time.
         *args: Its arguments.
         repeats: Timed calls, at least 1.
         warmup: Calls before them, not timed.
+        flush: Fill the caches with something else before each timed call, so that the inputs come
+            from main memory. On a GPU this also hides the time to launch: the GPU is still filling
+            its cache while the call is queued.
+        at_most: Once the timed calls have taken so many seconds, no further one is made.
         **kwargs: Its keyword arguments.
 
     Returns:
@@ -89,12 +103,22 @@ def seconds(
     call = functools.partial(function, *args, **kwargs)
     for _ in range(warmup):
         call()
-    once = _cuda_once if _home_of(args, kwargs) == "cuda" else _cpu_once
-    times = [once(call) for _ in range(repeats)]
-    if repeats == 1:
+    on_gpu = _home_of(args, kwargs) == "cuda"
+    once, empty = (_cuda_once, _cuda_flusher) if on_gpu else (_cpu_once, _cpu_flusher)
+    flusher = empty() if flush else None
+    times: list[float] = []
+    for _ in progress(range(repeats), "timing"):
+        if at_most is not None and sum(times) >= at_most and times:
+            break
+        times.append(once(call, flusher) if flusher else once(call))
+    return _timing(times)
+
+
+def _timing(times: list[float]) -> Timing:
+    if len(times) == 1:
         return Timing(times[0], times[0], times[0], 1)
     low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return Timing(median, low, high, repeats)
+    return Timing(median, low, high, len(times))
 
 
 def peak_bytes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
@@ -119,6 +143,165 @@ def peak_bytes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
     if home == "cpu":
         return _torch_cpu_peak(call)
     return _numpy_peak(call)
+
+
+def resident_peak_bytes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+    """Return by how much the memory of this process rises at most during a call.
+
+    The system counts the pages that are occupied (VmHWM), whoever asked for them: NumPy, torch, or
+    a library that keeps scratch to itself. It is coarse: in steps of pages, without what comes from
+    memory that the process already held. `peak_bytes` is exact for what it watches.
+
+    Args:
+        function: What to run, once.
+        *args: Its arguments.
+        **kwargs: Its keyword arguments.
+
+    Raises:
+        NotImplementedError: This system keeps no such mark, or lets nobody reset it.
+    """
+    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    call = functools.partial(function, *args, **kwargs)
+    try:
+        clear.write_text("5")  # the mark starts again from what is occupied now
+        before = _status_bytes(status, "VmHWM")
+    except OSError as error:
+        raise NotImplementedError(
+            f"measure.resident_peak_bytes: this system gives no peak to read ({error})"
+        ) from None
+    result = call()
+    peak = _status_bytes(status, "VmHWM")
+    del result
+    return max(0, peak - before)
+
+
+@dataclass
+class Seen:
+    """What `watch` saw.
+
+    Attributes:
+        seconds: From entering to leaving.
+        peak_bytes: The most bytes in NumPy arrays and Python objects, beyond those at the start.
+        cuda_peak_bytes: The same in tensors on the GPU; None where torch uses no GPU.
+    """
+
+    seconds: float = math.nan
+    peak_bytes: int = 0
+    cuda_peak_bytes: int | None = None
+
+
+@contextmanager
+def watch() -> Iterator[Seen]:
+    """Measure the seconds and the peak bytes of a `with` block, once.
+
+    Watching allocations slows code that makes many small objects. For a time to quote use
+    `seconds`, which warms up, repeats and shows the spread.
+
+    Yields:
+        A record that is filled when the block ends, by an error or Ctrl-C too.
+
+    Examples:
+        >>> with watch() as seen:
+        ...     zeros = np.zeros(10**6)
+        >>> seen.peak_bytes >= zeros.nbytes
+        True
+    """
+    seen = Seen()
+    torch = sys.modules.get("torch")
+    cuda = torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+    was_tracing = tracemalloc.is_tracing()
+    if not was_tracing:
+        tracemalloc.start()
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    if cuda:
+        cuda.synchronize()
+        cuda.reset_peak_memory_stats()
+        cuda_before = cuda.memory_allocated()
+    start = time.perf_counter()
+    try:
+        yield seen
+    finally:
+        if cuda:
+            cuda.synchronize()
+            seen.cuda_peak_bytes = cuda.max_memory_allocated() - cuda_before
+        seen.seconds = time.perf_counter() - start
+        seen.peak_bytes = max(0, tracemalloc.get_traced_memory()[1] - before)
+        if not was_tracing:
+            tracemalloc.stop()
+
+
+def energy(
+    function: Callable[..., Any], *args: Any, at_least: float = 1.0, **kwargs: Any
+) -> float | None:
+    """Return the joules that one call takes on the GPU, idle power included, if the GPU tells.
+
+    The call is repeated for a second, because the meter is slow. It is NVML's counter of energy if
+    pynvml is installed, else the power that nvidia-smi reports, times the time.
+
+    Args:
+        function: What to run.
+        *args: Its arguments, with CUDA tensors among them.
+        at_least: Seconds to repeat for.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        Joules of one call, or None without CUDA tensors or a meter.
+    """
+    if _home_of(args, kwargs) != "cuda":
+        return None
+    torch = sys.modules["torch"]
+    call = functools.partial(function, *args, **kwargs)
+    gpu = (
+        f"GPU-{torch.cuda.get_device_properties().uuid}"  # NVML counts GPUs that torch may not see
+    )
+    read = _energy_meter(gpu)
+    call()
+    torch.cuda.synchronize()
+    start, calls, watts = time.perf_counter(), 0, []
+    first = read() if read else None
+    while (elapsed := time.perf_counter() - start) < at_least or not calls:
+        call()
+        calls += 1
+        torch.cuda.synchronize()
+        if read is None and elapsed > len(watts) * at_least / 5:
+            watts.append(_watts(gpu))
+    if read:
+        return (read() - first) / calls
+    watts = [value for value in watts[1:] if value is not None]  # the first was still idle
+    elapsed = time.perf_counter() - start
+    return statistics.mean(watts) * elapsed / calls if watts else None
+
+
+def progress(
+    items: Iterable[Any], words: str, *, total: int | None = None, show: bool | None = None
+) -> Iterator[Any]:
+    """Yield the items; after two seconds a line on stderr says how many are done.
+
+    Args:
+        items: What to go through.
+        words: What is being done.
+        total: How many items there are; `len(items)` if it has one.
+        show: Whether to write; only on a terminal, if not given.
+    """
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    show = sys.stderr.isatty() if show is None else show
+    start, written = time.perf_counter(), 0
+    try:
+        for done, item in enumerate(items):
+            elapsed = time.perf_counter() - start
+            if show and elapsed > PROGRESS_AFTER:
+                line = f"{words}: {done}" + (f" of {total}" if total else "")
+                line += f", {format_seconds(round(elapsed))} gone"
+                if total and done:
+                    line += f", about {format_seconds(round(elapsed * (total - done) / done))} left"
+                print(f"\r{line:<{written}}", end="", flush=True, file=sys.stderr)
+                written = len(line)
+            yield item
+    finally:
+        if written:
+            print(f"\r{'':<{written}}\r", end="", flush=True, file=sys.stderr)
 
 
 def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
@@ -173,34 +356,52 @@ def machine() -> Machine:
 
     Returns:
         cpu, cores (those this process may use), memory_bytes (None if unknown), gpu (None if
-        there is none), system, and versions of python, numpy, torch and triton (None if absent).
+        there is none), driver (None without one), system, and versions of python, numpy, torch
+        and triton (None if absent).
     """
     return Machine(
         cpu=_cpu_name(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         memory_bytes=_memory_bytes(),
         gpu=_gpu_name(),
+        driver=_output_of(
+            "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"
+        ).partition("\n")[0]
+        or None,
         system=f"{platform.system()} {platform.machine()}",
         versions={"python": platform.python_version()}
         | {name: _version(name) for name in ("numpy", "torch", "triton")},
     )
 
 
-def _cpu_once(call: Callable[[], Any]) -> float:
+def _cpu_once(call: Callable[[], Any], flusher: Callable[[], Any] | None = None) -> float:
+    if flusher:
+        flusher()
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
-def _cuda_once(call: Callable[[], Any]) -> float:
+def _cuda_once(call: Callable[[], Any], flusher: Callable[[], Any] | None = None) -> float:
     torch = sys.modules["torch"]
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
+    if flusher:
+        flusher()
     start.record()
     call()
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1e3  # CUDA counts milliseconds
+
+
+def _cpu_flusher() -> Callable[[], Any]:
+    return functools.partial(np.empty(FLUSH_BYTES // 4, np.uint8).fill, 0)
+
+
+def _cuda_flusher() -> Callable[[], Any]:
+    torch = sys.modules["torch"]
+    return torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda").zero_
 
 
 def _numpy_peak(call: Callable[[], Any]) -> int:
@@ -384,6 +585,35 @@ _PRODUCTS = {
     "tensordot": _tensordot_products,
     "einsum": _einsum_products,
 }
+
+
+def _status_bytes(status: Path, field: str) -> int:
+    for line in status.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024  # the system writes kB and means KiB
+    raise FileNotFoundError(f"no {field} in {status}")
+
+
+def _energy_meter(gpu: str) -> Callable[[], float] | None:
+    """Return a function that reads joules since the driver was loaded, or None."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(gpu)
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    except Exception:  # not installed, no driver, or a GPU without the counter
+        return None
+    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3  # NVML's are mJ
+
+
+def _watts(gpu: str) -> float | None:
+    query = ("--query-gpu=power.draw", "--format=csv,noheader,nounits")
+    text = _output_of("nvidia-smi", f"--id={gpu}", *query)
+    try:
+        return float(text)
+    except ValueError:  # "[N/A]", or no such program
+        return None
 
 
 def _cpu_name() -> str:

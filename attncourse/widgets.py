@@ -90,6 +90,97 @@ def explore(draw: Callable[..., str], figure: Figure, **controls: Any) -> Explor
     return Explorer(_checked(draw), figure, widgets)
 
 
+class Form(ipywidgets.VBox):
+    """Choices and a button; pressed, it runs a function with them and shows the table it returns.
+
+    Attributes:
+        controls: The widget of each argument of the function.
+        button: What starts it; it cannot be pressed while the function runs.
+        twin: One sentence about the last run, in an HTML element with role="status".
+        result: The table of the last run, as HTML.
+        text: The sentence itself.
+    """
+
+    def __init__(
+        self,
+        run: Callable[..., tuple[str, list[dict[str, str]]]],
+        controls: dict[str, ipywidgets.Widget],
+        label: str,
+    ):
+        """Show the choices; nothing runs before the button is pressed."""
+        self.run, self.controls = run, controls
+        self.button = ipywidgets.Button(description=label, button_style="primary")
+        self.twin, self.result = ipywidgets.HTML(), ipywidgets.HTML()
+        self.button.on_click(self._pressed)
+        self._say("Nothing has been run yet.")
+        row = ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
+        super().__init__([row, self.button, self.twin, self.result])
+
+    def __repr__(self) -> str:
+        return f"{self.button.description}: choose {', '.join(self.controls)}. {self.text}"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        return {"text/plain": repr(self), "application/vnd.jupyter.widget-view+json": view}
+
+    def _pressed(self, button: object = None) -> None:
+        self.button.disabled = True
+        self.result.value = ""
+        self._say("Running …")
+        try:
+            values = {name: widget.value for name, widget in self.controls.items()}
+            sentence, rows = self.run(**values)
+        except KeyboardInterrupt:
+            self._say("Stopped.")
+        except Exception as error:
+            self._say(f"This cannot be run. {type(error).__name__}: {error}")
+            raise
+        else:
+            self.result.value = _table(rows)
+            self._say(sentence)
+        finally:
+            self.button.disabled = False
+
+    def _say(self, sentence: str) -> None:
+        self.text = sentence
+        self.twin.value = f'<p role="status" style="margin: 0">{html.escape(sentence)}</p>'
+
+
+def form(
+    run: Callable[..., tuple[str, list[dict[str, str]]]], label: str = "Run it here", **choices: Any
+) -> Form:
+    """Let a learner choose, and run something with the choices when a button is pressed.
+
+    Args:
+        run: Takes one argument for each choice; returns a sentence, and rows of a table, each a
+            dict from heading to cell.
+        label: What the button says.
+        **choices: For each argument its values, as a list or as label -> value.
+
+    Returns:
+        The form; as the last line of a cell it appears.
+    """
+    controls = {
+        name: ipywidgets.Dropdown(options=options, description=name.strip("_").replace("_", " "))
+        for name, options in choices.items()
+    }
+    return Form(run, controls, label)
+
+
+def _table(rows: list[dict[str, str]]) -> str:
+    if not rows:
+        return ""
+    cell = "text-align:left;padding:2px 12px 2px 0"
+    head = "".join(f'<th scope="col" style="{cell}">{html.escape(name)}</th>' for name in rows[0])
+    body = "".join(
+        "<tr>"
+        + "".join(f'<td style="{cell}">{html.escape(str(value))}</td>' for value in row.values())
+        + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
 def choice(options: list | dict[str, Any], value: Any) -> ipywidgets.SelectionSlider:
     """Return a slider over choices that starts elsewhere than at the first.
 

@@ -14,7 +14,27 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from attncourse.kernels import flash, full, linear, tiles, window
+from attncourse.kernels import (
+    block_sparse,
+    block_sparse_backward,
+    block_table,
+    flash,
+    full,
+    kv_cache,
+    linear,
+    lsh,
+    offsets,
+    pages,
+    performer,
+    pooled,
+    random_keys,
+    relative,
+    scoring,
+    splits,
+    synthesizer,
+    tiles,
+    window,
+)
 from attncourse.kernels.tiles import padded, tiling
 
 KERNELS = [
@@ -33,24 +53,126 @@ KERNELS = [
     linear._linear_dq_kernel,
     linear._linear_dk_kernel,
     linear._linear_dv_kernel,
+    kv_cache._kv_cache_fwd_kernel,
+    splits.merge_kernel,
+    pages._paged_append_kernel,
+    block_table._paged_fwd_kernel,
+]
+# of the approximations and variants, in fewer sizes
+MORE = [
+    performer._performer_features_kernel,
+    pooled._pooled_likeness_kernel,
+    pooled._pooled_tokens_kernel,
+    pooled._pooled_fwd_kernel,
+    synthesizer._synthesizer_fwd_kernel,
+    relative._relative_fwd_kernel,
+    scoring._scoring_project_kernel,
+    scoring._scoring_fwd_kernel,
+    lsh._lsh_round_kernel,
 ]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
+CACHES = [kv_cache._kv_cache_fwd_kernel, block_table._paged_fwd_kernel]
+BLOCK_SPARSE = [
+    block_sparse._block_sparse_fwd_kernel,
+    block_sparse_backward._block_sparse_dkdv_kernel,
+    block_sparse_backward._block_sparse_dq_kernel,
+]
+SPARSE_HELPERS = [
+    block_sparse._block_sparse_join_kernel,
+    block_sparse_backward._block_sparse_sum_kernel,
+    random_keys._random_keys_fwd_kernel,
+    offsets._offsets_fwd_kernel,
+]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
+INTEGERS = {
+    "table_ptr": "*i32",
+    "lengths_ptr": "*i32",
+    "starts_ptr": "*i32",
+    "items_ptr": "*i32",
+    "entries_ptr": "*i32",
+    "splits_ptr": "*i32",
+    "drawn_ptr": "*i32",
+    "steps_ptr": "*i32",
+    "q_order_ptr": "*i32",
+    "k_order_ptr": "*i32",
+    "order_ptr": "*i32",
+    "pictures_ptr": "*i64",
+    "found_starts_ptr": "*i32",
+    "found_places_ptr": "*i32",
+    "q_sorted_ptr": "*i64",
+    "k_sorted_ptr": "*i64",
+}
 FLOAT32 = {
     "lse_ptr",
+    "shares_ptr",
+    "shares_lse_ptr",
     "delta_ptr",
     "scores_ptr",
     "weights_ptr",
     "total_ptr",
     "sums_ptr",
     "norms_ptr",
+    "part_ptr",
+    "tops_ptr",
+    "part_tops_ptr",
+    "directions_ptr",
+    "cosines_ptr",
+    "hidden_ptr",
+    "q_hidden_ptr",
+    "k_hidden_ptr",
+    "acc_ptr",
 }  # whatever the inputs are
+ROWS = 1024  # of a group: as many as a tile holds
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
-def compiled(kernel, dtype, width, arch, *, ones=False):
-    """Compile as a launch with contiguous tensors would; `ones`: as if each integer were 1."""
+def of_performer(kernel, dtype, width, ones):
+    BLOCK, BLOCK_D, options = performer._feature_tiling(width, DTYPE_BYTES[dtype])
+    precision = "ieee" if dtype == "fp32" else "tf32x3"
+    blocks = {"BLOCK": BLOCK, "BLOCK_D": BLOCK_D, "BLOCK_M": padded(width)}
+    return blocks | {"POSITIVE": not ones, "PRECISION": precision}, options
+
+
+def of_pooled(kernel, dtype, width, ones):
+    _, _, options = tiling(width, DTYPE_BYTES[dtype])
+    starts = {} if ones else {"starts_ptr": None}
+    if kernel is pooled._pooled_fwd_kernel:
+        return starts | {"CAUSAL": not ones}, options
+    return {"BLOCK": pooled._runs_of(width), "KIND": "max" if ones else "learned"} | starts, {}
+
+
+def of_synthesizer(kernel, dtype, width, ones):
+    _, _, options = tiling(width, DTYPE_BYTES[dtype])
+    if ones:  # logits are given
+        return {"left_ptr": None, "right_ptr": None, "CAUSAL": False}, options
+    return {"given_ptr": None, "CAUSAL": True}, options
+
+
+def of_relative(kernel, dtype, width, ones):
+    BLOCK_Q, BLOCK_KV, SPAN, options = relative._tiling(width, DTYPE_BYTES[dtype])
+    blocks = {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV, "SPAN": SPAN}
+    return blocks | {"CAUSAL": ones}, options  # not causal has a third stretch
+
+
+def of_scoring(kernel, dtype, width, ones):
+    if kernel is scoring._scoring_fwd_kernel:
+        return {"CAUSAL": not ones}, scoring._tiling(width, DTYPE_BYTES[dtype])[2]
+    BLOCK, BLOCK_H, options = scoring._project_tiling(width, 64, DTYPE_BYTES[dtype])
+    return {"BLOCK": BLOCK, "BLOCK_H": BLOCK_H}, options
+
+
+def of_lsh(kernel, dtype, width, ones):
+    flags = {"FIRST": ones, "LAST": not ones, "CAUSAL": True, "EXCLUDE_SELF": True}
+    BLOCK_Q, BLOCK_KV, options = lsh._tiling(width, DTYPE_BYTES[dtype])
+    return flags | {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV}, options
+
+
+def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
+    """Compile as a launch with contiguous tensors would.
+
+    `ones`: as if each integer were 1; `fading`: linear attention's scan as Performer uses it.
+    """
     BLOCK_Q, BLOCK_KV, options = tiling(width, DTYPE_BYTES[dtype])
     constants = {
         "D": width,
@@ -60,8 +182,10 @@ def compiled(kernel, dtype, width, arch, *, ones=False):
         "BLOCK_Q": BLOCK_Q,
         "BLOCK_KV": BLOCK_KV,
         "CAUSAL": ones,
+        "BLOCK": BLOCK_KV,
         "mask_ptr": None,
         "bias_ptr": None,
+        "PAGE": 16,
     }
     if kernel is full._full_softmax_kernel:
         constants["BLOCK_KV"], options = 4096, {}
@@ -70,8 +194,20 @@ def compiled(kernel, dtype, width, arch, *, ones=False):
         backward = kernel is not flash._flash_fwd_kernel
         BLOCK_Q, BLOCK_KV, options = flash.tile_sizes(*largest, backward=backward)
         constants |= {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}  # the longer code
+    if kernel in CACHES:
+        BLOCK_R, BLOCK_KV, options = splits.tile_sizes(ROWS, width, DTYPE_BYTES[dtype])
+        constants |= {"BLOCK_R": BLOCK_R, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}
+    if kernel is splits.merge_kernel:
+        constants["BLOCK_S"], options = splits.MAX_SPLITS, {"num_warps": 8}
+    if kernel in SPARSE_HELPERS[2:]:
+        constants["BLOCK_Q"], options = random_keys.queries_of_tile(width), {}
+    if kernel in BLOCK_SPARSE:
+        backward = kernel is not block_sparse._block_sparse_fwd_kernel
+        options = block_sparse.launch_options(width, DTYPE_BYTES[dtype], backward=backward)
+        if ones:  # tokens in their own order
+            constants |= dict.fromkeys(("q_order_ptr", "k_order_ptr", "order_ptr"))
     if kernel in LINEAR:
-        BLOCK, SLICE, options = linear._block(width, DTYPE_BYTES[dtype])
+        BLOCK, SLICE, options = linear._block(width, DTYPE_BYTES[dtype], fading)
         constants |= {
             "BLOCK": BLOCK,
             "BLOCK_E": min(SLICE, padded(width)),
@@ -80,13 +216,20 @@ def compiled(kernel, dtype, width, arch, *, ones=False):
             "PRECISION": "ieee" if dtype == "fp32" else "tf32",
             "CAUSAL": True,  # does all that the other form does
         }
+        if not fading:
+            constants |= {"tops_ptr": None, "part_tops_ptr": None}
+    if kernel in MORE:
+        own = globals()["of_" + kernel.__name__.split("_")[1]]
+        more, options = own(kernel, dtype, width, ones)
+        constants |= more
     signature, values, attributes = {}, {}, {}
     for place, name in enumerate(parameter.name for parameter in kernel.params):
         last_axis = name.startswith("stride_") and name[-1] in "dj"
         if name in constants:
             signature[name], values[(place,)] = "constexpr", constants[name]
         elif name.endswith("_ptr"):
-            signature[name] = "*fp32" if name in FLOAT32 else f"*{dtype}"
+            other = "*fp32" if name in FLOAT32 else f"*{dtype}"
+            signature[name] = INTEGERS.get(name, other)
             attributes[(place,)] = [["tt.divisibility", 16]]
         elif name == "scale":
             signature[name] = "fp32"
@@ -116,7 +259,9 @@ def report(kernel, dtype, width, arch, **how):
         "dtype": dtype,
         "width": width,
         "registers": int(re.search(r"REG:(\d+)", usage)[1]),
-        "spilled_bytes": int(re.search(r"STACK:(\d+)", usage)[1]),
+        # sin and cos keep 32 bytes for the multiples of 2π in huge angles
+        "spilled_bytes": int(re.search(r"STACK:(\d+)", usage)[1])
+        - 32 * ("math.sin" in binary.asm["ttir"]),
         "shared_bytes": binary.metadata.shared,
         "tensor_cores": bool(re.search(r"wgmma\.mma|mma\.sync", binary.asm["ptx"])),
         "has_dot": "tt.dot" in binary.asm["ttir"],
@@ -129,9 +274,24 @@ if __name__ == "__main__":
     widths = [("fp16", 64), ("bf16", 256), ("fp32", 128)]
     if arch >= 90:
         widths += [("fp16", 128), ("fp32", 64), ("fp32", 256)]
-        for kernel in KERNELS:
+        for kernel in KERNELS + MORE:
             print(json.dumps(report(kernel, "fp16", 16, arch, ones=True)), flush=True)
     for dtype, width in widths:
         for kernel in KERNELS:
             if kernel not in LINEAR or (dtype, width) != ("fp32", 256):  # which spill: see `_block`
                 print(json.dumps(report(kernel, dtype, width, arch)), flush=True)
+    scans = [(linear._linear_sums_kernel, True), (linear._linear_fwd_kernel, True)]
+    for dtype, width in [("bf16", 256)] + [("fp16", 64), ("fp32", 128)] * (arch >= 90):
+        for kernel, fading in [(kernel, False) for kernel in MORE] + scans:
+            spills = fading or kernel is relative._relative_fwd_kernel  # in wide float32 only
+            at = min(width, 64) if spills and dtype == "fp32" else width
+            print(json.dumps(report(kernel, dtype, at, arch, fading=fading)), flush=True)
+    # of all their classes those that come nearest to a spill
+    for dtype, width in [("fp16", 64)] + [("fp32", 64), ("bf16", 256)] * (arch >= 90):
+        for kernel in BLOCK_SPARSE:
+            print(json.dumps(report(kernel, dtype, width, arch)), flush=True)
+    if arch >= 90:
+        for kernel in BLOCK_SPARSE:
+            print(json.dumps(report(kernel, "fp16", 16, arch, ones=True)), flush=True)
+        for kernel in SPARSE_HELPERS:
+            print(json.dumps(report(kernel, "bf16", 256, arch)), flush=True)

@@ -214,7 +214,8 @@ class Notebook:
     @property
     def explorers(self):
         """The places where an explorer stands: controls, picture and sentence."""
-        return self.box.locator(".widget-vbox").filter(has=self.page.get_by_role("status"))
+        told = self.box.locator(".widget-vbox").filter(has=self.page.get_by_role("status"))
+        return told.filter(has=self.page.locator("img"))  # a form has a status and no picture
 
     def cell(self, index: int):
         """Return the cell with this index in the page."""

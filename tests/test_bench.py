@@ -1,10 +1,12 @@
+import dataclasses
 import importlib.util
 import json
 import subprocess
+import sys
 
 import pytest
 
-from attncourse import bench, cli, measure, peers
+from attncourse import bench, cli, measure, peers, records
 from attncourse.catalogue import MECHANISMS
 
 needs_torch = pytest.mark.skipif(
@@ -17,6 +19,26 @@ def nothing_compiles(monkeypatch):
     """FlexAttention compiles for seconds at each length; test_peers tries it once."""
     kept = tuple(peer for peer in peers.PEERS if peer.name != "FlexAttention")
     monkeypatch.setattr(peers, "PEERS", kept)
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch):
+    """The GPU's whole run on this CPU: kernels in the interpreter, tensors that stay here."""
+    pytest.importorskip("triton")
+    pytest.importorskip("torch")
+    assert MECHANISMS["full"].kernel  # before anything else imports triton
+    monkeypatch.setattr(bench, "CUDA", "cpu")
+    monkeypatch.setattr(bench, "_has_cuda", lambda: True)
+    monkeypatch.setattr(bench, "_is_lost", lambda: False)
+    monkeypatch.setattr(bench, "_free_bytes", lambda device: 2**33)
+    monkeypatch.setattr(measure, "FLUSH_BYTES", 1024)
+    monkeypatch.setattr(measure, "_gpu_name", lambda: "NVIDIA H100 80GB HBM3")
+    kept = (p for p in peers.PEERS if not p.slow and ("cpu" in p.devices or p.absent))
+    monkeypatch.setattr(peers, "PEERS", tuple(kept))
+
+
+def gpu(folder, *arguments):
+    return cli.main(["bench", "--gpu", "--repeats", "2", "--out", str(folder), *arguments])
 
 
 def record_in(folder):
@@ -45,6 +67,7 @@ def test_every_mechanism_is_measured_beside_sdpa_and_its_prediction(tmp_path, ca
             assert own["peak_bytes"] > 0
             if stem != "full" and "mask" in mechanism.has:
                 assert (stem, "SDPA with a dense mask", n) in measured
+            assert own["mode"] == "forward" and own["causal"] is False
     output = capsys.readouterr()
     assert output.out.strip().endswith(".json")
     assert "n = 64, window, NumPy: " in output.err
@@ -79,11 +102,11 @@ def test_quick_is_small(tmp_path):
 def test_control_c_keeps_what_was_measured(tmp_path, monkeypatch, capsys):
     original, calls = bench._measure, []
 
-    def interrupted(job, setting):
+    def interrupted(job, *rest):
         calls.append(job)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return original(job, setting)
+        return original(job, *rest)
 
     monkeypatch.setattr(bench, "_measure", interrupted)
     assert cli.main(["bench", "--cpu", "--n", "32", "--out", str(tmp_path)]) == 130
@@ -203,6 +226,187 @@ def test_the_kernels_are_measured_on_a_gpu(tmp_path):
     assert measure.Timing(**record["measurements"][0]["seconds"]).median > 0
 
 
+def test_the_same_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
+    arguments = ["bench", "--cpu", "--n", "16", "--repeats", "1", "--without", "SDPA",
+                 "SDPA with a dense mask", "--out", str(tmp_path)]  # fmt: skip
+    clock = iter(range(1000))
+    with monkeypatch.context() as stopped:
+        stopped.setattr(bench.time, "monotonic", lambda: next(clock))
+        assert cli.main([*arguments, "--minutes", "0.2"]) == 0
+    first = record_in(tmp_path)
+    assert not first["complete"] and 0 < len(first["measurements"]) < 20
+    said = capsys.readouterr().err
+    assert "out of time" in said and "are left for the same command" in said
+    assert cli.main(arguments) == 0
+    whole = record_in(tmp_path)  # one file still
+    assert whole["complete"] and whole["date"] == first["date"]
+    assert whole["measurements"][: len(first["measurements"])] == first["measurements"]
+    names = [(m["mechanism"], m["implementation"]) for m in whole["measurements"]]
+    assert len(names) == len(set(names)) and set(MECHANISMS) <= {stem for stem, _ in names}
+    assert "going on with bench-cpu-" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["commit", "settings", "complete", "broken"])
+def test_what_does_not_fit_is_not_gone_on_with(tmp_path, change):
+    setting = bench.DEFAULTS["cpu"]
+    record = json.loads(json.dumps(bench._header(setting)))
+    path = bench._path(record, tmp_path)
+    bench._write(record, path)
+    assert bench._unfinished(setting, tmp_path) == (record, path)
+    record |= {"commit": {"commit": "another"}, "settings": {"settings": {}},
+               "complete": {"complete": True}, "broken": {}}[change]  # fmt: skip
+    bench._write(record, path)
+    if change == "broken":
+        path.write_text("{")
+    assert bench._unfinished(setting, tmp_path) == (None, None)
+
+
+def test_a_gpu_run_measures_every_kernel_in_every_mode(tmp_path, monkeypatch, pretended_gpu):
+    def once(function, *args, repeats, **rest):
+        function(*args)
+        return measure.Timing(2.0, 1.0, 3.0, repeats)
+
+    monkeypatch.setattr(measure, "seconds", once)
+    monkeypatch.setattr(measure, "peak_bytes", lambda function, *args, **rest: 7)
+    arguments = ["--n", "64", "--heads", "1", "--width", "16", "--causal", "no"]
+    assert gpu(tmp_path, *arguments, "--mode", "forward", "backward") == 0
+    record = record_in(tmp_path)
+    assert record["complete"] and record["settings"]["dtype"] == "float16"
+    rows = records.rows(record)
+    ours = {(r["mechanism"], r["mode"]): r for r in rows if r["implementation"] == "Triton"}
+    for stem, mechanism in MECHANISMS.items():
+        if "kernel" not in mechanism.has:
+            assert not any(row["mechanism"] == stem for row in rows)
+            continue
+        row = ours[stem, "forward"]
+        assert row["seconds"]["repeats"] == 2 and row["peak_bytes"] == 7
+        expected = mechanism.kernel.cost(1, 1, 64, 64, 16, **mechanism.values, dtype_bytes=2)
+        assert row["predicted"]["peak_bytes"] == expected.peak_bytes
+        assert ((stem, "backward") in ours) == ("backward" in mechanism.has)
+    theirs = [row for row in rows if row["implementation"] != "Triton"]
+    assert not any("failed" in row or "differs" in row for row in theirs), theirs
+    absent = {row["implementation"] for row in theirs if "absent" in row}
+    assert "memory-efficient-attention" in absent
+
+
+def test_a_wrong_peer_is_measured_and_told(tmp_path, monkeypatch, pretended_gpu):
+    wrong = peers.Peer(
+        "wrong", "torch", lambda m: m.stem == "full", lambda *a: (lambda q, k, v: v + 1, {})
+    )
+    monkeypatch.setattr(peers, "PEERS", (wrong,))
+    monkeypatch.setattr(bench, "MECHANISMS", {"full": MECHANISMS["full"]})
+    gpu(tmp_path, "--n", "64", "--heads", "1", "--width", "16", "--mode", "forward",
+        "--causal", "no")  # fmt: skip
+    (row,) = records.rows(record_in(tmp_path), implementation="wrong")
+    assert row["differs"].endswith("of the largest value from our kernel's result")
+    assert "differs: by" in records.report(record_in(tmp_path))
+
+
+def test_a_lost_gpu_starts_the_command_again(tmp_path, monkeypatch, pretended_gpu):
+    def lost(*args, **kwargs):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+    started = []
+    monkeypatch.setattr(MECHANISMS["full"].kernel, "attention", lost)
+    monkeypatch.setattr(bench, "_is_lost", lambda: True)
+    monkeypatch.setattr(bench.os, "execv", lambda *given: started.append(given) or 1 / 0)
+    monkeypatch.setattr(bench.sys, "argv", ["attncourse", "bench", "--gpu", "--fresh", "--n", "64"])
+    with pytest.raises(ZeroDivisionError):
+        gpu(tmp_path, "--n", "64", "--heads", "1", "--width", "16", "--minutes", "5")
+    ((_, command),) = started
+    assert command[1:7] == ["-m", "attncourse.cli", "bench", "--gpu", "--n", "64"]
+    assert command[7] == "--minutes" and 4 < float(command[8]) <= 5
+    (row,) = record_in(tmp_path)["measurements"]  # kept, so that it is not tried again
+    assert row["failed"] == "RuntimeError: CUDA error: an illegal memory access was encountered"
+
+
+def test_what_would_take_too_long_is_skipped(tmp_path, monkeypatch, pretended_gpu):
+    monkeypatch.setattr(bench, "LONGEST_CALL", 0.0)
+    monkeypatch.setattr(bench, "MECHANISMS", {"full": MECHANISMS["full"]})
+    gpu(tmp_path, "--n", "32", "64", "--heads", "1", "--width", "16", "--mode", "forward",
+        "--causal", "no")  # fmt: skip
+    first, second = records.rows(record_in(tmp_path), implementation="Triton")
+    assert "seconds" in first and second["skipped"].startswith("a call would take ")
+
+
+def test_how_long_a_call_may_take_follows_from_shorter_ones():
+    job = bench.Job("window", "Triton", bench.Point(4096, 64, 16), {}, None, int, None)
+    rest = (1, 16, 64, False, "forward")
+    assert bench._expected(job, {}) == 0
+    assert bench._expected(job, {("window", "Triton", 1024, *rest): 1.0}) == 16
+    two = {("window", "Triton", n, *rest): n / 1024 for n in (1024, 2048)}
+    assert bench._expected(job, two) == pytest.approx(4)
+    other = {("window", "Triton", 2048, 1, 16, 128, False, "forward"): 9.0}
+    assert bench._expected(job, other | {("full", "Triton", 2048, *rest): 9.0}) == 0
+
+
+def test_the_default_run_on_a_gpu_begins_with_what_is_worth_most():
+    jobs = list(bench._jobs(bench.DEFAULTS["gpu"]))
+    assert len({job.key for job in jobs}) == len(jobs)
+    first = jobs[0].point
+    assert (first.n, first.heads, first.batch, first.width) == (4096, 12, 1, 64)
+    window = next(job for job in jobs if job.mechanism == "window")
+    assert window.knobs["window"] == 512  # as chapter E counts
+    points = {(j.point.n, j.point.width, j.point.causal, j.point.mode) for j in jobs}
+    for n in (512, 131072):
+        for width in (64, 128):
+            assert {(n, width, causal, mode) for causal in (False, True)
+                    for mode in ("forward", "backward")} <= points  # fmt: skip
+    slow = [number for number, job in enumerate(jobs) if job.implementation == "FlexAttention"]
+    assert not slow  # left out by the fixture above
+    own = [job for job in jobs if job.implementation == "Triton"]
+    between = next(i for i, job in enumerate(own) if job.point.n == 1024)
+    assert {job.point.mode for job in own[:between]} == set(records.MODES)
+    forward = {job.point.n for job in own if job.point.width == 64 and job.point.mode == "forward"}
+    assert forward == set(bench.DEFAULTS["gpu"].lengths)
+
+
+def test_caches_are_measured_decoding(tmp_path, monkeypatch, pretended_gpu):
+    """With the NumPy cache in the kernel's place: whoever has start, append and attend."""
+    import torch
+
+    class Cache:
+        def append(self, k, v):
+            self.k, self.v = k, v
+
+        def attend(self, q, *, causal):
+            assert causal and q.shape[-2] == 1
+            return torch.nn.functional.scaled_dot_product_attention(
+                q, self.k, self.v, enable_gqa=True
+            )
+
+    class Kernel:
+        @staticmethod
+        def start(k, v, *, page):
+            assert page == 64 and k.shape == (8, 8, 100, 16)
+            return Cache()
+
+        cost = staticmethod(MECHANISMS["paged"].reference.cost)
+        attention = None
+
+    paged = dataclasses.replace(
+        MECHANISMS["paged"], has=frozenset({"kernel", "step"}), kernel_module="fake_paged"
+    )
+    monkeypatch.setitem(sys.modules, "fake_paged", Kernel)
+    monkeypatch.setattr(bench, "MECHANISMS", {"paged": paged})
+    assert gpu(tmp_path, "--n", "100", "--width", "16", "--mode", "decode") == 0
+    row, xformers = record_in(tmp_path)["measurements"]
+    assert row["mode"] == "decode" and row["groups"] == 8 and row["seconds"]["median"] > 0
+    assert xformers["absent"] == "xformers is not installed"
+    assert "decode, causal, batch 8, 32 heads of 16" in records.report(record_in(tmp_path))
+
+
+def test_the_caches_of_the_kernels_are_measured_decoding(tmp_path, pretended_gpu):
+    assert gpu(tmp_path, "--n", "64", "--width", "16", "--mode", "decode", "--repeats", "1") == 0
+    rows = records.rows(record_in(tmp_path))
+    measured = {row["mechanism"] for row in rows if "seconds" in row}
+    assert measured >= {
+        stem
+        for stem, mechanism in MECHANISMS.items()
+        if mechanism.family == "inference" and {"kernel", "step"} <= mechanism.has
+    }
+
+
 def test_report_draws_and_tabulates_the_latest_record(tmp_path, monkeypatch, capsys):
     results = tmp_path / "results"
     arguments = ["--n", "32", "64", "--repeats", "1", "--out", str(results)]
@@ -213,9 +417,11 @@ def test_report_draws_and_tabulates_the_latest_record(tmp_path, monkeypatch, cap
     assert bench.report(tmp_path / "docs") == 0
     assert (tmp_path / "docs" / "bench-cpu.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
+    assert (tmp_path / "docs" / "bench-cpu.md").read_text(encoding="utf-8") in printed
     assert "no run on a gpu is recorded yet" in printed
     rows = [line for line in printed.splitlines() if line.startswith("| window | NumPy |")]
-    assert len(rows) == 1 and rows[0].count("|") == 5
+    assert len(rows) == 2 and rows[0].count("|") == 5  # times, rates
+    assert "| window | " in printed and "faster than flash" in printed
 
 
 def test_the_picture_of_a_record_names_every_mechanism(tmp_path):
@@ -227,7 +433,7 @@ def test_the_picture_of_a_record_names_every_mechanism(tmp_path):
         for stem in MECHANISMS for n in (512, 1024)
     ]  # fmt: skip
     measured.append({"mechanism": "full", "implementation": "NumPy", "n": 2048, "skipped": "big"})
-    figure = plots.benchmark({"measurements": measured})
+    figure = plots.benchmark({"settings": {}, "measurements": measured})
     for ax in figure.axes:
         assert {text.get_text() for text in ax.texts} == {s.replace("_", " ") for s in MECHANISMS}
 
@@ -236,3 +442,47 @@ def test_nothing_recorded_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "latest", lambda device: None)
     assert bench.report(tmp_path) == 1
     assert "no run on a cpu is recorded yet" in capsys.readouterr().out
+
+
+def test_here_measures_time_memory_and_error_of_every_mechanism():
+    record = bench.here([32, 64], repeats=1, device="cpu")
+    rows = {(row["mechanism"], row["n"]): row for row in records.rows(record)}
+    assert record["complete"] and set(rows) == {(stem, n) for stem in MECHANISMS for n in (32, 64)}
+    for stem in ("full", "chunked", "flash", "grouped", "kv_cache", "paged"):
+        assert rows[stem, 64]["error"] < 1e-6
+    assert rows["window", 64]["error"] < 1e-6 < 0.1 < rows["strided", 64]["error"]
+    assert rows["linear", 64]["error"] > 0.1
+
+
+def test_here_is_causal_in_any_type_and_leaves_out_what_cannot_be():
+    record = bench.here(
+        [48], repeats=1, device="cpu", dtype="float64", causal=True, heads=2, batch=3, width=8
+    )
+    rows = {row["mechanism"]: row for row in records.rows(record)}
+    assert "linformer" not in rows and rows["flash"]["error"] < 1e-14
+    assert (rows["flash"]["heads"], rows["flash"]["batch"]) == (2, 3)
+
+
+def test_here_skips_what_would_take_too_long_and_keeps_what_control_c_left(monkeypatch):
+    record = bench.here([64, 512], stems=["full"], repeats=1, device="cpu", limit=0)
+    first, second = record["measurements"]
+    assert first["seconds"] and second["skipped"].startswith("a call would take ")
+    always = {"repeats": 1, "device": "cpu", "limit": 0, "always": ["full"]}
+    record = bench.here([64, 512], stems=["full"], **always)
+    assert all(row["seconds"] for row in record["measurements"])
+    original = bench._error
+
+    def interrupted(job, exact):
+        if job.mechanism == "flash":
+            raise KeyboardInterrupt
+        return original(job, exact)
+
+    monkeypatch.setattr(bench, "_error", interrupted)
+    record = bench.here([64], stems=["full", "flash", "window"], repeats=1, device="cpu")
+    assert not record["complete"] and len(record["measurements"]) == 1
+
+
+def test_here_runs_kernels_on_a_gpu(pretended_gpu):
+    record = bench.here([64], stems=["window", "topk"], repeats=1, width=16, dtype="float16")
+    (row,) = record["measurements"]  # topk has no kernel
+    assert row["implementation"] == "Triton" and row["error"] < 1e-2

@@ -115,6 +115,16 @@ def test_band_without_neighbours_is_islands():
     assert np.array_equal(mask, masks.blocks(20, 20, block=6))
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_band_with_neighbours_is_overlapping_blocks(causal):
+    q, k, v = random_qkv(50, width=4, dtype=np.float64)
+    layout = layouts.band(50, 50, block=6, window_blocks=2)
+    out = block_sparse.attention(q, k, v, layout=layout, block=6, causal=causal)
+    mask = masks.blocks(50, 50, block=6, overlap=12)
+    expected = full.attention(q, k, v, mask=mask, causal=causal)
+    np.testing.assert_allclose(out, expected, atol=1e-12)
+
+
 def test_rounding_random_keys_up_to_blocks_covers_nearly_everything():
     mask = random_keys.mask(512, 512, n_random=16)
     layout, _ = layouts.blocks_of(mask, block=32)

@@ -40,6 +40,26 @@ SCENES = {
         "tiles": "if traced:\n    from IPython",
         "ledger": "## Every claim about windows",
     },
+    "05_sparse": {
+        "top": "# 05",
+        "joined": "def draw_joined(",
+        "primes": "live_steps = plots.LiveReach(",
+        "hops": "axes = plots.curves(\n    lengths, layers",
+        "counts": "table = n * w",
+        "tiles": "def draw_tiles(",
+        "domains": "figure, axes = plots.figure(height=3.4)\nplots.heatmap(",
+        "studio": "def draw_studio(",
+    },
+    "07_linear": {
+        "top": "# 07",
+        "rows": "widgets.explore(draw_rows",
+        "chunks": "chunks = widgets.choice(",
+        "angle": "counts = widgets.choice([16, 64",
+        "table": "printed_errors = ",
+        "picture": "sizes = widgets.choice(list(SCALES)",
+        "memory": "counts = widgets.choice([64, 256",
+        "tiles": "if traced:\n    from IPython",
+    },
     "09_flash": {
         "top": "# 09",
         "lifetimes": "alive = {",
@@ -61,6 +81,22 @@ SCENES = {
         "batch": "lengths = widgets.choice([2**power for power in range(9",
         "order": "widgets.explore(draw_order",
         "busy": "lengths = widgets.choice([512",
+    },
+    "13_measuring": {
+        "top": "# 13",
+        "spread": "axes = plots.curves(\n    np.arange(40)",
+        "median": "quiet = np.random",
+        "everything": "live_all = plots.LiveComparison(",
+        "errors": "def draw_errors(",
+        "roof": "def draw_roof(",
+        "floor": "axes = plots.growth(\n    lengths",
+        "cross": "def draw_cross(",
+        "theory": "full_time = times_of(",
+        "tiles": "live_tiles = plots",
+        "printed": "everywhere = [256",
+        "implied": "def draw_implied(",
+        "gpu": "recorded = bench.latest",
+        "form": "widgets.form(",
     },
 }
 # Resolves when picture and sentence of an explorer have changed and the picture is decoded; the
@@ -224,6 +260,16 @@ def keys_for(handle):
         return "Space", "Space"
     at_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
     return ("ArrowLeft", "ArrowRight") if at_end else ("ArrowRight", "ArrowLeft")
+
+
+def test_a_form_runs_when_its_button_is_pressed(chapter):
+    button = chapter.page.locator(".jupyter-button")
+    for form in chapter.box.locator(".widget-vbox").filter(has=button).all():
+        assert form.get_by_role("status").inner_text() == "Nothing has been run yet."
+        form.locator(".jupyter-button").click()
+        form.locator("table").wait_for()
+        assert form.locator("tbody tr").count() > 0
+        assert re.search(r"\d", form.get_by_role("status").inner_text())
 
 
 def test_screenshots_of_the_chapter(chapter, photograph):

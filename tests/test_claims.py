@@ -1,7 +1,9 @@
 import csv
 import importlib.resources
 import math
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +87,15 @@ def test_chapter_04_has_the_claims_about_windows():
     ids = {claim.id for claim in claims.find(chapter="04")}
     assert ids >= {"C057", "C216", "C406", "C408", "C476", *(f"C{n}" for n in range(375, 382))}
     assert ids >= {claim.id for claim in claims.find(topic="local attention")}
+
+
+def test_chapter_05_checks_every_claim_about_sparse_patterns_that_does_not_simply_hold():
+    source = (Path(__file__).parents[1] / "notebooks/_source/05_sparse.py").read_text("utf-8")
+    checked = set(re.findall(r'claims\.check\(\s*"(C\d+)"', source))
+    covered = set(re.findall(r"\bC\d{3}\b", " ".join(re.findall('covers="([^"]*)"', source))))
+    for claim in claims.find(chapter="05"):
+        assert claim.id in covered, claim
+        assert claim.verdict == "holds" or claim.id in checked, claim
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from attncourse.claims import LEDGER
 from attncourse.cost import format_bytes
 from attncourse.grading.check import judge
 from attncourse.grading.exercises import CHAPTERS, chapter_exercises, exercise
-from attncourse.reference import window
+from attncourse.reference import longformer, window
 from attncourse.sources import read, stub, without_markers
 
 ROOT = Path(__file__).parents[1]
@@ -84,8 +84,12 @@ def test_ids_are_unique_and_found():
     assert all(exercise(each.id) is each for each in EXERCISES)
     assert ids == [
         *("00.1", "00.2"),
+        *("01.1", "01.2", "01.3", "01.4", "01.5", "01.6", "01.V2", "01.V6"),
         *("04.1", "04.2", "04.3", "04.4", "04.5", "04.6", "04.V1", "04.V7"),
+        *("05.1", "05.2", "05.3", "05.4", "05.5", "05.6", "05.V4", "05.V8"),
+        *("07.1", "07.2", "07.3", "07.4", "07.5", "07.6", "07.V3", "07.V9"),
         *("09.1", "09.2", "09.3", "09.4", "09.5", "09.6", "09.V2"),
+        *("13.1", "13.2", "13.3", "13.4", "13.5", "13.6", "13.V7", "13.V10"),
     ]
 
 
@@ -96,7 +100,8 @@ def test_an_unknown_exercise_says_what_there_is(wrong):
 
 
 def test_an_unknown_chapter_says_what_there_is():
-    with pytest.raises(LookupError, match="no exercises for chapter '77': there are 00, 04"):
+    known = ", ".join(CHAPTERS)
+    with pytest.raises(LookupError, match=f"no exercises for chapter '77': there are {known}"):
         chapter_exercises("77")
 
 
@@ -239,7 +244,12 @@ def test_mistakes_say_different_things(each):
 
 
 @pytest.mark.parametrize(
-    ("exercise_id", "name"), [("04.6", "broken_window"), ("09.6", "broken_backward")]
+    ("exercise_id", "name"),
+    [
+        ("04.6", "broken_window"),
+        ("05.6", "broken_union"),
+        ("09.6", "broken_backward"),
+    ],
 )
 def test_the_given_code_of_the_repair_is_one_of_its_mistakes(exercise_id, name):
     each = exercise(exercise_id)
@@ -290,6 +300,20 @@ def test_layers_are_those_of_a_search_in_the_graph():
                     assert layers(distance, w, dilations) > layer
             step = window.mask(n, n, window=w, dilation=dilations[layer % len(dilations)])
             reached = masks_product(reached, step)
+
+
+def test_counts_of_a_longformer_are_those_of_the_mask():
+    count = exercise("05.2").reference
+    for n, w, g in itertools.product(range(1, 8), range(9), range(9)):
+        assert count(n, w, g) == longformer.mask(n, n, window=w, global_tokens=g).sum()
+    regular = 10**12 - 64
+    assert count(10**12, 512, 64) == 64 * 10**12 + regular * (64 + 1025) - 512 * 513
+
+
+def test_the_rows_of_a_bigbird_are_its_parts():
+    for n, w, r, g in itertools.product((6, 9), (1, 2), (0, 1), (0, 1, 3)):
+        row = {**dict.fromkeys(range(g), n), **dict.fromkeys(range(g, n), w + r + g)}
+        assert exercise("05.V4").reference(n, w, r, g)["total"] == sum(row.values())
 
 
 def masks_product(a, b):
@@ -378,6 +402,7 @@ def test_the_memory_limit_is_the_one_that_the_prompt_states():
     each = exercise("04.3")
     assert math.isclose(each.memory.allowed_bytes / 2**20, 8.6, abs_tol=0.05)
     assert exercise("04.6").memory.allowed_bytes == 2**22
+    assert exercise("05.3").memory.allowed_bytes == exercise("05.6").memory.allowed_bytes == 2**21
     assert exercise("00.2").memory.allowed_bytes == 2**20
     [_, limit] = cells("00", "prompt", "00.2")
     assert "at n = 2048: 128 rows of scores at once, 128 · n · 4 bytes = 1 MiB" in limit.source
@@ -516,6 +541,18 @@ def test_the_examples_in_the_prompts_are_right():
     assert result("04.4", 7, 2, (1, 2)) == 3
     savings = result("04.V1", 8, 4, 2)
     assert list(savings.values()) == [34, 0.53125, 512, 512, 272, 256, 136]
+    mask = result("05.1", 2, 4, 0, 3, 1, False)
+    assert mask.astype(int).tolist() == [[1, 0, 1, 0], [1, 0, 0, 1]]
+    assert (result("05.2", 5, 1, 1), result("05.2", 5, 1, 0)) == (19, 13)
+    q, k, v = np.random.default_rng(0).standard_normal((3, 6, 4))
+    np.testing.assert_allclose(result("05.3", q, k, v, np.eye(6, dtype=bool), 1), v)
+    assert result("05.4", window.mask(6, 6, window=1)) == 5
+    assert result("05.4", np.eye(1, dtype=bool)) == 0
+    bird = result("05.V4", 8, 2, 1, 1)
+    assert list(bird.values()) == [14, 7, 7, 8, 36, 4.5, 0.5625, 144]
+    combined = list(result("05.V8", 6, 2, 3, 1).values())
+    assert combined[:2] + combined[4:] == [34, 25, 100]
+    assert [f"{value:.6f}"[:5] for value in combined[2:4]] == ["4.166", "0.694"]
     speedups = list(result("04.V7", 8, 4, 2, 2).values())
     assert speedups[:4] + speedups[5:] == [512, 272, 320, 136, 1.6]
     assert f"{speedups[4]:.4f}"[:5] == "1.882"
@@ -585,3 +622,59 @@ def test_the_numbers_after_the_calculations_are_right():
     assert f"{speedup['local_bytes'] // 4:,}" in after
     assert f"{speedup['speedup']:.1f}×" in after
     assert f"{speedup['tiled_speedup']:.1f}×" in after
+
+
+# Chapter 13 --------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_chapter_13_are_right():
+    def result(exercise_id, *args):
+        return answer(exercise(exercise_id))(*args)
+
+    summary = result("13.1", np.array([9.0, 3.0, 1.0, 2.0]), 1)
+    assert summary == {"median": 2.0, "low": 1.5, "high": 2.5}
+    clock = np.array([0.0, 1.0]), np.array([0.1, 1.1]), np.array([5.0, 8.0])
+    assert result("13.2", *clock, 0) == 4.0
+    assert math.isclose(result("13.3", np.array([512, 1024]), np.array([3.0, 12.0])), 2.0)
+    assert result("13.4", *np.ones((3, 2, 2)), np.zeros((2, 2))) == 1.0
+    times = np.array([3.0, 3.0, 4.0]), np.array([1.0, 4.0, 9.0])
+    assert result("13.5", np.array([256, 512, 1024]), *times) == 512
+    audit = result("13.6", np.full(3, 1024), np.array([0.25, 1.0, 100.0]), 2, 64, 1.0)
+    assert audit == [1, 0, -1] and f"{4 * 2 * 64 * 1024**2 / 1e12 * 1e3:.2f}" == "0.54"
+    speedups = list(result("13.V7", 8, 4, 2, 2, 1e3, 0.25).values())
+    assert [f"{value:.4f}"[:5] for value in speedups] == ["1.882", "1.600", "1.336", "0.438"]
+    assert list(result("13.V10", 4, 1, 2, 2, 2, 1).values()) == [64, 32, 32, 24, 32, 3]
+
+
+def test_the_numbers_after_the_exercises_of_chapter_13_are_right():
+    after = "\n".join(cell.source for cell in SOURCES["13"].cells)
+    lengths = np.array([512, 1024, 2048, 4096, 8192, 16384])
+    printed = np.array([float(LEDGER[f"C{number}"].printed) for number in range(196, 202)])
+    assert f"{exercise('13.3').reference(lengths, printed):.2f}" == "1.56" and "1.56" in after
+    audit = exercise("13.6").reference
+    assert audit(lengths, printed, 12, 64, 312.0) == [-1] * 6
+    assert audit(np.array([8192]), np.array([0.15]), 12, 64, 312.0) == [1]
+    speedups = exercise("13.V7").reference(1024, 128, 64, 64, 1e12, 5e-6)
+    for key in ("theory", "tiled", "observed"):
+        assert f"{speedups[key]:.1f}×" in after
+    variants = exercise("13.V10").reference(8192, 12, 64, 512, 90, 256)
+    assert f"{variants['sparse'] / 1e6:.1f} MB" in after
+    assert f"{variants['linear'] / 1e6:.1f} MB" in after and variants["best"] == 3
+    assert exercise("13.4").memory.allowed_bytes == 3.5 * 2**20 and "3.5 MiB" in after
+
+
+def test_the_numbers_after_the_counts_of_chapter_05_are_right():
+    after = "\n".join(cell.source for cell in SOURCES["05"].cells)
+    printed = {"C458": 1_690_624, "C461": 6.8, "C459": 89.92, "C173": 97, "C174": 2.37}
+    for claim, value in printed.items():
+        assert float(LEDGER[claim].printed) == value
+        assert f"{value:,}" in after and claim in after
+    bird = exercise("05.V4").reference(4096, 256, 64, 32)
+    assert f"{bird['total']:,}" in after
+    assert f"{bird['bytes'] / 1e6:.2f} MB" in after
+    assert f"{100 * (1 - bird['density']):.2f} %" in after
+    assert "1,570,816" in after and "1,570,816" in LEDGER["C463"].note
+    combined = exercise("05.V8").reference(4096, 64, 128, 1)
+    assert f"{combined['added'] / 4096:.2f} added up" in after
+    assert f"{combined['average']:.2f} in the union" in after
+    assert f"{100 * combined['density']:.3f} %" in after

@@ -314,6 +314,13 @@ NEVER = {
     "attncourse.reference.masks": ("attncourse.reference.full", "attncourse.reference.window"),
     "attncourse.inputs": ("torch", "triton", "attncourse.reference", "attncourse.kernels", *ABOVE),
     "attncourse.cost": ("torch", "triton", "attncourse.reference", "attncourse.kernels", *ABOVE),
+    "attncourse.directions": (
+        "torch",
+        "triton",
+        "attncourse.reference",
+        "attncourse.kernels",
+        *ABOVE,
+    ),
     "attncourse.catalogue": ("torch", "triton", *ABOVE),
     "attncourse.plots": ("attncourse.widgets", "attncourse.grading", "matplotlib.pyplot"),
     "attncourse.widgets": ("attncourse.grading",),

@@ -13,6 +13,7 @@ if sys.platform != "linux":
 
 from attncourse import trace
 from attncourse.kernels import INTERPRETED, flash, full, window
+from attncourse.kernels.tiles import key_tiles
 
 import torch  # isort: skip
 from twins import DEVICE, DTYPES, close, definition, gradients, tensors, with_nan_margins
@@ -86,7 +87,7 @@ def test_the_loops_visit_the_tiles_that_are_seen_and_no_others():
             return [not causal or j <= i + Tk - Tq for i in queries for j in keys]
 
         for queries in rows:
-            n_whole, n_tiles = flash._key_tiles.fn(queries.start, *knobs)
+            n_whole, n_tiles = key_tiles.fn(queries.start, *knobs)
             seen = [any(sees(queries, keys)) for keys in columns]
             assert seen == [tile < n_tiles for tile in range(len(columns))], knobs
             whole = [all(sees(queries, keys)) and len(keys) == BLOCK_KV for keys in columns]

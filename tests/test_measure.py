@@ -111,6 +111,113 @@ def test_peak_bytes_of_torch_on_the_cpu():
     assert measure.peak_bytes(lambda x: None, q) == 0
 
 
+def test_at_most_ends_the_repeats_but_one_is_always_made():
+    calls = []
+    timing = measure.seconds(lambda: (calls.append(1), time.sleep(0.02)), at_most=0.03, repeats=50)
+    assert timing.repeats == 2 and len(calls) == 3  # and one to warm up
+    assert measure.seconds(time.sleep, 0.01, at_most=0, repeats=50, warmup=0).repeats == 1
+
+
+def test_flushing_fills_the_caches_before_each_call_and_outside_of_its_time(monkeypatch):
+    order = []
+    monkeypatch.setattr(
+        measure, "_cpu_flusher", lambda: lambda: (order.append("flush"), time.sleep(0.05))
+    )
+    timing = measure.seconds(lambda: order.append("call"), flush=True, repeats=2, warmup=1)
+    assert order == ["call", "flush", "call", "flush", "call"]
+    assert timing.high < 0.05
+
+
+def test_watch_measures_a_block():
+    with measure.watch() as seen:
+        kept = ones(1000, 1000)
+        time.sleep(0.01)
+        (kept + 1).sum()
+    assert seen.seconds >= 0.01 and seen.cuda_peak_bytes is None
+    assert seen.peak_bytes == pytest.approx(2 * kept.nbytes, rel=0.01)
+
+
+def test_watch_survives_control_c_and_leaves_nothing_on():
+    import tracemalloc
+
+    with pytest.raises(KeyboardInterrupt), measure.watch() as seen:
+        array = ones(1000, 1000)
+        raise KeyboardInterrupt
+    assert seen.peak_bytes == pytest.approx(array.nbytes, rel=0.01)
+    assert not tracemalloc.is_tracing()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the mark is Linux's")
+def test_resident_peak_sees_what_torch_and_numpy_hold():
+    size = 64 * 2**20
+    grown = measure.resident_peak_bytes(lambda: np.ones(size // 8).sum())
+    assert grown == pytest.approx(size, rel=0.1)
+    torch = pytest.importorskip("torch")
+    grown = measure.resident_peak_bytes(lambda: torch.ones(size // 4).sum())
+    assert grown == pytest.approx(size, rel=0.1)
+    assert measure.resident_peak_bytes(lambda: None) < 2**20
+
+
+def test_resident_peak_says_where_it_cannot_be_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(measure, "Path", lambda path: tmp_path / "missing" / path.lstrip("/"))
+    with pytest.raises(NotImplementedError, match="this system gives no peak to read"):
+        measure.resident_peak_bytes(lambda: None)
+
+
+def test_energy_needs_a_gpu():
+    assert measure.energy(np.ones, 10) is None
+
+
+class FakeCuda:
+    """Tensors that say they lie on a GPU, and the few calls that `energy` makes."""
+
+    class Tensor:
+        device = type("Device", (), {"type": "cuda"})
+
+    class cuda:
+        synchronize = staticmethod(lambda: None)
+        get_device_properties = staticmethod(lambda: type("P", (), {"uuid": "12"}))
+
+
+@pytest.mark.parametrize("meter", ["counter", "power", "none"])
+def test_energy_of_a_call_from_a_counter_or_from_power(monkeypatch, meter):
+    monkeypatch.setitem(sys.modules, "torch", FakeCuda)
+    calls, now = [], 0.0
+
+    def call(tensor):
+        nonlocal now
+        calls.append(tensor)
+        now += 0.01
+
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now)
+    counter = (lambda: 3.0 * len(calls)) if meter == "counter" else None
+    monkeypatch.setattr(measure, "_energy_meter", lambda gpu: counter if gpu == "GPU-12" else 1 / 0)
+    monkeypatch.setattr(measure, "_watts", lambda gpu: 300.0 if meter == "power" else None)
+    joules = measure.energy(call, FakeCuda.Tensor(), at_least=0.5)
+    assert joules == {"counter": 3.0, "power": pytest.approx(3.0), "none": None}[meter]
+    assert 50 <= len(calls) <= 52
+
+
+def test_progress_is_quiet_for_two_seconds_and_wipes_its_line(monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now)
+    for _ in measure.progress(range(4), "sweep", show=True):
+        now += 0.4
+    assert capsys.readouterr().err == ""
+    for item in measure.progress(iter("abcd"), "sweep", total=4, show=True):
+        now += 2
+        assert item in "abcd"
+    lines = capsys.readouterr().err.split("\r")
+    assert lines[1:4] == [
+        "sweep: 2 of 4, 4 s gone, about 4 s left",
+        "sweep: 3 of 4, 6 s gone, about 2 s left",
+        " " * len(lines[1]),
+    ]
+    for _ in measure.progress(range(9), "sweep"):  # no terminal here
+        now += 2
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.gpu
 def test_cuda_peak_and_seconds():
     torch = pytest.importorskip("torch")
@@ -121,6 +228,11 @@ def test_cuda_peak_and_seconds():
     small = measure.seconds(torch.matmul, x, x)
     large = measure.seconds(torch.matmul, *(torch.ones(8192, 8192, device="cuda"),) * 2)
     assert large.median > 20 * small.median  # 512 times the work: the wait is in the figure
+    assert measure.seconds(torch.matmul, x, x, flush=True).median > 0
+    assert (joules := measure.energy(torch.matmul, x, x)) is None or 0 < joules < 10
+    with measure.watch() as seen:
+        x + 1
+    assert seen.cuda_peak_bytes == x.numel() * 4
 
 
 @pytest.mark.parametrize(

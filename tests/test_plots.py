@@ -118,6 +118,17 @@ def test_graph_picks_out_one_query():
     assert sum(filled) == 1 + band(8)[2].sum()
 
 
+def test_arcs_end_at_the_keys_and_name_the_parts():
+    ax = plots.arcs(16, 8, {"window": [7, 9], "global": [0]})
+    ends = [{round(float(x)) for x in line.get_xdata()[[0, -1]]} for line in ax.lines]
+    assert ends == [{7, 8}, {8, 9}, {0, 8}]
+    assert ax.lines[0].get_linestyle() != ax.lines[2].get_linestyle()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["window", "global"]
+    (tokens,) = ax.collections
+    dark = [np.allclose(colour, plots.INK) for colour in tokens.get_facecolors()]
+    assert np.flatnonzero(dark).tolist() == [0, 7, 8, 9]
+
+
 def test_reach_counts_tokens_in_words():
     reached = np.stack([masks.reach(band(9, 1), layers)[4] for layers in range(4)])
     live = plots.LiveReach(reached)
@@ -289,3 +300,11 @@ def test_names_of_scattered_points_do_not_overlap():
     assert len(boxes) == 18
     for one, other in itertools.combinations(boxes, 2):
         assert not one.padded(-1.5).overlaps(other.padded(-1.5))
+
+
+def test_growth_calls_measured_what_no_label_names_otherwise():
+    ax = plots.growth(
+        [1, 2], {"ours": [1.0, 2.0], "theirs: printed": [1.0, 2.0]}, {"n": [1.0, 2.0]}
+    )
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert sorted(labels) == ["n: predicted", "ours: measured", "theirs: printed"]

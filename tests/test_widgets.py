@@ -201,3 +201,41 @@ def test_pictures_sliders_and_claims_pass_nbval_strictly(stored, tmp_path):
     failed = re.findall(r"^FAILED (\S+ \d+|\S+)", run.stdout, re.MULTILINE)
     assert "2 failed, 8 passed" in run.stdout, run.stdout
     assert all(name.startswith("other") for name in failed)
+
+
+# Forms
+
+
+def test_a_form_runs_only_when_its_button_is_pressed():
+    seen = []
+
+    def run(n, data_type):
+        seen.append((n, data_type, form.button.disabled))
+        return f"n = {n}", [{"what": "a <b>", "time": "1 ms"}, {"what": "c", "time": "2 ms"}]
+
+    form = widgets.form(run, n=[8, 16], data_type={"single": "float32"})
+    assert not seen and repr(form) == "Run it here: choose n, data_type. Nothing has been run yet."
+    assert form.controls["data_type"].description == "data type"
+    form.controls["n"].value = 16
+    form.button.click()
+    assert seen == [(16, "float32", True)] and not form.button.disabled
+    assert form.text == "n = 16" and 'role="status"' in form.twin.value
+    assert "a &lt;b&gt;" in form.result.value and form.result.value.count("<tr>") == 3
+
+
+def test_a_form_says_what_went_wrong_and_can_be_pressed_again():
+    outcome = [ZeroDivisionError("no"), KeyboardInterrupt()]
+
+    def run():
+        if outcome:
+            raise outcome.pop(0)
+        return "done", []
+
+    form = widgets.form(run)
+    with pytest.raises(ZeroDivisionError):
+        form._pressed()
+    assert form.text == "This cannot be run. ZeroDivisionError: no" and not form.button.disabled
+    form._pressed()
+    assert form.text == "Stopped."
+    form._pressed()
+    assert form.text == "done" and form.result.value == ""

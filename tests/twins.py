@@ -1,11 +1,21 @@
 """What the tests of the kernels share: inputs on the device, the definition, the tolerance."""
 
+import pytest
+
 from attncourse.kernels import INTERPRETED
 
 import torch  # isort: skip
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (not INTERPRETED)
+
+
+def each_dtype(cases):
+    """Parametrize over (case, dtype): all of them on a GPU, in the interpreter one dtype a case."""
+    pairs = [(case, dtype) for case in cases for dtype in DTYPES]
+    if INTERPRETED:  # float32 and float16 by turns
+        pairs = [(case, DTYPES[number % 2]) for number, case in enumerate(cases)]
+    return pytest.mark.parametrize(("case", "dtype"), pairs, ids=str)
 
 
 def tensors(Tq, Tk, D, Dv=None, *, heads=1, batch=1, dtype=torch.float32, seed=0, grad=False):
@@ -36,14 +46,42 @@ def gradients(q, k, v, mask, grad_out):
     return dscores @ k, dscores.mT @ q, weights.mT @ grad_out
 
 
-def close(mine, dtype, exact, single):
-    """Within twice what float32 loses against float64, and one rounding of the result."""
+def close(mine, dtype, exact, single, roundings=1):
+    """Within twice what float32 loses against float64, and a rounding of the result.
+
+    Where what lies between is rounded to the dtype too, there are more `roundings` than one.
+    """
     assert mine.dtype == dtype and mine.shape == exact.shape
     if exact.numel():
         error, work = ((run.to(exact) - exact).abs().max().item() for run in (mine, single))
         size = max(1.0, exact.abs().max().item())
-        allowed = 2 * (work + torch.finfo(dtype).eps * size)
+        allowed = 2 * (work + roundings * torch.finfo(dtype).eps * size)
         assert error <= allowed, (error, allowed)
+
+
+def equals_reference(kernel, reference, *inputs, roundings=1, **knobs):
+    """The kernel's output is that of the NumPy reference in float64, as far as `close` asks."""
+    runs = []
+    for work in (torch.float64, torch.float32):
+        arrays = [tensor.to(work).cpu().numpy() for tensor in inputs]
+        given = {
+            name: x.to(work).cpu().numpy() if isinstance(x, torch.Tensor) else x
+            for name, x in knobs.items()
+        }
+        runs.append(torch.from_numpy(reference.attention(*arrays, **given)).to(DEVICE))
+    out = kernel.attention(*inputs, **knobs)
+    close(out, inputs[0].dtype, *runs, roundings=roundings)
+    return out
+
+
+def peak_of(function, *args, **kwargs):
+    """The most bytes that a call holds on the GPU beyond what was there, once all is compiled."""
+    function(*args, **kwargs)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    function(*args, **kwargs)
+    return torch.cuda.max_memory_allocated() - before
 
 
 def with_nan_margins(tensor, layout):

@@ -17,11 +17,13 @@ from attncourse.kernels.tiles import (
     check_grid,
     check_tensors,
     finite,
+    key_tiles,
     load_tile,
     nonzero,
     padded,
     row_delta,
     store_tile,
+    visible_keys,
 )
 
 
@@ -44,7 +46,7 @@ def attention(
 
     Args:
         q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
+        k: (B, H, Tk, D); `grouped.attention` runs these kernels with fewer heads.
         v: (B, H, Tk, Dv), Dv ≤ 256.
         block_q: Queries of a tile; others call it B_r or BLOCK_M. `tile_sizes` says what comes of
             it here: a power of two, from 16 to what fits on chip.
@@ -71,6 +73,31 @@ def attention(
     block_q = check_count(where, "block_q", block_q, least=1)
     block_k = check_count(where, "block_k", block_k, least=1)
     check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
+    return attend(q, k, v, block_q, block_k, causal, scale)
+
+
+def attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    block_q: int,
+    block_k: int,
+    causal: bool,
+    scale: float | None,
+) -> torch.Tensor:
+    """Return `attention` of tensors that are checked; k and v may have G heads, a divisor of H.
+
+    Query head h reads key/value head h // (H / G), in the gradients too: see `grouped.attention`.
+
+    Args:
+        q: (B, H, Tq, D). The other arguments as in `attention`.
+        k: (B, G, Tk, D).
+        v: (B, G, Tk, Dv).
+        block_q: Queries of a tile.
+        block_k: Keys of a tile.
+        causal: As in `attention`.
+        scale: As in `attention`.
+    """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     with torch.cuda.device_of(q):
         return _FlashAttention.apply(q, k, v, block_q, block_k, bool(causal), scale)
@@ -106,20 +133,6 @@ def tile_sizes(
 
 
 @triton.jit
-def _key_tiles(start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr):
-    """How many key tiles all queries of start ... see whole, and how many any of them sees.
-
-    These bounds are the mechanism: tiles above the diagonal are neither loaded nor multiplied, and
-    only the last few, on the diagonal or at the end of the keys, need a mask.
-    """
-    n_whole, n_seen = Tk, Tk
-    if CAUSAL:
-        n_whole = max(start + 1 + Tk - Tq, 0)
-        n_seen = max(min(start + BLOCK_Q, Tq) + Tk - Tq, 0)
-    return n_whole // BLOCK_KV, (n_seen + BLOCK_KV - 1) // BLOCK_KV
-
-
-@triton.jit
 def _query_tiles(
     start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr
 ):
@@ -133,15 +146,6 @@ def _query_tiles(
 
 
 @triton.jit
-def _visible(positions, keys, Tk, CAUSAL: tl.constexpr):
-    """True where the query at key position `positions` may attend to `keys`."""
-    visible = keys < Tk
-    if CAUSAL:
-        visible &= keys <= positions
-    return visible
-
-
-@triton.jit
 def _flash_fwd_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr,
     stride_qb, stride_qh, stride_qt, stride_qd,
@@ -149,17 +153,17 @@ def _flash_fwd_kernel(
     stride_vb, stride_vh, stride_vt, stride_vd,
     stride_ob, stride_oh, stride_ot, stride_od,
     stride_lb, stride_lh, stride_lt,
-    Tq, Tk, scale,
+    Tq, Tk, shared, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
-    """One program: BLOCK_Q queries of one head."""
+    """One program: BLOCK_Q queries of one head; `shared` heads read the same keys and values."""
     start = tl.program_id(0) * BLOCK_Q
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
     q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
+    k_ptr += batch * stride_kb + head // shared * stride_kh
+    v_ptr += batch * stride_vb + head // shared * stride_vh
     out_ptr += batch * stride_ob + head * stride_oh
     lse_ptr += batch * stride_lb + head * stride_lh
 
@@ -171,7 +175,7 @@ def _flash_fwd_kernel(
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
 
-    n_whole, n_tiles = _key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    n_whole, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
     bounds = 0, n_whole, n_tiles
     for stretch in tl.static_range(2):  # below the diagonal, on it
         for tile in range(bounds[stretch], bounds[stretch + 1]):
@@ -180,7 +184,7 @@ def _flash_fwd_kernel(
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
             scores *= scale * LOG2E
             if stretch == 1:
-                visible = _visible(positions[:, None], keys[None, :], Tk, CAUSAL)
+                visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
             pivot = finite(new_max)
@@ -199,7 +203,7 @@ def _flash_fwd_kernel(
     tl.store(lse_ptr + queries * stride_lt, lse, mask=queries < Tq)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["shared"])  # one version, whose registers suffice, for all groupings
 def _flash_dkdv_kernel(
     q_ptr, k_ptr, v_ptr, grad_out_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
     stride_qb, stride_qh, stride_qt, stride_qd,
@@ -209,27 +213,28 @@ def _flash_dkdv_kernel(
     stride_lb, stride_lh, stride_lt,
     stride_dkb, stride_dkh, stride_dkt, stride_dkd,
     stride_dvb, stride_dvh, stride_dvt, stride_dvd,
-    Tq, Tk, scale,
+    Tq, Tk, shared, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: dk and dv of BLOCK_KV keys, over the query tiles that see them.
 
-    Scores are recomputed transposed, keys down and queries across, so that no product has to be
-    turned round in registers before it enters the next one. Rows beyond the end are zeros of q and
-    grad_out, and add nothing.
+    The heads that share these keys come one after the other, so their gradients add up in
+    registers: no atomics. Scores are recomputed transposed, keys down and queries across, so that
+    no product has to be turned round in registers before it enters the next one. Rows beyond the
+    end are zeros of q and grad_out, and add nothing.
     """
     start = tl.program_id(0) * BLOCK_KV
-    head = tl.program_id(1).to(tl.int64)
+    group = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    grad_out_ptr += batch * stride_gb + head * stride_gh
-    lse_ptr += batch * stride_lb + head * stride_lh
-    delta_ptr += batch * stride_lb + head * stride_lh
-    dk_ptr += batch * stride_dkb + head * stride_dkh
-    dv_ptr += batch * stride_dvb + head * stride_dvh
+    q_ptr += batch * stride_qb + group * shared * stride_qh
+    k_ptr += batch * stride_kb + group * stride_kh
+    v_ptr += batch * stride_vb + group * stride_vh
+    grad_out_ptr += batch * stride_gb + group * shared * stride_gh
+    lse_ptr += batch * stride_lb + group * shared * stride_lh
+    delta_ptr += batch * stride_lb + group * shared * stride_lh
+    dk_ptr += batch * stride_dkb + group * stride_dkh
+    dv_ptr += batch * stride_dvb + group * stride_dvh
 
     keys = start + tl.arange(0, BLOCK_KV)
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
@@ -241,18 +246,23 @@ def _flash_dkdv_kernel(
     first_tile, first_whole = _query_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
     bounds = first_tile, first_whole, tl.cdiv(Tq, BLOCK_Q)
     for stretch in tl.static_range(2):  # on the diagonal, below it
-        for tile in range(bounds[stretch], bounds[stretch + 1]):
-            queries = tile * BLOCK_Q + tl.arange(0, BLOCK_Q)
+        n_tiles = bounds[stretch + 1] - bounds[stretch]
+        for step in range(0, shared * n_tiles):  # one loop, head after head: two would spill
+            head = (step // n_tiles).to(tl.int64)
+            queries = (bounds[stretch] + step % n_tiles) * BLOCK_Q + tl.arange(0, BLOCK_Q)
             in_rows = queries < Tq
-            q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
-            grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
-            lse = tl.load(lse_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
-            delta = tl.load(delta_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
+            q_here = q_ptr + head * stride_qh
+            q = load_tile(q_here, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+            grad_out_here = grad_out_ptr + head * stride_gh
+            grad_out = load_tile(grad_out_here, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
+            row = head * stride_lh + queries * stride_lt
+            lse = tl.load(lse_ptr + row, mask=in_rows, other=0.0)  # [BLOCK_Q]
+            delta = tl.load(delta_ptr + row, mask=in_rows, other=0.0)  # [BLOCK_Q]
             scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
             scores = scores * (scale * LOG2E) - lse[None, :]
             if stretch == 0:
                 positions = queries + (Tk - Tq)
-                visible = _visible(positions[None, :], keys[:, None], Tk, CAUSAL)
+                visible = visible_keys(positions[None, :], keys[:, None], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
             weights = tl.exp2(scores)  # [BLOCK_KV, BLOCK_Q]
             dv = tl.dot(weights.to(grad_out.dtype), grad_out, dv, input_precision="ieee")
@@ -272,7 +282,7 @@ def _flash_dq_kernel(
     stride_gb, stride_gh, stride_gt, stride_gd,
     stride_lb, stride_lh, stride_lt,
     stride_dqb, stride_dqh, stride_dqt, stride_dqd,
-    Tq, Tk, scale,
+    Tq, Tk, shared, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
@@ -281,8 +291,8 @@ def _flash_dq_kernel(
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
     q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
+    k_ptr += batch * stride_kb + head // shared * stride_kh
+    v_ptr += batch * stride_vb + head // shared * stride_vh
     grad_out_ptr += batch * stride_gb + head * stride_gh
     lse_ptr += batch * stride_lb + head * stride_lh
     delta_ptr += batch * stride_lb + head * stride_lh
@@ -298,7 +308,7 @@ def _flash_dq_kernel(
     delta = tl.load(delta_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
     dq = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
 
-    n_whole, n_tiles = _key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    n_whole, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
     bounds = 0, n_whole, n_tiles
     for stretch in tl.static_range(2):  # below the diagonal, on it
         for tile in range(bounds[stretch], bounds[stretch + 1]):
@@ -308,7 +318,7 @@ def _flash_dq_kernel(
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
             scores = scores * (scale * LOG2E) - lse[:, None]
             if stretch == 1:
-                visible = _visible(positions[:, None], keys[None, :], Tk, CAUSAL)
+                visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
             weights = tl.exp2(scores)  # [BLOCK_Q, BLOCK_KV]
             dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
@@ -323,14 +333,16 @@ class _FlashAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, block_q, block_k, causal, scale):
         B, H, Tq, D = q.shape
-        Tk, Dv = v.shape[2:]
+        G, Tk, Dv = v.shape[1:]
+        shared = H // max(1, G)
         BLOCK_Q, BLOCK_KV, options = tile_sizes(block_q, block_k, max(D, Dv), q.element_size())
         out = q.new_empty(B, H, Tq, Dv)
         lse = q.new_empty(B, H, Tq, dtype=torch.float32)
         _flash_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
             q, k, v, out, lse,
             *q.stride(), *k.stride(), *v.stride(), *out.stride(), *lse.stride(),
-            Tq, Tk, scale, D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, causal, **options,
+            Tq, Tk, shared, scale,
+            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, causal, **options,
         )  # fmt: skip
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.knobs = block_q, block_k, causal, scale
@@ -342,15 +354,16 @@ class _FlashAttention(torch.autograd.Function):
         q, k, v, out, lse = ctx.saved_tensors
         block_q, block_k, causal, scale = ctx.knobs
         B, H, Tq, D = q.shape
-        Tk, Dv = v.shape[2:]
+        G, Tk, Dv = v.shape[1:]
         BLOCK_Q, BLOCK_KV, options = tile_sizes(
             block_q, block_k, max(D, Dv), q.element_size(), backward=True
         )
         inputs = q, k, v, grad_out, lse, row_delta(out, grad_out)
         strides = [stride for tensor in inputs[:5] for stride in tensor.stride()]
-        sizes = Tq, Tk, scale, D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, causal
+        widths = D, Dv, padded(D), padded(Dv)
+        sizes = Tq, Tk, H // max(1, G), scale, *widths, BLOCK_Q, BLOCK_KV, causal
         dk, dv, dq = torch.empty_like(k), torch.empty_like(v), torch.empty_like(q)
-        _flash_dkdv_kernel[(triton.cdiv(Tk, BLOCK_KV), H, B)](
+        _flash_dkdv_kernel[(triton.cdiv(Tk, BLOCK_KV), G, B)](
             *inputs, dk, dv, *strides, *dk.stride(), *dv.stride(), *sizes, **options
         )
         _flash_dq_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
@@ -393,7 +406,7 @@ def cost(
     BLOCK_Q, BLOCK_KV, _ = tile_sizes(block_q, block_k, D, dtype_bytes)
     tiles = loaded = 0
     for start in range(0, Tq, BLOCK_Q):
-        _, n_tiles = _key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_KV, causal)
+        _, n_tiles = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_KV, causal)
         tiles += n_tiles
         loaded += min(n_tiles * BLOCK_KV, Tk)
     out = B * H * Tq * D * dtype_bytes

@@ -9,6 +9,7 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.kernels.tiles import (
     check_grid,
+    check_no_grad,
     check_tensors,
     finite,
     load_tile,
@@ -61,8 +62,7 @@ def attention(
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
     check_grid(where, {"heads": H, "batch": B})
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v)):
-        raise ValueError(f"{where}: q, k and v must not require grad, the kernels have no backward")
+    check_no_grad(where, q, k, v)
     mask, bias = (
         _broadcast(where, *named, q, (B, H, Tq, Tk)) for named in (("mask", mask), ("bias", bias))
     )

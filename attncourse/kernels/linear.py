@@ -12,6 +12,7 @@ from attncourse.inputs import check_count
 from attncourse.kernels.tiles import (
     check_grid,
     check_tensors,
+    finite,
     load_tile,
     nonzero,
     padded,
@@ -77,8 +78,7 @@ def attention(
     if not in_kernel:
         q, k = feature_map(q), feature_map(k)
         check_tensors(where, q, k, v)
-    width = max(q.shape[-1], v.shape[-1])
-    slices = triton.cdiv(width, min(_block(width, q.element_size())[1], padded(width)))
+    slices = slices_of(q.shape[-1], v.shape[-1], q.element_size())
     check_grid(where, {"heads × slices": q.shape[1] * slices, "batch": q.shape[0]})
     with torch.cuda.device_of(q):
         return _LinearAttention.apply(q, k, v, chunk, bool(causal), in_kernel)
@@ -117,13 +117,27 @@ def _load_rows(total_ptr, delta_ptr, rows, stride, n_rows):
 
 
 @triton.jit
+def _load_tops(tops_ptr, keys, stride, n_keys):
+    """The exponents, to base 2, that the features of these keys came without; see `scan`."""
+    return tl.load(tops_ptr + keys * stride, mask=keys < n_keys, other=float("-inf"))
+
+
+@triton.jit
+def _relative(tops, largest):
+    """2^tops relative to 2^largest, so at most 1; 0 where there is no key."""
+    return tl.exp2(tops - finite(largest))
+
+
+@triton.jit
 def _linear_sums_kernel(
-    k_ptr, v_ptr, total_ptr, delta_ptr, sums_ptr, norms_ptr,
+    k_ptr, v_ptr, tops_ptr, total_ptr, delta_ptr, sums_ptr, norms_ptr, part_tops_ptr,
     stride_kb, stride_kh, stride_kt, stride_kd,
     stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_eb, stride_eh, stride_et,
     stride_tb, stride_th, stride_tt,
     stride_sb, stride_sh, stride_sp, stride_sf, stride_sd,
     stride_nb, stride_nh, stride_np, stride_nd,
+    stride_pb, stride_ph, stride_pp,
     Tk, offset,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK: tl.constexpr, PART: tl.constexpr, ELU: tl.constexpr, PRECISION: tl.constexpr,
@@ -146,35 +160,52 @@ def _linear_sums_kernel(
     v_cols = slice * BLOCK_E + tl.arange(0, BLOCK_E)
     state = tl.zeros([BLOCK_D, BLOCK_E], tl.float32)
     norm = tl.zeros([BLOCK_D], tl.float32)
+    top = float("-inf")
     start = offset + part * PART
-    for first in range(start, min(start + PART, Tk), BLOCK):
+    begin = start + max(-start, 0) // BLOCK * BLOCK  # no chunk that ends before key 0
+    for first in range(begin, min(start + PART, Tk), BLOCK):
         keys = _existing(first + tl.arange(0, BLOCK), Tk)
         k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_D]
         phi_k = _features(k, keys, cols, Tk, D, ELU)
         v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_E]
-        if total_ptr is None:
-            norm += tl.sum(phi_k.to(tl.float32), 0)  # [BLOCK_D]
-            state = tl.dot(tl.trans(phi_k), v, state, input_precision="ieee")
-        else:
+        if tops_ptr is not None:
+            here = tops_ptr + batch * stride_eb + head * stride_eh
+            tops = _load_tops(here, keys, stride_et, Tk)  # [BLOCK]
+            new_top = tl.maximum(top, tl.max(tops, 0))
+            fade = _relative(top, new_top)
+            top = new_top
+            phi_k = phi_k.to(tl.float32) * _relative(tops, top)[:, None]
+            norm = norm * fade + tl.sum(phi_k, 0)
+            v, state = v.to(tl.float32), state * fade
+            state = tl.dot(tl.trans(phi_k), v, state, input_precision=PRECISION)
+        elif total_ptr is not None:
             here = batch * stride_tb + head * stride_th
             inverse, delta = _load_rows(total_ptr + here, delta_ptr + here, keys, stride_tt, Tk)
             phi_k = phi_k.to(tl.float32) * inverse[:, None]
             norm -= tl.sum(phi_k * delta[:, None], 0)
             v = v.to(tl.float32)
             state = tl.dot(tl.trans(phi_k), v, state, input_precision=PRECISION)
+        else:
+            norm += tl.sum(phi_k.to(tl.float32), 0)  # [BLOCK_D]
+            state = tl.dot(tl.trans(phi_k), v, state, input_precision="ieee")
     store_tile(sums_ptr, state, cols, v_cols, stride_sf, stride_sd, D, Dv)
     if slice == 0:
         tl.store(norms_ptr + cols * stride_nd, norm, mask=cols < D)
+        if tops_ptr is not None:
+            here = part_tops_ptr + batch * stride_pb + head * stride_ph
+            tl.store(here + part * stride_pp, top)
 
 
 @triton.jit
 def _linear_fwd_kernel(
-    q_ptr, k_ptr, v_ptr, sums_ptr, norms_ptr, out_ptr, total_ptr,
+    q_ptr, k_ptr, v_ptr, tops_ptr, sums_ptr, norms_ptr, part_tops_ptr, out_ptr, total_ptr,
     stride_qb, stride_qh, stride_qt, stride_qd,
     stride_kb, stride_kh, stride_kt, stride_kd,
     stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_eb, stride_eh, stride_et,
     stride_sb, stride_sh, stride_sp, stride_sf, stride_sd,
     stride_nb, stride_nh, stride_np, stride_nd,
+    stride_pb, stride_ph, stride_pp,
     stride_ob, stride_oh, stride_ot, stride_od,
     stride_tb, stride_th, stride_tt,
     Tq, Tk, n_parts, lead,
@@ -200,12 +231,23 @@ def _linear_fwd_kernel(
     v_cols = slice * BLOCK_E + tl.arange(0, BLOCK_E)
     state = tl.zeros([BLOCK_D, BLOCK_E], tl.float32)
     norm = tl.zeros([BLOCK_D], tl.float32)
+    top = float("-inf")
     # all queries here see the keys of these parts, whole; no other part is loaded
     for before in range(0, part + lead if CAUSAL else n_parts):
         here = sums_ptr + before * stride_sp
-        state += load_tile(here, cols, v_cols, stride_sf, stride_sd, D, Dv)
+        part_state = load_tile(here, cols, v_cols, stride_sf, stride_sd, D, Dv)
         here = norms_ptr + before * stride_np
-        norm += tl.load(here + cols * stride_nd, mask=cols < D, other=0.0)
+        part_norm = tl.load(here + cols * stride_nd, mask=cols < D, other=0.0)
+        if tops_ptr is not None:
+            here = part_tops_ptr + batch * stride_pb + head * stride_ph
+            part_top = tl.load(here + before * stride_pp)
+            new_top = tl.maximum(top, part_top)
+            fade, part_fade = _relative(top, new_top), _relative(part_top, new_top)
+            top = new_top
+            state, norm = state * fade, norm * fade
+            part_state, part_norm = part_state * part_fade, part_norm * part_fade
+        state += part_state
+        norm += part_norm
 
     start = part * PART
     for first in range(start, min(start + PART, Tq), BLOCK):
@@ -222,10 +264,26 @@ def _linear_fwd_kernel(
             v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_E]
             scores = tl.dot(phi_q, tl.trans(phi_k), input_precision="ieee")  # [BLOCK, BLOCK]
             visible = queries[None, :] <= queries[:, None]
+            if tops_ptr is not None:  # each query relative to the largest that it sees
+                here = tops_ptr + batch * stride_eb + head * stride_eh
+                tops = _load_tops(here, keys, stride_et, Tk)  # [BLOCK]
+                seen = tl.where(visible, tops[None, :], float("-inf"))  # [BLOCK, BLOCK]
+                largest = tl.maximum(top, tl.max(seen, 1))  # [BLOCK]
+                scores *= _relative(seen, largest[:, None])
+                fades = _relative(top, largest)
+                acc, total = acc * fades[:, None], total * fades
             scores = tl.where(visible, scores, 0.0)
             total += tl.sum(scores, 1)
             acc = tl.dot(scores, v.to(tl.float32), acc, input_precision=PRECISION)
-            state = tl.dot(tl.trans(phi_k), v, state, input_precision="ieee")
+            if tops_ptr is not None:
+                new_top = tl.maximum(top, tl.max(tops, 0))
+                fade = _relative(top, new_top)
+                top = new_top
+                phi_k = phi_k.to(tl.float32) * _relative(tops, top)[:, None]
+                v, state, norm = v.to(tl.float32), state * fade, norm * fade
+                state = tl.dot(tl.trans(phi_k), v, state, input_precision=PRECISION)
+            else:
+                state = tl.dot(tl.trans(phi_k), v, state, input_precision="ieee")
             norm += tl.sum(phi_k.to(tl.float32), 0)
         out = acc / nonzero(total)[:, None]
         store_tile(out_ptr, out, queries, v_cols, stride_ot, stride_od, Tq, Dv)
@@ -428,22 +486,9 @@ class _LinearAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, chunk, causal, in_kernel):
-        B, H, Tq, D = q.shape
-        Tk, Dv = v.shape[2:]
-        tiles = _tiling(B, H, Tq, Tk, D, Dv, chunk, q.element_size())
-        lead, offset, n_parts = _parts(Tq, Tk, tiles.PART, causal)
+        tiles = _tiling(*q.shape[:3], k.shape[2], q.shape[3], v.shape[3], chunk, q.element_size())
         flags = in_kernel, _precision(q)
-        sums = _sums(k, v, None, None, offset, n_parts, tiles, flags)
-        out = q.new_empty(B, H, Tq, Dv)
-        total = q.new_empty(B, H, Tq, dtype=torch.float32)
-        BLOCK_E = min(tiles.SLICE, padded(Dv))
-        grid = (triton.cdiv(Tq, tiles.PART), H * triton.cdiv(Dv, BLOCK_E), B)
-        tensors = q, k, v, *sums, out, total
-        _linear_fwd_kernel[grid](
-            *tensors, *_strides(*tensors),
-            Tq, Tk, n_parts, lead,
-            D, Dv, padded(D), BLOCK_E, tiles.BLOCK, tiles.PART, *flags, causal, **tiles.options,
-        )  # fmt: skip
+        out, total, *sums = _forward(q, k, v, None, tiles, flags, causal)
         ctx.save_for_backward(q, k, v, out, total, *sums)
         ctx.knobs = tiles, causal, flags
         return out
@@ -460,7 +505,7 @@ class _LinearAttention(torch.autograd.Function):
         n_query_parts = triton.cdiv(Tq, PART)
         n_key_parts = triton.cdiv(Tk - offset, PART)
         delta = row_delta(out, grad_out)
-        query_sums = _sums(q, grad_out, total, delta, 0, n_query_parts, tiles, flags)
+        query_sums = _sums(q, grad_out, None, total, delta, 0, n_query_parts, tiles, flags)[:2]
         inputs = q, k, v, grad_out, total, delta
         strides = [stride for tensor in inputs[:5] for stride in tensor.stride()]
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
@@ -487,21 +532,81 @@ class _LinearAttention(torch.autograd.Function):
         return dq, dk, dv, None, None, None
 
 
-def _sums(k, v, total, delta, offset, n_parts, tiles, flags) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (B, H, parts, D, Dv) and (B, H, parts, D): what `_linear_sums_kernel` adds up."""
+def scan(
+    phi_q: torch.Tensor,
+    phi_k: torch.Tensor,
+    v: torch.Tensor,
+    tops: torch.Tensor,
+    *,
+    chunk: int,
+    causal: bool,
+) -> torch.Tensor:
+    """Return φ(q) (φ(k)ᵀ v), rows divided by φ(q) · Σ φ(k), φ(k) being 2^tops times `phi_k`.
+
+    So features may be exponentials that no number holds: what is summed is kept relative to the
+    largest exponent so far, and fades when that grows, as in online softmax.
+
+    Args:
+        phi_q: (B, H, Tq, m), m ≤ 256; any factor of a query's row leaves the quotient alone.
+        phi_k: (B, H, Tk, m).
+        v: (B, H, Tk, Dv), Dv ≤ 256.
+        tops: (B, H, Tk) float32.
+        chunk: As in `attention`.
+        causal: As in `attention`.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of phi_q.
+    """
+    sizes = *phi_q.shape[:3], phi_k.shape[2], phi_q.shape[3], v.shape[3]
+    tiles = _tiling(*sizes, chunk, phi_q.element_size(), fading=True)
+    return _forward(phi_q, phi_k, v, tops, tiles, (False, _precision(phi_q)), causal)[0]
+
+
+def _forward(q, k, v, tops, tiles, flags, causal) -> tuple[torch.Tensor, ...]:
+    """Return out, the normaliser (B, H, Tq), and the sums of all parts as `_sums` does."""
+    B, H, Tq, D = q.shape
+    Tk, Dv = v.shape[2:]
+    lead, offset, n_parts = _parts(Tq, Tk, tiles.PART, causal)
+    sums, norms, part_tops = _sums(k, v, tops, None, None, offset, n_parts, tiles, flags)
+    out = q.new_empty(B, H, Tq, Dv)
+    total = q.new_empty(B, H, Tq, dtype=torch.float32)
+    BLOCK_E = min(tiles.SLICE, padded(Dv))
+    grid = (triton.cdiv(Tq, tiles.PART), H * triton.cdiv(Dv, BLOCK_E), B)
+    _linear_fwd_kernel[grid](
+        q, k, v, tops, sums, norms, part_tops, out, total,
+        *_strides(q, k, v), *_row_strides(tops), *_strides(sums, norms), *_row_strides(part_tops),
+        *_strides(out, total),
+        Tq, Tk, n_parts, lead,
+        D, Dv, padded(D), BLOCK_E, tiles.BLOCK, tiles.PART, *flags, causal, **tiles.options,
+    )  # fmt: skip
+    return out, total, sums, norms
+
+
+def _sums(
+    k, v, tops, total, delta, offset, n_parts, tiles, flags
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Return (B, H, parts, D, Dv), (B, H, parts, D) and, given tops, (B, H, parts).
+
+    They are what `_linear_sums_kernel` adds up, and to which exponents it is relative.
+    """
     B, H, Tk, D = k.shape
     Dv = v.shape[-1]
     sums = k.new_empty(B, H, n_parts, D, Dv, dtype=torch.float32)
     norms = k.new_empty(B, H, n_parts, D, dtype=torch.float32)
-    total_strides = (0, 0, 0) if total is None else total.stride()
+    part_tops = None if tops is None else k.new_empty(B, H, n_parts, dtype=torch.float32)
     BLOCK_E = min(tiles.SLICE, padded(Dv))
     _linear_sums_kernel[(n_parts, H * triton.cdiv(Dv, BLOCK_E), B)](
-        k, v, total, delta, sums, norms,
-        *_strides(k, v), *total_strides, *_strides(sums, norms),
+        k, v, tops, total, delta, sums, norms, part_tops,
+        *_strides(k, v), *_row_strides(tops), *_row_strides(total),
+        *_strides(sums, norms), *_row_strides(part_tops),
         Tk, offset,
         D, Dv, padded(D), BLOCK_E, tiles.BLOCK, tiles.PART, *flags, **tiles.options,
     )  # fmt: skip
-    return sums, norms
+    return sums, norms, part_tops
+
+
+def _row_strides(tensor: torch.Tensor | None) -> tuple[int, ...]:
+    return (0, 0, 0) if tensor is None else tensor.stride()
 
 
 def _strides(*tensors: torch.Tensor) -> list[int]:
@@ -525,12 +630,12 @@ class _Tiles(NamedTuple):
     options: dict[str, int]
 
 
-def _tiling(B, H, Tq, Tk, D, Dv, chunk, dtype_bytes) -> _Tiles:
-    """Return the sizes for q, k and v of these.
+def _tiling(B, H, Tq, Tk, D, Dv, chunk, dtype_bytes, *, fading=False) -> _Tiles:
+    """Return the sizes for q, k and v of these; `fading` for `scan`.
 
     Parts are as short as keeps the GPU busy, but long enough that tokens outweigh the states.
     """
-    BLOCK, SLICE, options = _block(max(D, Dv), dtype_bytes)
+    BLOCK, SLICE, options = _block(max(D, Dv), dtype_bytes, fading)
     BLOCK = min(BLOCK, padded(min(chunk, BLOCK)))
     chunks = triton.cdiv(max(Tq, Tk), BLOCK)
     programs = max(1, B * H * triton.cdiv(Dv, SLICE))
@@ -539,21 +644,28 @@ def _tiling(B, H, Tq, Tk, D, Dv, chunk, dtype_bytes) -> _Tiles:
     return _Tiles(BLOCK, BLOCK * max(least, triton.cdiv(chunks, parts)), SLICE, options)
 
 
-def _block(width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
+def _block(width: int, dtype_bytes: int, fading: bool) -> tuple[int, int, dict[str, int]]:
     """Return the most tokens of a chunk, the columns of a slice, and the options of the launch.
 
-    As in `tiling`, nothing spills at these sizes, but for float32 wider than 128.
+    As in `tiling`, nothing spills at these sizes, but for float32 wider than 128, or than 64 if
+    `fading`, which keeps the exponents of a chunk beside its scores.
     """
     if dtype_bytes == 4:
-        sizes = (32, 32, 8, 1) if width <= 64 else (16, 16, 8, 1)
+        sizes = (32, 32, 8, 1) if width <= 64 and not fading else (16, 16, 8, 1)
     elif width <= 64:
-        sizes = (64, 32, 4, 2)
+        sizes = (32 if fading else 64, 32, 4, 2)
     elif width <= 128:
         sizes = (32, 32, 8, 2)
     else:
         sizes = (16, 32, 8, 1)
     BLOCK, SLICE, num_warps, num_stages = sizes
     return BLOCK, SLICE, {"num_warps": num_warps, "num_stages": num_stages}
+
+
+def slices_of(D: int, Dv: int, dtype_bytes: int, *, fading: bool = False) -> int:
+    """Return the most programs that share a part of one head: slices of D or Dv columns."""
+    width = max(D, Dv)
+    return triton.cdiv(width, min(_block(width, dtype_bytes, fading)[1], padded(width)))
 
 
 def _parts(Tq: int, Tk: int, PART: int, causal: bool) -> tuple[int, int, int]:
@@ -599,30 +711,47 @@ def cost(
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
     check_count("linear.cost", "chunk", chunk, least=1)
-    BLOCK, PART, SLICE, _ = _tiling(B, H, Tq, Tk, D, D, chunk, dtype_bytes)
+    return scan_cost(B, H, Tq, Tk, D, D, chunk, causal, dtype_bytes, fading=False)
+
+
+def scan_cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    Dv: int,
+    chunk: int,
+    causal: bool,
+    dtype_bytes: int,
+    *,
+    fading: bool,
+) -> Cost:
+    """Count what the kernels of `attention`, or of `scan` if `fading`, do with D features."""
+    BLOCK, PART, SLICE, _ = _tiling(B, H, Tq, Tk, D, Dv, chunk, dtype_bytes, fading=fading)
     lead, offset, n_parts = _parts(Tq, Tk, PART, causal)
-    BLOCK_E = min(SLICE, padded(D))
-    slices = triton.cdiv(D, BLOCK_E)
+    BLOCK_E = min(SLICE, padded(Dv))
+    slices = triton.cdiv(Dv, BLOCK_E)
     summed = sum_chunks = read_states = 0
     for part in range(n_parts):
         start = offset + part * PART
         stop = min(start + PART, Tk)
         summed += stop - max(start, 0)
-        sum_chunks += triton.cdiv(stop - start, BLOCK)
+        sum_chunks += triton.cdiv(stop - start - max(-start, 0) // BLOCK * BLOCK, BLOCK)
     for part in range(triton.cdiv(Tq, PART)):
         read_states += max(0, part + lead) if causal else n_parts
     seen = min(Tq, Tk) if causal else 0
     chunks = triton.cdiv(Tq, BLOCK)
     joining = BLOCK * padded(D) * BLOCK_E  # multiply-adds of a chunk with a state
     within = joining + BLOCK * BLOCK * (padded(D) + BLOCK_E) if causal else 0
-    state = D * D + D
-    out, total = B * H * Tq * D * dtype_bytes, B * H * Tq * 4
-    states = B * H * n_parts * state * 4
-    tokens_read = (Tq + seen + summed) * slices + seen + summed
-    read = tokens_read * D * dtype_bytes + read_states * (D * D + slices * D) * 4
+    out, total = B * H * Tq * Dv * dtype_bytes, B * H * Tq * 4
+    states = B * H * n_parts * (D * Dv + D + fading) * 4
+    tokens_read = ((Tq + seen + summed) * slices * D + (seen + summed) * Dv) * dtype_bytes
+    states_read = read_states * (D * Dv + slices * (D + fading)) * 4
+    tops_read = (seen + summed) * slices * 4 * fading
     return Cost(
         flops=2 * B * H * slices * (sum_chunks * joining + chunks * (joining + within)),
-        bytes_read=B * H * read,
+        bytes_read=B * H * (tokens_read + states_read + tops_read),
         bytes_written=states + out + total,
         peak_bytes=states + out + total,
     )

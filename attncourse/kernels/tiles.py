@@ -1,4 +1,4 @@
-"""What the kernels share: loading and storing a tile, sizes of tiles, checks before a launch."""
+"""What the kernels share: loading, storing and joining tiles, their sizes, checks at launch."""
 
 import torch
 import triton
@@ -33,6 +33,21 @@ def store_tile(ptr, tile, rows, cols, stride_row, stride_col, n_rows, n_cols):
 
 
 @triton.jit
+def load_rows(ptr, offsets, in_rows, cols, stride_col, n_cols):
+    """Load rows that begin at any 64-bit offsets, with zeros where not `in_rows`."""
+    inside = in_rows[:, None] & (cols < n_cols)[None, :]
+    return tl.load(ptr + offsets[:, None] + cols[None, :] * stride_col, mask=inside, other=0.0)
+
+
+@triton.jit
+def store_rows(ptr, tile, offsets, in_rows, cols, stride_col, n_cols):
+    """Store rows that begin at any 64-bit offsets, in the dtype of what is there."""
+    inside = in_rows[:, None] & (cols < n_cols)[None, :]
+    where = ptr + offsets[:, None] + cols[None, :] * stride_col
+    tl.store(where, tile.to(ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def finite(maximum):
     """Replace -inf, the maximum of a row without visible keys, by 0: -inf - -inf would be NaN."""
     return tl.where(maximum == float("-inf"), 0.0, maximum)
@@ -42,6 +57,40 @@ def finite(maximum):
 def nonzero(total):
     """Replace 0, the sum of a row without visible keys, by 1: such a row gives 0 / 1 = 0."""
     return tl.where(total == 0.0, 1.0, total)
+
+
+@triton.jit
+def key_tiles(start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr):
+    """How many key tiles all queries of start ... see whole, and how many any of them sees.
+
+    These bounds are the mechanism: tiles above the diagonal are neither loaded nor multiplied, and
+    only the last few, on the diagonal or at the end of the keys, need a mask.
+    """
+    n_whole, n_seen = Tk, Tk
+    if CAUSAL:
+        n_whole = max(start + 1 + Tk - Tq, 0)
+        n_seen = max(min(start + BLOCK_Q, Tq) + Tk - Tq, 0)
+    return n_whole // BLOCK_KV, (n_seen + BLOCK_KV - 1) // BLOCK_KV
+
+
+@triton.jit
+def visible_keys(positions, keys, Tk, CAUSAL: tl.constexpr):
+    """True where the query at key position `positions` may attend to `keys`."""
+    visible = keys < Tk
+    if CAUSAL:
+        visible &= keys <= positions
+    return visible
+
+
+@triton.jit
+def join_tile(acc, running_max, running_sum, scores, v):
+    """One step of the online softmax: what a tile of scores and its values add."""
+    new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
+    pivot = finite(new_max)
+    weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
+    rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
+    acc = tl.dot(weights.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
+    return acc, new_max, running_sum * rescale + tl.sum(weights, 1)
 
 
 @triton.jit
@@ -170,3 +219,36 @@ def check_grid(where: str, axes: dict[str, int]) -> None:
     for name, count in axes.items():
         if count > MAX_GRID:
             raise ValueError(f"{where}: {name} must be at most {MAX_GRID}, got {count}")
+
+
+def check_no_grad(where: str, *tensors: torch.Tensor) -> None:
+    """Refuse tensors that ask for gradients which no kernel computes.
+
+    Args:
+        where: The function that asks.
+        *tensors: All that the result depends on.
+    """
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        raise ValueError(f"{where}: inputs must not require grad, the kernels have no backward")
+
+
+def check_beside(where: str, q: torch.Tensor, **tensors: torch.Tensor) -> None:
+    """Refuse what goes into a product with q, k or v and has not their dtype and device.
+
+    Args:
+        where: The function that asks.
+        q: The queries.
+        **tensors: The others, by the names of their arguments.
+
+    Raises:
+        TypeError: No torch tensor.
+        ValueError: Another dtype or device.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{where}: {name} must be a torch tensor, got {type(tensor).__name__}")
+        if (tensor.dtype, tensor.device) != (q.dtype, q.device):
+            raise ValueError(
+                f"{where}: {name} must be {q.dtype} on {q.device}, as q, "
+                f"got {tensor.dtype} on {tensor.device}"
+            )

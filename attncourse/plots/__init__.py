@@ -6,6 +6,7 @@ pyplot: what is open there would be shown a second time. Colours come from virid
 a word, marker or line style says what each of them says.
 """
 
+from attncourse.plots.accuracy import LiveErrors, errors
 from attncourse.plots.base import (
     DPI,
     INK,
@@ -25,6 +26,7 @@ from attncourse.plots.matrices import (
     LiveHeatmap,
     LiveMask,
     LiveReach,
+    arcs,
     gallery,
     graph,
     heatmap,
@@ -32,7 +34,7 @@ from attncourse.plots.matrices import (
     reach,
 )
 from attncourse.plots.points import scatter
-from attncourse.plots.records import benchmark
+from attncourse.plots.records import LiveComparison, benchmark
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
 from attncourse.plots.steps import LiveRow, launches, lifetimes
 from attncourse.plots.traces import LiveTiles, tiles
@@ -45,7 +47,9 @@ __all__ = [
     "SERIES",
     "LiveBars",
     "LiveBudget",
+    "LiveComparison",
     "LiveCurves",
+    "LiveErrors",
     "LiveGraph",
     "LiveHeatmap",
     "LiveMask",
@@ -53,12 +57,14 @@ __all__ = [
     "LiveRoofline",
     "LiveRow",
     "LiveTiles",
+    "arcs",
     "attainable",
     "bars",
     "benchmark",
     "budget",
     "css_width",
     "curves",
+    "errors",
     "figure",
     "freeze",
     "gallery",

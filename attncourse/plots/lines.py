@@ -110,7 +110,8 @@ def growth(
     Args:
         n: The sizes.
         measured: For each label a `Timing`, drawn with its quartiles, or a number for each n.
-            NaN leaves a point out.
+            NaN leaves a point out. The legend calls it measured unless the label says, after a
+            colon, what else it is: "chapter E: printed".
         predicted: For each label a number for each n; a label of `measured` shares its colour.
         ax: Where; an own figure if not given.
         unit: "s", "bytes" or any other word.
@@ -143,7 +144,7 @@ def growth(
             capsize=3,
             linewidth=0 if predicted and label in predicted else 1.2,
             elinewidth=1.5,
-            label=f"{label}: measured",
+            label=label if ":" in label else f"{label}: measured",
         )
     ax.set(xscale="log", yscale="log", xlabel=x, ylabel=axis_words(unit))
     ax.xaxis.set_major_locator(FixedLocator(n))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from attncourse.catalogue import MECHANISMS
 from attncourse.plots.base import (
     ACCENT,
     INK,
+    LINES,
     MASK_COLOURS,
     PALE,
     PAPER,
@@ -244,6 +246,50 @@ class LiveGraph:
 def graph(mask: np.ndarray, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw a mask bool (Tq, Tk) as a graph: queries above, keys below."""
     return LiveGraph(mask, ax, title=title).ax
+
+
+@styled
+def arcs(
+    n: int,
+    query: int,
+    parts: Mapping[str, Sequence[int]],
+    ax: Axes | None = None,
+    *,
+    title: str = "",
+) -> Axes:
+    """Draw n tokens in a row, and an arc from one query to each of its keys.
+
+    Args:
+        n: Tokens; up to 64 stay readable.
+        query: Whose keys are drawn.
+        parts: For each part of the pattern its keys; a key of two parts gets two arcs.
+        ax: Where; an own figure if not given.
+        title: In words.
+    """
+    if ax is None:
+        _, ax = figure(height=2.6)
+    turn = np.linspace(0, np.pi, 40)
+    for place, (part, keys) in enumerate(parts.items()):
+        style = {"color": SERIES[place], "linestyle": LINES[place], "linewidth": 1.5}
+        for number, key in enumerate(keys):
+            middle, radius = (query + key) / 2, abs(query - key) / 2
+            height = np.sqrt(radius * n) / 2 * np.sin(turn)  # near keys stay visible
+            label = part if number == 0 else None
+            ax.plot(middle + radius * np.cos(turn), height, label=label, **style)
+    seen = {query}.union(*parts.values())
+    ax.scatter(
+        np.arange(n), np.zeros(n), s=float(np.clip(2400 / n, 12, 110)), zorder=3, linewidths=1.0,
+        color=[INK if token in seen else PAPER for token in range(n)], edgecolor=[INK],
+    )  # fmt: skip
+    ax.annotate(
+        "query", (query, 0), (0, -9), textcoords="offset points", ha="center", va="top", fontsize=9
+    )
+    ax.set(xlim=(-0.7, n - 0.3), ylim=(-0.08 * n, None), yticks=[], xlabel="key j")
+    ax.set_xticks(cell_ticks(n))
+    ax.spines[:].set_visible(False)
+    set_title(ax, title)
+    ax.legend(loc="upper right", ncols=len(parts), fontsize=9)
+    return ax
 
 
 class LiveReach:

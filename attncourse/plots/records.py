@@ -1,4 +1,4 @@
-"""Recorded benchmarks: time and peak memory of every mechanism over n."""
+"""Measurements: time, peak memory and error of every mechanism, at one n and over n."""
 
 from __future__ import annotations
 
@@ -10,29 +10,123 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from attncourse import records
 from attncourse.catalogue import MECHANISMS
-from attncourse.plots.base import LINES, SERIES, figure, in_unit, set_title, styled, unit_axis
+from attncourse.cost import Device
+from attncourse.plots.base import (
+    INK,
+    LINES,
+    SERIES,
+    figure,
+    in_unit,
+    set_title,
+    styled,
+    unit_axis,
+)
 from attncourse.plots.lines import apart
 
 FAMILIES = ("dense", "exact tiled", "pattern", "content", "kernel", "low rank")
 
 
 @styled
-def benchmark(record: Mapping[str, Any]) -> Figure:
+def benchmark(record: Mapping[str, Any], setting: Mapping[str, Any] | None = None) -> Figure:
     """Draw one record of `attncourse bench`: our implementations, a line each.
 
     Args:
         record: As read from results/.
+        setting: One of `records.settings_of(record)`; if not given, the one with the most lengths,
+            the first of them.
 
     Returns:
         Two Axes side by side: seconds of one call, and peak bytes, over n.
     """
+    if setting is None:
+        settings = records.settings_of(record)
+        setting = max(settings, key=lambda one: len({r["n"] for r in records.rows(record, **one)}))
+    rows = records.rows(record, **setting)
     fig, axes = figure(1, 2, width=11, height=6.2)
     for ax, unit, of in zip(axes, ("s", "bytes"), (_seconds, _peak), strict=True):
-        _panel(ax, record, unit, of)
-    set_title(axes[0], "time of one call")
+        _panel(ax, rows, unit, of)
+    set_title(axes[0], f"time of one call: {records.setting_words(setting)}")
     set_title(axes[1], "peak memory, inputs aside")
     return fig
+
+
+class LiveComparison:
+    """Each mechanism a row: its time, its peak memory and its error; `update` shows another n.
+
+    A dot is measured. A bar beside it is predicted: the least time that the device needs for the
+    FLOPs and the traffic of the mechanism's `cost`, and the peak bytes of its `cost`.
+    """
+
+    @styled
+    def __init__(self, record: Mapping[str, Any], device: Device, n: int):
+        """Draw one length.
+
+        Args:
+            record: From `bench.here`: each measurement has `error` and `predicted`.
+            device: Whose limits the predicted time is for.
+            n: Which of the record's lengths.
+        """
+        self.record, self.device = record, device
+        rows = records.rows(record)
+        self.stems = list(dict.fromkeys(row["mechanism"] for row in rows))
+        self.figure, axes = figure(
+            1, 3, width=9.6, height=1.3 + 0.24 * len(self.stems), sharey=True
+        )
+        titles = ("time of one call", "peak memory, inputs aside", "error against full attention")
+        self.dots, self.bars = [], []
+        measured = [row for row in rows if "seconds" in row]
+        for ax, unit, title, of in zip(
+            axes, ("s", "bytes", ""), titles, self._values(), strict=True
+        ):
+            self.dots.append(ax.plot([], [], "o", color=INK, markersize=6, label="measured")[0])
+            self.bars.append(
+                ax.plot([], [], "|", color=SERIES[1], markersize=13, mew=2.5, label="predicted")[0]
+            )
+            values = [x for row in measured for x in of(row) if x is not None and x > 0]
+            ax.set(xscale="log", xlim=(min(values) / 2, 2 * max(values)))
+            # fixed ticks: to find them anew takes a third of a redraw
+            ticks = _decades(*ax.get_xlim(), base=8 if unit == "bytes" else 10)
+            ax.set_xticks(ticks, [_short(tick, unit) for tick in ticks])
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.tick_params(axis="y", length=0)
+            ax.grid(axis="both")
+            set_title(ax, title)
+        axes[0].set_yticks(range(len(self.stems)), [stem.replace("_", " ") for stem in self.stems])
+        axes[0].set_ylim(len(self.stems) - 0.5, -0.5)
+        axes[0].legend(loc="lower left", fontsize=8.5, frameon=True, framealpha=1)
+        self.update(n)
+
+    def _values(self):
+        """What each panel shows of a row: (measured, predicted)."""
+        return (
+            lambda row: (row["seconds"]["median"], records.least_seconds(row, self.device)),
+            lambda row: (row["peak_bytes"], row["predicted"]["peak_bytes"]),
+            lambda row: (row["error"], None),
+        )
+
+    def update(self, n: int) -> None:
+        """Show another length; a mechanism that was skipped there has no dot."""
+        rows = [row for row in records.rows(self.record, n=n) if "seconds" in row]
+        places = [self.stems.index(row["mechanism"]) for row in rows]
+        for dots, bars, of in zip(self.dots, self.bars, self._values(), strict=True):
+            measured, predicted = zip(*map(of, rows), strict=True)
+            dots.set_data(measured, places)
+            there = [(x, y) for x, y in zip(predicted, places, strict=True) if x is not None]
+            bars.set_data(*zip(*there, strict=True) if there else ([], []))
+
+
+def _decades(low: float, high: float, base: int) -> list[float]:
+    """Return at most four powers of `base` between two numbers."""
+    first = int(np.ceil(np.log(low) / np.log(base)))
+    last = int(np.floor(np.log(high) / np.log(base)))
+    step = -(-(last - first + 1) // 4)
+    return [float(base) ** power for power in range(first, last + 1, step)]
+
+
+def _short(value: float, unit: str) -> str:
+    return in_unit(value, unit) if unit else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def _seconds(measured: Mapping[str, Any]) -> float:
@@ -43,11 +137,11 @@ def _peak(measured: Mapping[str, Any]) -> float:
     return measured["peak_bytes"]
 
 
-def _panel(ax: Axes, record: Mapping[str, Any], unit: str, of: Any) -> None:
+def _panel(ax: Axes, rows: list[records.Row], unit: str, of: Any) -> None:
     lines: dict[str, list[tuple[int, float]]] = {}
-    for measured in record["measurements"]:
-        if measured["implementation"] in ("NumPy", "Triton") and "seconds" in measured:
-            lines.setdefault(measured["mechanism"], []).append((measured["n"], of(measured)))
+    for row in sorted(rows, key=lambda row: row["n"]):
+        if row["implementation"] in records.OURS and "seconds" in row:
+            lines.setdefault(row["mechanism"], []).append((row["n"], of(row)))
     for stem, points in lines.items():
         family = MECHANISMS[stem].family if stem in MECHANISMS else ""
         place = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,15 @@ class LiveTiles:
     """
 
     @styled
-    def __init__(self, trace: Any, *, queries: str = "q", keys: str = "k", title: str = ""):
+    def __init__(
+        self,
+        trace: Any,
+        *,
+        queries: str = "q",
+        keys: str = "k",
+        title: str = "",
+        in_step: bool = False,
+    ):
         """Lay out the scores between the queries' rows and the keys' columns.
 
         Args:
@@ -39,6 +48,8 @@ class LiveTiles:
             queries: The tensor whose rows are the queries.
             keys: The tensor whose rows are the keys.
             title: In words.
+            in_step: A tile of keys meets only the tile of queries that was loaded last, as in a
+                scan; else each tile of keys meets all queries of its program.
 
         Raises:
             ValueError: No kernel of the trace loads both.
@@ -47,7 +58,7 @@ class LiveTiles:
         if not fitting:
             raise ValueError(f"plots.LiveTiles: no kernel of the trace has {queries} and {keys}")
         launch = fitting[0]
-        self.queries, self.keys, self.title = queries, keys, title
+        self.queries, self.keys, self.title, self.in_step = queries, keys, title, in_step
         self.accesses: dict[tuple[int, int, int], list] = {}
         for access in trace.accesses:
             if access.kernel == launch.kernel:
@@ -112,9 +123,8 @@ class LiveTiles:
         scores = np.zeros(self.scores.get_array().shape)
         for place in self.places[: program + 1]:
             if place[1:] == here[1:]:  # the same head of the same text
-                for rows in self._rows(place, self.queries):
-                    for columns in self._rows(place, self.keys):
-                        scores[slice(*rows), slice(*columns)] = 2 if place == here else 1
+                for rows, columns in self._pairs(place):
+                    scores[slice(*rows), slice(*columns)] = 2 if place == here else 1
         self.scores.set_data(scores)
         self.key_strip.set_data(self._marked(here, self.keys, scores.shape[1])[None])
         self.query_strip.set_data(self._marked(here, self.queries, scores.shape[0])[:, None])
@@ -142,6 +152,20 @@ class LiveTiles:
         """Return where the tiles of a tensor begin, if they are few enough to be seen."""
         edges = {rows[0] for place in self.places for rows in self._rows(place, tensor)}
         return edges if len(edges) <= 64 else set()
+
+    def _pairs(self, place: tuple[int, int, int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+        """Return the (rows, columns) of the scores that a program computes."""
+        if not self.in_step:
+            return list(
+                itertools.product(self._rows(place, self.queries), self._rows(place, self.keys))
+            )
+        pairs, rows = [], None
+        for access in self.accesses[place]:
+            if access.tensor == self.queries:
+                rows = access.rows
+            elif access.tensor == self.keys and rows and access.rows:
+                pairs.append((rows, access.rows))
+        return pairs
 
     def _rows(self, place: tuple[int, int, int], tensor: str) -> list[tuple[int, int]]:
         found = (access.rows for access in self.accesses[place] if access.tensor == tensor)

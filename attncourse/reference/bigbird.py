@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from attncourse import patterns
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_positions, check_qkv
-from attncourse.reference import block_sparse, layouts
+from attncourse.inputs import check_qkv
+from attncourse.reference import block_sparse
 
 
 def attention(
@@ -59,7 +60,7 @@ def attention(
     """
     check_qkv("bigbird.attention", q, k, v)
     knobs = (block, window_blocks, random_blocks, global_blocks, seed, causal)
-    chosen = _layout("bigbird.attention", q.shape[-2], k.shape[-2], *knobs)
+    chosen = patterns.bigbird("bigbird.attention", q.shape[-2], k.shape[-2], *knobs)
     return block_sparse.attention(q, k, v, layout=chosen, block=block, causal=causal, scale=scale)
 
 
@@ -99,7 +100,7 @@ def layout(
         bool (query blocks, key blocks), as `layouts.grid` numbers them.
     """
     knobs = (block, window_blocks, random_blocks, global_blocks, seed, causal)
-    return _layout("bigbird.layout", n_queries, n_keys, *knobs)
+    return patterns.bigbird("bigbird.layout", n_queries, n_keys, *knobs)
 
 
 def mask(
@@ -118,7 +119,7 @@ def mask(
     Arguments as in `layout`.
     """
     knobs = (block, window_blocks, random_blocks, global_blocks, seed, causal)
-    chosen = _layout("bigbird.mask", n_queries, n_keys, *knobs)
+    chosen = patterns.bigbird("bigbird.mask", n_queries, n_keys, *knobs)
     return block_sparse.mask(n_queries, n_keys, layout=chosen, block=block, causal=causal)
 
 
@@ -154,27 +155,6 @@ def cost(
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
     knobs = (block, window_blocks, random_blocks, global_blocks, seed, causal)
-    chosen = _layout("bigbird.cost", Tq, Tk, *knobs)
+    chosen = patterns.bigbird("bigbird.cost", Tq, Tk, *knobs)
     sizes = {"block": block, "causal": causal, "dtype_bytes": dtype_bytes}
     return block_sparse.layout_cost(B, H, Tq, Tk, D, layout=chosen, **sizes)
-
-
-def _layout(
-    where, n_queries, n_keys, block, window_blocks, random_blocks, global_blocks, seed, causal
-) -> np.ndarray:
-    check_count(where, "block", block, least=1)
-    check_count(where, "window_blocks", window_blocks)
-    check_count(where, "random_blocks", random_blocks)
-    check_count(where, "seed", seed)
-    own, keys = layouts.grid(n_queries, n_keys, block=block)
-    everywhere = check_positions(where, "global_blocks", global_blocks, len(keys))
-    listed = layouts.band(n_queries, n_keys, block=block, window_blocks=window_blocks)
-    listed[np.isin(own, everywhere)] = True
-    listed[:, everywhere] = True
-    for row, number in zip(listed, own, strict=True):
-        free = np.flatnonzero(~row[: max(number, 0)] if causal else ~row)
-        stream = np.random.default_rng((seed, max(number, 0)))
-        row[stream.permutation(free)[:random_blocks]] = True
-        if causal:
-            row[max(number + 1, 0) :] = False
-    return listed

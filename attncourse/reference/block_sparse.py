@@ -9,6 +9,7 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
+from attncourse.patterns import check_grids
 from attncourse.reference import layouts, masks
 from attncourse.reference.block import attend, held_bytes
 
@@ -59,7 +60,7 @@ def attention(
     """
     check_qkv("block_sparse.attention", q, k, v)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
-    _check_grids("block_sparse.attention", n_queries, n_keys, layout, block, partial, visible)
+    check_grids("block_sparse.attention", n_queries, n_keys, layout, block, partial, visible)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for row, rows, listed in _rows_of_blocks(n_queries, n_keys, layout, block, causal):
@@ -88,7 +89,7 @@ def mask(
     causal: bool = False,
 ) -> np.ndarray:
     """Return the mask (Tq, Tk) of block-sparse attention; arguments as in `attention`."""
-    _check_grids("block_sparse.mask", n_queries, n_keys, layout, block, partial, visible)
+    check_grids("block_sparse.mask", n_queries, n_keys, layout, block, partial, visible)
     i, j = np.arange(n_queries)[:, None], np.arange(n_keys)[None, :]
     row = (i + n_keys - n_queries) // block - (n_keys - n_queries) // block
     shown = layout[row, j // block]
@@ -122,7 +123,7 @@ def layout_cost(
         causal: Drops the blocks of the future and masks the others.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    _check_grids("block_sparse.layout_cost", Tq, Tk, layout, block)
+    check_grids("block_sparse.layout_cost", Tq, Tk, layout, block)
     pairs = loaded = largest = 0
     for _, rows, listed in _rows_of_blocks(Tq, Tk, layout, block, causal):
         tokens = _tokens(listed, block, Tk)
@@ -182,18 +183,3 @@ def _unbroken(tokens: np.ndarray) -> slice | np.ndarray:
     if len(tokens) and tokens[-1] - tokens[0] == len(tokens) - 1:
         return slice(tokens[0], tokens[-1] + 1)
     return tokens
-
-
-def _check_grids(where, n_queries, n_keys, layout, block, partial=None, visible=None) -> None:
-    check_count(where, "block", block, least=1)
-    shape = tuple(map(len, layouts.grid(n_queries, n_keys, block=block)))
-    for name, array in (("layout", layout), ("partial", partial)):
-        if array is None and name == "partial":
-            continue
-        if not isinstance(array, np.ndarray) or array.dtype != bool:
-            came = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-            raise TypeError(f"{where}: {name} must be a boolean array, got {came}")
-        if array.shape != shape:
-            raise ValueError(f"{where}: {name} must have shape {shape}, got {array.shape}")
-    if partial is not None and visible is None:
-        raise ValueError(f"{where}: partial blocks need visible, got None")

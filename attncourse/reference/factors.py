@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from attncourse.inputs import check_count
+from attncourse.patterns import check_factors
 from attncourse.reference import masks, strided, window
 from attncourse.reference.block import BLOCK
 
@@ -31,7 +31,7 @@ def both(
     One layer of the near factor and one of the far join every pair of tokens: near keys carry to
     the column or the summary from which the far ones fetch.
     """
-    check_knobs("factors.both", stride, pattern, summary)
+    check_factors("factors.both", stride, pattern, summary)
     if pattern == "strided":
         near = window.mask(n_queries, n_keys, window=stride, causal=causal)
         return near, strided.mask(n_queries, n_keys, stride=stride, causal=causal)
@@ -39,20 +39,6 @@ def both(
     far = np.tile(np.arange(n_keys) % stride >= stride - summary, (n_queries, 1))
     past = masks.causal(n_queries, n_keys) if causal else True
     return near & past, far & past
-
-
-def check_knobs(where: str, stride: int, pattern: str, summary: int) -> None:
-    """Refuse a stride or summary that is no count, another pattern, a summary that does not fit."""
-    check_count(where, "stride", stride, least=1)
-    check_count(where, "summary", summary, least=1)
-    if pattern not in ("strided", "fixed"):
-        raise ValueError(f'{where}: pattern must be "strided" or "fixed", got {pattern!r}')
-    most = stride if pattern == "fixed" else 1
-    if summary > most:
-        raise ValueError(
-            f"{where}: summary must be at most {most} at stride {stride} and pattern "
-            f"{pattern!r}, got {summary}"
-        )
 
 
 def passes(

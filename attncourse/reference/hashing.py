@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from attncourse.inputs import check_count
+from attncourse import directions
+from attncourse.directions import check_buckets
 
 STRETCH = 128  # tokens hashed together
 
@@ -26,8 +27,7 @@ def draw_rotations(width: int, *, n_buckets: int, n_rounds: int, seed: int = 0) 
         arXiv:2001.04451, section 2.
     """
     check_buckets("hashing.draw_rotations", n_buckets, n_rounds, seed)
-    generator = np.random.default_rng(seed)
-    return generator.standard_normal((n_rounds, width, n_buckets // 2))
+    return directions.draw_rotations(width, n_buckets, n_rounds, seed)
 
 
 def hash_vectors(x: np.ndarray, rotations: np.ndarray) -> np.ndarray:
@@ -76,12 +76,3 @@ def bucket_sizes(buckets: np.ndarray, n_buckets: int) -> np.ndarray:
     for index in np.ndindex(*buckets.shape[:-1]):
         sizes[index] = np.bincount(buckets[index], minlength=n_buckets)
     return sizes
-
-
-def check_buckets(where: str, n_buckets: int, n_rounds: int, seed: int) -> None:
-    """Refuse numbers of buckets, rounds or a seed that hashing cannot use."""
-    check_count(where, "n_buckets", n_buckets, least=2)
-    check_count(where, "n_rounds", n_rounds, least=1)
-    check_count(where, "seed", seed)
-    if n_buckets % 2:
-        raise ValueError(f"{where}: n_buckets must be even, got {n_buckets}")

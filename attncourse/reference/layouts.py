@@ -4,34 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from attncourse.inputs import check_count
+from attncourse.patterns import band, grid
 from attncourse.reference import masks
 
-
-def grid(n_queries: int, n_keys: int, *, block: int) -> tuple[range, range]:
-    """Return the numbers of the query blocks and of the key blocks, as a layout lists them.
-
-    A query belongs to the block of its position i + Tk - Tq. With fewer queries than keys the first
-    query block may be cut, with more queries its number is negative; what a query sees is the
-    same whether it comes alone or with those before it.
-    """
-    check_count("layouts.grid", "block", block, least=1)
-    first, end = (n_keys - n_queries) // block, -(-n_keys // block)
-    return range(first, end if n_queries else first), range(end)
-
-
-def band(n_queries: int, n_keys: int, *, block: int, window_blocks: int) -> np.ndarray:
-    """Return the layout of a window of blocks.
-
-    Args:
-        n_queries: Tq.
-        n_keys: Tk.
-        block: Tokens in a block.
-        window_blocks: Radius in blocks: each sees itself and as many on each side.
-    """
-    check_count("layouts.band", "window_blocks", window_blocks)
-    own, keys = grid(n_queries, n_keys, block=block)
-    return np.abs(np.arange(len(keys)) - np.array(own, dtype=int)[:, None]) <= window_blocks
+__all__ = ["band", "blocks_of", "grid"]
 
 
 def blocks_of(visible: np.ndarray, *, block: int) -> tuple[np.ndarray, np.ndarray]:

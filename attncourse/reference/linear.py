@@ -49,7 +49,7 @@ def attention(
 
     Returns:
         (..., Tq, Dv) in the dtype of q; zeros where the normaliser φ(q) · Σ φ(k) is 0, so for a
-        query that sees no key. Nothing is added to the normaliser.
+        query that sees no key. Nothing is added to the normaliser. -inf in q has the feature 0.
 
     Raises:
         TypeError: No array, no floating numbers, or a chunk that is no integer.

@@ -13,7 +13,7 @@ def looks(q, k, rotations, chunk, exclude_self, causal) -> Iterator[tuple[np.nda
     """Yield queries i, keys j and what is hidden (len(i), len(j)), chunk by chunk, all rounds."""
     if not len(q) or not len(k):
         return
-    stretch, rows = np.arange(min(2 * chunk, len(k))), -(-chunk * len(q) // len(k))
+    stretch, rows = np.arange(min(2 * chunk, len(k))), min(-(-chunk * len(q) // len(k)), len(q))
     earlier = []  # of each round: where each query's stretch starts, and each key's place
     for rotation in rotations:
         q_order, k_order, starts = _sort(q, k, rotation, rows, chunk)

@@ -7,11 +7,11 @@ import math
 import numpy as np
 
 from attncourse.cost import Cost
+from attncourse.directions import check_buckets
 from attncourse.inputs import check_count, check_qkv
 from attncourse.reference.hashing import (
     STRETCH,
     bucket_sizes,
-    check_buckets,
     collision_rate,
     draw_rotations,
     hash_vectors,

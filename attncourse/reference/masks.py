@@ -28,6 +28,8 @@ def blocks(n_queries: int, n_keys: int, *, block: int, overlap: int = 0) -> np.n
     """Return the mask (Tq, Tk) of queries that see their own block of keys.
 
     Without overlap the blocks are islands: no number of layers carries anything across an edge.
+    Where the overlap is a multiple of the block, `block_sparse` attends so with `layouts.band`,
+    and never makes this mask.
 
     Args:
         n_queries: Tq.

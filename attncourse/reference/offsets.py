@@ -14,6 +14,7 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
+from attncourse.patterns import offset_steps
 from attncourse.reference import masks
 from attncourse.reference.block import BLOCK, attend_each, held_bytes
 
@@ -95,7 +96,7 @@ def attention(
         The gathered keys of one block: (..., 64, keys, D), in float32 at least.
     """
     check_qkv("offsets.attention", q, k, v)
-    steps = _steps("offsets.attention", offsets, causal)
+    steps = offset_steps("offsets.attention", offsets, causal)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
@@ -112,7 +113,7 @@ def mask(
     n_queries: int, n_keys: int, *, offsets: Sequence[int], causal: bool = False
 ) -> np.ndarray:
     """Return the mask (Tq, Tk) of attention at these distances; True = may attend."""
-    steps = _steps("offsets.mask", offsets, causal)
+    steps = offset_steps("offsets.mask", offsets, causal)
     return np.isin(np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None], steps)
 
 
@@ -128,7 +129,7 @@ def cost(
     dtype_bytes: int = 4,
 ) -> Cost:
     """Count what `attention` does, with Dv = D; keys beyond the ends are multiplied too."""
-    steps = len(_steps("offsets.cost", offsets, causal))
+    steps = len(offset_steps("offsets.cost", offsets, causal))
     pairs, rows = B * H * Tq * steps * (Tk > 0), min(Tq, BLOCK)
     held = held_bytes(B * H, rows, steps, D, dtype_bytes, each=True) if pairs else 0
     out = B * H * Tq * D * dtype_bytes
@@ -138,12 +139,6 @@ def cost(
         bytes_written=out,
         peak_bytes=out + held + rows * steps * 9,  # 8 for `keys`, 1 for `outside`
     )
-
-
-def _steps(where: str, offsets: Sequence[int], causal: bool) -> np.ndarray:
-    """Return j - i for every key of a query."""
-    away = {check_count(where, "offset", offset) for offset in offsets}
-    return np.array(sorted({-step for step in away} | (set() if causal else away)), dtype=int)
 
 
 def _prime_up_to(stride: int) -> int:

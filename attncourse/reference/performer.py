@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
+from attncourse.directions import draw_directions
 from attncourse.inputs import check_count, check_qkv
 from attncourse.reference.scan import quotient, turns, with_ones
 
@@ -64,7 +65,7 @@ def attention(
     check_qkv("performer.attention", q, k, v)
     check_count("performer.attention", "chunk", chunk, least=1)
     factor = _factor("performer.attention", q.shape[-1], features, scale)
-    directions = _draw("performer.attention", n_features, q.shape[-1], orthogonal, seed)
+    directions = draw_directions("performer.attention", n_features, q.shape[-1], orthogonal, seed)
     work = np.result_type(q.dtype, np.float32)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
@@ -98,7 +99,7 @@ def draw_features(
         Choromanski et al. 2021, arXiv:2009.14794, section 2.4.
     """
     check_count("performer.draw_features", "width", width, least=1)
-    return _draw("performer.draw_features", n_features, width, orthogonal, seed)
+    return draw_directions("performer.draw_features", n_features, width, orthogonal, seed)
 
 
 def feature_map(
@@ -173,20 +174,6 @@ def cost(
         bytes_written=out,
         peak_bytes=max(drawing, out + 4 * m * D + largest),
     )
-
-
-def _draw(where, n_features, width, orthogonal, seed) -> np.ndarray:
-    check_count(where, "n_features", n_features, least=1)
-    generator = np.random.default_rng(check_count(where, "seed", seed))
-    directions = generator.standard_normal((n_features, width))
-    if orthogonal:
-        lengths = np.linalg.norm(directions, axis=-1, keepdims=True)
-        blocks = generator.standard_normal((-(-n_features // width), width, width))
-        rotations, upper = np.linalg.qr(blocks)
-        # qr picks signs that depend on the block; these make every rotation equally likely
-        rotations *= np.sign(np.einsum("bii->bi", upper))[:, None, :]
-        directions = rotations.reshape(-1, width)[:n_features] * lengths
-    return directions.astype(np.float32)  # rounding draws other directions, and is no error
 
 
 def _exponents(x, directions, features, factor) -> tuple[np.ndarray, np.ndarray | None]:

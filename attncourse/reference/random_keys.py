@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from attncourse import patterns
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference import masks
 from attncourse.reference.block import BLOCK, attend_each, held_bytes
 
 
@@ -83,27 +83,7 @@ def draw(
     Returns:
         int (Tq, 1 + min(n_random, Tk)); -1 where there is no key.
     """
-    _check_knobs("random_keys.draw", n_random, seed)
-    n_random = min(n_random, n_keys)
-    own = masks.positions(n_queries, n_keys)
-    if causal:
-        candidates = np.maximum(own, 0)
-    else:
-        candidates = n_keys - (own >= 0)
-    stream = np.random.PCG64(seed)
-    stream.advance(max(n_keys - n_queries, 0) * n_random)  # what earlier positions draw
-    luck = np.random.Generator(stream).random((n_queries, n_random))
-    drawn = np.full((n_queries, 1 + n_random), -1)
-    for t in range(n_random):
-        last = candidates - n_random + t  # the last candidate of this draw; negative: none is left
-        key = (luck[:, t] * (last + 1)).astype(int)
-        taken = np.any(drawn[:, 1 : 1 + t] == key[:, None], axis=1)
-        drawn[:, 1 + t] = np.where(last < 0, -1, np.where(taken, last, key))
-    if not causal:
-        skipped = np.where(own < 0, n_keys, own)  # the candidates leave out the query's own key
-        drawn += drawn >= skipped[:, None]
-    drawn[:, 0] = np.maximum(own, -1)
-    return drawn
+    return patterns.random_keys("random_keys.draw", n_queries, n_keys, n_random, seed, causal)
 
 
 def mask(

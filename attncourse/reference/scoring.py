@@ -112,7 +112,8 @@ def attention(
         scale: Factor of the scores; 1 if not given, because `vector` sets their size.
 
     Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros. An infinity in q makes
+        its tanh ±1.
 
     Raises:
         TypeError: No array, or no floating numbers.

@@ -12,6 +12,7 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_qkv
+from attncourse.patterns import check_factors
 from attncourse.reference import factors
 from attncourse.reference.block import held_bytes
 from attncourse.reference.softmax import scaled
@@ -60,7 +61,7 @@ def attention(
         Child, Gray, Radford, Sutskever 2019, arXiv:1904.10509, section 4.3.
     """
     check_qkv("sparse_transformer.attention", q, k, v)
-    factors.check_knobs("sparse_transformer.attention", stride, pattern, summary)
+    check_factors("sparse_transformer.attention", stride, pattern, summary)
     work = np.result_type(q.dtype, np.float32)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     acc = np.zeros(q.shape[:-1] + v.shape[-1:], work)
@@ -95,7 +96,7 @@ def mask(
         summary: The paper's c, "fixed" only.
         causal: No key after the query's own position.
     """
-    factors.check_knobs("sparse_transformer.mask", stride, pattern, summary)
+    check_factors("sparse_transformer.mask", stride, pattern, summary)
     knobs = {"stride": stride, "pattern": pattern, "summary": summary, "causal": causal}
     near, far = factors.both(n_queries, n_keys, **knobs)
     return near | far
@@ -128,7 +129,7 @@ def cost(
         causal: No key after the query's own position.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    factors.check_knobs("sparse_transformer.cost", stride, pattern, summary)
+    check_factors("sparse_transformer.cost", stride, pattern, summary)
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     pairs = loaded = largest = 0
     for _, keys, hidden in factors.passes(Tq, Tk, stride, pattern, summary, causal):

@@ -593,9 +593,11 @@ printed_n = np.array([512, 1024, 2048, 4096, 8192, 16384])
 printed = np.array([float(claims.get(f"C{number}").printed) / 1e3 for number in range(196, 202)])
 every_n = [256, *printed_n.tolist()]
 law = {"n²": [printed[-1] * (n / 16384) ** 2 for n in every_n]}
-axes = plots.growth(every_n, {"this machine": medians + [np.nan] * 3}, law, unit="s")
-axes.plot(printed_n, printed, "s:", color=plots.INK, label="chapter E's A100: printed")
-axes.legend(loc="upper left")
+shown = {
+    "this machine": medians + [np.nan] * 3,
+    "chapter E's A100: printed": [np.nan, *printed],
+}
+axes = plots.growth(every_n, shown, law, unit="s")
 plots.show(axes, "Printed: flat, then steep, flat and steep again. The law is a straight line.")
 
 # %% covers="C205 C206 C207 C208 C209"

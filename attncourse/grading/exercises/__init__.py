@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from attncourse.grading.spec import Exercise
 
-CHAPTERS = ("00", "01", "04", "09")
+CHAPTERS = ("00", "01", "04", "05", "07", "09", "13")
 
 
 def chapter_exercises(chapter: str) -> tuple[Exercise, ...]:

@@ -1,0 +1,390 @@
+"""Block-sparse attention in Triton: a program walks along its list of key tiles, and no others.
+
+The lists are a `Plan`, made on the CPU. The same kernels serve every pattern that can be written
+as one: see `bigbird`, `longformer` and `sparse_transformer`.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+
+from attncourse import patterns
+from attncourse.cost import Cost
+from attncourse.inputs import check_count
+from attncourse.kernels import plan as planning
+from attncourse.kernels.layout_plan import layout_plan, of_layout, tile_sizes
+from attncourse.kernels.plan import Plan
+from attncourse.kernels.tiles import (
+    LOG2E,
+    check_grid,
+    check_tensors,
+    finite,
+    load_tile,
+    nonzero,
+    padded,
+    store_tile,
+    tiling,
+)
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    layout: np.ndarray,
+    block: int,
+    partial: np.ndarray | None = None,
+    visible: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return softmax(q kᵀ · scale) v over the blocks of keys that the layout lists.
+
+    Each tile of queries has an int32 list of the key tiles that it sees whole, and one of those
+    that it sees in part. Only the latter run mask code; a tile on no list is neither loaded nor
+    multiplied. A list much longer than the others would keep one program busy while the rest of
+    the GPU waits: it is shared out among several, whose results are joined by their softmax sums.
+    The gradients walk along the same lists, and along their transpose.
+
+    Args:
+        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv), Dv ≤ 256.
+        layout: bool (query blocks, key blocks), a NumPy array as `reference.layouts.grid` numbers
+            it; True = attend. All heads share it.
+        block: Tokens in a block, best a multiple of 64: see `layout_plan.tile_sizes`.
+        partial: bool, shaped as layout: the blocks to which `visible` applies; all if not given.
+        visible: A NumPy function of queries i (..., rows, 1) and keys j (..., 1, keys) that says
+            who may attend. It is asked anew in each call.
+        causal: No key after the query's own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Differentiable.
+
+    Raises:
+        TypeError: No tensors, a dtype without a kernel, a grid that is not boolean, a block no
+            integer.
+        ValueError: Shapes, dtypes or devices that do not fit, block < 1, `partial` without
+            `visible`.
+
+    Memory:
+        The output, (B, H, Tq) float32 and the lists; for a long list (B, H, tile, Dv) float32 for
+        each of its shares. Nothing of size Tq · Tk.
+
+    Paper:
+        Gray, Radford, Kingma 2017, "GPU kernels for block-sparse weights"; full and partial blocks:
+        Dong et al. 2024, arXiv:2412.05496, section 3.
+    """
+    where = "block_sparse.attention"
+    check_tensors(where, q, k, v)
+    Tq, Tk = q.shape[2], k.shape[2]
+    patterns.check_grids(where, Tq, Tk, layout, block, partial, visible)
+    BLOCK_Q, BLOCK_KV = tile_sizes(block, max(q.shape[3], v.shape[3]), q.element_size())
+    if visible is None:
+        plan = layout_plan(Tq, Tk, layout, block, causal, BLOCK_Q, BLOCK_KV)
+    else:
+        plan = of_layout(Tq, Tk, layout, block, causal, BLOCK_Q, BLOCK_KV, partial, visible)
+    return run(where, q, k, v, (plan,), scale)
+
+
+def run(
+    where: str,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    plans: tuple[Plan, ...],
+    scale: float | None,
+) -> torch.Tensor:
+    """Return attention over the pairs that the plans list; no pair may stand in two of them.
+
+    Where one order of the queries does not suit all keys, there is a plan for each order. Their
+    results are joined as those of shares are.
+
+    Args:
+        where: The function that asks, such as "bigbird.attention".
+        q: (B, H, Tq, D), checked.
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv).
+        plans: Of these sizes.
+        scale: Factor of the scores; 1/√D if not given.
+    """
+    check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    with torch.cuda.device_of(q):
+        return _BlockSparseAttention.apply(q, k, v, plans, scale)
+
+
+def launch_options(width: int, dtype_bytes: int, *, backward: bool = False) -> dict[str, int]:
+    """Return the warps and stages at which the kernels spill no registers.
+
+    Args:
+        width: The larger of D and Dv.
+        dtype_bytes: Bytes of one number of q, k and v.
+        backward: Whether the kernel is one of the backward pass.
+    """
+    _, _, options = tiling(width, dtype_bytes)
+    if dtype_bytes == 4 and (width <= 64 or not backward):
+        options["num_warps"] = 8
+    return options
+
+
+@triton.jit
+def tokens_of(order_ptr, tile, BLOCK: tl.constexpr):
+    """The tokens of a tile: neighbours, or those that the order names."""
+    places = tile * BLOCK + tl.arange(0, BLOCK)
+    if order_ptr is not None:
+        places = tl.load(order_ptr + places)
+    return places
+
+
+@triton.jit
+def program_of(items_ptr):
+    """What this program has to do: row, first full entry, first cut one, end, number of share."""
+    item = items_ptr + 5 * tl.program_id(0)
+    row, share = tl.load(item), tl.load(item + 4)
+    return row, tl.load(item + 1), tl.load(item + 2), tl.load(item + 3), share
+
+
+@triton.jit
+def rows_to_store(tokens, share, BLOCK: tl.constexpr):
+    """Where results go: to their tokens, or to the rows of this program's share."""
+    return tl.where(share < 0, tokens, share * BLOCK + tl.arange(0, BLOCK))
+
+
+@triton.jit
+def picture_rows(pictures_ptr, entry_ptr, BLOCK_Q: tl.constexpr):
+    """The picture of an entry: a 64-bit word for each query, whose bit x stands for key x."""
+    picture = tl.load(entry_ptr + 1).to(tl.int64)
+    return tl.load(pictures_ptr + picture * BLOCK_Q + tl.arange(0, BLOCK_Q))
+
+
+@triton.jit
+def _block_sparse_fwd_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr,
+    items_ptr, entries_ptr, pictures_ptr, q_order_ptr, k_order_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_ob, stride_oh, stride_ot, stride_od,
+    stride_lb, stride_lh, stride_lt,
+    Tq, Tk, n_rows, scale,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_Q queries of one head, along their list of key tiles or a share of it."""
+    row, first, first_cut, end, share = program_of(items_ptr)
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    out_ptr += batch * stride_ob + head * stride_oh
+    lse_ptr += batch * stride_lb + head * stride_lh
+
+    queries = tokens_of(q_order_ptr, row, BLOCK_Q)
+    cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
+    running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+    running_sum = tl.zeros([BLOCK_Q], tl.float32)
+
+    bounds = first, first_cut, end
+    for stretch in tl.static_range(2):  # full tiles, cut tiles
+        for place in range(bounds[stretch], bounds[stretch + 1]):
+            entry_ptr = entries_ptr + 2 * place
+            keys = tokens_of(k_order_ptr, tl.load(entry_ptr), BLOCK_KV)
+            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+            scores *= scale * LOG2E
+            if stretch == 1:
+                words = picture_rows(pictures_ptr, entry_ptr, BLOCK_Q)  # [BLOCK_Q]
+                visible = (words[:, None] >> tl.arange(0, BLOCK_KV)[None, :]) & 1
+                scores = tl.where(visible != 0, scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
+            pivot = finite(new_max)
+            weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
+            rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            acc *= rescale[:, None]
+            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+            running_max = new_max
+
+    running_sum = nonzero(running_sum)
+    acc /= running_sum[:, None]  # [BLOCK_Q, BLOCK_DV]
+    rows = rows_to_store(queries, share, BLOCK_Q)
+    store_tile(out_ptr, acc, rows, v_cols, stride_ot, stride_od, n_rows, Dv)
+    lse = running_max + tl.log2(running_sum)  # to base 2, as the scores; -inf without keys
+    tl.store(lse_ptr + rows * stride_lt, lse, mask=rows < n_rows)
+
+
+@triton.jit
+def _block_sparse_join_kernel(
+    shares_ptr, shares_lse_ptr, out_ptr, lse_ptr, splits_ptr, order_ptr,
+    stride_sb, stride_sh, stride_st, stride_sd,
+    stride_mb, stride_mh, stride_mt,
+    stride_ob, stride_oh, stride_ot, stride_od,
+    stride_lb, stride_lh, stride_lt,
+    Tq, n_rows, step,
+    Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Q: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_Q queries, whose shares are joined as the online softmax joins tiles.
+
+    2^lse is the softmax sum of a share. The shares of a row stand `step` tiles apart.
+    """
+    split = splits_ptr + 3 * tl.program_id(0)
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    shares_ptr += batch * stride_sb + head * stride_sh
+    shares_lse_ptr += batch * stride_mb + head * stride_mh
+    out_ptr += batch * stride_ob + head * stride_oh
+    lse_ptr += batch * stride_lb + head * stride_lh
+    queries = tokens_of(order_ptr, tl.load(split), BLOCK_Q)
+    in_rows = queries < Tq
+    cols = tl.arange(0, BLOCK_DV)
+    acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
+    running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+    running_sum = tl.zeros([BLOCK_Q], tl.float32)
+    for share in range(tl.load(split + 1), tl.load(split + 2), step):
+        rows = tl.where(in_rows, share * BLOCK_Q + tl.arange(0, BLOCK_Q), n_rows)
+        lse = tl.load(shares_lse_ptr + rows * stride_mt, mask=in_rows, other=0.0)  # [BLOCK_Q]
+        part = load_tile(shares_ptr, rows, cols, stride_st, stride_sd, n_rows, Dv)
+        new_max = tl.maximum(running_max, lse)
+        pivot = finite(new_max)
+        weight, rescale = tl.exp2(lse - pivot), tl.exp2(running_max - pivot)  # [BLOCK_Q]
+        running_sum = running_sum * rescale + weight
+        acc = acc * rescale[:, None] + part * weight[:, None]
+        running_max = new_max
+    running_sum = nonzero(running_sum)
+    acc /= running_sum[:, None]  # [BLOCK_Q, BLOCK_DV]
+    store_tile(out_ptr, acc, queries, cols, stride_ot, stride_od, Tq, Dv)
+    lse = running_max + tl.log2(running_sum)
+    tl.store(lse_ptr + queries * stride_lt, lse, mask=in_rows)
+
+
+class _BlockSparseAttention(torch.autograd.Function):
+    """The kernels as one differentiable function. No atomics: each run gives the same bits."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, plans, scale):
+        B, H, Tq, _ = q.shape
+        out = (q.new_empty if plans[0].has_all[0] else q.new_zeros)(B, H, Tq, v.shape[-1])
+        lse = q.new_empty(B, H, Tq, dtype=torch.float32)
+        if len(plans) == 1:
+            _along(q, k, v, plans[0], scale, out, lse)
+        else:  # each pass is a share of all rows
+            BLOCK_Q = plans[0].BLOCK_Q
+            n_tiles = triton.cdiv(Tq, BLOCK_Q)
+            shares, shares_lse = _new_shares(out, len(plans) * n_tiles, BLOCK_Q)
+            for number, plan in enumerate(plans):
+                rows = slice(number * n_tiles * BLOCK_Q, number * n_tiles * BLOCK_Q + Tq)
+                _along(q, k, v, plan, scale, shares[:, :, rows], shares_lse[:, :, rows])
+            row = torch.arange(n_tiles, dtype=torch.int32, device=q.device)
+            splits = torch.stack([row, row, torch.full_like(row, len(plans) * n_tiles)], dim=1)
+            _join(shares, shares_lse, out, lse, splits, None, n_tiles, BLOCK_Q)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.knobs = plans, scale
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_out):
+        from attncourse.kernels.block_sparse_backward import gradients
+
+        return *gradients(*ctx.saved_tensors, grad_out, *ctx.knobs), None, None
+
+
+def _along(q, k, v, plan: Plan, scale, out, lse) -> None:
+    """Write attention along one plan into out and lse."""
+    B, H, Tq, D = q.shape
+    Tk, Dv = v.shape[2:]
+    BLOCK_Q, BLOCK_KV = plan.BLOCK_Q, plan.BLOCK_KV
+    options = launch_options(max(D, Dv), q.element_size())
+    whole, shares, entries, splits, pictures, *orders = plan.on(q.device, "rows")
+
+    def launch(items, out, lse):
+        _block_sparse_fwd_kernel[(len(items), H, B)](
+            q, k, v, out, lse, items, entries, pictures, *orders,
+            *q.stride(), *k.stride(), *v.stride(), *out.stride(), *lse.stride(),
+            Tq, Tk, out.shape[2], scale, D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, **options,
+        )  # fmt: skip
+
+    launch(whole, out, lse)
+    if len(shares):
+        parts = _new_shares(out, len(shares), BLOCK_Q)
+        launch(shares, *parts)
+        _join(*parts, out, lse, splits, orders[0], 1, BLOCK_Q)
+
+
+def _new_shares(out, n_shares: int, BLOCK_Q: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return room for so many shares of a row of tiles, and for their lse."""
+    B, H, _, Dv = out.shape
+    shares = out.new_empty(B, H, n_shares * BLOCK_Q, Dv, dtype=torch.float32)
+    return shares, shares.new_empty(shares.shape[:3])
+
+
+def _join(shares, shares_lse, out, lse, splits, order, step: int, BLOCK_Q: int) -> None:
+    """Write the rows that were shared out into out and lse."""
+    B, H, Tq, Dv = out.shape
+    _block_sparse_join_kernel[(len(splits), H, B)](
+        shares, shares_lse, out, lse, splits, order,
+        *shares.stride(), *shares_lse.stride(), *out.stride(), *lse.stride(),
+        Tq, shares.shape[2], step, Dv, padded(Dv), BLOCK_Q,
+    )  # fmt: skip
+
+
+def layout_cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    layout: np.ndarray,
+    block: int,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what the kernels of `attention` do at this layout: see `plan_cost`.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        layout: bool (query blocks, key blocks).
+        block: Tokens in a block.
+        causal: Drops the tiles of the future and masks those on the diagonal.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    patterns.check_grids("block_sparse.layout_cost", Tq, Tk, layout, block)
+    BLOCK_Q, BLOCK_KV = tile_sizes(block, D, dtype_bytes)
+    plan = layout_plan(Tq, Tk, layout, block, causal, BLOCK_Q, BLOCK_KV)
+    return planning.plan_cost((plan,), B, H, D, dtype_bytes)
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    block: int,
+    window_blocks: int,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what `attention` does at a band of blocks, which the catalogue's sliders set."""
+    check_count("block_sparse.cost", "block", block, least=1)
+    check_count("block_sparse.cost", "window_blocks", window_blocks)
+    layout = patterns.band(Tq, Tk, block=block, window_blocks=window_blocks)
+    sizes = {"block": block, "causal": causal, "dtype_bytes": dtype_bytes}
+    return layout_cost(B, H, Tq, Tk, D, layout=layout, **sizes)

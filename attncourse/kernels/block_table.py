@@ -1,0 +1,203 @@
+"""Attention over pages that lie anywhere in a pool; a block table says whose they are."""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from attncourse.kernels import splits
+from attncourse.kernels.splits import attend_tile, key_tiles, packed_rows, visible_keys
+from attncourse.kernels.tiles import check_grid, load_rows, nonzero, padded, store_rows
+
+
+def attend(
+    q: torch.Tensor,
+    key_pages: torch.Tensor,
+    value_pages: torch.Tensor,
+    table: torch.Tensor,
+    lengths: torch.Tensor,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return the attention of each sequence over its own pages.
+
+    The table is looked through before anything is launched, for a page outside the pool would be
+    read from whatever lies there. The host then waits once for the GPU to hear the answer. A
+    `PagedCache` keeps its own table on the host, where it is right, and does not ask.
+
+    Args:
+        q: (S, H, Tq, D), S sequences; float32, float16 or bfloat16, D ≤ 256.
+        key_pages: (n_pages, G, page, D), the pool; G divides H.
+        value_pages: (n_pages, G, page, Dv), Dv ≤ 256.
+        table: int32 or int64 (S, max_pages): the pages of each sequence in order; entries beyond
+            its length are not looked at.
+        lengths: int32 or int64 (S,): tokens of each sequence.
+        causal: The queries are the last Tq tokens of each sequence, and see no later one.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (S, H, Tq, Dv) in the dtype of q.
+
+    Raises:
+        TypeError: No tensors, or a table or lengths that hold no integers.
+        ValueError: Shapes, dtypes or devices that do not fit, a sequence longer than its pages, or
+            a table that points outside the pool.
+    """
+    check_pages("paged.attend", q, key_pages, value_pages, table, lengths)
+    longest = _check_table("paged.attend", table, lengths, len(key_pages), key_pages.shape[2])
+    return launch(q, key_pages, value_pages, table, lengths, longest, causal, scale)
+
+
+@triton.jit
+def token_rows(table_ptr, tokens, n_tokens, stride_table, PAGE: tl.constexpr):
+    """The page and the slot in it of each token; those beyond the end look nothing up.
+
+    PAGE is known to the compiler: a division by a power of two becomes a shift.
+    """
+    in_tokens = tokens < n_tokens
+    pages = tl.load(table_ptr + tokens // PAGE * stride_table, mask=in_tokens, other=0)
+    return pages.to(tl.int64), (tokens % PAGE).to(tl.int64), in_tokens
+
+
+@triton.jit
+def _paged_fwd_kernel(
+    q_ptr, key_pages_ptr, value_pages_ptr, table_ptr, lengths_ptr, part_ptr, lse_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kpp, stride_kph, stride_kpt, stride_kpd,
+    stride_vpp, stride_vph, stride_vpt, stride_vpd,
+    stride_ts, stride_tp, stride_ns,
+    stride_ps, stride_pb, stride_ph, stride_pt, stride_pd,
+    stride_ls, stride_lb, stride_lh, stride_lt,
+    Tq, shared, span, scale,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr, PAGE: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_R rows of one group of one sequence, and one split of its keys.
+
+    As in `_kv_cache_fwd_kernel`, but each sequence has its own length, and each key its page.
+    """
+    row_tiles = tl.cdiv(Tq * shared, BLOCK_R)
+    start = tl.program_id(0) % row_tiles * BLOCK_R
+    split = tl.program_id(0) // row_tiles
+    group = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_ptr += batch * stride_qb + group * shared * stride_qh
+    table_ptr += batch * stride_ts
+    part_ptr += split.to(tl.int64) * stride_ps + batch * stride_pb + group * shared * stride_ph
+    lse_ptr += split.to(tl.int64) * stride_ls + batch * stride_lb + group * shared * stride_lh
+
+    Tk = tl.load(lengths_ptr + batch * stride_ns).to(tl.int32)
+    queries, heads, in_rows = packed_rows(start, Tq, shared, BLOCK_R)
+    lse_ptr += heads * stride_lh + queries * stride_lt  # [BLOCK_R]
+    first_tile, last_tile = key_tiles(start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_KV, CAUSAL)
+    if (first_tile >= last_tile) & (split > 0):  # a shorter sequence ends before this split
+        tl.store(lse_ptr, tl.full([BLOCK_R], float("-inf"), tl.float32), mask=in_rows)
+        return
+
+    cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    q = load_rows(q_ptr, heads * stride_qh + queries * stride_qt, in_rows, cols, stride_qd, D)
+    acc = tl.zeros([BLOCK_R, BLOCK_DV], tl.float32)
+    running_max = tl.full([BLOCK_R], float("-inf"), tl.float32)
+    running_sum = tl.zeros([BLOCK_R], tl.float32)
+    keys = first_tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
+    stop = min(last_tile * BLOCK_KV, Tk)
+    pages, slots, in_keys = token_rows(table_ptr, keys, stop, stride_tp, PAGE)
+    for _tile in range(first_tile, last_tile):
+        k_rows = pages * stride_kpp + group * stride_kph + slots * stride_kpt  # [BLOCK_KV]
+        v_rows = pages * stride_vpp + group * stride_vph + slots * stride_vpt  # [BLOCK_KV]
+        k = load_rows(key_pages_ptr, k_rows, in_keys, cols, stride_kpd, D)
+        v = load_rows(value_pages_ptr, v_rows, in_keys, v_cols, stride_vpd, Dv)
+        visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)
+        acc, running_max, running_sum = attend_tile(
+            q, k, v, visible, acc, running_max, running_sum, scale
+        )
+        keys += BLOCK_KV  # where the next keys lie is asked before it is needed
+        pages, slots, in_keys = token_rows(table_ptr, keys, stop, stride_tp, PAGE)
+
+    running_sum = nonzero(running_sum)
+    acc /= running_sum[:, None]  # [BLOCK_R, BLOCK_DV]
+    part_rows = heads * stride_ph + queries * stride_pt
+    store_rows(part_ptr, acc, part_rows, in_rows, v_cols, stride_pd, Dv)
+    lse = running_max + tl.log2(running_sum)  # to base 2, as the scores; -inf where no key is seen
+    tl.store(lse_ptr, lse, mask=in_rows)
+
+
+def launch(q, key_pages, value_pages, table, lengths, longest, causal, scale):
+    """Return `attend` of tensors that are checked; `longest` is the largest of the lengths."""
+    S, H, Tq, D = q.shape
+    _, G, page, Dv = value_pages.shape
+    shared = H // max(1, G)
+    scale = 1 / math.sqrt(D) if scale is None else float(scale)
+    rows = max(1, Tq) * shared
+    BLOCK_R, BLOCK_KV, options = splits.tile_sizes(rows, max(D, Dv), q.element_size())
+    row_tiles = triton.cdiv(Tq * shared, BLOCK_R)
+    out = q.new_empty(S, H, Tq, Dv)
+    with torch.cuda.device_of(q):
+        n_splits, span = splits.share_out(row_tiles * S * G, longest, BLOCK_KV)
+        parts, lse = splits.partials(out, n_splits)
+        _paged_fwd_kernel[(row_tiles * n_splits, G, S)](
+            q, key_pages, value_pages, table, lengths, parts, lse,
+            *q.stride(), *key_pages.stride(), *value_pages.stride(),
+            *table.stride(), *lengths.stride(), *parts.stride(), *lse.stride(),
+            Tq, shared, span, scale,
+            D, Dv, padded(D), padded(Dv), BLOCK_R, BLOCK_KV, bool(causal), page, **options,
+        )  # fmt: skip
+        splits.merge(parts, lse, out)
+    return out
+
+
+def check_pages(where, q, key_pages, value_pages, table, lengths) -> None:
+    """Refuse tensors that do not belong together; their numbers are not looked at."""
+    for name, tensor in (("q", q), ("key_pages", key_pages), ("value_pages", value_pages)):
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{where}: {name} must be a torch tensor, got {type(tensor).__name__}")
+        if tensor.ndim != 4:
+            raise ValueError(f"{where}: {name} must have 4 axes, got shape {tuple(tensor.shape)}")
+    if len(key_pages) != len(value_pages):
+        raise ValueError(
+            f"{where}: key_pages and value_pages must be as many, "
+            f"got {len(key_pages)} and {len(value_pages)}"
+        )
+    splits.check(where, q[:0], key_pages[:0], value_pages[:0])  # a page is a k without a batch
+    check_grid(where, {"sequences": len(q)})
+    for name, tensor, n_axes in (("table", table, 2), ("lengths", lengths, 1)):
+        dtype = getattr(tensor, "dtype", type(tensor).__name__)
+        if dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"{where}: {name} must hold int32 or int64 numbers, got {dtype}")
+        if tensor.ndim != n_axes or len(tensor) != len(q):
+            raise ValueError(
+                f"{where}: {name} must have a row for each of {len(q)} sequences, "
+                f"got shape {tuple(tensor.shape)}"
+            )
+        if tensor.device != q.device:
+            raise ValueError(f"{where}: {name} must be on {q.device}, as q, got {tensor.device}")
+
+
+def _check_table(where, table, lengths, n_pages, page) -> int:
+    """Return the largest length, once no sequence leaves its pages and no page the pool.
+
+    All is looked at where it lies, and three numbers come back: one wait for the GPU.
+    """
+    if not len(lengths):
+        return 0
+    max_pages = table.shape[1]
+    first_tokens = torch.arange(max_pages, device=table.device) * page
+    outside = (first_tokens < lengths[:, None]) & ((table < 0) | (table >= n_pages))
+    longest, shortest, n_outside = torch.stack(
+        (lengths.max().long(), lengths.min().long(), outside.sum())
+    ).tolist()
+    if shortest < 0 or longest > max_pages * page:
+        row = int(((lengths < 0) | (lengths > max_pages * page)).nonzero()[0])
+        raise ValueError(
+            f"{where}: sequence {row} has {int(lengths[row])} tokens, its {max_pages} pages hold "
+            f"{max_pages * page}"
+        )
+    if n_outside:
+        row, column = outside.nonzero()[0].tolist()
+        raise ValueError(
+            f"{where}: table must point to pages 0 ... {n_pages - 1}, "
+            f"got {int(table[row, column])} for sequence {row}"
+        )
+    return longest

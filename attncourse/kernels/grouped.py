@@ -1,0 +1,107 @@
+"""Grouped-query attention in Triton: the flash kernels, where several heads read the same keys."""
+
+import torch
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count
+from attncourse.kernels import flash
+from attncourse.kernels.tiles import check_grid, check_tensors
+
+TILE = {"block_q": 128, "block_k": 64}  # cut to what fits on chip: see `flash.tile_sizes`
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return softmax(q kᵀ · scale) v, where query head h reads key/value head h // (H / G).
+
+    G = H is multi-head attention, G = 1 multi-query attention. A program of the flash kernel finds
+    the key/value head of its queries by that division: k and v are never repeated. In the backward
+    pass a program owns some keys and walks over the H / G heads that read them, so that their
+    gradients add up in registers, and dk and dv are written once.
+
+    For a few queries against many keys see `kv_cache`, whose kernel puts the queries of all these
+    heads into one tile.
+
+    Args:
+        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
+        k: (B, G, Tk, D); G divides H.
+        v: (B, G, Tk, Dv), Dv ≤ 256.
+        causal: Query i sees keys up to its own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Differentiable.
+
+    Raises:
+        TypeError: No tensors, or a dtype without a kernel.
+        ValueError: Shapes, dtypes or devices that do not fit, or G does not divide H.
+
+    Memory:
+        The output and (B, H, Tq) float32.
+
+    Paper:
+        Ainslie et al. 2023, arXiv:2305.13245, section 2.2; for G = 1 Shazeer 2019,
+        arXiv:1911.02150, section 3. The tiles: Dao 2023, arXiv:2307.08691, section 3.1.
+    """
+    where = "grouped.attention"
+    check_grouped(where, q, k, v)
+    check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
+    return flash.attend(q, k, v, **TILE, causal=causal, scale=scale)
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    groups: int | None = None,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what the kernel of `attention` does, tile by tile, with Dv = D.
+
+    A program serves one query head, so k and v count once for each of them and each tile of its
+    queries, however many heads share them. A GPU keeps tiles that neighbours read in its L2 cache;
+    as in `flash.cost`, no help from a cache is counted.
+
+    Args:
+        B: Batch.
+        H: Query heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        groups: G, key/value heads; H if not given. They decide how large k and v are, and nothing
+            that is counted here.
+        causal: Leaves out the tiles above the diagonal.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    check_groups("grouped.cost", H, groups)
+    return flash.cost(B, H, Tq, Tk, D, **TILE, causal=causal, dtype_bytes=dtype_bytes)
+
+
+def check_groups(where: str, heads: int, groups: int | None) -> int:
+    """Return G, or say why so many key/value heads cannot serve this many query heads."""
+    groups = heads if groups is None else check_count(where, "groups", groups, least=1)
+    if groups and heads % groups:
+        raise ValueError(f"{where}: groups must divide the {heads} query heads, got {groups}")
+    return groups
+
+
+def check_grouped(where: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """Refuse what `check_tensors` refuses, but let q have a multiple of the heads of k and v."""
+    if all(getattr(tensor, "ndim", 0) == 4 for tensor in (q, k, v)) and len(q) == len(k):
+        heads, groups = q.shape[1], k.shape[1]
+        if heads != groups and (groups == 0 or heads % groups):
+            raise ValueError(
+                f"{where}: q must have a multiple of the heads of k and v, got {heads} and {groups}"
+            )
+        q = q[:, :groups]
+    check_tensors(where, q, k, v)

@@ -1,0 +1,279 @@
+"""Attention to a key/value cache in Triton: few queries, many keys, so the keys are split."""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count, check_qkv
+from attncourse.kernels import splits
+from attncourse.kernels.grouped import check_groups
+from attncourse.kernels.splits import attend_tile, key_tiles, packed_rows, visible_keys
+from attncourse.kernels.tiles import (
+    load_rows,
+    load_tile,
+    nonzero,
+    padded,
+    store_rows,
+)
+
+
+def start(k: torch.Tensor, v: torch.Tensor, *, capacity: int | None = None) -> "KVCache":
+    """Return an empty cache for tokens like k (B, G, T, D) and v, with room for T of them.
+
+    Args:
+        k: Its shape, dtype and device count, its numbers do not.
+        v: The same.
+        capacity: Room for so many tokens instead of T.
+    """
+    room = k.shape[-2] if capacity is None else check_count("kv_cache.start", "capacity", capacity)
+    return KVCache(*(a.new_empty(*a.shape[:-2], room, a.shape[-1]) for a in (k, v)))
+
+
+def step(
+    state: "KVCache",
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    scale: float | None = None,
+) -> tuple[torch.Tensor, "KVCache"]:
+    """Append the new tokens, then let them attend: in this order, so that a token sees itself.
+
+    Args:
+        state: The cache; it is changed in place.
+        q: (B, H, T, D); T is 1 in generation, more in prefill.
+        k: (B, G, T, D); G divides H.
+        v: (B, G, T, Dv).
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        out (B, H, T, Dv), and the state.
+    """
+    splits.check("kv_cache.step", q, k, v)
+    state.append(k, v)
+    return state.attend(q, causal=True, scale=scale), state
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    chunk: int,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return grouped attention, computed as generation does, all its steps side by side.
+
+    At each step the cache is the front part of k and v, so here k and v are the cache. A program
+    is one step, or some of its rows, and one split of the keys that this step sees. The queries of
+    the H / G heads that share a key/value head are rows of one tile: each key is read once for all
+    of them.
+
+    Args:
+        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
+        k: (B, G, Tk, D); G divides H.
+        v: (B, G, Tk, Dv), Dv ≤ 256.
+        chunk: Tokens a step: 1 is generation, more is prefill in chunks. A tile has 16 rows at
+            least and 64 at most, so small steps go together and large ones are cut; no effect on
+            values.
+        causal: Query i sees keys up to its own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No tensors, a dtype without a kernel, or a chunk that is no integer.
+        ValueError: Shapes, dtypes or devices that do not fit, chunk < 1, or a gradient is asked
+            for.
+
+    Memory:
+        The output and one float32 for each of its rows and splits; where there is more than one
+        split, also their partial outputs in float32.
+
+    Paper:
+        Shazeer 2019, arXiv:1911.02150, section 2.4; Ainslie et al. 2023, arXiv:2305.13245,
+        section 2.2. The online softmax: Dao 2023, arXiv:2307.08691, section 3.1.
+    """
+    where = "kv_cache.attention"
+    splits.check(where, q, k, v)
+    chunk = check_count(where, "chunk", chunk, least=1)
+    return _attend(q, k, v, chunk, causal, scale)
+
+
+@triton.jit
+def _kv_cache_fwd_kernel(
+    q_ptr, k_ptr, v_ptr, part_ptr, lse_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_ps, stride_pb, stride_ph, stride_pt, stride_pd,
+    stride_ls, stride_lb, stride_lh, stride_lt,
+    Tq, Tk, shared, span, scale,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_R rows of one group, and one split of the keys."""
+    row_tiles = tl.cdiv(Tq * shared, BLOCK_R)
+    start = tl.program_id(0) % row_tiles * BLOCK_R
+    split = tl.program_id(0) // row_tiles
+    group = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_ptr += batch * stride_qb + group * shared * stride_qh
+    k_ptr += batch * stride_kb + group * stride_kh
+    v_ptr += batch * stride_vb + group * stride_vh
+    part_ptr += split.to(tl.int64) * stride_ps + batch * stride_pb + group * shared * stride_ph
+    lse_ptr += split.to(tl.int64) * stride_ls + batch * stride_lb + group * shared * stride_lh
+
+    queries, heads, in_rows = packed_rows(start, Tq, shared, BLOCK_R)
+    lse_ptr += heads * stride_lh + queries * stride_lt  # [BLOCK_R]
+    first_tile, last_tile = key_tiles(start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_KV, CAUSAL)
+    if (first_tile >= last_tile) & (split > 0):  # no key: the merging kernel sees it by its lse
+        tl.store(lse_ptr, tl.full([BLOCK_R], float("-inf"), tl.float32), mask=in_rows)
+        return
+
+    cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    q = load_rows(q_ptr, heads * stride_qh + queries * stride_qt, in_rows, cols, stride_qd, D)
+    acc = tl.zeros([BLOCK_R, BLOCK_DV], tl.float32)
+    running_max = tl.full([BLOCK_R], float("-inf"), tl.float32)
+    running_sum = tl.zeros([BLOCK_R], tl.float32)
+    for tile in range(first_tile, last_tile):
+        keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
+        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
+        v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
+        visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)
+        acc, running_max, running_sum = attend_tile(
+            q, k, v, visible, acc, running_max, running_sum, scale
+        )
+
+    running_sum = nonzero(running_sum)
+    acc /= running_sum[:, None]  # [BLOCK_R, BLOCK_DV]
+    part_rows = heads * stride_ph + queries * stride_pt
+    store_rows(part_ptr, acc, part_rows, in_rows, v_cols, stride_pd, Dv)
+    lse = running_max + tl.log2(running_sum)  # to base 2, as the scores; -inf where no key is seen
+    tl.store(lse_ptr, lse, mask=in_rows)
+
+
+def _attend(q, keys, values, chunk, causal, scale):
+    """Launch the kernels over the keys and values so far."""
+    B, H, Tq, D = q.shape
+    G, Tk, Dv = values.shape[1:]
+    shared = H // max(1, G)
+    scale = 1 / math.sqrt(D) if scale is None else float(scale)
+    BLOCK_R, BLOCK_KV, options = splits.tile_sizes(chunk * shared, max(D, Dv), q.element_size())
+    row_tiles = triton.cdiv(Tq * shared, BLOCK_R)
+    out = q.new_empty(B, H, Tq, Dv)
+    with torch.cuda.device_of(q):
+        n_splits, span = splits.share_out(row_tiles * B * G, Tk, BLOCK_KV)
+        parts, lse = splits.partials(out, n_splits)
+        _kv_cache_fwd_kernel[(row_tiles * n_splits, G, B)](
+            q, keys, values, parts, lse,
+            *q.stride(), *keys.stride(), *values.stride(), *parts.stride(), *lse.stride(),
+            Tq, Tk, shared, span, scale,
+            D, Dv, padded(D), padded(Dv), BLOCK_R, BLOCK_KV, bool(causal), **options,
+        )  # fmt: skip
+        splits.merge(parts, lse, out)
+    return out
+
+
+class KVCache:
+    """Keys and values of the tokens so far, in tensors with room to spare.
+
+    When the room is used up, both tensors are made twice as long and the tokens copied: over n
+    tokens less than one copy a token.
+
+    Attributes:
+        length: Tokens in the cache.
+        tokens_copied: Tokens that growing has moved so far.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Take the room: (B, G, capacity, D) and (B, G, capacity, Dv)."""
+        self._rooms = [keys, values]
+        self.length = self.tokens_copied = 0
+
+    @property
+    def keys(self) -> torch.Tensor:
+        """The keys so far, (B, G, length, D): a view."""
+        return self._rooms[0][:, :, : self.length]
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The values so far, (B, G, length, Dv): a view."""
+        return self._rooms[1][:, :, : self.length]
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of both tensors, the spare room included."""
+        return sum(room.nbytes for room in self._rooms)
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes of the tokens in the cache."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def append(self, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Put new tokens at the end: k (B, G, T, D) and v (B, G, T, Dv)."""
+        check_qkv("kv_cache.append", k, k, v)
+        for name, new, room in zip(("k", "v"), (k, v), self._rooms, strict=True):
+            fits = (*room.shape[:-2], new.shape[-2], room.shape[-1])
+            if tuple(new.shape) != fits or new.dtype != room.dtype or new.device != room.device:
+                raise ValueError(
+                    f"kv_cache.append: {name} must be {room.dtype} {fits} on {room.device}, "
+                    f"got {new.dtype} {tuple(new.shape)} on {new.device}"
+                )
+        end, capacity = self.length + k.shape[-2], self._rooms[0].shape[-2]
+        if end > capacity:
+            self._grow(max(end, 2 * capacity))
+        for new, room in zip((k, v), self._rooms, strict=True):
+            room[:, :, self.length : end] = new
+        self.length = end
+
+    def attend(self, q: torch.Tensor, *, causal: bool, scale: float | None = None) -> torch.Tensor:
+        """Return attention of q (B, H, T, D); if causal, q are the cache's last T tokens."""
+        splits.check("kv_cache.attend", q, self.keys, self.values)
+        return _attend(q, self.keys, self.values, max(1, q.shape[2]), causal, scale)
+
+    def _grow(self, capacity: int) -> None:
+        for which, filled in enumerate((self.keys, self.values)):
+            room = filled.new_empty(*filled.shape[:-2], capacity, filled.shape[-1])
+            room[:, :, : self.length] = filled
+            self._rooms[which] = room
+        self.tokens_copied += self.length
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    chunk: int,
+    groups: int | None = None,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what the kernels of `attention` do, tile by tile, with Dv = D.
+
+    How many splits there are depends on the GPU: see `splits.share_out`. k and v are read once for
+    each tile of rows, which holds all the heads of a group; a cache's help is not counted.
+
+    Args:
+        B: Batch.
+        H: Query heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        chunk: Tokens a step.
+        groups: G, key/value heads; H if not given.
+        causal: Leaves out the tiles of the future.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    G = check_groups("kv_cache.cost", H, groups)
+    chunk = check_count("kv_cache.cost", "chunk", chunk, least=1)
+    return splits.cost(B, G, H // max(1, G), Tq, Tk, D, chunk, causal, dtype_bytes)

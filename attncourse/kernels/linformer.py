@@ -1,0 +1,151 @@
+"""Linformer in Triton: two products mix keys and values down, then the flash kernel runs on these.
+
+Mixing is a plain product of given matrices: nothing in it can be skipped, and nothing fused with
+what follows, since each query needs all mixed keys. That is what torch's matrix product is best at;
+and it has gradients, which projections need to be learned.
+"""
+
+import torch
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count
+from attncourse.kernels import flash
+from attncourse.kernels.tiles import check_beside, check_grid, check_tensors
+
+TILES = {"block_q": 128, "block_k": 64}  # the largest; `flash.tile_sizes` cuts them to what fits
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    key_projection: torch.Tensor,
+    value_projection: torch.Tensor,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return softmax(q (E k)ᵀ · scale) F v, E and F being the projections.
+
+    E k and F v have `rank` rows. A query has that many scores, whatever Tk is, and a tile of them
+    lives on chip at a time.
+
+    Args:
+        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv), Dv ≤ 256.
+        key_projection: E (rank, Tk) in the dtype of q, rank ≤ Tk; leading axes, if any, broadcast
+            to k's.
+        value_projection: F, of the same rank; may be the same tensor.
+        causal: Must be False: each mixed key holds a part of every token, the future included.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of q. Differentiable, also with respect to the projections.
+
+    Raises:
+        TypeError: No tensors, or a dtype without a kernel.
+        ValueError: Shapes, dtypes or devices that do not fit, a rank above Tk, causal.
+
+    Memory:
+        E k and F v (B, H, rank, D + Dv) in the dtype of q, the output, and (B, H, Tq) float32.
+
+    Paper:
+        Wang, Li, Khabsa, Fang, Ma 2020, arXiv:2006.04768, section 4.
+    """
+    where = "linformer.attention"
+    check_tensors(where, q, k, v)
+    if causal:
+        raise ValueError(f"{where}: cannot be causal: each mixed key holds the future")
+    check_beside(where, q, key_projection=key_projection, value_projection=value_projection)
+    _check_shapes(where, key_projection, value_projection, k)
+    check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
+    return flash.attention(
+        q, _mix(key_projection, k), _mix(value_projection, v), **TILES, scale=scale
+    )
+
+
+def _mix(projection: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return projection @ x, (B, H, rank, width). A projection that heads share is not repeated."""
+    return torch.matmul(projection.expand(*x.shape[:2], *projection.shape[-2:]), x)
+
+
+def _check_shapes(where, key_projection, value_projection, k) -> None:
+    n_keys = k.shape[-2]
+    for name, tensor in (
+        ("key_projection", key_projection),
+        ("value_projection", value_projection),
+    ):
+        leading = tensor.shape[:-2]
+        fits = tensor.ndim in (2, 3, 4) and tensor.shape[-1] == n_keys >= tensor.shape[-2]
+        aligned = zip(reversed(leading), reversed(k.shape[:-2]), strict=False)
+        if not fits or any(a not in (1, b) for a, b in aligned):
+            raise ValueError(
+                f"{where}: {name} must have shape (rank, {n_keys}) with rank at most {n_keys}, "
+                f"leading axes broadcasting to {tuple(k.shape[:-2])}, got {tuple(tensor.shape)}"
+            )
+    if key_projection.shape[-2] != value_projection.shape[-2]:
+        raise ValueError(
+            f"{where}: key_projection and value_projection must have the same rank, "
+            f"got {key_projection.shape[-2]} and {value_projection.shape[-2]}"
+        )
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    rank: int,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what `attention` does, with Dv = D and projections that all heads share.
+
+    That is `torch_cost` and `flash.cost` over `rank` keys.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        rank: Rows of the projections; more than Tk count as Tk, as in the reference's `mean_pool`.
+        causal: Must be False.
+        dtype_bytes: Bytes of one number of q, k, v, out and the projections.
+    """
+    mixing = torch_cost(B, H, Tq, Tk, D, rank=rank, causal=causal, dtype_bytes=dtype_bytes)
+    rank = min(rank, Tk)
+    attending = flash.cost(B, H, Tq, rank, D, **TILES, dtype_bytes=dtype_bytes)
+    return Cost(
+        flops=mixing.flops + attending.flops,
+        bytes_read=mixing.bytes_read + attending.bytes_read,
+        bytes_written=mixing.bytes_written + attending.bytes_written,
+        peak_bytes=mixing.peak_bytes + attending.peak_bytes,
+    )
+
+
+def torch_cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    rank: int,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count the part of `cost` that is torch's: mixing. Each array is read or written once."""
+    rank = min(check_count("linformer.cost", "rank", rank, least=1), Tk)
+    if causal:
+        raise ValueError("linformer.cost: cannot be causal: each mixed key holds the future")
+    mixed = 2 * B * H * rank * D * dtype_bytes
+    return Cost(
+        flops=4 * B * H * rank * Tk * D,
+        bytes_read=2 * (rank * Tk + B * H * Tk * D) * dtype_bytes,
+        bytes_written=mixed,
+        peak_bytes=mixed,
+    )

@@ -1,0 +1,156 @@
+"""Attention at chosen distances in Triton: exponential, prime and hierarchical strides."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+
+from attncourse.cost import Cost
+from attncourse.kernels.random_keys import queries_of_tile, see_key
+from attncourse.kernels.tiles import (
+    LOG2E,
+    check_grid,
+    check_no_grad,
+    check_tensors,
+    load_tile,
+    nonzero,
+    padded,
+    store_tile,
+)
+from attncourse.patterns import offset_steps
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    offsets: Sequence[int],
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return softmax(q kᵀ · scale) v over the keys at the given distances from each query.
+
+    Neighbouring queries see neighbouring keys at each distance: a step of the loop moves one tile
+    of k and of v, row by row under the queries. `reference.offsets` makes the distances.
+
+    Args:
+        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv), Dv ≤ 256.
+        offsets: Distances in tokens, 0 or more; repeated ones count once.
+        causal: Only the keys i - offset, from the query's own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No tensors, a dtype without a kernel, or an offset that is no integer.
+        ValueError: Shapes, dtypes or devices that do not fit, an offset < 0, or a gradient is
+            asked for.
+
+    Memory:
+        The output.
+
+    Paper:
+        Li et al. 2019, arXiv:1907.00235, section 4.2: the exponential ones.
+    """
+    where = "offsets.attention"
+    check_tensors(where, q, k, v)
+    check_no_grad(where, q, k, v)
+    B, H, Tq, D = q.shape
+    Tk, Dv = v.shape[2:]
+    check_grid(where, {"heads": H, "batch": B})
+    steps = torch.from_numpy(_steps(where, offsets, causal, Tq, Tk)).to(q.device)
+    scale = 1 / math.sqrt(D) if scale is None else float(scale)
+    BLOCK_Q = queries_of_tile(max(D, Dv))
+    out = q.new_empty(B, H, Tq, Dv)
+    with torch.cuda.device_of(q):
+        _offsets_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
+            q, k, v, steps, out,
+            *q.stride(), *k.stride(), *v.stride(), *out.stride(),
+            Tq, Tk, len(steps), scale, D, Dv, padded(D), padded(Dv), BLOCK_Q,
+        )  # fmt: skip
+    return out
+
+
+def _steps(where, offsets, causal, n_queries, n_keys) -> np.ndarray:
+    """Return j - i for every key that any query may have, as int32."""
+    steps = offset_steps(where, offsets, causal)
+    return steps[np.abs(steps) <= n_queries + n_keys].astype(np.int32)
+
+
+@triton.jit
+def _offsets_fwd_kernel(
+    q_ptr, k_ptr, v_ptr, steps_ptr, out_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_ob, stride_oh, stride_ot, stride_od,
+    Tq, Tk, n_steps, scale,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_Q queries of one head, all of which go to the next distance together."""
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    out_ptr += batch * stride_ob + head * stride_oh
+    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    positions = queries + (Tk - Tq)  # where the queries sit among the keys
+    cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = q.to(tl.float32) * (scale * LOG2E)
+    acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
+    running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+    running_sum = tl.zeros([BLOCK_Q], tl.float32)
+    for number in range(n_steps):
+        keys = tl.where(queries < Tq, positions + tl.load(steps_ptr + number), -1)  # [BLOCK_Q]
+        acc, running_max, running_sum = see_key(
+            q, keys, acc, running_max, running_sum, k_ptr, v_ptr,
+            stride_kt, stride_kd, stride_vt, stride_vd, Tk, D, Dv, BLOCK_D, BLOCK_DV,
+        )  # fmt: skip
+    acc /= nonzero(running_sum)[:, None]
+    store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    offsets: Sequence[int],
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what the kernel of `attention` does, with Dv = D; keys beyond the ends are not loaded.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        offsets: Distances in tokens.
+        causal: Only the keys before the query.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    steps = _steps("offsets.cost", offsets, causal, Tq, Tk).astype(int)
+    first = Tk - Tq + steps  # the key that the first query sees at each distance
+    seen = np.maximum(np.minimum(first + Tq, Tk) - np.maximum(first, 0), 0)
+    pairs, out = B * H * int(seen.sum()), B * H * Tq * D * dtype_bytes
+    programs = B * H * triton.cdiv(Tq, queries_of_tile(D))
+    return Cost(
+        flops=4 * pairs * D,
+        bytes_read=(B * H * Tq + 2 * pairs) * D * dtype_bytes + programs * len(steps) * 4,
+        bytes_written=out,
+        peak_bytes=out + len(steps) * 4,
+    )

@@ -1,0 +1,241 @@
+"""Performer (FAVOR+) in Triton: a kernel for its features, then the scan of linear attention."""
+
+import functools
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from attncourse.cost import Cost
+from attncourse.directions import draw_directions
+from attncourse.inputs import check_count
+from attncourse.kernels.linear import scan, scan_cost, slices_of
+from attncourse.kernels.tiles import (
+    LOG2E,
+    MAX_WIDTH,
+    check_grid,
+    check_no_grad,
+    check_tensors,
+    load_tile,
+    padded,
+    store_tile,
+)
+
+FEATURES = ("positive", "trigonometric")
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    n_features: int,
+    features: str = "positive",
+    orthogonal: bool = True,
+    seed: int = 0,
+    chunk: int = 64,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return φ(q) (φ(k)ᵀ v), rows divided by φ(q) · Σ φ(k), with φ(q) · φ(k) ≈ exp(q · k · scale).
+
+    One kernel makes the features, each row divided by its own largest exponential, which for keys
+    is kept as one number beside them. Then the kernels of `linear` sum keys into a state of fixed
+    size, relative to the largest exponent so far: exp cannot overflow, no later key is looked at,
+    and the (Tq, Tk) matrix is never made.
+
+    Args:
+        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv), Dv ≤ 256.
+        n_features: m, the random directions, the same for all heads. At most 256, or 128 if
+            trigonometric: a state of more does not fit on chip.
+        features: "positive", exp(w·x - |x|²/2), or "trigonometric", exp(|x|²/2) times sin and cos
+            of w·x: two numbers per direction, and a normaliser that may come near 0 or below.
+        orthogonal: Directions at right angles, D at a time, instead of independent ones.
+        seed: Another seed draws other directions; the same gives those of the reference.
+        chunk: As in `linear.attention`.
+        causal: No key after the query's own position i + Tk - Tq.
+        scale: Factor of the scores, not negative; 1/√D if not given.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
+        ValueError: Shapes, dtypes or devices that do not fit, n_features or chunk < 1, too many
+            features, seed < 0, scale < 0, features of another name, or a gradient is asked for.
+
+    Memory:
+        The output; the features of all tokens, (B, H, Tq + Tk, m) in the dtype of q; (B, H, Tq +
+        Tk) float32; at most 16 states (B, H, m, Dv + 1) float32. The directions stay for the next
+        call.
+
+    Paper:
+        Choromanski et al. 2021, arXiv:2009.14794, sections 2.3 and 2.4.
+    """
+    where = "performer.attention"
+    check_tensors(where, q, k, v)
+    chunk = check_count(where, "chunk", chunk, least=1)
+    factor = _factor(where, q.shape[-1], features, scale)
+    n_numbers = _n_numbers(where, n_features, features)
+    check_no_grad(where, q, k, v)
+    slices = slices_of(n_numbers, v.shape[-1], q.element_size(), fading=True)
+    check_grid(where, {"heads × slices": q.shape[1] * slices, "batch": q.shape[0]})
+    directions = _directions(n_features, q.shape[-1], bool(orthogonal), seed, q.device)
+    with torch.cuda.device_of(q):
+        phi_q, _ = _features(q, directions, features, factor)
+        phi_k, tops = _features(k, directions, features, factor)
+        return scan(phi_q, phi_k, v, tops, chunk=chunk, causal=bool(causal))
+
+
+@triton.jit
+def _performer_features_kernel(
+    x_ptr, directions_ptr, phi_ptr, tops_ptr,
+    stride_xb, stride_xh, stride_xt, stride_xd,
+    stride_wm, stride_wd,
+    stride_fb, stride_fh, stride_ft, stride_fd,
+    stride_eb, stride_eh, stride_et,
+    T, n_directions, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr,
+    POSITIVE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One program: the features of BLOCK tokens of one head.
+
+    exp(w·x - |x|²/2) is taken relative to the row's largest, whose exponent goes to tops. With sin
+    and cos only the common factor exp(|x|²/2) needs that. Exponents are to base 2: see LOG2E.
+    """
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    x_ptr += batch * stride_xb + head * stride_xh
+    phi_ptr += batch * stride_fb + head * stride_fh
+    tops_ptr += batch * stride_eb + head * stride_eh
+    tokens = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    rows = tl.arange(0, BLOCK_M)
+    projected = tl.zeros([BLOCK, BLOCK_M], tl.float32)
+    square = tl.zeros([BLOCK], tl.float32)
+    for first in range(0, D, BLOCK_D):  # all directions do not fit on chip at full width
+        cols = first + tl.arange(0, BLOCK_D)
+        x = load_tile(x_ptr, tokens, cols, stride_xt, stride_xd, T, D).to(tl.float32)
+        w = load_tile(directions_ptr, rows, cols, stride_wm, stride_wd, n_directions, D)
+        projected = tl.dot(x, tl.trans(w), projected, input_precision=PRECISION)
+        square += tl.sum(x * x, 1)
+    projected *= tl.sqrt(scale)  # as if x had been scaled
+    half_square = square * (scale * 0.5 * LOG2E)  # [BLOCK]
+    if POSITIVE:
+        exponents = projected * LOG2E
+        exponents = tl.where((rows < n_directions)[None, :], exponents, float("-inf"))
+        largest = tl.max(exponents, 1)  # [BLOCK]
+        phi = tl.exp2(exponents - largest[:, None])  # [BLOCK, BLOCK_M]
+        store_tile(phi_ptr, phi, tokens, rows, stride_ft, stride_fd, T, n_directions)
+        tops = largest - half_square
+    else:
+        phi = tl.sin(projected)
+        store_tile(phi_ptr, phi, tokens, rows, stride_ft, stride_fd, T, n_directions)
+        phi_ptr += n_directions * stride_fd  # cos stands beside sin
+        phi = tl.cos(projected)
+        store_tile(phi_ptr, phi, tokens, rows, stride_ft, stride_fd, T, n_directions)
+        tops = half_square
+    tl.store(tops_ptr + tokens * stride_et, tops, mask=tokens < T)
+
+
+def _features(x, directions, features, scale) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (B, H, T, m or 2m) in the dtype of x and (B, H, T): φ(x) is 2^tops times the first."""
+    B, H, T, D = x.shape
+    n_directions = len(directions)
+    n_numbers = n_directions if features == "positive" else 2 * n_directions
+    phi = x.new_empty(B, H, T, n_numbers)
+    tops = x.new_empty(B, H, T, dtype=torch.float32)
+    BLOCK, BLOCK_D, options = _feature_tiling(n_directions, x.element_size())
+    # float16 and bfloat16 fit in TF32 exactly; three products keep the directions' other bits
+    precision = "ieee" if x.dtype == torch.float32 else "tf32x3"
+    _performer_features_kernel[(triton.cdiv(T, BLOCK), H, B)](
+        x, directions, phi, tops,
+        *x.stride(), *directions.stride(), *phi.stride(), *tops.stride(),
+        T, n_directions, scale,
+        D, BLOCK_D, padded(n_directions), BLOCK, features == "positive", precision, **options,
+    )  # fmt: skip
+    return phi, tops
+
+
+def _feature_tiling(n_directions: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
+    """Return BLOCK, tokens of a program, BLOCK_D, numbers of x multiplied at a time, and options.
+
+    As in `tiling`, nothing spills at these sizes.
+    """
+    BLOCK, num_warps = (32, 4) if n_directions <= 64 else (32, 8)
+    return BLOCK, 16 if dtype_bytes == 4 else 32, {"num_warps": num_warps, "num_stages": 2}
+
+
+@functools.lru_cache(maxsize=32)
+def _directions(n_features, width, orthogonal, seed, device) -> torch.Tensor:
+    """Return the reference's directions (m, D) float32 on the device; they are drawn once."""
+    drawn = draw_directions("performer.attention", n_features, width, orthogonal, seed)
+    return torch.from_numpy(drawn).to(device)
+
+
+def _factor(where: str, width: int, features: str, scale: float | None) -> float:
+    """Return the scale, and refuse what has no feature map."""
+    if features not in FEATURES:
+        raise ValueError(f"{where}: features must be one of {FEATURES}, got {features!r}")
+    factor = 1 / math.sqrt(width) if scale is None else float(scale)
+    if not factor >= 0:
+        raise ValueError(f"{where}: scale must be at least 0, got {scale}")
+    return factor
+
+
+def _n_numbers(where: str, n_features: int, features: str) -> int:
+    """Return the numbers in one row of features, and refuse more than a state can have."""
+    n_features = check_count(where, "n_features", n_features, least=1)
+    each = 1 if features == "positive" else 2
+    if each * n_features > MAX_WIDTH:
+        raise ValueError(
+            f"{where}: n_features must be at most {MAX_WIDTH // each} with {features} features, "
+            f"whose state must fit on chip, got {n_features}"
+        )
+    return each * n_features
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    n_features: int,
+    chunk: int = 64,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what the kernels of `attention` do with positive features and Dv = D.
+
+    As in `linear.cost`, whose kernels come after the features. Each program that makes features
+    reads all directions.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        n_features: m.
+        chunk: Tokens handled together.
+        causal: No key after the query's own position.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    m = _n_numbers("performer.cost", n_features, "positive")
+    check_count("performer.cost", "chunk", chunk, least=1)
+    BLOCK, BLOCK_D, _ = _feature_tiling(m, dtype_bytes)
+    programs = triton.cdiv(Tq, BLOCK) + triton.cdiv(Tk, BLOCK)
+    made = B * H * (Tq + Tk) * (m * dtype_bytes + 4)
+    scanned = scan_cost(B, H, Tq, Tk, m, D, chunk, causal, dtype_bytes, fading=True)
+    return Cost(
+        flops=2 * B * H * programs * BLOCK * padded(m) * triton.cdiv(D, BLOCK_D) * BLOCK_D
+        + scanned.flops,
+        bytes_read=B * H * ((Tq + Tk) * D * dtype_bytes + programs * m * D * 4)
+        + scanned.bytes_read,
+        bytes_written=made + scanned.bytes_written,
+        peak_bytes=made + scanned.peak_bytes,
+    )

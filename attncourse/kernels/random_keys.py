@@ -1,0 +1,192 @@
+"""Random attention in Triton: each query gathers its own keys, one after the other.
+
+The keys of neighbouring queries have nothing to do with each other. The 64 queries of a tile draw
+2048 keys, at 32 each: of the 256 blocks of 16384 tokens nearly every one holds some of them, and a
+list of blocks would leave out nothing. Whole random blocks are what `bigbird` draws instead.
+"""
+
+import functools
+import math
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+
+from attncourse import patterns
+from attncourse.cost import Cost
+from attncourse.kernels.tiles import (
+    LOG2E,
+    check_grid,
+    check_no_grad,
+    check_tensors,
+    finite,
+    load_tile,
+    nonzero,
+    padded,
+    store_tile,
+)
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    n_random: int,
+    seed: int = 0,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return softmax(q kᵀ · scale) v over each query's own key and `n_random` others.
+
+    The keys are those of `reference.random_keys.draw`, drawn once for each shape and kept. Every
+    query loads rows of k and v of its own, which no other query of its tile can use. So this takes
+    as long as reading (1 + n_random) · D numbers of k and of v for each query, mostly from cache.
+
+    Args:
+        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv), Dv ≤ 256.
+        n_random: Keys drawn for each query; all there are, if there are fewer.
+        seed: The same seed and sizes give the same keys.
+        causal: Keys are drawn from what is before the query's own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
+        ValueError: Shapes, dtypes or devices that do not fit, a negative knob, or a gradient is
+            asked for.
+
+    Memory:
+        The output and the drawn keys, int32 (Tq, 1 + n_random).
+
+    Paper:
+        Zaheer et al. 2020, arXiv:2007.14062, section 2: one of BigBird's three parts.
+    """
+    where = "random_keys.attention"
+    check_tensors(where, q, k, v)
+    check_no_grad(where, q, k, v)
+    B, H, Tq, D = q.shape
+    Tk, Dv = v.shape[2:]
+    check_grid(where, {"heads": H, "batch": B})
+    drawn = _drawn(where, Tq, Tk, n_random, seed, bool(causal), q.device)
+    scale = 1 / math.sqrt(D) if scale is None else float(scale)
+    BLOCK_Q = queries_of_tile(max(D, Dv))
+    out = q.new_empty(B, H, Tq, Dv)
+    with torch.cuda.device_of(q):
+        _random_keys_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
+            q, k, v, drawn, out,
+            *q.stride(), *k.stride(), *v.stride(), *drawn.stride(), *out.stride(),
+            Tq, Tk, drawn.shape[1], scale, D, Dv, padded(D), padded(Dv), BLOCK_Q,
+        )  # fmt: skip
+    return out
+
+
+def queries_of_tile(width: int) -> int:
+    """Return BLOCK_Q: as many rows of this width as four warps hold of q, k, v and the output."""
+    return max(16, 2048 // padded(width))
+
+
+@functools.lru_cache(maxsize=8, typed=True)  # 2 and 2.0 are two things: one of them is refused
+def _drawn(where, n_queries, n_keys, n_random, seed, causal, device="cpu") -> torch.Tensor:
+    drawn = patterns.random_keys(where, n_queries, n_keys, n_random, seed, causal)
+    return torch.from_numpy(drawn.astype(np.int32)).to(device)
+
+
+@triton.jit
+def see_key(q, keys, acc, running_max, running_sum, k_ptr, v_ptr,
+            stride_kt, stride_kd, stride_vt, stride_vd, Tk,
+            D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+):  # fmt: skip
+    """One step of the online softmax, in which each query sees one key of its own, or none."""
+    exists = (keys >= 0) & (keys < Tk)
+    rows = tl.where(exists, keys, Tk)  # beyond the end nothing is loaded
+    k = load_tile(k_ptr, rows, tl.arange(0, BLOCK_D), stride_kt, stride_kd, Tk, D)
+    scores = tl.where(exists, tl.sum(q * k.to(tl.float32), 1), float("-inf"))  # [BLOCK_Q]
+    new_max = tl.maximum(running_max, scores)
+    pivot = finite(new_max)
+    weights, rescale = tl.exp2(scores - pivot), tl.exp2(running_max - pivot)  # [BLOCK_Q]
+    v = load_tile(v_ptr, rows, tl.arange(0, BLOCK_DV), stride_vt, stride_vd, Tk, Dv)
+    acc = acc * rescale[:, None] + v.to(tl.float32) * weights[:, None]  # [BLOCK_Q, BLOCK_DV]
+    return acc, new_max, running_sum * rescale + weights
+
+
+@triton.jit
+def _random_keys_fwd_kernel(
+    q_ptr, k_ptr, v_ptr, drawn_ptr, out_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_rt, stride_rc,
+    stride_ob, stride_oh, stride_ot, stride_od,
+    Tq, Tk, n_drawn, scale,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_Q queries of one head, each with the next key on its list at a time."""
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    out_ptr += batch * stride_ob + head * stride_oh
+    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    in_rows = queries < Tq
+    cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = q.to(tl.float32) * (scale * LOG2E)
+    acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
+    running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+    running_sum = tl.zeros([BLOCK_Q], tl.float32)
+    list_ptr = drawn_ptr + queries.to(tl.int64) * stride_rt
+    for number in range(n_drawn):
+        keys = tl.load(list_ptr + number * stride_rc, mask=in_rows, other=-1)  # [BLOCK_Q]
+        acc, running_max, running_sum = see_key(
+            q, keys, acc, running_max, running_sum, k_ptr, v_ptr,
+            stride_kt, stride_kd, stride_vt, stride_vd, Tk, D, Dv, BLOCK_D, BLOCK_DV,
+        )  # fmt: skip
+    acc /= nonzero(running_sum)[:, None]
+    store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    n_random: int,
+    seed: int = 0,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what the kernel of `attention` does, with Dv = D.
+
+    The FLOPs are those of scores and sums of the keys that there are; none of them are matrix
+    products of tiles. Traffic takes no help from a cache: a row of k and v is read each time.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        n_random: Keys drawn for each query.
+        seed: Changes nothing but which keys are drawn.
+        causal: Leaves queries near the start with fewer keys.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    drawn = _drawn("random_keys.cost", Tq, Tk, n_random, seed, bool(causal))
+    pairs = B * H * int((drawn >= 0).sum())
+    out = B * H * Tq * D * dtype_bytes
+    return Cost(
+        flops=4 * pairs * D,
+        bytes_read=(B * H * Tq + 2 * pairs) * D * dtype_bytes + B * H * drawn.numel() * 4,
+        bytes_written=out,
+        peak_bytes=out + drawn.numel() * 4,
+    )

@@ -1,0 +1,298 @@
+"""Relative positions (Shaw) in Triton: relative keys and values meet the scores in the tile."""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count
+from attncourse.kernels.tiles import (
+    LOG2E,
+    check_beside,
+    check_grid,
+    check_no_grad,
+    check_tensors,
+    finite,
+    key_tiles,
+    load_tile,
+    nonzero,
+    padded,
+    store_tile,
+    visible_keys,
+)
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    relative_keys: torch.Tensor,
+    relative_values: torch.Tensor,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return Σⱼ wᵢⱼ (vⱼ + relative_values[r]) with scores qᵢ · (kⱼ + relative_keys[r]) · scale.
+
+    r is the distance j - i, clipped to ±max_distance. A tile of queries and keys has only as many
+    distances as rows and columns together: these many products with relative keys are made on chip
+    and skewed, row i by i places, onto the scores; the weights are skewed back onto the relative
+    values. A tile further away than max_distance has one r: there they cost next to nothing.
+
+    Args:
+        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv), Dv ≤ 256.
+        relative_keys: (2·max_distance + 1, D) in the dtype of q: row 0 for max_distance or more
+            before the query, the middle for the query's own position.
+        relative_values: (2·max_distance + 1, Dv).
+        causal: Query i sees keys up to its own position i + Tk - Tq.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No tensors, or a dtype without a kernel.
+        ValueError: Shapes, dtypes or devices that do not fit, or a gradient is asked for.
+
+    Memory:
+        The output; nothing for each pair, nothing for each query and distance.
+
+    Paper:
+        Shaw, Uszkoreit, Vaswani 2018, arXiv:1803.02155, sections 3.1 to 3.3.
+    """
+    where = "relative.attention"
+    check_tensors(where, q, k, v)
+    B, H, Tq, D = q.shape
+    Tk, Dv = v.shape[2:]
+    check_beside(where, q, relative_keys=relative_keys, relative_values=relative_values)
+    _check_tables(where, relative_keys, relative_values, D, Dv)
+    check_no_grad(where, q, k, v, relative_keys, relative_values)
+    check_grid(where, {"heads": H, "batch": B})
+    scale = 1 / math.sqrt(D) if scale is None else float(scale)
+    BLOCK_Q, BLOCK_KV, SPAN, options = _tiling(max(D, Dv), q.element_size())
+    out = q.new_empty(B, H, Tq, Dv)
+    with torch.cuda.device_of(q):
+        _relative_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
+            q, k, v, relative_keys, relative_values, out,
+            *q.stride(), *k.stride(), *v.stride(),
+            *relative_keys.stride(), *relative_values.stride(), *out.stride(),
+            Tq, Tk, len(relative_keys) // 2, scale,
+            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, SPAN, bool(causal), **options,
+        )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _stretches(
+    start, Tq, Tk, max_distance,
+    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """Where the key tiles come near to the queries start ..., where they are past, where they end.
+
+    Near are those in which not all pairs are max_distance or more away on the same side.
+    """
+    first, last = start + Tk - Tq, min(start + BLOCK_Q, Tq) - 1 + Tk - Tq  # their positions
+    _, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    first_near = min(max(first - max_distance + 1, 0) // BLOCK_KV, n_tiles)
+    first_past = min((max(last + max_distance, 0) + BLOCK_KV - 1) // BLOCK_KV, n_tiles)
+    return first_near, first_past, n_tiles
+
+
+@triton.jit
+def _clip(x, low, high):
+    return tl.minimum(tl.maximum(x, low), high)
+
+
+@triton.jit
+def _load_row(ptr, row, cols, stride_row, stride_col, n_cols):
+    """One row of a table, in float32."""
+    return tl.load(ptr + row * stride_row + cols * stride_col, mask=cols < n_cols, other=0.0).to(
+        tl.float32
+    )
+
+
+@triton.jit
+def _relative_fwd_kernel(
+    q_ptr, k_ptr, v_ptr, relative_k_ptr, relative_v_ptr, out_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_rkt, stride_rkd,
+    stride_rvt, stride_rvd,
+    stride_ob, stride_oh, stride_ot, stride_od,
+    Tq, Tk, max_distance, scale,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, SPAN: tl.constexpr, CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_Q queries of one head. SPAN holds all distances within a tile."""
+    start = tl.program_id(0) * BLOCK_Q
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    out_ptr += batch * stride_ob + head * stride_oh
+
+    rows, columns, span = tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK_KV), tl.arange(0, SPAN)
+    queries = start + rows
+    positions = queries + (Tk - Tq)  # where the queries sit among the keys
+    cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    n_rows = 2 * max_distance + 1  # of the tables
+    before = _load_row(relative_k_ptr, 0, cols, stride_rkt, stride_rkd, D)  # [BLOCK_D]
+    past = _load_row(relative_k_ptr, n_rows - 1, cols, stride_rkt, stride_rkd, D)
+    gain_before = tl.sum(q.to(tl.float32) * before[None, :], 1)  # [BLOCK_Q]
+    gain_past = tl.sum(q.to(tl.float32) * past[None, :], 1)
+    acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
+    running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+    running_sum = tl.zeros([BLOCK_Q], tl.float32)
+    sum_before = tl.zeros([BLOCK_Q], tl.float32)  # the part of keys far before the query
+    sum_past = tl.zeros([BLOCK_Q], tl.float32)
+
+    first_near, first_past, n_tiles = _stretches(
+        start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV, CAUSAL
+    )
+    bounds = 0, first_near, first_past, n_tiles
+    for stretch in tl.static_range(3):  # far before the queries, near, far past them
+        for tile in range(bounds[stretch], bounds[stretch + 1]):
+            keys = tile * BLOCK_KV + columns
+            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+            if stretch == 0:
+                scores += gain_before[:, None]
+            elif stretch == 2:
+                scores += gain_past[:, None]
+            else:
+                distances = tile * BLOCK_KV - (start + Tk - Tq) - (BLOCK_Q - 1) + span
+                table_rows = _clip(distances, -max_distance, max_distance) + max_distance
+                relative = load_tile(
+                    relative_k_ptr, table_rows, cols, stride_rkt, stride_rkd, n_rows, D
+                )  # [SPAN, BLOCK_D]
+                gains = tl.dot(q, tl.trans(relative), input_precision="ieee")  # [BLOCK_Q, SPAN]
+                # in row i, column c of the tile has its distance at place c - i of the span
+                place = columns[None, :] - rows[:, None] + (BLOCK_Q - 1)  # [BLOCK_Q, BLOCK_KV]
+                scores += tl.gather(gains, place, 1)
+            scores *= scale * LOG2E
+            if stretch > 0:
+                visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
+                scores = tl.where(visible, scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
+            pivot = finite(new_max)
+            weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
+            rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
+            total = tl.sum(weights, 1)
+            running_sum = running_sum * rescale + total
+            sum_before *= rescale
+            sum_past *= rescale
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            acc *= rescale[:, None]
+            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+            if stretch == 0:
+                sum_before += total
+            elif stretch == 2:
+                sum_past += total
+            else:
+                column = span[None, :] + rows[:, None] - (BLOCK_Q - 1)  # [BLOCK_Q, SPAN]
+                in_tile = (column >= 0) & (column < BLOCK_KV)
+                skewed = tl.gather(weights.to(v.dtype), _clip(column, 0, BLOCK_KV - 1), 1)
+                by_distance = tl.where(in_tile, skewed, 0.0)  # [BLOCK_Q, SPAN]
+                relative = load_tile(
+                    relative_v_ptr, table_rows, v_cols, stride_rvt, stride_rvd, n_rows, Dv
+                )  # [SPAN, BLOCK_DV]
+                acc = tl.dot(by_distance, relative, acc, input_precision="ieee")
+            running_max = new_max
+
+    before = _load_row(relative_v_ptr, 0, v_cols, stride_rvt, stride_rvd, Dv)  # [BLOCK_DV]
+    past = _load_row(relative_v_ptr, n_rows - 1, v_cols, stride_rvt, stride_rvd, Dv)
+    acc += sum_before[:, None] * before[None, :] + sum_past[:, None] * past[None, :]
+    acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
+    store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+
+
+def _tiling(width: int, dtype_bytes: int) -> tuple[int, int, int, dict[str, int]]:
+    """Return BLOCK_Q, BLOCK_KV, SPAN and the options of the launch.
+
+    A tile has BLOCK_Q + BLOCK_KV - 1 distances, and SPAN is the next power of two. What is skewed
+    sits in registers twice, so tiles are smaller than those of `tiling`; then nothing spills, but
+    for float32 wider than 64.
+    """
+    if dtype_bytes == 4:
+        sizes = (16, 16, 8, 1)
+    elif width <= 64:
+        sizes = (32, 32, 4, 2)
+    elif width <= 128:
+        sizes = (32, 32, 8, 1)
+    else:
+        sizes = (16, 16, 4, 1)
+    BLOCK_Q, BLOCK_KV, num_warps, num_stages = sizes
+    options = {"num_warps": num_warps, "num_stages": num_stages}
+    return BLOCK_Q, BLOCK_KV, padded(BLOCK_Q + BLOCK_KV - 1), options
+
+
+def _check_tables(where, relative_keys, relative_values, width: int, value_width: int) -> None:
+    for name, table, n_cols in (
+        ("relative_keys", relative_keys, width),
+        ("relative_values", relative_values, value_width),
+    ):
+        if table.ndim != 2 or table.shape[0] % 2 == 0 or table.shape[1] != n_cols:
+            raise ValueError(
+                f"{where}: {name} must have shape (2·max_distance + 1, {n_cols}), "
+                f"got {tuple(table.shape)}"
+            )
+    if len(relative_keys) != len(relative_values):
+        raise ValueError(
+            f"{where}: relative_keys and relative_values must have as many rows, "
+            f"got {len(relative_keys)} and {len(relative_values)}"
+        )
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    max_distance: int,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what the kernel of `attention` does, tile by tile, with Dv = D.
+
+    The FLOPs are those of whole tiles as they are multiplied: masked corners, rows beyond the end
+    and a width padded to a power of two included. Traffic counts each element that a program
+    loads or stores, and takes no help from a cache: near tiles read the rows of the tables anew.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        max_distance: Distance at which positions are clipped.
+        causal: Leaves out the tiles above the diagonal.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    check_count("relative.cost", "max_distance", max_distance)
+    BLOCK_Q, BLOCK_KV, SPAN, _ = _tiling(D, dtype_bytes)
+    tiles = near = loaded = programs = 0
+    for start in range(0, Tq, BLOCK_Q):
+        first_near, first_past, n_tiles = _stretches.fn(
+            start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV, causal
+        )
+        tiles += n_tiles
+        near += first_past - first_near
+        loaded += min(n_tiles * BLOCK_KV, Tk)
+        programs += 1
+    out = B * H * Tq * D * dtype_bytes
+    tables = 2 * near * SPAN + 4 * programs  # rows
+    return Cost(
+        flops=4 * B * H * BLOCK_Q * (tiles * BLOCK_KV + near * SPAN) * padded(D),
+        bytes_read=B * H * (Tq + 2 * loaded + tables) * D * dtype_bytes,
+        bytes_written=out,
+        peak_bytes=out,
+    )

@@ -1,0 +1,262 @@
+"""Additive attention (Bahdanau) in Triton: the numbers inside of tanh exist in registers only."""
+
+import torch
+import triton
+import triton.language as tl
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count
+from attncourse.kernels.tiles import (
+    LOG2E,
+    check_beside,
+    check_grid,
+    check_no_grad,
+    check_tensors,
+    join_tile,
+    key_tiles,
+    load_tile,
+    nonzero,
+    padded,
+    store_tile,
+    tiling,
+    visible_keys,
+)
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    query_weights: torch.Tensor,
+    key_weights: torch.Tensor,
+    vector: torch.Tensor,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return softmax(additive scores · scale) v, the scores tanh(q Wq + k Wk) · vector.
+
+    One kernel projects queries and keys. Then a tile of scores is summed over `hidden`, one of its
+    numbers at a time for all pairs of the tile, and joins an online softmax: neither the (Tq, Tk)
+    matrix nor the (Tq, Tk, hidden) array is made, and no tile of the latter.
+
+    Args:
+        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv), Dv ≤ 256.
+        query_weights: Wq (D, hidden) in the dtype of q.
+        key_weights: Wk (D, hidden).
+        vector: (hidden,).
+        causal: Query i sees keys up to its own position i + Tk - Tq.
+        scale: Factor of the scores; 1 if not given, because `vector` sets their size.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No tensors, or a dtype without a kernel.
+        ValueError: Shapes, dtypes or devices that do not fit, or a gradient is asked for.
+
+    Memory:
+        q and k projected, (B, H, Tq + Tk, hidden) float32, and the output.
+
+    Paper:
+        Bahdanau, Cho, Bengio 2015, arXiv:1409.0473, section 3.1 and appendix A.1.2.
+    """
+    where = "scoring.attention"
+    check_tensors(where, q, k, v)
+    B, H, Tq, D = q.shape
+    Tk, Dv = v.shape[2:]
+    parameters = {"query_weights": query_weights, "key_weights": key_weights, "vector": vector}
+    check_beside(where, q, **parameters)
+    _check_shapes(where, D, **parameters)
+    check_no_grad(where, q, k, v, *parameters.values())
+    check_grid(where, {"heads": H, "batch": B})
+    scale = 1.0 if scale is None else float(scale)
+    BLOCK_Q, BLOCK_KV, options = _tiling(Dv, q.element_size())
+    with torch.cuda.device_of(q):
+        q_hidden, k_hidden = _project(q, query_weights), _project(k, key_weights)
+        out = q.new_empty(B, H, Tq, Dv)
+        _scoring_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
+            q_hidden, k_hidden, vector, v, out,
+            *q_hidden.stride(), *k_hidden.stride(), *vector.stride(), *v.stride(), *out.stride(),
+            Tq, Tk, len(vector), scale,
+            Dv, padded(Dv), BLOCK_Q, BLOCK_KV, bool(causal), **options,
+        )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _scoring_project_kernel(
+    x_ptr, w_ptr, hidden_ptr,
+    stride_xb, stride_xh, stride_xt, stride_xd,
+    stride_wt, stride_wd,
+    stride_hb, stride_hh, stride_ht, stride_hd,
+    T, n_hidden,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One program: x · weights of BLOCK tokens of one head, in float32 and times 2 · log2 e.
+
+    So tanh(x) = 1 - 2 / (1 + e²ˣ) needs no product for its exponent; see LOG2E.
+    """
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    x_ptr += batch * stride_xb + head * stride_xh
+    hidden_ptr += batch * stride_hb + head * stride_hh
+    tokens = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    rows = tl.arange(0, BLOCK_D)
+    x = load_tile(x_ptr, tokens, rows, stride_xt, stride_xd, T, D)  # [BLOCK, BLOCK_D]
+    for first in range(0, n_hidden, BLOCK_H):
+        cols = first + tl.arange(0, BLOCK_H)
+        w = load_tile(w_ptr, rows, cols, stride_wt, stride_wd, D, n_hidden)  # [BLOCK_D, BLOCK_H]
+        hidden = tl.dot(x, w, input_precision="ieee") * (2 * LOG2E)  # [BLOCK, BLOCK_H]
+        store_tile(hidden_ptr, hidden, tokens, cols, stride_ht, stride_hd, T, n_hidden)
+
+
+@triton.jit
+def _load_number(ptr, tokens, stride, n_tokens):
+    """One of the hidden numbers, of the given tokens."""
+    return tl.load(ptr + tokens.to(tl.int64) * stride, mask=tokens < n_tokens, other=0.0)
+
+
+@triton.jit
+def _scoring_fwd_kernel(
+    q_hidden_ptr, k_hidden_ptr, vector_ptr, v_ptr, out_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_wd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_ob, stride_oh, stride_ot, stride_od,
+    Tq, Tk, n_hidden, scale,
+    Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr,
+    CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_Q queries of one head.
+
+    Of tanh's two terms the 1 adds the same to all scores of all queries: softmax does not see it.
+    """
+    start = tl.program_id(0) * BLOCK_Q
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_hidden_ptr += batch * stride_qb + head * stride_qh
+    k_hidden_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    out_ptr += batch * stride_ob + head * stride_oh
+
+    queries = start + tl.arange(0, BLOCK_Q)
+    positions = queries + (Tk - Tq)  # where the queries sit among the keys
+    v_cols = tl.arange(0, BLOCK_DV)
+    acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
+    running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+    running_sum = tl.zeros([BLOCK_Q], tl.float32)
+
+    n_whole, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    bounds = 0, n_whole, n_tiles
+    for stretch in tl.static_range(2):  # below the diagonal, on it
+        for tile in range(bounds[stretch], bounds[stretch + 1]):
+            keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
+            scores = tl.zeros([BLOCK_Q, BLOCK_KV], tl.float32)
+            for number in range(0, n_hidden):
+                q = _load_number(q_hidden_ptr + number * stride_qd, queries, stride_qt, Tq)
+                k = _load_number(k_hidden_ptr + number * stride_kd, keys, stride_kt, Tk)
+                weight = tl.load(vector_ptr + number * stride_wd).to(tl.float32)
+                scores -= 2 * weight / (1 + tl.exp2(q[:, None] + k[None, :]))
+            scores *= scale * LOG2E
+            if stretch == 1:
+                visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
+                scores = tl.where(visible, scores, float("-inf"))
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
+
+    out = acc / nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
+    store_tile(out_ptr, out, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+
+
+def _project(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return a view (B, H, T, hidden) of float32, in which the tokens of one number are neighbours.
+
+    The kernel loads them so, number by number. torch would round the product to the dtype of x.
+    """
+    B, H, T, D = x.shape
+    n_hidden = weights.shape[1]
+    BLOCK, BLOCK_H, options = _project_tiling(D, n_hidden, x.element_size())
+    hidden = x.new_empty(B, H, n_hidden, T, dtype=torch.float32).mT
+    _scoring_project_kernel[(triton.cdiv(T, BLOCK), H, B)](
+        x, weights, hidden,
+        *x.stride(), *weights.stride(), *hidden.stride(),
+        T, n_hidden, D, padded(D), BLOCK_H, BLOCK, **options,
+    )  # fmt: skip
+    return hidden
+
+
+def _tiling(width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
+    """Return what `tiling` does, with a tile's scores, which stay for long, on more threads."""
+    BLOCK_Q, BLOCK_KV, options = tiling(width, dtype_bytes)
+    return BLOCK_Q, BLOCK_KV, options | {"num_warps": 8}
+
+
+def _project_tiling(width: int, n_hidden: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
+    """Return BLOCK, tokens of a program, BLOCK_H, hidden numbers at a time, and the options."""
+    BLOCK = 64 if dtype_bytes < 4 else 32 if width <= 64 else 16
+    return BLOCK, min(padded(n_hidden), BLOCK), {"num_warps": 4, "num_stages": 1}
+
+
+def _check_shapes(where: str, width: int, query_weights, key_weights, vector) -> None:
+    hidden = vector.shape[-1] if vector.ndim else 0
+    for name, tensor, shape in (
+        ("vector", vector, (max(hidden, 1),)),
+        ("query_weights", query_weights, (width, hidden)),
+        ("key_weights", key_weights, (width, hidden)),
+    ):
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{where}: {name} must have shape {shape}, got {tuple(tensor.shape)}")
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    hidden: int,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what the kernels of `attention` do, tile by tile, with Dv = D.
+
+    The FLOPs are those of whole tiles as they are multiplied: masked corners, rows beyond the end
+    and sizes padded to a power of two included. The product with `vector` is among them, although
+    no `tl.dot` makes it; the exponentials, which take most of the time, are no products. Traffic
+    counts each element that a program loads or stores, and takes no help from a cache: each tile
+    reads the hidden numbers of its queries anew.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        hidden: Numbers inside of tanh for each pair.
+        causal: Leaves out the tiles above the diagonal.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    check_count("scoring.cost", "hidden", hidden, least=1)
+    BLOCK_Q, BLOCK_KV, _ = _tiling(D, dtype_bytes)
+    tiles = loaded = rows = 0
+    for start in range(0, Tq, BLOCK_Q):
+        _, n_tiles = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_KV, causal)
+        tiles += n_tiles
+        loaded += min(n_tiles * BLOCK_KV, Tk)
+        rows += n_tiles * min(BLOCK_Q, Tq - start)
+    BLOCK, BLOCK_H, _ = _project_tiling(D, hidden, dtype_bytes)
+    programs = triton.cdiv(Tq, BLOCK) + triton.cdiv(Tk, BLOCK)
+    projecting = programs * BLOCK * triton.cdiv(hidden, BLOCK_H) * BLOCK_H * padded(D)
+    out, projected = B * H * Tq * D * dtype_bytes, B * H * (Tq + Tk) * hidden * 4
+    read = (Tq + Tk + programs * hidden) * D + tiles * hidden + loaded * D
+    return Cost(
+        flops=2 * B * H * (projecting + tiles * BLOCK_Q * BLOCK_KV * (hidden + padded(D))),
+        bytes_read=B * H * (read * dtype_bytes + (rows + loaded) * hidden * 4),
+        bytes_written=out + projected,
+        peak_bytes=out + projected,
+    )

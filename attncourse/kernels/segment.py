@@ -1,0 +1,170 @@
+"""Segment recurrence (Transformer-XL) in Triton: each segment is flash attention with Tq ≠ Tk.
+
+The last query of a segment is its last key, as flash attention aligns them. All segments that are
+whole and have their whole memory are views of one shape, whose keys overlap: one launch each.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from attncourse.cost import Cost
+from attncourse.inputs import check_count
+from attncourse.kernels import flash
+from attncourse.kernels.tiles import check_grid, check_tensors
+
+TILES = {"block_q": 128, "block_k": 64}  # the largest; `flash.tile_sizes` cuts them to what fits
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    chunk: int,
+    memory: int,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return softmax(q kᵀ · scale) v over a query's own segment and the `memory` keys before it.
+
+    The tokens are cut into segments of `chunk` keys. A tile of scores of one segment exists at a
+    time on each multiprocessor: the (Tq, Tk) matrix is never made, and tiles outside of the
+    segments are not even computed.
+
+    Args:
+        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv), Dv ≤ 256.
+        chunk: Tokens of a segment; segments begin at the keys 0, chunk, 2·chunk ...
+        memory: Keys before the segment that it sees too.
+        causal: No key after the query's own position i + Tk - Tq. Queries that sit before the
+            first key belong to the first segment.
+        scale: Factor of the scores; 1/√D if not given.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Differentiable; the
+        memory gets gradients too, where the source keeps them out.
+
+    Raises:
+        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
+        ValueError: Shapes, dtypes or devices that do not fit, chunk < 1, memory < 0.
+
+    Memory:
+        The output, and of the segments of one launch their output and (B, H, Tq) float32.
+
+    Paper:
+        Dai et al. 2019, arXiv:1901.02860, section 3.2, without its relative positions.
+    """
+    where = "segment.attention"
+    check_tensors(where, q, k, v)
+    _check_knobs(where, chunk, memory)
+    B, H, Tq, _ = q.shape
+    Tk = k.shape[2]
+    launches = list(_launches(Tq, Tk, int(chunk), int(memory)))
+    most = max(count for _, _, count in launches)
+    check_grid(where, {"heads": H, "batch": B, "segments": most})
+    out = q.new_empty(B, H, Tq, v.shape[-1])
+    knobs = TILES | {"causal": bool(causal), "scale": scale}
+    for rows, keys, count in launches:
+        ranges = rows, keys, keys, rows
+        if count == 1:  # of all sequences of the batch together
+            *inputs, part = (
+                x[:, :, own.start : own.stop] for x, own in zip((q, k, v, out), ranges, strict=True)
+            )
+            part.copy_(flash.attention(*inputs, **knobs))
+            continue
+        for sequence in range(B):
+            *inputs, part = (
+                _alike(x[sequence], own, int(chunk), count)
+                for x, own in zip((q, k, v, out), ranges, strict=True)
+            )
+            part.copy_(flash.attention(*inputs, **knobs))
+    return out
+
+
+def _alike(x: torch.Tensor, first: range, chunk: int, count: int) -> torch.Tensor:
+    """Return `count` pieces of x (H, T, D), the first and those `chunk` tokens on, as one view.
+
+    It has shape (count, H, len(first), D): pieces take the place of the batch. They may overlap.
+    """
+    last = first.stop + (count - 1) * chunk
+    return x[:, first.start : last].unfold(1, len(first), chunk).permute(1, 0, 3, 2)
+
+
+def _launches(n_queries: int, n_keys: int, chunk: int, memory: int) -> Iterator[tuple]:
+    """Yield (queries, keys, count): segments, the first of `count` that follow and are alike."""
+    if not n_queries or not n_keys:
+        yield range(n_queries), range(n_keys), 1
+        return
+    ahead = n_keys - n_queries
+    begin = max(ahead, 0) // chunk * chunk
+    while begin < n_keys:
+        end = min(begin + chunk, n_keys)
+        first = begin - ahead if begin > max(ahead, 0) else 0
+        rows, keys = range(first, end - ahead), range(max(begin - memory, 0), end)
+        count = 1
+        if begin >= memory and len(rows) == chunk == end - begin:
+            count = (n_keys - begin) // chunk
+        yield rows, keys, count
+        begin += count * chunk
+
+
+def _check_knobs(where: str, chunk: int, memory: int) -> None:
+    check_count(where, "chunk", chunk, least=1)
+    check_count(where, "memory", memory)
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    chunk: int,
+    memory: int,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what `attention` does, with Dv = D: `flash.cost` of each segment, and `torch_cost`.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        chunk: Tokens of a segment.
+        memory: Keys before the segment that it sees too.
+        causal: Leaves out the tiles above the diagonal.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    knobs = {"causal": causal, "dtype_bytes": dtype_bytes}
+    total = torch_cost(B, H, Tq, Tk, D, chunk=chunk, memory=memory, **knobs)
+    flops, read, written, largest = total.flops, total.bytes_read, total.bytes_written, 0
+    for rows, keys, count in _launches(Tq, Tk, int(chunk), int(memory)):
+        one = flash.cost(1, H, len(rows), len(keys), D, **TILES, **knobs)
+        flops += B * count * one.flops
+        read += B * count * one.bytes_read
+        written += B * count * one.bytes_written
+        largest = max(largest, (B if count == 1 else count) * one.peak_bytes)
+    return Cost(flops, read, written, total.peak_bytes + largest)
+
+
+def torch_cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    chunk: int,
+    memory: int,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count the part of `cost` that is torch's: segments are copied to where they belong."""
+    _check_knobs("segment.cost", chunk, memory)
+    out = B * H * Tq * D * dtype_bytes
+    return Cost(flops=0, bytes_read=out, bytes_written=out, peak_bytes=out)

@@ -1,0 +1,248 @@
+"""Split-KV: the keys that a few queries see are shared out to many programs, and merged again.
+
+While a model generates there is one query for each head. One program for each would leave most of
+a GPU idle, and the cache would come through a few of its multiprocessors only. So each program
+takes a run of the keys, a split, and a second small kernel joins what the splits found.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from attncourse.cost import Cost
+from attncourse.kernels import INTERPRETED
+from attncourse.kernels.grouped import check_grouped
+from attncourse.kernels.tiles import (
+    LOG2E,
+    check_grid,
+    check_no_grad,
+    finite,
+    load_rows,
+    nonzero,
+    padded,
+)
+
+MIN_KEYS = 128  # a shorter split would write more than it saves
+MAX_SPLITS = 128  # one program merges the splits of a row, all at once
+PROGRAMS = 2  # for each multiprocessor: while one waits for memory, the other computes
+H100 = 132  # its multiprocessors, for the interpreter; an H200 has as many
+
+
+def tile_sizes(rows: int, width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
+    """Return BLOCK_R and BLOCK_KV, rows and keys of a tile, and the options of the launch.
+
+    A row is one query of one head. Rows are few in generation, and each key is used for all of
+    them: what counts is that the loads of the next tiles are under way, which `num_stages` says.
+
+    Args:
+        rows: Rows that there are, or that belong together.
+        width: The larger of D and Dv.
+        dtype_bytes: Bytes of one number of q, k and v.
+    """
+    if dtype_bytes == 4:  # exact float32 has no tensor cores: operands sit in registers
+        most, BLOCK_KV, num_stages = (32, 32, 2) if width <= 64 else (16, 16, 2)
+    elif width <= 64:
+        most, BLOCK_KV, num_stages = 64, 64, 4
+    elif width <= 128:
+        most, BLOCK_KV, num_stages = 32, 64, 3
+    else:
+        most, BLOCK_KV, num_stages = 16, 32, 3
+    options = {"num_warps": 4, "num_stages": num_stages}
+    return min(padded(rows), most), BLOCK_KV, options
+
+
+def share_out(n_programs: int, n_keys: int, block: int) -> tuple[int, int]:
+    """Return how many splits there are, and `span`: the keys of each, whole tiles of them.
+
+    Enough to keep the current GPU busy, and no more, for each split costs a partial result.
+
+    Args:
+        n_programs: Programs that there are without splitting.
+        n_keys: Keys of the longest sequence.
+        block: Keys of a tile.
+    """
+    wanted = triton.cdiv(PROGRAMS * multiprocessors(), max(1, n_programs))
+    n_splits = max(1, min(wanted, n_keys // MIN_KEYS, MAX_SPLITS))
+    span = max(1, triton.cdiv(n_keys, n_splits * block)) * block
+    return max(1, triton.cdiv(n_keys, span)), span
+
+
+def multiprocessors() -> int:
+    """Return how many programs the current GPU runs side by side, in the interpreter an H100's."""
+    if INTERPRETED or not torch.cuda.is_available():
+        return H100
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
+
+
+@triton.jit
+def packed_rows(start, Tq, shared, BLOCK_R: tl.constexpr):
+    """The query and the head in its group of rows start ..., and which of these rows exist.
+
+    The `shared` heads that read the same keys stand side by side, query after query: one product
+    serves them all, and a tensor core, which wants 16 rows, gets them.
+    """
+    rows = start + tl.arange(0, BLOCK_R)
+    return (rows // shared).to(tl.int64), (rows % shared).to(tl.int64), rows < Tq * shared
+
+
+@triton.jit
+def key_tiles(
+    start, split, span, Tq, Tk, shared,
+    BLOCK_R: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """The key tiles of a split that any of the rows start ... sees: first_tile ... last_tile - 1.
+
+    These bounds are the mechanism: a program loads its share, and of that no tile of the future.
+    """
+    n_seen = Tk
+    if CAUSAL:
+        last_query = (min(start + BLOCK_R, Tq * shared) - 1) // shared
+        n_seen = max(last_query + 1 + Tk - Tq, 0)
+    first_tile = split * span // BLOCK_KV  # without remainder
+    last_tile = (min((split + 1) * span, n_seen) + BLOCK_KV - 1) // BLOCK_KV
+    return first_tile, last_tile
+
+
+@triton.jit
+def visible_keys(queries, keys, Tq, Tk, CAUSAL: tl.constexpr):
+    """True where a query may attend to a key, [BLOCK_R, BLOCK_KV]."""
+    visible = (keys < Tk)[None, :]
+    if CAUSAL:
+        positions = queries.to(tl.int32) + (Tk - Tq)  # where the queries sit among the keys
+        visible &= keys[None, :] <= positions[:, None]
+    return visible
+
+
+@triton.jit
+def attend_tile(q, k, v, visible, acc, running_max, running_sum, scale):
+    """One step of the online softmax, as in the flash kernel; the mask costs nothing here.
+
+    q [BLOCK_R, BLOCK_D], k [BLOCK_KV, BLOCK_D], v [BLOCK_KV, BLOCK_DV], acc [BLOCK_R, BLOCK_DV].
+    """
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_R, BLOCK_KV]
+    scores = tl.where(visible, scores * (scale * LOG2E), float("-inf"))
+    new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_R]
+    pivot = finite(new_max)
+    weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_R, BLOCK_KV]
+    rescale = tl.exp2(running_max - pivot)  # [BLOCK_R]
+    running_sum = running_sum * rescale + tl.sum(weights, 1)
+    acc *= rescale[:, None]
+    acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+    return acc, new_max, running_sum
+
+
+@triton.jit
+def merge_kernel(
+    part_ptr, lse_ptr, out_ptr,
+    stride_ps, stride_pb, stride_ph, stride_pt, stride_pd,
+    stride_ls, stride_lb, stride_lh, stride_lt,
+    stride_ob, stride_oh, stride_ot, stride_od,
+    n_splits,
+    Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """One program: one row of the output, from what each split found for it.
+
+    A split's log-sum-exp says how much weight its keys have among all keys: see
+    `reference.flash.merge`. Where it is -inf, the split saw no key and stored nothing else.
+    """
+    query = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    part_ptr += batch * stride_pb + head * stride_ph + query * stride_pt
+    lse_ptr += batch * stride_lb + head * stride_lh + query * stride_lt
+    out_ptr += batch * stride_ob + head * stride_oh + query * stride_ot
+
+    splits = tl.arange(0, BLOCK_S).to(tl.int64)
+    cols = tl.arange(0, BLOCK_DV)
+    in_splits = splits < n_splits
+    lse = tl.load(lse_ptr + splits * stride_ls, mask=in_splits, other=float("-inf"))  # [BLOCK_S]
+    saw_keys = lse > float("-inf")
+    parts = load_rows(part_ptr, splits * stride_ps, saw_keys, cols, stride_pd, Dv)
+    weights = tl.exp2(lse - finite(tl.max(lse, 0)))  # [BLOCK_S]
+    out = tl.sum(weights[:, None] * parts, 0) / nonzero(tl.sum(weights, 0))  # [BLOCK_DV]
+    tl.store(out_ptr + cols * stride_od, out.to(out_ptr.dtype.element_ty), mask=cols < Dv)
+
+
+def partials(out: torch.Tensor, n_splits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return room for the splits' results (n_splits, B, H, Tq, Dv) and lse (n_splits, B, H, Tq).
+
+    A single split needs no merging: it writes into `out`.
+    """
+    lse = out.new_empty(n_splits, *out.shape[:-1], dtype=torch.float32)
+    if n_splits == 1:
+        return out[None], lse
+    return out.new_empty(n_splits, *out.shape, dtype=torch.float32), lse
+
+
+def merge(parts: torch.Tensor, lse: torch.Tensor, out: torch.Tensor) -> None:
+    """Write attention to all keys into `out`, given what `partials` made room for."""
+    n_splits = len(parts)
+    if n_splits > 1:
+        B, H, Tq, Dv = out.shape
+        merge_kernel[(Tq, H, B)](
+            parts, lse, out,
+            *parts.stride(), *lse.stride(), *out.stride(),
+            n_splits, Dv, padded(Dv), triton.next_power_of_2(n_splits),
+            num_warps=8,
+        )  # fmt: skip
+
+
+def check(where: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """Refuse what the kernels of the caches cannot run on, gradients included."""
+    check_grouped(where, q, k, v)
+    check_no_grad(where, q, k, v)
+    check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
+
+
+def cost(
+    B: int, G: int, shared: int, Tq: int, Tk: int, D: int, chunk: int, causal: bool,
+    dtype_bytes: int, *, key_bytes: int = 0, program_bytes: int = 0,
+) -> Cost:  # fmt: skip
+    """Count what the kernels of split-KV do, tile by tile, with Dv = D.
+
+    The FLOPs are those of whole tiles as they are multiplied. Traffic counts each element that a
+    program loads or stores, partial results included, and takes no help from a cache.
+
+    Args:
+        B: Batch.
+        G: Key/value heads.
+        shared: Query heads that share one.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        chunk: Queries whose rows make a tile, if it can hold them.
+        causal: Leaves out the tiles of the future.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+        key_bytes: Read for each key, to find it.
+        program_bytes: Read once by each program.
+    """
+    n_rows = Tq * shared
+    BLOCK_R, BLOCK_KV, _ = tile_sizes(chunk * shared, D, dtype_bytes)
+    row_tiles = triton.cdiv(n_rows, BLOCK_R)
+    n_splits, span = share_out(row_tiles * B * G, Tk, BLOCK_KV)
+    tiles = keys = rows = 0
+    for start in range(0, n_rows, BLOCK_R):
+        for split in range(n_splits):
+            bounds = key_tiles.fn(start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_KV, causal)
+            if bounds[0] < bounds[1] or split == 0:
+                tiles += max(bounds[1] - bounds[0], 0)
+                keys += max(min(bounds[1] * BLOCK_KV, Tk) - bounds[0] * BLOCK_KV, 0)
+                rows += min(BLOCK_R, n_rows - start)
+    read = (rows + 2 * keys) * D * dtype_bytes
+    read += keys * key_bytes + row_tiles * n_splits * program_bytes
+    out, lse = n_rows * D * dtype_bytes, n_splits * n_rows * 4
+    written, held = lse, out + lse
+    if n_splits == 1:
+        written += out
+    else:
+        seen = (min(max(i + 1 + Tk - Tq, 0), Tk) if causal else Tk for i in range(Tq))
+        parts = shared * sum(triton.cdiv(n_seen, span) for n_seen in seen)  # those with keys
+        read += lse + parts * D * 4
+        written += rows * D * 4 + out
+        held += n_splits * n_rows * D * 4
+    return Cost(
+        flops=4 * B * G * tiles * BLOCK_R * BLOCK_KV * padded(D),
+        bytes_read=B * G * read,
+        bytes_written=B * G * written,
+        peak_bytes=B * G * held,
+    )

@@ -1,0 +1,147 @@
+"""Errors: what an approximation misses, over what it costs, and against the cheapest answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from attncourse.plots.base import (
+    INK,
+    LINES,
+    MARKERS,
+    PALE,
+    SERIES,
+    figure,
+    in_unit,
+    set_title,
+    styled,
+)
+
+
+class LiveErrors:
+    """Errors of several methods on a logarithmic axis, every seed a thin line, their mean a thick.
+
+    A dashed line marks the error of an answer that costs nothing; above it, in the shade, a method
+    is worse than that answer.
+    """
+
+    @styled
+    def __init__(
+        self,
+        x: Sequence[float],
+        errors: Mapping[str, np.ndarray],
+        bar: float,
+        ax: Axes | None = None,
+        *,
+        words: tuple[str, str],
+        x_label: str,
+        y_label: str,
+        low: float,
+        high: float,
+        title: str = "",
+        log_x: bool = True,
+    ):
+        """Draw the first errors.
+
+        Args:
+            x: Where the errors stand.
+            errors: For each label (seeds, x); NaN leaves a point out.
+            bar: The error of the answer that costs nothing.
+            ax: Where; an own figure if not given.
+            words: What it means to lie above the bar, and below it.
+            x_label: What x is.
+            y_label: What the errors are.
+            low: The y axis starts here.
+            high: The y axis ends here.
+            title: In words.
+            log_x: Logarithmic x, a tick at each value.
+        """
+        own = ax is None
+        if own:
+            _, ax = figure(width=7.8, height=5.0)
+        self.ax, self.figure, self.x = ax, ax.get_figure(), np.asarray(x, dtype=float)
+        self.low, self.high = low, high
+        self.shade = Rectangle(
+            (0, bar), 1, high - bar, transform=ax.get_yaxis_transform(), zorder=0, linewidth=0
+        )
+        self.shade.set(facecolor=PALE, alpha=0.6)
+        ax.add_patch(self.shade)
+        self.bar = ax.axhline(bar, color=INK, linewidth=1.2, linestyle=(0, (6, 2)), zorder=1)
+        above, below = words
+        look = {"transform": ax.transAxes, "fontsize": 9, "color": INK}
+        ax.text(0.015, 0.975, above, va="top", **look)
+        ax.text(0.015, 0.025, below, **look)
+        self.means, self.seeds = {}, {}
+        for place, label in enumerate(errors):
+            colour = SERIES[place % len(SERIES)]
+            thin = LineCollection([], colors=[colour], linewidths=0.7, alpha=0.3, zorder=2)
+            ax.add_collection(thin, autolim=False)
+            self.seeds[label] = thin
+            (self.means[label],) = ax.plot(
+                [], [], color=colour, linestyle=LINES[place % 4], zorder=3, label=label,
+                marker=MARKERS[place % len(MARKERS)] if log_x else "", markersize=6,
+            )  # fmt: skip
+        ax.set(yscale="log", ylim=(low, high), xlabel=x_label, ylabel=y_label)
+        ax.yaxis.set_major_locator(LogLocator(base=10, numticks=12))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _decade(value)))
+        if log_x:
+            ax.set_xscale("log", base=2)
+            ax.set_xlim(self.x[0] / 1.15, self.x[-1] * 1.15)
+            ax.xaxis.set_major_locator(FixedLocator(self.x))
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_unit(value, "")))
+        else:
+            ax.set_xlim(self.x[0], self.x[-1])
+        ax.grid(axis="both")
+        set_title(ax, title)
+        look = {"ncols": 2, "fontsize": 9.5, "handlelength": 3.0}
+        where = (self.figure, "outside lower center") if own else (ax, "best")
+        self.legend = where[0].legend(handles=list(self.means.values()), loc=where[1], **look)
+        self.update(errors, bar)
+
+    def update(
+        self,
+        errors: Mapping[str, np.ndarray],
+        bar: float,
+        title: str | None = None,
+        notes: Mapping[str, str] | None = None,
+    ) -> None:
+        """Show other errors of the same labels.
+
+        Args:
+            errors: For each label (seeds, x).
+            bar: The error of the answer that costs nothing.
+            title: In words.
+            notes: For each label what the legend says of it, such as its slope.
+        """
+        for (label, values), text in zip(errors.items(), self.legend.get_texts(), strict=True):
+            rows = np.atleast_2d(values)
+            several = rows if len(rows) > 1 else rows[:0]
+            self.seeds[label].set_segments([np.stack([self.x, row], -1) for row in several])
+            self.means[label].set_data(self.x, rows.mean(axis=0))
+            text.set_text(f"{label}: {notes[label]}" if notes and label in notes else label)
+        self.shade.set(y=bar, height=self.high - bar)
+        self.bar.set_ydata([bar, bar])
+        if title is not None:
+            set_title(self.ax, title)
+
+
+def _decade(value: float) -> str:
+    """Return a power of ten as people write it; mathtext would take ten times as long to draw."""
+    power = round(math.log10(value))
+    if -4 < power < 5:
+        return f"{value:g}"
+    return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def errors(x: Sequence[float], errors: Mapping[str, np.ndarray], bar: float, **words: Any) -> Axes:
+    """Draw errors over x against a bar; arguments as in `LiveErrors`."""
+    return LiveErrors(x, errors, bar, **words).ax

@@ -1,0 +1,795 @@
+# %% [markdown]
+# # 13 · Measure it: time, memory, error
+#
+# Every chapter before this one predicted first. Now the machine speaks. You will see how a
+# stopwatch lies, put all mechanisms of the course on one picture, find the length from which each
+# of them pays, and hold printed speed tables against all that.
+#
+# **Run a cell with Shift + Enter.** Timings are your machine's, so your pictures differ from ours.
+
+# %% role="setup"
+import functools
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from attncourse import MECHANISMS, bench, claims, cost, measure, plots, records, widgets
+from attncourse.cost import format_bytes
+from attncourse.inputs import random_qkv
+from attncourse.reference import bigbird, full, linear, masks, strided, window
+
+# %% [markdown]
+# ## A time is not a number
+#
+# The same function, the same input, forty calls in a row. How far apart will the fastest and the
+# slowest be: 1 %, 10 %, or twice?
+
+# %% covers="P8"
+q, k, v = random_qkv(1024)
+call = functools.partial(window.attention, q, k, v, window=128)
+single = [measure.seconds(call, repeats=1, warmup=0).median for _ in range(40)]
+assert len(set(single)) > 1
+
+# %% covers="P8"
+axes = plots.curves(
+    np.arange(40), {"one call": np.array(single) * 1e3}, x_label="call", y_label="milliseconds"
+)
+plots.show(axes, "Forty calls of one function with one input: no two of them take the same time.")
+
+# %% [markdown]
+# So a time is a distribution. This course states its **median** and its **quartiles**: half of the
+# calls lie between them.
+
+# %% tags=["nbval-ignore-output"] covers="P8"
+print(measure.seconds(call, repeats=15))
+print(measure.machine())
+
+# %% [markdown]
+# Why the median, and not the mean? Other programs share the machine, and they only ever make a
+# call slower. Below, twenty calls of about 10 ms. Some are disturbed and take eight times as long.
+# How many does it take to move the median?
+
+# %% covers="P8"
+quiet = np.random.default_rng(0).uniform(9.5e-3, 10.5e-3, 20)
+statistics = {"mean": np.mean, "median": np.median, "fastest": np.min}
+live_statistics = plots.LiveBars(dict.fromkeys(statistics, 0.0), unit="s", high=0.06)
+
+
+def draw_statistics(disturbed):
+    calls = np.where(np.arange(20) < disturbed, 8 * quiet, quiet)
+    found = {name: function(calls) for name, function in statistics.items()}
+    live_statistics.update(found)
+    words = ", ".join(f"{name} {measure.format_seconds(x)}" for name, x in found.items())
+    return f"{disturbed} of 20 calls disturbed: {words}."
+
+
+widgets.explore(draw_statistics, live_statistics.figure, disturbed=(0, 20, 1, 3))
+
+# %% [markdown]
+# The mean moves with the first one, the median holds until half of the calls are disturbed. The
+# fastest call holds longest, and hides that there was anything to hide. **Exercise 13.1** builds
+# the summary that this course uses.
+#
+# ## Three ways to stop the wrong thing
+#
+# **The first call** pays for what later ones find ready: compiled code, touched pages, a table.
+# Here is a table that is made once for each length.
+
+
+# %% covers="P8"
+@functools.cache
+def table(n):
+    return bigbird.mask(n, n, block=64)
+
+
+first = measure.seconds(table, 2048, repeats=1, warmup=0).median
+later = measure.seconds(table, 2048, repeats=5).median
+assert first > 100 * later
+print("the first call takes more than 100 times as long as the next")
+
+# %% [markdown]
+# **A queue.** A GPU takes work and returns at once. A thread does the same, so it can play the GPU
+# here. Stop the clock when the call returns, and you have timed the queue. What must be added to
+# time the work?
+
+# %% covers="O8 P8"
+q, k, v = random_qkv(2048)
+gpu, queued, finished = ThreadPoolExecutor(1), [], []
+for _ in range(5):
+    start = time.perf_counter()
+    result = gpu.submit(full.attention, q, k, v)
+    queued.append(time.perf_counter() - start)
+    result.result()  # wait for it: on a GPU, torch.cuda.synchronize()
+    finished.append(time.perf_counter() - start)
+assert min(finished) > 5 * min(queued)
+print("the work takes more than 5 times as long as the call that starts it")
+
+# %% [markdown]
+# `measure.seconds` warms up first, and with tensors on a GPU it reads the GPU's own clock before
+# and after the work.
+#
+# **A warm cache.** Repeat a call, and its input is still near the processor. One new token against
+# a cache of keys is such a case: little arithmetic, many bytes. `flush=True` writes 256 MiB in
+# between on a GPU, 64 MiB here.
+
+# %% covers="O6 P4"
+one_query = random_qkv(1, 8192)
+decode = functools.partial(full.attention, *one_query)
+ways = {
+    "input still in the caches": measure.seconds(decode, repeats=7),
+    "caches flushed": measure.seconds(decode, repeats=7, flush=True),
+}
+axes = plots.bars(ways, unit="s", title="one query, 8192 keys")
+plots.show(axes, "The time of one query against 8192 keys, with warm caches and with flushed ones.")
+
+# %% [markdown]
+# Which of the two is right? The one that your program meets. Say which you took.
+#
+# ## Whose bytes?
+#
+# Peak memory has the same traps. It is the most that is held *at once*: not the result, and not
+# the sum of all that was ever made.
+
+# %% covers="P1"
+q, k, v = random_qkv(1024)
+out = full.attention(q, k, v)
+held = {
+    "result": out.nbytes,
+    "peak, full": measure.peak_bytes(full.attention, q, k, v),
+    "peak, window": measure.peak_bytes(window.attention, q, k, v, window=128),
+}
+for what, n_bytes in held.items():  # Python's own objects come and go below the first decimal
+    print(f"{what:<13} {n_bytes / 2**20:.1f} MiB")
+
+# %% [markdown]
+# NumPy tells Python's `tracemalloc` of each array. Torch does not. Predict what `tracemalloc`
+# reports for the same attention in torch: 8 MiB, or nothing?
+
+# %% covers="P1"
+import torch
+
+tensors = [torch.from_numpy(array) for array in (q, k, v)]
+
+
+def unfused(q, k, v):
+    return torch.softmax(q @ k.mT / 8, dim=-1) @ v
+
+
+unfused(*tensors)
+with measure.watch() as seen:
+    unfused(*tensors)
+held = measure.peak_bytes(unfused, *tensors)
+assert seen.peak_bytes < held / 100
+print(f"torch held {format_bytes(held)}, tracemalloc saw less than a hundredth of it")
+
+# %% [markdown]
+# So a memory figure belongs to a meter. Three of them: Python's own, torch's allocator, and the
+# pages that the system gave to the process, which no library can hide.
+
+# %% covers="P1"
+tensors = [torch.from_numpy(array) for array in random_qkv(2048)]
+meters = {
+    "tracemalloc": seen.peak_bytes,
+    "torch's allocator": measure.peak_bytes(unfused, *tensors),
+}
+try:
+    meters["the process"] = measure.resident_peak_bytes(unfused, *tensors)
+except NotImplementedError as reason:  # not every system tells
+    print(reason)
+axes = plots.bars(meters, unit="bytes", title="unfused attention in torch, 2048 tokens")
+plots.show(axes, "What three meters say of one call: tracemalloc sees next to nothing.")
+
+# %% [markdown]
+# **Exercise 13.2** hands you a benchmark that falls into three traps at once.
+#
+# ## Everything at once
+#
+# Now all mechanisms of the catalogue, on this machine: time, peak memory, and how far the output
+# is from full attention's. Before you run it: which is fastest at 2048 tokens? Which holds least?
+# Which are exact?
+
+# %% covers="P1 P6 P19"
+lengths = [256, 512, 1024, 2048]
+chosen = ["full", "flash", "window", "strided", "linear", "linformer"]  # for close-ups below
+record = bench.here(lengths, repeats=3, limit=0.25, always=[*chosen, "performer"])
+limits = records.device_of(record) or cost.this_cpu()
+rows = {(row["mechanism"], row["n"]): row for row in records.rows(record) if "seconds" in row}
+assert {(stem, n) for stem in chosen for n in lengths} <= rows.keys()
+
+# %% [markdown]
+# A mechanism that should need over a quarter of a second at the next length is skipped there: that
+# is the rule, and the record says so. A dot below is measured. A bar is predicted: the least time
+# that this device needs for the mechanism's FLOPs and bytes, and the peak of its `cost`.
+
+# %% covers="P1 P6 P14 W4"
+live_all = plots.LiveComparison(record, limits, 2048)
+
+
+def exact_at(n):
+    return [stem for (stem, length), row in rows.items() if length == n and row["error"] < 1e-5]
+
+
+def draw_all(n):
+    live_all.update(n)
+    scores, exact = format_bytes(4 * n * n), len(exact_at(min(n, 512)))
+    return f"{n} tokens: the scores alone take {scores}. {exact} mechanisms are exact."
+
+
+widgets.explore(draw_all, live_all.figure, n=widgets.choice(lengths, 2048))
+
+# %% [markdown]
+# Three things to read from it. The memory column follows its prediction. The time column lies to
+# the right of its own: nobody reaches the limit. And the error column falls into two worlds.
+
+# %% covers="P1 P19"
+for (stem, n), row in rows.items():
+    if n == 2048 and row["implementation"] == "NumPy":
+        assert 0.8 < row["peak_bytes"] / row["predicted"]["peak_bytes"] < 1.25, stem
+print("measured peaks at 2048 tokens are within a quarter of the predicted ones")
+print("exact at 512 tokens:", *exact_at(512))
+print("at 256 tokens also:", *sorted(set(exact_at(256)) - set(exact_at(512))))
+
+# %% [markdown]
+# This is the **drop-in test**: swap the attention, keep the input, compare the output. Six pass it
+# at any length. Two more pass where the text is short: BigBird's blocks then cover everything, and
+# Linformer's rank of 256 is the whole sequence. All others are a different function.
+#
+# ## Memory has a slope
+#
+# On logarithmic axes a power of $n$ is a line, and its slope is the exponent. Measure two lengths,
+# one twice the other, and the slope is $\log_2$ of the ratio.
+
+
+# %% covers="P2"
+def slopes(stem, n=65536):
+    mechanism = MECHANISMS[stem]
+    small, large = (
+        mechanism.reference.cost(1, 1, size, size, 64, **mechanism.values) for size in (n, 2 * n)
+    )
+    return np.log2(large.peak_bytes / small.peak_bytes), np.log2(large.flops / small.flops)
+
+
+for stem in ("full", "flash", "synthesizer", "pooled", "window", "linear"):
+    memory, work = slopes(stem)
+    print(f"{stem:<12} memory like n to the {memory:.1f}, FLOPs like n to the {work:.1f}")
+
+# %% [markdown]
+# Two different exponents, and papers quote either. Flash attention, the Synthesizer and pooling
+# hold little and still compute a square. Only a window or a kernel does less. **Exercise 13.3**
+# fits slopes to measured points.
+#
+# ## What an error of 1 means
+#
+# The error is the root mean square of the difference, over that of the right output. An answer of
+# zeros has error 1. How good is the laziest answer that is not zero: the mean of all values, for
+# every query?
+
+# %% covers="P19 W2"
+q, k, v = random_qkv(1024, dtype=np.float64)
+exact = full.attention(q, k, v)
+
+
+def error(out):
+    return np.sqrt(np.mean((out - exact) ** 2) / np.mean(exact**2))
+
+
+print(f"zeros              {error(np.zeros_like(exact)):.2f}")
+print(f"the mean of V      {error(np.broadcast_to(v.mean(-2, keepdims=True), v.shape)):.2f}")
+print(f"linear attention   {error(linear.attention(q, k, v)):.2f}")
+print(f"window 128         {error(window.attention(q, k, v, window=128)):.1f}")
+print(f"every 64th key     {error(strided.attention(q, k, v, stride=64)):.1f}")
+
+# %% [markdown]
+# On random input linear attention is about as good as the mean, and the patterns are worse than
+# zeros! Full attention averages 1024 random values here, and the average is small. Who averages
+# fewer, gets more. So this column says *different*, and not *bad*. What it costs on real tasks is
+# chapter 14.
+#
+# Make attention choosy: multiply the queries, and the softmax peaks. Who follows?
+
+# %% covers="P19 P9 P13"
+from attncourse.reference import topk
+
+small = random_qkv(256, dtype=np.float64)
+answers = {
+    "mean of V": lambda q, k, v: np.broadcast_to(v.mean(-2, keepdims=True), v.shape),
+    "linear": linear.attention,
+    "window 32": functools.partial(window.attention, window=32),
+    "best 16 keys": functools.partial(topk.attention, keep=16),
+}
+live_errors = plots.LiveBars(dict.fromkeys(answers, 0.0), high=3.0, title="error")
+
+
+# %% covers="P19 P9 P13"
+def draw_errors(sharpness):
+    q, k, v = small[0] * sharpness, small[1], small[2]
+    right = full.attention(q, k, v)
+    found = {}
+    for name, answer in answers.items():
+        difference = answer(q, k, v) - right
+        found[name] = np.sqrt(np.mean(difference**2) / np.mean(right**2))
+    live_errors.update({name: round(value, 2) for name, value in found.items()})
+    words = ", ".join(f"{name} {value:.2g}" for name, value in found.items())
+    return f"Queries times {sharpness}: {words}."
+
+
+widgets.explore(draw_errors, live_errors.figure, sharpness=[1, 2, 4, 8, 16])
+
+# %% [markdown]
+# **Exercise 13.4** asks for this error at 4096 tokens, without ever making a matrix of scores.
+#
+# Nothing about speed changed, and the order of the errors turned round. A benchmark that states
+# only a speed, or an error without its data, says half.
+#
+# **Seeds.** What is drawn at random varies too. One Performer, eight draws of its features: state
+# the mean *and* the spread, and let data and features have generators of their own.
+
+# %% covers="P18"
+from attncourse.reference import performer
+
+found = []
+for seed in range(8):
+    found.append(error(performer.attention(q, k, v, n_features=256, seed=seed)))
+print(f"error over 8 seeds: mean {np.mean(found):.1f}, from {min(found):.1f} to {max(found):.1f}")
+
+# %% [markdown]
+# ## Under the roof
+#
+# Chapter 01's roofline says how fast a work can run: by the arithmetic, or by the bytes it moves.
+# Divide the FLOPs of each mechanism by its measured time, and place it below the roof of *this*
+# machine. Who comes closest? And why does the fastest mechanism not stand highest?
+
+
+# %% covers="P3 P4 O6"
+def placed(n):
+    costs = {s: cost.Cost(**rows[s, n]["predicted"]) for s in chosen}
+    reached = {s: c.flops / rows[s, n]["seconds"]["median"] for s, c in costs.items()}
+    return {s: c.intensity for s, c in costs.items()}, reached
+
+
+roof = limits.peak()
+live_roof = plots.LiveRoofline(limits, *placed(512), low=roof / 1e4, high=4 * roof)
+
+
+# %% covers="P3 P4 O6"
+def draw_roof(n):
+    intensity, reached = placed(n)
+    live_roof.update(limits, intensity, reached, title=f"{n} tokens")
+    words = ", ".join(f"{stem} {intensity[stem]:.0f}" for stem in ("full", "flash", "linear"))
+    return f"{n} tokens, FLOPs per byte that is moved: {words}."
+
+
+widgets.explore(draw_roof, live_roof.figure, n=widgets.choice(lengths, 512))
+
+# %% [markdown]
+# Two words for what you see. The **memory efficiency** is the useful FLOPs per byte moved, the
+# horizontal axis. The **utilisation** is what was reached over what the roof allows: the gap
+# between point and roof. A fast mechanism may stand low, because it has less to do.
+
+
+# %% covers="P3 P4 L16 W4"
+def share_of_limit(row):
+    return round(100 * records.least_seconds(row, limits) / row["seconds"]["median"])
+
+
+shares = {stem: share_of_limit(rows[stem, 1024]) for stem in chosen}
+axes = plots.bars(shares, unit="%", title="utilisation at 1024 tokens")
+plots.show(axes, "How much of this device's limit six mechanisms reach at 1024 tokens.")
+
+# %% [markdown]
+# Each mechanism has its own share, and each length too. Chapter E gives one number for all of
+# "standard attention", and breaks off:
+
+# %% covers="C272 L16"
+claims.check("C272", why="no unit of what is utilised, no kernel, no length; see one's own above")
+
+# %% [markdown] covers="S2 S5 Y9"
+# A kernel that does several steps while the numbers are on chip is *fused*: scores, softmax and
+# values; or bias, dropout and layer norm. Libraries bring such kernels: xFormers for training,
+# FasterTransformer and TensorRT for serving. `attncourse bench` measures peers where they are
+# installed, and calls them absent where not.
+
+# %% [markdown]
+# ## The floor at short lengths
+#
+# A call has a price before it does anything: Python, a kernel's launch, small products. Where $n$
+# is small, that is all there is, and the method with fewer steps wins.
+#
+# $$ t(n) = t_0 + \frac{\text{FLOPs}(n)}{R} $$
+
+# %% covers="O8 W5"
+axes = plots.growth(
+    lengths,
+    {
+        stem: [measure.Timing(**rows[stem, n]["seconds"]) for n in lengths]
+        for stem in ("full", "window", "linear", "performer")
+    },
+)
+plots.show(axes, "Time over n: full attention grows with n squared, the others more slowly.")
+
+# %% [markdown]
+# Two such lines cross at most once. Move the fixed costs of linear attention. How long must a text
+# be before it pays, if full attention starts for free?
+
+# %% covers="W5 P6"
+n_axis = 2 ** np.arange(6, 14)
+rate = 20e9  # FLOPs per second, for both
+both = {"linear attention": np.ones(8), "full attention": np.ones(8)}
+words = {"x_label": "tokens n", "y_label": "time, full attention = 1", "log_x": True, "high": 3}
+live_cross = plots.LiveCurves(n_axis, both, **words)
+live_cross.ax.set_xticks(n_axis, n_axis)
+live_cross.ax.minorticks_off()
+
+
+# %% covers="W5 P6"
+def draw_cross(fixed_ms, slower):
+    full_seconds = 4 * n_axis**2 * 64 / rate
+    other = fixed_ms * 1e-3 + slower * 4 * n_axis * 64**2 / rate
+    live_cross.update({"linear attention": other / full_seconds, "full attention": np.ones(8)})
+    # full takes a n², linear t0 + b n: one positive n makes them equal
+    a, b = 4 * 64 / rate, slower * 4 * 64**2 / rate
+    crossing = (b + np.sqrt(b * b + 4 * a * fixed_ms * 1e-3)) / (2 * a)
+    return f"It pays from n = {np.ceil(crossing):.0f}."
+
+
+costs = {"fixed_ms": (0.0, 5.0, 0.1, 1.0), "slower": (1, 8, 1, 1)}
+widgets.explore(draw_cross, live_cross.figure, **costs)
+
+# %% [markdown]
+# ## The crossover, here
+#
+# From the measured points: the length from which a mechanism beats another *at every longer
+# length* measured. "Never here" is an answer too. Which two mechanisms of the picture above will
+# never beat full attention on this machine?
+
+
+# %% covers="W5 P6"
+def times_of(stem):
+    return {n: row["seconds"]["median"] for (name, n), row in rows.items() if name == stem}
+
+
+for stem in ("scoring", "relative"):
+    words = records.crossover_words(times_of(stem), times_of("full"))
+    print(f"{stem}: faster than full attention {words}")
+
+# %% [markdown]
+# Neither was made for speed: both do more for each pair. And the others? Standard attention is one
+# measure. Flash attention, which is exact and lean, is the harder one.
+
+# %% tags=["nbval-ignore-output"] covers="W5 P6 P7"
+print(f"{'':<20}{'faster than full':<24}faster than flash")
+for stem, standard, lean in records.crossovers(record):
+    print(f"{stem:<20}{standard:<24}{lean}")
+
+# %% [markdown]
+# **Exercise 13.5** finds crossovers from two series of timings.
+#
+# ## Theory and clock
+#
+# The *theoretical* speedup is a ratio of pairs: all of them over those that are needed. The
+# *realised* one is a ratio of times. Chapter V says that sparse attention reaches 50 to 70 % of
+# theory. Guess for this machine: a window, blocks, and random keys.
+
+# %% covers="F31 P6 W3 W4"
+from attncourse.reference import random_keys
+
+n = 2048
+needed = {
+    "window": window.count(n, n, window=128),
+    "strided": int(strided.mask(n, n, stride=64).sum()),
+    "random_keys": int(random_keys.mask(n, n, n_random=32).sum()),
+    "bigbird": int(bigbird.mask(n, n, **MECHANISMS["bigbird"].values).sum()),
+}
+theory = {stem: n * n / pairs for stem, pairs in needed.items()}
+for stem, ratio in theory.items():
+    print(f"{stem:<12} needs {1 / ratio:5.1%} of the pairs: {ratio:.1f}× in theory")
+
+# %% covers="F31 P6 W3 W4"
+full_time = times_of("full")[n]
+efficiency = {stem: full_time / times_of(stem)[n] / theory[stem] for stem in theory}
+percent = {stem: round(100 * share) for stem, share in efficiency.items()}
+axes = plots.bars(percent, unit="%", title="realised speedup, as a share of the theoretical")
+plots.show(axes, "The share of its theoretical speedup that each sparse pattern reaches here.")
+
+# %% tags=["nbval-ignore-output"] covers="F31 C077 C143 C144"
+claims.check("C077", f"{min(efficiency.values()):.0%} to {max(efficiency.values()):.0%} here")
+claims.check("C143", f"random keys {efficiency['random_keys']:.0%} on this machine")
+claims.check("C144", f"blocks {efficiency['bigbird']:.0%} on this machine")
+
+# %% [markdown]
+# So "sparse attention reaches" has no single number: it depends on the pattern. One reason can be
+# counted without a clock. A processor multiplies whole tiles. Scattered keys touch many tiles, and
+# use little of each. How much of the tiles does a random pattern use?
+
+# %% covers="W3 C144"
+scattered = random_keys.mask(1024, 1024, n_random=32)
+blocked = bigbird.mask(1024, 1024, block=64)
+
+
+def used(mask, tile):
+    count = len(mask) // tile
+    touched = mask.reshape(count, tile, count, tile).any(axis=(1, 3))
+    return mask.sum() / (touched.sum() * tile**2)
+
+
+for tile in (1, 16, 32, 64):
+    of_random, of_blocks = used(scattered, tile), used(blocked, tile)
+    print(f"tiles of {tile:>2}: random uses {of_random:.0%} of its own, blocks {of_blocks:.0%}")
+
+# %% covers="W3 F31"
+live_tiles = plots.LiveHeatmap(
+    np.zeros((256, 256)), title="multiplied and needed", words=("skipped", "wasted", "needed")
+)
+
+
+def draw_tiles(keys, tile):
+    mask = random_keys.mask(256, 256, n_random=keys)
+    count = 256 // tile
+    touched = mask.reshape(count, tile, count, tile).any(axis=(1, 3))
+    live_tiles.update(np.kron(touched, np.ones((tile, tile), int)) + mask)
+    return f"{keys} random keys, tiles of {tile}: {used(mask, tile):.0%} of the work is needed."
+
+
+sizes = widgets.choice([1, 2, 4, 8, 16, 32], 8)
+widgets.explore(draw_tiles, live_tiles.figure, keys=(1, 32, 1, 4), tile=sizes)
+
+# %% [markdown]
+# The same count decides between a mask and an algorithm. Masked full attention multiplies every
+# tile, so on a CPU too it gains nothing:
+
+# %% covers="O10 W3"
+q, k, v = random_qkv(2048)
+mask = window.mask(2048, 2048, window=128)
+ways = {
+    "full": measure.seconds(full.attention, q, k, v, repeats=3),
+    "full, masked": measure.seconds(full.attention, q, k, v, mask=mask, repeats=3),
+    "window": measure.seconds(window.attention, q, k, v, window=128, repeats=3),
+}
+axes = plots.bars(ways, unit="s", title="2048 tokens")
+plots.show(axes, "Full attention, full attention with a window as its mask, window attention.")
+
+# %% [markdown]
+# **V7** puts theory, tiles and fixed costs together, and asks which of them explains a printed 5
+# to 6.
+#
+# ## A speedup above the theory
+#
+# Now read what chapter E prints, in the same way: printed speedup over operation ratio. What would
+# a value above 100 % mean?
+
+# %% covers="C224 C235 C250 C260 C261"
+bigbird_pairs = bigbird.mask(4096, 4096, block=64).sum()
+printed = {
+    "Longformer, 4096": (98 / 18, 4096 / (2 * 512)),
+    "BigBird, 4096": (98 / 15, 4096**2 / bigbird_pairs),
+    "Linformer, 4096": (98 / 20, 4096 / (2 * 256)),
+    "Performer, 4096": (98 / 12, 4096 / (2 * 256)),
+    "Performer, 16384": (1500 / 48, 16384 / (2 * 256)),
+}
+share = {name: time / operations for name, (time, operations) in printed.items()}
+for name, (ratio, operations) in printed.items():
+    print(f"{name:<17} {ratio:4.1f}× printed, {operations:4.1f}× in theory: {share[name]:4.0%}")
+
+# %% [markdown]
+# Above 100 % the baseline did more than arithmetic. That can be: standard attention on a GPU waits
+# for its scores to travel, and whoever avoids the scores gains more than the operations say. Then
+# the figure measures the baseline. The recorded run below shows one such case, and what is left of
+# it against a baseline that does not wait.
+
+# %% covers="C224 C235"
+why = "chapter V says sparse kernels reach 50 to 70 %; both cannot have the same baseline"
+claims.check("C224", f"{share['Longformer, 4096']:.0%} of the operation ratio", why)
+claims.check("C235", f"{share['BigBird, 4096']:.0%} of the operation ratio")
+
+# %% covers="C250 C260 C261"
+claims.check("C250", f"{share['Linformer, 4096']:.0%} of the operation ratio 8")
+claims.check("C260", f"{share['Performer, 4096']:.0%} of the operation ratio 8")
+claims.check("C261", f"{share['Performer, 16384']:.0%} of the operation ratio 32")
+
+# %% [markdown]
+# ## Timings that cannot be timings
+#
+# Chapter E's times of standard attention, per layer. The work grows with $n^2$, so each doubling
+# should multiply the time by four. Look at the ratios before you look at the picture.
+
+# %% covers="L11 P7 C196 C197 C198 C199 C200 C201"
+lengths_e = [512, 1024, 2048, 4096, 8192, 16384]
+times_e = [float(claims.get(f"C{number}").printed) for number in range(196, 202)]
+for n, before, after in zip(lengths_e[1:], times_e, times_e[1:], strict=False):
+    print(f"{n // 2:>5} to {n:>5}: {before:5.0f} ms to {after:5.0f} ms, {after / before:.1f} times")
+
+# %% covers="L11 P7"
+everywhere = [256, *lengths_e]
+here = {n: measure.Timing(**row["seconds"]) for (stem, n), row in rows.items() if stem == "full"}
+nowhere = measure.Timing(np.nan, np.nan, np.nan, 1)
+shown = {
+    "this machine, 1 head": [here.get(n, nowhere) for n in everywhere],
+    "chapter E's A100, 12 heads: printed": [np.nan, *(np.array(times_e) / 1e3)],
+}
+axes = plots.growth(everywhere, shown, {"n²": [1.5 * (n / 16384) ** 2 for n in everywhere]})
+plots.show(axes, "Printed times, flat and steep in turns; measured ones along n squared.")
+
+# %% [markdown]
+# Then there are the four fast methods, timed at 4096 and at 16384. All four grew by the same
+# factor:
+
+# %% covers="C331 C412"
+pairs_e = {
+    "Longformer": (18, 72),
+    "BigBird": (15, 60),
+    "Linformer": (20, 80),
+    "Performer": (12, 48),
+}
+for name, (at_4096, at_16384) in pairs_e.items():
+    print(f"{name:<11} {at_16384 / at_4096:.2f} times")
+claims.check("C331", why="exactly 4.00 four times over: repeated timings have spread")
+
+# %% covers="C412 P8"
+claims.check(
+    "C412", why="no type, no spread, no versions: nobody can repeat it, and see the factors"
+)
+
+# %% [markdown]
+# Two more speedups rest on a time that the same chapter prints in two versions, and one time that
+# both chapters print:
+
+# %% covers="C236 C251 C475"
+why = "the same chapter prints both times"
+claims.check("C236", f"390 ms gives {390 / 30:.0f}×, 190 ms gives {190 / 30:.1f}×", why)
+claims.check("C251", f"390 ms gives {390 / 40:.1f}×, 190 ms gives {190 / 40:.1f}×", why)
+claims.check("C475", f"{390 / 0.15:,.0f} times apart")
+
+# %% [markdown]
+# A time implies rates, and a device has limits. Enter one, and see whether it can be true. Start
+# with the printed 98 ms at 4096 tokens; then find a time that an A100 could have needed.
+
+# %% covers="P4 L11"
+devices = {name: device for name, device in cost.DEVICES.items() if "Laptop" not in name}
+milliseconds = [0.01, 0.03, 0.1, 0.15, 0.3, 1, 3, 8, 25, 98, 190, 390, 1500]
+live_implied = plots.LiveBars({"implied": 0.0, "peak": 0.0}, unit="TFLOP/s", high=1000)
+choices = {
+    "printed_ms": widgets.choice(milliseconds, 98),
+    "n": widgets.choice(lengths_e, 4096),
+    "device": widgets.choice(list(devices), "A100 40 GB"),
+}
+
+
+# %% covers="P4 L11"
+def draw_implied(printed_ms, n, device):
+    found = cost.implied(printed_ms / 1e3, n, 64, heads=12, device=devices[device])
+    shown = min(found.flops_per_second, 1e15) / 1e12
+    live_implied.update({"implied": shown, "peak": devices[device].peak() / 1e12})
+    return f"{printed_ms:g} ms for {n} tokens on {device}: {found}."
+
+
+widgets.explore(draw_implied, live_implied.figure, **choices)
+
+# %% [markdown]
+# **Exercise 13.6** audits a whole table in this way.
+#
+# ## On a GPU
+#
+# The next cell draws the latest recorded run of the Triton kernels, and the one below it compares
+# with chapter E's speedups: in its own setting, if that has been measured.
+
+# %% covers="L11 P7"
+recorded = bench.latest("gpu")
+assert recorded is not None
+figure = plots.benchmark(recorded)
+plots.show(figure, "Time and peak memory of the kernels on a GPU, over n, as recorded.")
+
+# %% tags=["nbval-ignore-output"] covers="L11 P6 P7 W5 C321 C322 C323 C324 C325 C326 C327 C328 C329"
+print(recorded["machine"]["gpu"], "recorded on", recorded["date"][:10])
+for n, stem, said, found in records.chapter_e(recorded):
+    print(f"n = {n:>5}  {stem:<11} {said:g}× printed, {found:.1f}× measured")
+if not records.chapter_e(recorded):
+    print("chapter E's own setting, 12 heads of 64, has not been measured yet")
+setting = {"heads": 16, "width": 64, "causal": False, "mode": "forward"}
+all_lines = records.lines(recorded, **setting)
+ours = {stem: line for (stem, own), line in all_lines.items() if own == "Triton"}
+n = max(ours["full"])
+for stem, standard, lean in records.crossovers(recorded, **setting):
+    ratios = [ours[base][n] / ours[stem][n] for base in ("full", "flash")]
+    print(f"{stem}: at n = {n} {ratios[0]:.1f}× standard and {ratios[1]:.1f}× flash;")
+    print(f"    faster than standard {standard}; than flash: {lean}")
+print(f"a window of 128 needs 1/{n * n / window.count(n, n, window=128):.0f} of the pairs there")
+
+# %% [markdown]
+# Compare the window's two ratios with its share of the pairs. Against standard attention it gains
+# more than it leaves out. Against flash attention, which is exact, it gains far less. So ask of
+# each speedup: over what?
+#
+# ## Which holds least?
+#
+# Chapter V's last question: five variants side by side at 8192 tokens and 12 heads in float32, and
+# which needs least memory? It names a winner. Name yours first: window of 512, 90 strided keys,
+# linear, rank 256.
+
+# %% covers="V10 C177 C178"
+n, heads, d = 8192, 12, 64
+held = {
+    "full scores": n * n,
+    "window scores, 512 a row": n * 512,
+    "sparse scores, 90 a row": n * 90,
+    "linear: state and normaliser": d * (d + 1),
+    "low rank scores, 256 a row": n * 256,
+}
+for name, numbers in held.items():
+    print(f"{name:<30} {format_bytes(heads * numbers * 4, decimal=True):>9}")
+
+# %% covers="C177 C178"
+ratio = held["sparse scores, 90 a row"] / held["linear: state and normaliser"]
+claims.check("C178", f"linear, {ratio:.0f} times less than sparse")
+
+# %% [markdown]
+# **V10** asks for this table at any size, and for the winner.
+#
+# ## Your case
+#
+# Pick a length, heads, batch, a type and how much error you accept on random input. The button
+# measures every mechanism here, and lists those within your tolerance, fastest first.
+
+
+# %% covers="P1 P6 P19"
+def measured_here(n, heads, batch, dtype, tolerance, causal):
+    chosen = bench.here([n], heads=heads, batch=batch, dtype=dtype, causal=causal, limit=2.0)
+    fitting = [r for r in chosen["measurements"] if r.get("error", np.inf) <= tolerance]
+    fitting.sort(key=lambda row: row["seconds"]["median"])
+    table = [
+        {
+            "mechanism": MECHANISMS[row["mechanism"]].title,
+            "time": measure.format_seconds(row["seconds"]["median"]),
+            "peak memory": format_bytes(row["peak_bytes"]),
+            "error": f"{row['error']:.1e}",
+        }
+        for row in fitting
+    ]
+    return f"{len(fitting)} of {len(chosen['measurements'])} are within {tolerance:g}.", table
+
+
+# %% covers="P1 P6 P19"
+widgets.form(
+    measured_here,
+    n=[256, 512, 1024, 2048, 4096],
+    heads=[1, 4, 12],
+    batch=[1, 4],
+    dtype=["float32", "float64"],
+    tolerance={"exact (1e-5)": 1e-5, "1 %": 1e-2, "any": 1e9},
+    causal={"no": False, "yes": True},
+)
+
+# %% [markdown]
+# ## What this chapter does not measure
+#
+# Quality. A percentage of "accuracy retained" without its task cannot be repeated. Perplexity over
+# window widths and bits per character, which is perplexity's logarithm, need a trained model:
+# chapter 14. Sentences of GLUE are too short for any of this. The tables that choose a method by
+# length, memory and task are recomputed in chapter 15.
+
+# %% covers="P9 P10 P11 P12 P13 P15 P16 P17"
+loss = 0.9  # nats for each character, as a trained model would report
+print(f"perplexity {np.exp(loss):.2f}, bits per character {loss / np.log(2):.2f}")
+kept = masks.density(window.mask(4096, 4096, window=128))
+print(f"density {kept:.1%}, sparsity {1 - kept:.1%}")
+
+# %% [markdown]
+# ## Every claim about timings
+#
+# The ledger's verdicts on this chapter's subject. Those that hold are divisions of printed
+# numbers: the division is right, whatever the numbers are.
+
+# %% covers="C317 C318 C319 C320 C321 C322 C323 C324 C325 C326 C327 C328 C329 C330 C355"
+for claim in claims.find(chapter="13"):
+    print(f"{claim.id}  {claim.verdict:<18} {claim.claim}")
+
+# %% [markdown]
+# ## What you take with you
+#
+# - State median and quartiles, machine, type, sizes, and what was warm.
+# - Peak memory belongs to a meter; ask which.
+# - An error says different, not bad; and it depends on the data.
+# - Speedups are realised in tiles, above a floor. "Never here" is a result.
+# - A time implies rates. Compare them with the device before you believe it.
+#
+# Now open `exercises/13_measuring.ipynb`. Six exercises, V7 and V10.

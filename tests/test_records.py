@@ -1,0 +1,124 @@
+import pytest
+
+from attncourse import bench, records
+from attncourse.cost import DEVICES
+
+
+def row(mechanism="flash", implementation="Triton", n=4096, seconds=1e-3, **more):
+    timing = {"median": seconds, "low": 0.9 * seconds, "high": 1.1 * seconds, "repeats": 5}
+    setting = {"batch": 1, "heads": 16, "width": 64, "causal": False, "mode": "forward"}
+    measured = {"mechanism": mechanism, "implementation": implementation, "n": n, "knobs": {}}
+    return {**setting, **measured, "seconds": timing, "peak_bytes": 2**20, **more}
+
+
+def record(*rows, complete=True):
+    return {
+        "machine": {
+            "gpu": "NVIDIA H100 80GB HBM3", "cpu": "a CPU", "driver": "570.1",
+            "versions": {"torch": "2.13.0", "triton": None},
+        },
+        "settings": {"device": "gpu", "dtype": "float16"},
+        "date": "2026-05-04T03:02:01+00:00", "commit": "0123456789abcdef", "complete": complete,
+        "measurements": list(rows),
+    }  # fmt: skip
+
+
+def test_old_records_get_their_setting():
+    old = record({"mechanism": "full", "implementation": "NumPy", "n": 8})
+    old["settings"] |= {"heads": 4, "width": 32}
+    (found,) = records.rows(old)
+    assert found["heads"] == 4 and found["width"] == 32 and found["mode"] == "forward"
+    assert not found["causal"] and found["batch"] == 1 and found["dtype"] == "float16"
+    assert records.rows(old, width=64) == []
+
+
+def test_the_recorded_run_can_be_read():
+    recorded = bench.latest("gpu")
+    assert records.device_of(recorded) is DEVICES["H100 80 GB"]
+    text = records.report(recorded)
+    assert "NVIDIA H100 80GB HBM3" in text and recorded["commit"][:12] in text
+    crossed = {stem: words for stem, *words in records.crossovers(recorded)}
+    assert crossed["window"] and "linear" in crossed
+
+
+@pytest.mark.parametrize(
+    ("gpu", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100 80 GB"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA A100-SXM4-40GB", "A100 40 GB"),
+        ("Tesla V100-SXM2-16GB", "V100 16 GB"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 4060 Laptop GPU", "RTX 4060 Laptop"),
+        ("NVIDIA A100-SXM4-80GB", None),  # another memory, other figures
+        (None, None),
+    ],
+)
+def test_the_device_of_a_gpu(gpu, name):
+    device = records.device_of({"machine": {"gpu": gpu}})
+    assert (device and device.name) == name
+
+
+def test_rates_follow_from_the_work():
+    device = DEVICES["H100 80 GB"]
+    exact = 4 * 16 * 4096**2 * 64
+    moved = 4 * 16 * 4096 * 64 * 2
+    whole = {**row(), "dtype": "float16"}
+    assert records.work(whole) == (exact, moved)
+    assert records.work(whole, 7) == (exact, moved)  # what exact attention needs, whoever does it
+    assert records.work(whole | {"causal": True}) == (exact / 2, moved)
+    assert records.work(whole | {"mode": "backward"}) == (2.5 * exact, 2 * moved)
+    assert records.work(whole | {"mechanism": "window"}, 7) == (7, moved)
+    decode = whole | {"mode": "decode", "groups": 4}
+    assert records.work(decode) == (4 * 16 * 4096 * 64, moved / 8)
+    rate = records.rates(whole, device)
+    assert rate["tflops"] == exact / 1e-3 / 1e12 and rate["gbs"] == moved / 1e-3 / 1e9
+    assert rate["share"] == pytest.approx(exact / 989e12 / 1e-3)
+    assert "share" not in records.rates(whole, None)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "found", "words"),
+    [
+        ({1: 5, 2: 5, 4: 5}, {1: 1, 2: 6, 4: 9}, 2, "from n = 2"),
+        ({1: 5, 2: 5, 4: 9}, {1: 6, 2: 6, 4: 8}, None, "never here"),  # only the longest counts
+        ({1: 1, 2: 1}, {1: 2, 2: 2, 4: 3}, 1, "at every length here"),
+        ({1: 2, 2: 1}, {1: 1, 2: 1}, None, "never here"),
+        ({1: 1}, {2: 2}, None, "not measured"),
+    ],
+)
+def test_crossover(ours, theirs, found, words):
+    assert records.crossover(ours, theirs) == found
+    assert records.crossover_words(ours, theirs) == words
+
+
+def test_chapter_e_is_compared_in_its_own_setting():
+    e = {"heads": 12}
+    measured = record(
+        row("full", seconds=8e-3, **e), row("flash", seconds=1e-3, **e),
+        row("performer", seconds=2e-3, **e), row("full", seconds=1.0),
+        row("full", "SDPA", seconds=1e-6, **e),
+    )  # fmt: skip
+    assert records.chapter_e(measured) == [(4096, "performer", 8.2, 4.0), (4096, "flash", 3.9, 8.0)]
+    text = records.report(measured)
+    assert "| 4096 | performer | 8.2× | 4.0× | no |" in text
+    assert "| 4096 | flash | 3.9× | 8.0× | yes |" in text
+
+
+def test_the_report_names_what_was_not_measured_and_estimates_nothing():
+    measured = record(
+        row("full", seconds=8e-3), row(predicted={"flops": 5, "peak_bytes": 2**20}),
+        row("window", n=512, seconds=1e-4), row("full", n=512, seconds=2e-4),
+        {**row("full", n=131072), "skipped": "needs 512.0 GiB"},
+        {**row(implementation="cuDNN"), "absent": "no cuDNN"}, complete=False,
+    )  # fmt: skip
+    for unmeasured in measured["measurements"][-2:]:
+        del unmeasured["seconds"]
+    text = records.report(measured)
+    assert "driver 570.1" in text and "not complete: the same command goes on" in text
+    assert "| flash | Triton | – | 1 ms ±10% | – |" in text
+    assert "1.0 MiB (1.00 of predicted)" in text
+    assert "- full, Triton at n = 131072: skipped: needs 512.0 GiB" in text
+    assert "- flash, cuDNN: absent: no cuDNN" in text
+    assert "| flash | at every length here | not measured |" not in text
+    assert "| window | at every length here | not measured |" in text
