@@ -20,6 +20,9 @@ def test_lifetimes_show_from_when_to_when_and_how_much():
     spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in ax.patches]
     assert [(round(low), round(high)) for low, high in spans] == [(0, 2), (2, 2)]
     assert [text.get_text() for text in ax.texts] == ["4 MiB", "1 KiB"]
+    assert len({bar.get_facecolor() for bar in ax.patches}) == 2
+    ax = plots.lifetimes(arrays, ["first", "second", "third"], large=8 << 20)
+    assert len({bar.get_facecolor() for bar in ax.patches}) == 1
     assert [label.get_text() for label in ax.get_yticklabels()] == ["P", "out"]
 
 

@@ -94,20 +94,22 @@ def lifetimes(
     ax: Axes | None = None,
     *,
     title: str = "",
+    large: float | None = None,
 ) -> Axes:
-    """Draw from which step to which each array lives; those of the largest size are dark.
+    """Draw from which step to which each array lives; large ones are dark.
 
     Args:
         arrays: Name -> (first step, last step, bytes).
         steps: What happens at each step, in a few words.
         ax: Where; an own figure if not given.
         title: In words.
+        large: From how many bytes on an array is large; the size of the largest if not given.
     """
     if ax is None:
         _, ax = figure(height=1.1 + 0.36 * len(arrays))
-    largest = max(size for _, _, size in arrays.values())
+    large = max(size for _, _, size in arrays.values()) if large is None else large
     for row, (first, last, size) in enumerate(arrays.values()):
-        dark = size > largest / 4
+        dark = size >= large
         ax.barh(
             row,
             last - first + 0.92,

@@ -830,9 +830,10 @@ def draw_bounds(n, heads, width):
     products, exponentials = standard.flops / h100.flops_per_second, heads * n * n / 3.9e12
     bounds = (products, exponentials, moving(tiled), moving(standard))
     live_bounds.update(dict(zip(limits, bounds, strict=True)), f"n = {n}, width {width}")
-    binding = [limits[np.argmax(some)] for some in (bounds[:3], (*bounds[:2], 0, bounds[3]))]
-    setting = f"{heads} heads of width {width}, n = {n}"
-    return f"{setting}: the limit of tiled is {binding[0]}, of standard {binding[1]}."
+    kinds, either = ("products", "exponentials", "moving"), (moving(tiled), moving(standard))
+    binding = [kinds[np.argmax((products, exponentials, moved))] for moved in either]
+    said = f"tiled attention is bound by {binding[0]}, standard by {binding[1]}"
+    return f"{heads} heads of width {width}, n = {n}: {said}."
 
 
 # %% covers="A14 L17"
@@ -841,8 +842,8 @@ sliders = {"n": widgets.choice([1024, 4096, 16384], 4096), "heads": (1, 64, 1, 1
 widgets.explore(draw_bounds, live_bounds.figure, width=head_widths, **sliders)
 
 # %% [markdown]
-# Counted like this, even tiled attention waits for memory at width 64. On a real GPU the L2 cache
-# answers most of the repeated reads of k and v. Then products and exponentials bind.
+# Counted like this, even tiled attention waits for memory, at every width. On a real GPU the L2
+# cache answers most of the repeated reads of k and v. Then products and exponentials bind.
 #
 # And the clock? The next cell measures on a GPU if there is one. If not, it shows the latest
 # recorded run, or says that there is none. A text promises a gain of 2 to 4, twice.
@@ -900,6 +901,7 @@ axes = plots.growth(
 )
 ratios = [printed[n] / ideal[n] for n in printed]
 words = f"{min(ratios):.0f} to {max(ratios):.0f} times above the line"
+axes.legend(("40 % of an A100's peak", "printed"), loc="upper left")
 plots.show(axes, f"The printed times lie {words}, and do not run along it.")
 
 # %% covers="C273 C274 C275 C276 C277"
@@ -1051,10 +1053,10 @@ square, row_bytes = n * n * 4, n * 64 * 4
 events = ["forward", "other layers", "dV, dP", "dS", "dQ, dK"]
 figure, (upper, lower) = plots.figure(2, 1, height=4.4)
 stored = {"P": (0, 3, square), "dP": (2, 3, square), "dS": (3, 4, square), "O": (0, 2, row_bytes)}
-plots.lifetimes(stored, events, upper, title="standard: P waits")
+plots.lifetimes(stored, events, upper, title="standard: P waits", large=square)
 again = {"lse": (0, 4, n * 4), "O": (0, 2, row_bytes), "delta": (2, 4, n * 4)}
 again["tiles of P, dP, dS"] = (2, 4, 3 * 64 * 64 * 4)
-plots.lifetimes(again, events, lower, title="tiled: P is made again")
+plots.lifetimes(again, events, lower, title="tiled: P is made again", large=square)
 plots.show(
     figure, "Standard keeps P through all other layers; tiled keeps lse, 1024 times smaller."
 )
@@ -1145,7 +1147,8 @@ def draw_batch(n, layers, heads, device):
 
 # %% covers="L20"
 lengths = widgets.choice([2**power for power in range(9, 17)], 8192)
-sliders = {"layers": (1, 96, 1, 12), "heads": (1, 96, 1, 12), "device": list(DEVICES)}
+gpus = {name.removeprefix("RTX "): name for name in DEVICES}
+sliders = {"layers": (1, 96, 1, 12), "heads": (1, 96, 1, 12), "device": gpus}
 widgets.explore(draw_batch, live_batch.figure, n=lengths, **sliders)
 
 # %% [markdown]
@@ -1177,7 +1180,7 @@ print(f"first {first_version / 1e6:.1f} MB, second {second_version / 1e6:.1f} MB
 
 # %% covers="L13"
 live_order = plots.LiveHeatmap(np.zeros((8, 8)), title=" ", **said)
-versions = {"version 2, queries outside": False, "version 1, keys outside": True}
+versions = {"queries outside": False, "keys outside": True}
 
 
 # %% covers="L13"
@@ -1186,9 +1189,9 @@ def draw_order(step, version):
     for tile in tiles[:step]:
         grid[tile] = 1
     grid[tiles[step]] = 2
-    live_order.update(grid, version)
+    live_order.update(grid, f"{version}: version {1 if versions[version] else 2}")
     finished = int((grid[:, -1] == 1).sum())
-    return f"{version}, step {step}: {finished} of 8 tiles of queries are finished."
+    return f"With {version}, step {step}: {finished} of 8 tiles of queries are finished."
 
 
 # %% covers="L13"
@@ -1201,7 +1204,7 @@ widgets.explore(draw_order, live_order.figure, step=(0, 63, 1, 19), version=list
 
 # %% covers="L13"
 live_busy = plots.LiveBars(
-    {"one program a head": 1, "one program a query tile": 1}, unit="of 108 SMs", high=108
+    {"one program a head": 1, "one program a query tile": 1}, unit="SMs", high=sms
 )
 
 
