@@ -106,7 +106,8 @@ def held_bytes(
     copy = copied * (work_bytes if gathered or each else converted)
     original = copied * dtype_bytes if converted and (gathered or each) else 0
     most = copy + max(original, queries * D * work_bytes)  # with the scaled queries, or the result
-    return heads * scores + max(heads * most, NUMPY_BUFFER * work_bytes)
+    buffer = min(NUMPY_BUFFER, heads * queries * max(keys, D)) * work_bytes
+    return heads * scores + max(heads * most, buffer)
 
 
 def _taken(array: np.ndarray, keys: slice | np.ndarray, work: np.dtype) -> np.ndarray:

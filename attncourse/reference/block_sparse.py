@@ -72,7 +72,8 @@ def attention(
             )
             hidden[:, cut] = ~visible(np.array(rows)[:, None], keys[None, cut])
         if causal:
-            hidden |= keys > (np.array(rows) + n_keys - n_queries)[:, None]
+            late = np.searchsorted(keys, rows.start + n_keys - n_queries)  # its own block's keys
+            hidden[:, late:] |= ~np.tri(len(rows), len(keys) - late, dtype=bool)
         part = slice(rows.start, rows.stop)
         out[..., part, :] = attend(q[..., part, :], k, v, _unbroken(keys), hidden, factor)
     return out

@@ -192,7 +192,8 @@ def cost(
         seen = r * (D + 1)
         features = (r + c) * D
         joining = B * H * (features + c * (D + 1) + r * c + 2 * seen + 2 * state)
-        dividing = B * H * (features + seen + 2 * state) + 3 * NUMPY_BUFFER
+        buffer = min(NUMPY_BUFFER, B * H * r * D)
+        dividing = B * H * (features + seen + 2 * state) + 3 * buffer
         largest = max(largest, max(joining, dividing) * work_bytes)
     out = B * H * Tq * D * dtype_bytes
     return Cost(

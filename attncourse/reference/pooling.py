@@ -102,5 +102,5 @@ def _reduce(x, starts, size, share, kind, work) -> np.ndarray:
     if kind == "learned":
         return np.add.reduceat(x * share, starts, axis=0)
     total = np.add.reduceat(x, starts, axis=0, dtype=work)
-    total /= size[:, None]
+    total /= size[:, None].astype(work)  # integers would have all of it converted, in buffers
     return total

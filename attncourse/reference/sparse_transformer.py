@@ -138,7 +138,8 @@ def cost(
         loaded += (n_rows + 2 * n_keys) * D
         gathered = not isinstance(keys, slice)
         held = held_bytes(B * H, n_rows, n_keys, D, dtype_bytes, gathered=gathered)
-        rescaling = (B * H * hidden.size + 3 * NUMPY_BUFFER) * work_bytes
+        buffer = min(NUMPY_BUFFER, B * H * n_rows * D)
+        rescaling = (B * H * hidden.size + 3 * buffer) * work_bytes
         largest = max(largest, max(held, rescaling) + hidden.size)
     acc = B * H * Tq * D * work_bytes
     out = B * H * Tq * D * dtype_bytes

@@ -8,7 +8,6 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference import masks
 from attncourse.reference.block import BLOCK
 from attncourse.reference.softmax import softmax_in_place
 
@@ -62,13 +61,13 @@ def attention(
     work = np.result_type(q.dtype, np.float32)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     values = v.astype(work, copy=False)
-    position = masks.positions(n_queries, n_keys) if causal else None
     for first in range(0, n_queries, BLOCK):
         rows = slice(first, min(first + BLOCK, n_queries))
+        future = _future(rows, n_queries, n_keys) if causal else None
         scores = logits(q[..., rows, :].astype(work, copy=False), rows)
         _check_rows(scores, q.shape[:-2], rows.stop - rows.start, n_keys)
         if causal:
-            np.copyto(scores, -np.inf, where=np.arange(n_keys) > position[rows, None])
+            np.copyto(scores, -np.inf, where=future)
         out[..., rows, :] = np.matmul(softmax_in_place(scores), values)
         del scores  # or it would outlive the making of the next block's
     return out
@@ -200,6 +199,10 @@ def _affine(x: np.ndarray, weights: np.ndarray, bias: np.ndarray | None) -> np.n
     if bias is not None:
         product += bias
     return product
+
+
+def _future(rows: slice, n_queries: int, n_keys: int) -> np.ndarray:
+    return ~np.tri(rows.stop - rows.start, n_keys, rows.start + n_keys - n_queries, dtype=bool)
 
 
 def _check_rows(rows: np.ndarray, leading: tuple[int, ...], n_rows: int, n_keys: int) -> None:
