@@ -180,6 +180,12 @@ def _relative_arguments(n_queries, n_keys, width, value_width, dtype, *, max_dis
     return rest | {"relative_keys": keys, "relative_values": values}
 
 
+def _t5_arguments(n_queries, n_keys, width, value_width, dtype, **rest):
+    from attncourse.reference import t5
+
+    return rest | {"table": t5.random_table(dtype=dtype)}
+
+
 def _scoring_arguments(n_queries, n_keys, width, value_width, dtype, *, hidden, **rest):
     from attncourse.reference import scoring
 
@@ -238,6 +244,18 @@ MECHANISMS: dict[str, Mechanism] = {
             knobs=(Knob("max_distance", 16, 0, 128, 1, "distance at which positions are clipped"),),
             has=frozenset({"kernel"}),
             arguments=_relative_arguments,
+        ),
+        Mechanism(
+            stem="t5",
+            family="variant",
+            title="Relative position bias (T5)",
+            paper="Raffel et al. 2020, arXiv:1910.10683, section 2.1",
+            chapter="03",
+            exact="softmax attention with a bias for each distance",
+            memory="block² + max_distance",
+            knobs=(Knob("max_distance", 128, 17, 512, 1, "keys so far away all look alike"),),
+            has=frozenset({"kernel"}),
+            arguments=_t5_arguments,
         ),
         Mechanism(
             stem="scoring",

@@ -32,6 +32,7 @@ from attncourse.kernels import (
     scoring,
     splits,
     synthesizer,
+    t5,
     tiles,
     window,
 )
@@ -66,6 +67,7 @@ MORE = [
     pooled._pooled_fwd_kernel,
     synthesizer._synthesizer_fwd_kernel,
     relative._relative_fwd_kernel,
+    t5._t5_fwd_kernel,
     scoring._scoring_project_kernel,
     scoring._scoring_fwd_kernel,
     lsh._lsh_round_kernel,
@@ -122,6 +124,7 @@ FLOAT32 = {
     "q_hidden_ptr",
     "k_hidden_ptr",
     "acc_ptr",
+    "biases_ptr",
 }  # whatever the inputs are
 ROWS = 1024  # of a group: as many as a tile holds
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -153,6 +156,11 @@ def of_relative(kernel, dtype, width, ones):
     BLOCK_Q, BLOCK_KV, SPAN, options = relative._tiling(width, DTYPE_BYTES[dtype])
     blocks = {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV, "SPAN": SPAN}
     return blocks | {"CAUSAL": ones}, options  # not causal has a third stretch
+
+
+def of_t5(kernel, dtype, width, ones):
+    _, _, options = tiling(width, DTYPE_BYTES[dtype])
+    return {"CAUSAL": ones}, options  # not causal has a third stretch
 
 
 def of_scoring(kernel, dtype, width, ones):

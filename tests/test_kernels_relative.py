@@ -65,7 +65,7 @@ def test_the_stretches_hold_the_tiles_that_they_should():
     ):
         for start in range(0, Tq, BLOCK_Q):
             positions = range(start + Tk - Tq, min(start + BLOCK_Q, Tq) + Tk - Tq)
-            near, past, end = relative._stretches.fn(start, Tq, Tk, most, BLOCK_Q, BLOCK_KV, causal)
+            near, past, end = relative.stretches.fn(start, Tq, Tk, most, BLOCK_Q, BLOCK_KV, causal)
             assert 0 <= near <= past <= end
             for tile in range(end):
                 away = [

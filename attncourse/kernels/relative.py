@@ -87,7 +87,7 @@ def attention(
 
 
 @triton.jit
-def _stretches(
+def stretches(
     start, Tq, Tk, max_distance,
     BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
@@ -103,7 +103,8 @@ def _stretches(
 
 
 @triton.jit
-def _clip(x, low, high):
+def clip(x, low, high):
+    """Keep x between low and high."""
     return tl.minimum(tl.maximum(x, low), high)
 
 
@@ -153,7 +154,7 @@ def _relative_fwd_kernel(
     sum_before = tl.zeros([BLOCK_Q], tl.float32)  # the part of keys far before the query
     sum_past = tl.zeros([BLOCK_Q], tl.float32)
 
-    first_near, first_past, n_tiles = _stretches(
+    first_near, first_past, n_tiles = stretches(
         start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV, CAUSAL
     )
     bounds = 0, first_near, first_past, n_tiles
@@ -168,7 +169,7 @@ def _relative_fwd_kernel(
                 scores += gain_past[:, None]
             else:
                 distances = tile * BLOCK_KV - (start + Tk - Tq) - (BLOCK_Q - 1) + span
-                table_rows = _clip(distances, -max_distance, max_distance) + max_distance
+                table_rows = clip(distances, -max_distance, max_distance) + max_distance
                 relative = load_tile(
                     relative_k_ptr, table_rows, cols, stride_rkt, stride_rkd, n_rows, D
                 )  # [SPAN, BLOCK_D]
@@ -198,7 +199,7 @@ def _relative_fwd_kernel(
             else:
                 column = span[None, :] + rows[:, None] - (BLOCK_Q - 1)  # [BLOCK_Q, SPAN]
                 in_tile = (column >= 0) & (column < BLOCK_KV)
-                skewed = tl.gather(weights.to(v.dtype), _clip(column, 0, BLOCK_KV - 1), 1)
+                skewed = tl.gather(weights.to(v.dtype), clip(column, 0, BLOCK_KV - 1), 1)
                 by_distance = tl.where(in_tile, skewed, 0.0)  # [BLOCK_Q, SPAN]
                 relative = load_tile(
                     relative_v_ptr, table_rows, v_cols, stride_rvt, stride_rvd, n_rows, Dv
@@ -281,7 +282,7 @@ def cost(
     BLOCK_Q, BLOCK_KV, SPAN, _ = _tiling(D, dtype_bytes)
     tiles = near = loaded = programs = 0
     for start in range(0, Tq, BLOCK_Q):
-        first_near, first_past, n_tiles = _stretches.fn(
+        first_near, first_past, n_tiles = stretches.fn(
             start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV, causal
         )
         tiles += n_tiles

@@ -1,6 +1,7 @@
 """Relative positions that attention itself need not know: T5's bias, ALiBi and RoPE.
 
-A bias is made for one tile at a time, so that it need not be stored for all pairs:
+A bias is made for one tile at a time, so that it need not be stored for all pairs; `t5` does so for
+T5's, and any other goes the same way:
 
     flash.forward(q, k, v, bias=lambda i, j: alibi_bias(i, j, slopes), ...)
 
@@ -9,50 +10,10 @@ RoPE turns q and k before attention begins; after that any mechanism will do.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
+from attncourse.buckets import t5_bucket
 from attncourse.inputs import check_count
-
-
-def t5_bucket(
-    distance: np.ndarray, *, n_buckets: int = 32, max_distance: int = 128, causal: bool = False
-) -> np.ndarray:
-    """Return the number of the bucket of each distance.
-
-    Both directions have half of the buckets each; causal, the past has all of them. Half of a
-    direction's buckets hold one distance each, the others grow with it: bucket e + ⌊(n - e) ·
-    log(d / e) / log(max_distance / e)⌋ for the distances d from e = n / 2 on.
-
-    Args:
-        distance: int, any shape: key position minus query position.
-        n_buckets: All buckets together, even.
-        max_distance: Distances from here on share the last bucket, if not those before do already.
-        causal: Later keys count as distance 0.
-
-    Returns:
-        int, 0 ... n_buckets - 1. With both directions the first bucket of the later keys, n_buckets
-        // 2, stays empty: distance 0 counts to the earlier ones.
-
-    Raises:
-        ValueError: n_buckets below 2 (4 with both directions) or odd, or max_distance too small.
-
-    Paper:
-        Raffel et al. 2020, arXiv:1910.10683, section 2.1; the formula is that of its code.
-    """
-    check_count("relative.t5_bucket", "n_buckets", n_buckets, least=2 if causal else 4)
-    if n_buckets % 2:
-        raise ValueError(f"relative.t5_bucket: n_buckets must be even, got {n_buckets}")
-    n_own = n_buckets if causal else n_buckets // 2  # buckets of one direction
-    exact = n_own // 2
-    check_count("relative.t5_bucket", "max_distance", max_distance, least=exact + 1)
-    distance = np.asarray(distance)
-    size = np.maximum(-distance, 0) if causal else np.abs(distance)
-    growth = np.log(np.maximum(size, exact) / exact) / math.log(max_distance / exact)
-    grown = np.minimum(exact + (growth * (n_own - exact)).astype(size.dtype), n_own - 1)
-    bucket = np.where(size < exact, size, grown)
-    return bucket if causal else bucket + n_own * (distance > 0)
 
 
 def t5_bias(

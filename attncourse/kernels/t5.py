@@ -1,0 +1,208 @@
+"""T5's relative position bias in Triton: flash's tiles, with a number for each distance."""
+
+import functools
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from attncourse.buckets import check_table, t5_bucket
+from attncourse.cost import Cost
+from attncourse.inputs import check_count
+from attncourse.kernels.relative import clip, stretches
+from attncourse.kernels.tiles import (
+    LOG2E,
+    check_beside,
+    check_grid,
+    check_no_grad,
+    check_tensors,
+    join_tile,
+    load_tile,
+    nonzero,
+    padded,
+    store_tile,
+    tiling,
+    visible_keys,
+)
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    table: torch.Tensor,
+    max_distance: int = 128,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return softmax(q kᵀ · scale + bias) v, where bias[h, i, j] = table[bucket(j - i), h].
+
+    The bias of each distance is put in a row once, 2·max_distance + 1 numbers a head. A tile near
+    the diagonal takes from it what its pairs need; in a tile further away than max_distance all
+    pairs have the same. The bias is never an array of pairs.
+
+    Args:
+        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv), Dv ≤ 256.
+        table: (n_buckets, H) in the dtype of q; or (n_buckets, 1), the same for all heads.
+            n_buckets is even.
+        max_distance: Distances from here on share the last bucket: see `relative.t5_bucket`.
+        causal: Query i sees keys up to its own position i + Tk - Tq, and all buckets are for the
+            past, as in T5's decoder.
+        scale: Factor of the scores; 1/√D if not given. T5 itself takes 1.
+
+    Returns:
+        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No tensors, a dtype without a kernel, or a max_distance that is no integer.
+        ValueError: Shapes, dtypes or devices that do not fit, buckets that the formula cannot fill,
+            or a gradient is asked for.
+
+    Memory:
+        The output, and (H, 2·max_distance + 1) float32; nothing for each pair.
+
+    Paper:
+        Raffel et al. 2020, arXiv:1910.10683, section 2.1.
+    """
+    where = "t5.attention"
+    check_tensors(where, q, k, v)
+    B, H, Tq, D = q.shape
+    Tk, Dv = v.shape[2:]
+    check_beside(where, q, table=table)
+    check_table(where, table, H, max_distance, causal)
+    check_no_grad(where, q, k, v, table)
+    check_grid(where, {"heads": H, "batch": B})
+    scale = 1 / math.sqrt(D) if scale is None else float(scale)
+    BLOCK_Q, BLOCK_KV, options = tiling(max(D, Dv), q.element_size())
+    out = q.new_empty(B, H, Tq, Dv)
+    with torch.cuda.device_of(q):
+        rows = _rows(len(table), max_distance, bool(causal), q.device)
+        biases = (table.float() * LOG2E.value).T[:, rows].expand(H, -1)  # to base 2, as the scores
+        _t5_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
+            q, k, v, biases, out,
+            *q.stride(), *k.stride(), *v.stride(), *biases.stride(), *out.stride(),
+            Tq, Tk, max_distance, scale,
+            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, bool(causal), **options,
+        )  # fmt: skip
+    return out
+
+
+@functools.lru_cache(maxsize=8)
+def _rows(n_buckets: int, max_distance: int, causal: bool, device: torch.device) -> torch.Tensor:
+    """Return the row of the table for each distance from -max_distance to max_distance."""
+    distances = torch.arange(-max_distance, max_distance + 1).numpy()
+    knobs = {"n_buckets": n_buckets, "max_distance": max_distance, "causal": causal}
+    return torch.from_numpy(t5_bucket(distances, **knobs)).to(device)
+
+
+@triton.jit
+def _t5_fwd_kernel(
+    q_ptr, k_ptr, v_ptr, biases_ptr, out_ptr,
+    stride_qb, stride_qh, stride_qt, stride_qd,
+    stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_vb, stride_vh, stride_vt, stride_vd,
+    stride_bh, stride_bt,
+    stride_ob, stride_oh, stride_ot, stride_od,
+    Tq, Tk, max_distance, scale,
+    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_Q queries of one head."""
+    start = tl.program_id(0) * BLOCK_Q
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    q_ptr += batch * stride_qb + head * stride_qh
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    biases_ptr += head * stride_bh
+    out_ptr += batch * stride_ob + head * stride_oh
+
+    queries = start + tl.arange(0, BLOCK_Q)
+    positions = queries + (Tk - Tq)  # where the queries sit among the keys
+    cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    before = tl.load(biases_ptr)  # of all keys max_distance or more before their query
+    past = tl.load(biases_ptr + 2 * max_distance * stride_bt)
+    acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
+    running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+    running_sum = tl.zeros([BLOCK_Q], tl.float32)
+
+    first_near, first_past, n_tiles = stretches(
+        start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV, CAUSAL
+    )
+    bounds = 0, first_near, first_past, n_tiles
+    for stretch in tl.static_range(3):  # far before the queries, near, far past them
+        for tile in range(bounds[stretch], bounds[stretch + 1]):
+            keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
+            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+            scores *= scale * LOG2E
+            if stretch == 0:
+                scores += before
+            elif stretch == 2:
+                scores += past
+            else:
+                distances = keys[None, :] - positions[:, None]  # [BLOCK_Q, BLOCK_KV]
+                rows = clip(distances, -max_distance, max_distance) + max_distance
+                scores += tl.load(biases_ptr + rows * stride_bt)
+            if stretch > 0:
+                visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
+                scores = tl.where(visible, scores, float("-inf"))
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
+            acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
+
+    acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
+    store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    max_distance: int = 128,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what the kernel of `attention` does, tile by tile, with Dv = D.
+
+    The FLOPs are those of whole tiles as they are multiplied: masked corners, rows beyond the end
+    and a width padded to a power of two included. Traffic counts each element that a program
+    loads or stores, and takes no help from a cache: near tiles read a bias for each pair. What the
+    few numbers of the table cost before the kernel starts is left out.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        max_distance: Distance from which on all share a bucket.
+        causal: Leaves out the tiles above the diagonal.
+        dtype_bytes: Bytes of one number of q, k, v and out.
+    """
+    check_count("t5.cost", "max_distance", max_distance, least=1)
+    BLOCK_Q, BLOCK_KV, _ = tiling(D, dtype_bytes)
+    tiles = near = loaded = programs = 0
+    for start in range(0, Tq, BLOCK_Q):
+        first_near, first_past, n_tiles = stretches.fn(
+            start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV, causal
+        )
+        tiles += n_tiles
+        near += first_past - first_near
+        loaded += min(n_tiles * BLOCK_KV, Tk)
+        programs += 1
+    out = B * H * Tq * D * dtype_bytes
+    biases = near * BLOCK_Q * BLOCK_KV + 2 * programs
+    return Cost(
+        flops=4 * B * H * tiles * BLOCK_Q * BLOCK_KV * padded(D),
+        bytes_read=B * H * ((Tq + 2 * loaded) * D * dtype_bytes + 4 * biases),
+        bytes_written=out,
+        peak_bytes=out + H * (2 * max_distance + 1) * 4,
+    )

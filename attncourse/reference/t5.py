@@ -1,0 +1,135 @@
+"""T5's relative position bias: one learned number for each bucket of distances, on every score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from attncourse.buckets import check_table, t5_bucket
+from attncourse.cost import Cost
+from attncourse.inputs import check_count, check_qkv
+from attncourse.reference import flash
+
+BLOCK = 128  # queries and keys of a tile
+
+
+def attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    table: np.ndarray,
+    max_distance: int = 128,
+    causal: bool = False,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Return softmax(q kᵀ · scale + bias) v, where bias[h, i, j] = table[bucket(j - i), h].
+
+    The bias of a pair depends on its distance alone, and a tile has only as many distances as rows
+    and columns together: that many numbers are looked up, and each row of the tile is a view of
+    them, one place further on. So neither the scores nor the bias are ever whole.
+
+    Args:
+        q: (..., H, Tq, D) floating; or (Tq, D), one head.
+        k: (..., H, Tk, D), dtype and leading axes as q.
+        v: (..., H, Tk, Dv).
+        table: (n_buckets, H), learned; or (n_buckets, 1), the same for all heads. n_buckets is
+            even.
+        max_distance: Distances from here on share the last bucket: see `relative.t5_bucket`.
+        causal: Query i sees keys up to its own position i + Tk - Tq, and all buckets are for the
+            past, as in T5's decoder.
+        scale: Factor of the scores; 1/√D if not given. T5 itself takes 1.
+
+    Returns:
+        (..., H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+
+    Raises:
+        TypeError: No array, no floating numbers, or a max_distance that is no integer.
+        ValueError: Shapes or dtypes that do not fit, or buckets that the formula cannot fill.
+
+    Memory:
+        One tile (..., 128, 128) of scores, in float32 at least, one number per query, and the
+        biases of 2·max_distance + 1 distances.
+
+    Paper:
+        Raffel et al. 2020, arXiv:1910.10683, section 2.1.
+    """
+    check_qkv("t5.attention", q, k, v)
+    check_table("t5.attention", table, q.shape[-3] if q.ndim > 2 else 1, max_distance, causal)
+    biases = by_distance(table, max_distance, causal).astype(np.result_type(q.dtype, np.float32))
+
+    def bias(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        distances = np.arange(keys[0] - queries[-1], keys[-1] - queries[0] + 1)
+        rows = np.clip(distances, -max_distance, max_distance) + max_distance
+        windows = np.lib.stride_tricks.sliding_window_view(biases[:, rows], len(keys), axis=-1)
+        skewed = windows[:, ::-1]  # (H, queries, keys), a view: the first query is furthest behind
+        return skewed if q.ndim > 2 else skewed[0]
+
+    tiles = {"block_q": BLOCK, "block_k": BLOCK}
+    return flash.forward(q, k, v, **tiles, causal=causal, scale=scale, bias=bias)[0]
+
+
+def by_distance(table: np.ndarray, max_distance: int, causal: bool) -> np.ndarray:
+    """Return the bias (H, 2·max_distance + 1) of each distance from -max_distance on.
+
+    Args:
+        table: (n_buckets, H).
+        max_distance: As in `attention`; distances beyond have the bias at the end.
+        causal: As in `attention`.
+    """
+    distances = np.arange(-max_distance, max_distance + 1)
+    knobs = {"n_buckets": len(table), "max_distance": max_distance, "causal": causal}
+    return np.ascontiguousarray(table[t5_bucket(distances, **knobs)].T)
+
+
+def random_table(
+    n_buckets: int = 32, heads: int = 1, *, seed: int = 0, dtype: Any = np.float32
+) -> np.ndarray:
+    """Draw a table (n_buckets, heads) of biases.
+
+    Args:
+        n_buckets: Its rows; T5 has 32.
+        heads: Its columns.
+        seed: The same seed gives the same numbers, in any dtype.
+        dtype: A NumPy floating dtype.
+    """
+    drawn = np.random.default_rng(seed).standard_normal((n_buckets, heads))
+    return drawn.astype(np.float16).astype(dtype)
+
+
+def cost(
+    B: int,
+    H: int,
+    Tq: int,
+    Tk: int,
+    D: int,
+    *,
+    max_distance: int = 128,
+    causal: bool = False,
+    dtype_bytes: int = 4,
+) -> Cost:
+    """Count what `attention` does with a bias for each head, with Dv = D.
+
+    The products are those of `flash`; a bias is added, not multiplied.
+
+    Args:
+        B: Batch.
+        H: Heads.
+        Tq: Queries.
+        Tk: Keys.
+        D: Width of q, k and v.
+        max_distance: Distance from which on all share a bucket.
+        causal: Leaves out the keys after each tile of queries.
+        dtype_bytes: Bytes of one number of q, k, v, out and the table.
+    """
+    check_count("t5.cost", "max_distance", max_distance, least=1)
+    sizes = {"block_q": BLOCK, "block_k": BLOCK, "causal": causal, "dtype_bytes": dtype_bytes}
+    plain = flash.cost(B, H, Tq, Tk, D, **sizes)
+    biases = H * (2 * max_distance + 1)
+    return Cost(
+        flops=plain.flops,
+        bytes_read=plain.bytes_read + biases * dtype_bytes,
+        bytes_written=plain.bytes_written,
+        peak_bytes=plain.peak_bytes + biases * max(4, dtype_bytes),
+    )
