@@ -8,7 +8,6 @@ whose package is missing is listed as absent.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,7 +94,8 @@ def _sdpa_grouped(mechanism: Mechanism, knobs, q, k, v, causal) -> Call:
 
 
 def _flex(mechanism: Mechanism, knobs, q, k, v, causal) -> Call:
-    from torch.nn.attention.flex_attention import create_block_mask
+    import torch
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     if mechanism.family in ("dense", "exact tiled"):
         blocks = None
@@ -103,13 +103,11 @@ def _flex(mechanism: Mechanism, knobs, q, k, v, causal) -> Call:
             sizes = q.shape[-2], k.shape[-2]
             blocks = create_block_mask(_earlier, None, None, *sizes, device=q.device)
     else:
-        mask = _dense_mask(mechanism, knobs, q, k, causal)
-
-        def visible(batch, head, i, j):
-            return mask[i, j]
-
-        blocks = create_block_mask(visible, None, None, *mask.shape, device=q.device)
-    function = _compiled_flex()
+        sizes = q.shape[-2], k.shape[-2]
+        visible = _visible(mechanism, knobs, q, k, causal)
+        blocks = create_block_mask(visible, None, None, *sizes, device=q.device)
+    torch.compiler.reset()  # after some lengths it would give up, and run with all n² scores
+    function = torch.compile(flex_attention, dynamic=False, fullgraph=True)
     function(q, k, v, block_mask=blocks)  # compiling is not part of a call
     return function, {"block_mask": blocks}
 
@@ -118,12 +116,18 @@ def _earlier(batch, head, i, j):
     return i >= j
 
 
-@functools.cache
-def _compiled_flex():
-    import torch
-    from torch.nn.attention.flex_attention import flex_attention
+def _visible(mechanism: Mechanism, knobs, q, k, causal) -> Callable:
+    """Return the pattern as FlexAttention asks for it: as a formula, or by a look into the mask."""
+    if mechanism.stem == "window" and knobs["dilation"] == 1:
+        ahead, window = k.shape[-2] - q.shape[-2], knobs["window"]
 
-    return torch.compile(flex_attention, dynamic=False)
+        def visible(batch, head, i, j):
+            near = (j - i - ahead).abs() <= window
+            return near & (j <= i + ahead) if causal else near
+
+        return visible
+    mask = _dense_mask(mechanism, knobs, q, k, causal)
+    return lambda batch, head, i, j: mask[i, j]
 
 
 def _varlen(mechanism: Mechanism, knobs, q, k, v, causal) -> Call:

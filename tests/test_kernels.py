@@ -19,7 +19,16 @@ from attncourse.kernels import INTERPRETED, full, tiles, window
 
 import torch  # isort: skip
 import triton  # isort: skip
-from twins import DEVICE, DTYPES, close, definition, gradients, tensors, with_nan_margins
+from twins import (
+    DEVICE,
+    DTYPES,
+    close,
+    definition,
+    far_apart,
+    gradients,
+    tensors,
+    with_nan_margins,
+)
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 HERE = pathlib.Path(__file__).parent
@@ -331,14 +340,12 @@ def test_every_kernel_compiles(arch):
 
 @pytest.mark.gpu
 def test_offsets_beyond_32_bits():
-    room = torch.zeros(2**31 + 2**20, dtype=torch.float16, device="cuda")
-    q, k, v = (
-        room.as_strided((1, 1, 64, 16), (1, 1, 2**25, 1), start * 16).normal_()
-        for start in range(3)
-    )
-    out = window.attention(q, k, v, window=8)
-    near = window.attention(*(tensor.contiguous() for tensor in (q, k, v)), window=8)
-    assert torch.equal(out, near)
+    far = [tensor.requires_grad_() for tensor in far_apart()]
+    results = []
+    for inputs in (far, [tensor.detach().contiguous().requires_grad_() for tensor in far]):
+        out = window.attention(*inputs, window=8)
+        results.append([out, *torch.autograd.grad(out.sum(), inputs)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.gpu

@@ -16,7 +16,16 @@ from attncourse.kernels import INTERPRETED, flash, full, window
 from attncourse.kernels.tiles import key_tiles
 
 import torch  # isort: skip
-from twins import DEVICE, DTYPES, close, definition, gradients, tensors, with_nan_margins
+from twins import (
+    DEVICE,
+    DTYPES,
+    close,
+    definition,
+    far_apart,
+    gradients,
+    tensors,
+    with_nan_margins,
+)
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 TILES = {"block_q": 32, "block_k": 16}
@@ -289,11 +298,7 @@ def test_every_tile_gives_right_values(width, dtype):
 
 @pytest.mark.gpu
 def test_offsets_beyond_32_bits():
-    room = torch.zeros(2**31 + 2**20, dtype=torch.float16, device="cuda")
-    far = [
-        room.as_strided((1, 1, 64, 16), (1, 1, 2**25, 1), start * 16).normal_().requires_grad_()
-        for start in range(3)
-    ]
+    far = [tensor.requires_grad_() for tensor in far_apart()]
     results = []
     for inputs in (far, [tensor.detach().contiguous().requires_grad_() for tensor in far]):
         out = flash.attention(*inputs, **TILES, causal=True)

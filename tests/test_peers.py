@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from attncourse import MECHANISMS, peers
+from attncourse import MECHANISMS, measure, peers
 from attncourse.inputs import random_qkv
 
 torch = pytest.importorskip("torch")
@@ -16,7 +16,7 @@ PAIRS = [
     for peer in peers.of(mechanism)
     for causal in (False, True)
     # it compiles for seconds
-    if peer.name != "FlexAttention" or (mechanism.stem == "window" and not causal)
+    if peer.name != "FlexAttention" or mechanism.stem == "window"
     if mechanism.causal or not causal
 ]
 
@@ -42,6 +42,17 @@ def test_a_peer_gives_our_result(mechanism, peer, causal):
     assert theirs.shape == ours.shape
     if not peer.estimate:
         np.testing.assert_allclose(theirs, ours, atol=2e-5)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="FlexAttention on a CPU needs a C++ compiler")
+def test_flex_attention_is_compiled_however_often_it_was_before():
+    """Beyond its limit of compilations torch would run it uncompiled, with all n² scores."""
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for n in (1024, 2048):
+            tensors = [torch.from_numpy(array) for array in random_qkv(n)]
+            mechanism = MECHANISMS["window"]
+            function, keywords = peers._flex(mechanism, mechanism.values, *tensors, False)
+            assert measure.peak_bytes(function, *tensors, **keywords) < 4 * n**2 / 2
 
 
 def test_every_peer_is_somebodys():
