@@ -31,7 +31,7 @@ import numpy as np
 import attncourse
 from attncourse import measure, peers, records
 from attncourse.catalogue import MECHANISMS, Mechanism
-from attncourse.cost import NUMBER_BYTES, Cost, format_bytes
+from attncourse.cost import NUMBER_BYTES, Cost, format_bytes, this_cpu
 from attncourse.inputs import random_qkv
 from attncourse.peers import Peer
 
@@ -64,7 +64,7 @@ class Setting:
 
 
 DEFAULTS = {
-    "cpu": Setting("cpu", (512, 1024, 2048, 4096, 8192, 16384), 1, (64,), 5),
+    "cpu": Setting("cpu", (512, 1024, 2048, 4096, 8192, 16384), 1, (64,), 50),
     "gpu": Setting(
         "gpu",
         tuple(2**power for power in range(9, 18)),
@@ -79,7 +79,8 @@ DEFAULTS = {
 QUICK_LENGTHS, QUICK_REPEATS = (256, 512), 2
 CUDA = "cuda"
 MINUTES = 8.0  # for one run on a GPU
-MOST_SECONDS = 0.2  # on a GPU, for the timed calls of one measurement: then there are fewer repeats
+MOST_SECONDS = 0.2  # for the timed calls of one measurement: then there are fewer repeats
+LEAST_CALLS = {"cpu": 5, "gpu": 1}  # but not fewer than these
 LONGEST_CALL = 0.5  # seconds, on a GPU: where a call should take longer, it is skipped
 KEPT_EVERY = 5.0  # seconds from one writing of a record to the next
 # The default run on a GPU: every length forward at the first width, these in the other modes, and
@@ -743,8 +744,8 @@ def _measure(
         if job.check is not None and (differs := _difference(job, function, args, kwargs)):
             measured["differs"] = differs
         call = functools.partial(function, **kwargs)
-        limits = {"flush": True, "at_most": MOST_SECONDS} if on_gpu else {}
-        timing = measure.seconds(call, *args, repeats=setting.repeats, **limits)
+        limits = {"at_least": LEAST_CALLS[setting.device], "at_most": MOST_SECONDS}
+        timing = measure.seconds(call, *args, repeats=setting.repeats, flush=on_gpu, **limits)
     except (ModuleNotFoundError, NotImplementedError) as error:
         measured["absent"] = _first_line(error)
         return measured
@@ -788,6 +789,7 @@ def _header(setting: Setting) -> dict[str, Any]:
         import torch
 
         settings["torch_threads"] = torch.get_num_threads()
+    limits = {"limits": asdict(this_cpu())} if setting.device == "cpu" else {}
     return {
         "machine": dict(measure.machine()),
         "attncourse": attncourse.__version__,
@@ -796,6 +798,7 @@ def _header(setting: Setting) -> dict[str, Any]:
         # More than a fraction here means that others worked on the machine at the same time.
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "settings": settings,
+        **limits,
         "complete": False,
         "measurements": [],
     }

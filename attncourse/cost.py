@@ -174,7 +174,7 @@ def this_cpu() -> Device:
         peaks["float32"],
         bandwidth,
         machine["memory_bytes"] or 0,
-        f"measured now: {machine['cpu']}, {machine['cores']} cores",
+        f"measured: {machine['cpu']}, {machine['cores']} cores",
         peaks,
     )
 

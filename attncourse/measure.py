@@ -68,6 +68,7 @@ def seconds(
     repeats: int = 5,
     warmup: int = 1,
     flush: bool = False,
+    at_least: int = 1,
     at_most: float | None = None,
     **kwargs: Any,
 ) -> Timing:
@@ -86,7 +87,8 @@ def seconds(
         flush: Fill the caches with something else before each timed call, so that the inputs come
             from main memory. On a GPU this also hides the time to launch: the GPU is still filling
             its cache while the call is queued.
-        at_most: Once the timed calls have taken so many seconds, no further one is made.
+        at_least: Timed calls that are made however long they take.
+        at_most: Once they are made and have taken so many seconds, no further one is made.
         **kwargs: Its keyword arguments.
 
     Returns:
@@ -108,7 +110,7 @@ def seconds(
     flusher = empty() if flush else None
     times: list[float] = []
     for _ in progress(range(repeats), "timing"):
-        if at_most is not None and sum(times) >= at_most and times:
+        if at_most is not None and sum(times) >= at_most and len(times) >= max(1, at_least):
             break
         times.append(once(call, flusher) if flusher else once(call))
     return _timing(times)

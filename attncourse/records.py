@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from attncourse.cost import DEVICES, GB, NUMBER_BYTES, Cost, Device, format_bytes
+from attncourse.cost import DEVICES, NUMBER_BYTES, Cost, Device, format_bytes
 from attncourse.measure import format_seconds
 
 OURS = ("NumPy", "Triton")
@@ -57,9 +57,13 @@ def settings_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def device_of(record: Mapping[str, Any]) -> Device | None:
-    """Return the device whose limits hold for a record's GPU, or None if none is listed."""
-    on_cpu = record.get("settings", {}).get("device") == "cpu"
-    gpu = "" if on_cpu else record["machine"].get("gpu") or ""
+    """Return the device whose limits hold for a record, or None: a GPU's are listed, or not.
+
+    A CPU's were measured when the run began.
+    """
+    if record.get("settings", {}).get("device") == "cpu":
+        return Device(**record["limits"]) if "limits" in record else None
+    gpu = record["machine"].get("gpu") or ""
     fitting = [
         device
         for device in DEVICES.values()
@@ -91,10 +95,10 @@ def work(row: Row, forward_flops: float | None = None) -> tuple[float, float]:
 
 
 def rates(row: Row, device: Device | None, forward_flops: float | None = None) -> dict[str, float]:
-    """Return tflops and gbs of a row, and its share of what the device allows (if one is given)."""
+    """Return flops and bytes a second, and the share of what the device allows (if given)."""
     flops, moved = work(row, forward_flops)
     seconds = row["seconds"]["median"]
-    found = {"tflops": flops / seconds / 1e12, "gbs": moved / seconds / GB}
+    found = {"flops": flops / seconds, "bytes": moved / seconds}
     if device is not None:
         dtype = row["dtype"] if row["dtype"] in device.peaks else None
         least = max(flops / device.peak(dtype), moved / device.bytes_per_second)
@@ -221,7 +225,16 @@ def setting_words(setting: Mapping[str, Any]) -> str:
     """Say a setting in words: "forward, causal, 16 heads of 64"."""
     causal = "causal" if setting["causal"] else "not causal"
     batch = f"batch {setting['batch']}, " if setting["batch"] != 1 else ""
-    return f"{setting['mode']}, {causal}, {batch}{setting['heads']} heads of {setting['width']}"
+    heads = "head" if setting["heads"] == 1 else "heads"
+    return f"{setting['mode']}, {causal}, {batch}{setting['heads']} {heads} of {setting['width']}"
+
+
+def _per_second(rate: float, unit: str) -> str:
+    """Say a rate in words: "375 TFLOP/s"."""
+    for prefix, factor in (("T", 1e12), ("G", 1e9)):
+        if rate >= 0.9995 * factor:
+            return f"{rate / factor:.3g} {prefix}{unit}/s"
+    return f"{rate / 1e6:.3g} M{unit}/s"
 
 
 def _head(record: Mapping[str, Any], device: Device | None) -> str:
@@ -236,8 +249,8 @@ def _head(record: Mapping[str, Any], device: Device | None) -> str:
     ]
     if device is not None:
         lines_.append(
-            f"Shares are of {device.name}: {device.peak() / 1e12:.0f} TFLOP/s and "
-            f"{device.bytes_per_second / GB:.0f} GB/s ({device.source})."
+            f"Shares are of {device.name}: {_per_second(device.peak(), 'FLOP')} and "
+            f"{_per_second(device.bytes_per_second, 'B')} ({device.source})."
         )
     return "\n\n".join(lines_)
 
@@ -256,7 +269,7 @@ def _rates(found: list[Row], device: Device | None, flops: Mapping[tuple, float]
         rate = rates(row, device, flops.get((row["mechanism"], *_setting(row))))
         share = f", {rate['share']:.0%}" if "share" in rate else ""
         memory = _memory(row)
-        text = f"{rate['tflops']:.3g} TFLOP/s, {rate['gbs']:.3g} GB/s{share}"
+        text = f"{_per_second(rate['flops'], 'FLOP')}, {_per_second(rate['bytes'], 'B')}{share}"
         return f"{text}, {memory}" if memory else text
 
     return _by_length(found, cell, "rates, share of the limit, extra memory")

@@ -116,6 +116,7 @@ def test_at_most_ends_the_repeats_but_one_is_always_made():
     timing = measure.seconds(lambda: (calls.append(1), time.sleep(0.02)), at_most=0.03, repeats=50)
     assert timing.repeats == 2 and len(calls) == 3  # and one to warm up
     assert measure.seconds(time.sleep, 0.01, at_most=0, repeats=50, warmup=0).repeats == 1
+    assert measure.seconds(time.sleep, 0.01, at_least=3, at_most=0, repeats=50).repeats == 3
 
 
 def test_flushing_fills_the_caches_before_each_call_and_outside_of_its_time(monkeypatch):

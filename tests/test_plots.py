@@ -196,6 +196,8 @@ def test_names_of_devices_keep_apart():
     assert np.diff(places).min() >= 0.05 - 1e-9
     assert abs(places - heights).max() < 0.08
     np.testing.assert_array_equal(lines.apart(np.array([0.1, 0.5])), [0.1, 0.5])
+    crowded = lines.apart(np.array([0.1, 0.5, 0.98, 0.99, 1.0]), gap=0.1)
+    np.testing.assert_allclose(crowded, [0.1, 0.5, 0.8, 0.9, 1.0])
 
 
 def traced_window(shape, radius):

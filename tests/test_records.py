@@ -72,7 +72,7 @@ def test_rates_follow_from_the_work():
     decode = whole | {"mode": "decode", "groups": 4}
     assert records.work(decode) == (4 * 16 * 4096 * 64, moved / 8)
     rate = records.rates(whole, device)
-    assert rate["tflops"] == exact / 1e-3 / 1e12 and rate["gbs"] == moved / 1e-3 / 1e9
+    assert rate["flops"] == exact / 1e-3 and rate["bytes"] == moved / 1e-3
     assert rate["share"] == pytest.approx(exact / 989e12 / 1e-3)
     assert "share" not in records.rates(whole, None)
 

@@ -339,8 +339,17 @@ def curves(
 
 
 def apart(heights: np.ndarray, gap: float = 0.055) -> np.ndarray:
-    """Return rising heights moved as little as it takes to stand at least `gap` apart."""
-    places = heights.copy()
-    for i in range(1, len(places)):
-        places[i] = max(places[i], places[i - 1] + gap)
-    return places - (places - heights).mean()
+    """Return rising heights moved as little as it takes to stand at least `gap` apart, below 1.
+
+    Heights without their gaps must not fall. Where they do, neighbours share their mean.
+    """
+    gaps = gap * np.arange(len(heights))
+    runs: list[list[float]] = []  # neighbours that touch: the sum of their heights, their number
+    for height in heights - gaps:
+        runs.append([height, 1])
+        while len(runs) > 1 and runs[-2][0] / runs[-2][1] > runs[-1][0] / runs[-1][1]:
+            total, count = runs.pop()
+            runs[-1][0] += total
+            runs[-1][1] += count
+    means = np.concatenate([np.full(int(count), total / count) for total, count in runs])
+    return np.minimum(means, 1 - gaps[-1]) + gaps

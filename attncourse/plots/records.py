@@ -44,7 +44,8 @@ def benchmark(record: Mapping[str, Any], setting: Mapping[str, Any] | None = Non
         settings = records.settings_of(record)
         setting = max(settings, key=lambda one: len({r["n"] for r in records.rows(record, **one)}))
     rows = records.rows(record, **setting)
-    fig, axes = figure(1, 2, width=11, height=6.2)
+    n_lines = len({row["mechanism"] for row in rows})
+    fig, axes = figure(1, 2, width=11, height=max(5.0, 1.2 + 0.25 * n_lines))
     for ax, unit, of in zip(axes, ("s", "bytes"), (_seconds, _peak), strict=True):
         _panel(ax, rows, unit, of)
     set_title(axes[0], f"time of one call: {records.setting_words(setting)}")
@@ -160,9 +161,17 @@ def _panel(ax: Axes, rows: list[records.Row], unit: str, of: Any) -> None:
 def _name_lines(ax: Axes, lines: Mapping[str, list[tuple[int, float]]]) -> None:
     """Write each line's name beside its end, moved apart where lines end close together."""
     low, high = np.log(ax.get_ylim())
-    ends = sorted((np.log(points[-1][1]), stem) for stem, points in lines.items())
+    longest = max(points[-1][0] for points in lines.values())
+    for stem, points in lines.items():
+        if points[-1][0] < longest:  # its line ends within the picture, and so does its name
+            ax.annotate(
+                stem.replace("_", " "), points[-1], (4, 4), textcoords="offset points", fontsize=8.5
+            )
+    whole = {stem: points for stem, points in lines.items() if points[-1][0] == longest}
+    ends = sorted((np.log(points[-1][1]), stem) for stem, points in whole.items())
     heights = np.array([(value - low) / (high - low) for value, _ in ends])
-    for (_, stem), height, place in zip(ends, heights, apart(heights, gap=0.036), strict=True):
+    gap = 0.2 / ax.figure.get_figheight()
+    for (_, stem), height, place in zip(ends, heights, apart(heights, gap=gap), strict=True):
         beside = {"transform": ax.transAxes, "clip_on": False}
         ax.plot([1, 1.03], [height, place], color="#aaaaaa", linewidth=0.6, **beside)
         ax.text(1.04, place, stem.replace("_", " "), va="center", fontsize=8.5, **beside)

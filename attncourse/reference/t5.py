@@ -11,7 +11,7 @@ from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
 from attncourse.reference import flash
 
-BLOCK = 128  # queries and keys of a tile
+BLOCK = 256  # queries and keys of a tile
 
 
 def attention(
@@ -49,7 +49,7 @@ def attention(
         ValueError: Shapes or dtypes that do not fit, or buckets that the formula cannot fill.
 
     Memory:
-        One tile (..., 128, 128) of scores, in float32 at least, one number per query, and the
+        One tile (..., 256, 256) of scores, in float32 at least, one number per query, and the
         biases of 2·max_distance + 1 distances.
 
     Paper:

@@ -174,5 +174,5 @@ _ = main(["progress"])
 plots.show(plots.gallery(), "Masks: full attention fills the square, window attention a band.")
 
 # %% [markdown]
-# More chapters follow. Next: `04_window.ipynb`, the mechanism that most long-context models use
-# somewhere.
+# Next: `01_bottleneck.ipynb` counts where the bytes go. After it, the chapters that are here can be
+# read in any order.

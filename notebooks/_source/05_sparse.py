@@ -11,7 +11,6 @@
 import numpy as np
 
 from attncourse import bench, claims, measure, plots, widgets
-from attncourse.catalogue import MECHANISMS
 from attncourse.cost import format_bytes
 from attncourse.inputs import random_qkv
 from attncourse.reference import bigbird, full, graph, longformer, masks, random_keys, window
@@ -1183,21 +1182,19 @@ widgets.explore(draw_studio, studio, **knob_ranges, hubs=(0, 8, 1, 0))
 # interpreter if there is no GPU.
 
 # %% tags=["nbval-ignore-output"] covers="F28 F29"
-traced = None
-if "kernel" in MECHANISMS["bigbird"].has:
-    try:
-        import torch
+try:
+    import torch
 
-        from attncourse import trace
+    from attncourse import trace
+    from attncourse.kernels import bigbird as bigbird_kernel
 
-        tensors = [torch.from_numpy(array) for array in random_qkv(256, width=32)]
-        bird = {"block": 32, "random_blocks": 1, "global_blocks": 1}
-        traced = trace.record(MECHANISMS["bigbird"].kernel.attention, *tensors, **bird)
-        assert not traced.out_of_bounds
-    except (ImportError, RuntimeError) as reason:
-        print(reason)
-else:
-    print("No Triton kernel of BigBird is installed.")
+    tensors = [torch.from_numpy(array) for array in random_qkv(256, width=32)]
+    bird = {"block": 32, "random_blocks": 1, "global_blocks": 1}
+    traced = trace.record(bigbird_kernel.attention, *tensors, **bird)
+    assert not traced.out_of_bounds
+except (ImportError, RuntimeError) as reason:
+    traced = None
+    print(reason)
 
 # %% tags=["nbval-ignore-output"] covers="F28"
 if traced:

@@ -822,8 +822,6 @@ def moving(cost):
 
 
 # %% covers="A14 L17"
-
-
 def draw_bounds(n, heads, width):
     standard = full.cost(1, heads, n, n, width, dtype_bytes=2)
     tiled = flash.cost(1, heads, n, n, width, block_q=128, block_k=64, dtype_bytes=2)
