@@ -1,0 +1,43 @@
+"""The tables of docs/registers.md; `python tests/registers.py` compiles all and writes them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).parent
+PAGE = HERE.parent / "docs/registers.md"
+ARCHS = {80: "sm_80: A100, and as the least RTX 30 and 40", 90: "sm_90: H100, H200"}
+HEAD = """# Registers and shared memory of the kernels
+
+The most that any compiled configuration of a kernel takes: registers of a thread, of which there
+are 255, and shared memory of a program. Compiled by the pinned Triton, without a GPU; nothing
+spills. `python tests/registers.py` writes this page, and the tests compare it.
+"""
+
+
+def reports(arch: int) -> list[dict]:
+    """Compile everything for one architecture; see compile_only.py."""
+    command = [sys.executable, str(HERE / "compile_only.py"), str(arch)]
+    environment = os.environ | {"TRITON_INTERPRET": "0"}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def section(arch: int, found: list[dict]) -> str:
+    """Return the table of one architecture."""
+    most: dict[str, tuple[int, int]] = {}
+    for one in found:
+        before = most.get(one["kernel"], (0, 0))
+        most[one["kernel"]] = tuple(map(max, before, (one["registers"], one["shared_bytes"])))
+    lines = [f"## {ARCHS[arch]}", "", "| kernel | registers | shared |", "| --- | --- | --- |"]
+    for kernel, (registers, shared) in sorted(most.items()):
+        name = kernel.strip("_").removesuffix("_kernel")
+        lines.append(f"| {name} | {registers} | {shared / 1024:.0f} KiB |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text("\n".join([HEAD, *(section(arch, reports(arch)) for arch in ARCHS)]))
