@@ -734,7 +734,7 @@ def _measure(
         return measured
     if job.predict is not None:
         measured["predicted"] = asdict(job.predict())
-    needs, free = job.needs_bytes(), _free_bytes(setting.device)
+    needs, free = job.needs_bytes(), measure.free_bytes(on_gpu)
     if needs > 0.8 * free:
         measured["skipped"] = f"needs {format_bytes(needs)}, {format_bytes(free)} are free"
         return measured
@@ -845,17 +845,6 @@ def _commit() -> str:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def _free_bytes(device: str) -> int:
-    if device == "gpu":
-        import torch
-
-        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # torch's own to reuse
-        return torch.cuda.mem_get_info()[0] + kept
-    import psutil
-
-    return psutil.virtual_memory().available
 
 
 def _has_cuda() -> bool:

@@ -177,6 +177,22 @@ def resident_peak_bytes(function: Callable[..., Any], *args: Any, **kwargs: Any)
     return max(0, peak - before)
 
 
+def free_bytes(on_gpu: bool = False) -> int:
+    """Return how many bytes are still to be had: on the current GPU, or in this machine's memory.
+
+    Args:
+        on_gpu: Ask CUDA, and count what torch has reserved and does not use.
+    """
+    if on_gpu:
+        import torch
+
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return torch.cuda.mem_get_info()[0] + unused
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
 @dataclass
 class Seen:
     """What `watch` saw.

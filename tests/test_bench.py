@@ -30,7 +30,7 @@ def pretended_gpu(monkeypatch):
     monkeypatch.setattr(bench, "CUDA", "cpu")
     monkeypatch.setattr(bench, "_has_cuda", lambda: True)
     monkeypatch.setattr(bench, "_is_lost", lambda: False)
-    monkeypatch.setattr(bench, "_free_bytes", lambda device: 2**33)
+    monkeypatch.setattr(measure, "free_bytes", lambda on_gpu: 2**33)
     monkeypatch.setattr(measure, "FLUSH_BYTES", 1024)
     monkeypatch.setattr(measure, "_gpu_name", lambda: "NVIDIA H100 80GB HBM3")
     kept = (p for p in peers.PEERS if not p.slow and ("cpu" in p.devices or p.absent))
@@ -117,7 +117,7 @@ def test_control_c_keeps_what_was_measured(tmp_path, monkeypatch, capsys):
 
 
 def test_what_does_not_fit_is_skipped_with_its_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "_free_bytes", lambda device: 100_000)
+    monkeypatch.setattr(measure, "free_bytes", lambda on_gpu: 100_000)
     assert cli.main(["bench", "--cpu", "--n", "256", "--repeats", "1", "--out", str(tmp_path)]) == 0
     (full,) = [
         m

@@ -3,6 +3,10 @@
 import importlib.util
 import inspect
 import itertools
+import os
+import shutil
+import subprocess
+import sys
 
 import hypothesis
 import numpy as np
@@ -568,6 +572,21 @@ def test_kernel_errors_are_those_of_the_reference(mechanism):
 
 
 @having("kernel")
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("sizes", [(1, 1), (9, 9), (3, 20)], ids=str)
+def test_kernel_passes_infinity_as_the_reference_does(mechanism, sizes):
+    kernel = kernel_of(mechanism)
+    sizes_for(mechanism, sizes)
+    for seed, number in ((0, np.inf), (1, -np.inf)):
+        q, k, v = random_qkv(*sizes, width=8, seed=seed)
+        q[..., 0, 2] = number
+        for causal in ends_of_causal(mechanism):
+            knobs = mechanism.values | {"causal": causal}
+            out = run(mechanism, *on_device(q, k, v), module=kernel, **knobs).cpu().numpy()
+            np.testing.assert_allclose(out, run(mechanism, q, k, v, **knobs), atol=1e-4)
+
+
+@having("kernel")
 def test_kernel_traffic_is_what_its_cost_says(mechanism):
     kernel = kernel_of(mechanism)
     from attncourse import trace
@@ -598,6 +617,32 @@ def test_kernel_reads_beyond_32_bits(mechanism):
     near = [tensor.contiguous() for tensor in far]
     outs = [run(mechanism, *x, module=kernel, **mechanism.values) for x in (far, near)]
     assert torch.equal(*outs)
+
+
+EVERY_TWIN = """
+import torch
+from attncourse import MECHANISMS
+from attncourse.inputs import random_qkv
+
+for mechanism in MECHANISMS.values():
+    if "kernel" in mechanism.has:
+        n = 64 if mechanism.square else 37
+        tensors = [torch.from_numpy(array).cuda() for array in random_qkv(n, 64, width=24)]
+        knobs = mechanism.tensors(n, 64, 24, 24, tensors[0], **mechanism.values)
+        mechanism.kernel.attention(*tensors, **knobs)
+torch.cuda.synchronize()
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not shutil.which("compute-sanitizer"), reason="comes with the CUDA toolkit")
+def test_compute_sanitizer_finds_no_wrong_access():
+    command = ["compute-sanitizer", "--error-exitcode", "9", sys.executable, "-c", EVERY_TWIN]
+    own_room = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # or tensors lie side by side in one block
+    done = subprocess.run(command, env=os.environ | own_room, capture_output=True, text=True)
+    if "ERROR SUMMARY" not in done.stdout:
+        pytest.skip(f"compute-sanitizer does not run here: {done.stdout[-200:]}")
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 # Gradients of the references that have them

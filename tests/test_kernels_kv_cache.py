@@ -378,3 +378,24 @@ def test_extra_memory_is_what_cost_says(sizes):
     knobs = {"chunk": 64, "groups": 8, "causal": True, "dtype_bytes": 2}
     expected_ = kv_cache.cost(2, 64, Tq, Tk, 128, **knobs).peak_bytes
     assert abs(peak - expected_) <= 0.02 * expected_ + 1024  # the allocator's blocks of 512 bytes
+
+
+def test_no_room_says_what_would_fit_and_leaves_the_cache_as_it_was(monkeypatch):
+    k, v = tensors(3, 3, 16)[1:]
+    words = r"64\.0 TiB asked for 549755813888 tokens, .* are free: \d+ tokens would fit"
+    with pytest.raises(torch.OutOfMemoryError, match=r"^kv_cache\.start: " + words):
+        kv_cache.start(k, v, capacity=2**39)
+    cache = kv_cache.start(k, v)
+    cache.append(k, v)
+    made, new_empty = [], torch.Tensor.new_empty
+
+    def second_fails(tensor, *sizes, **knobs):
+        made.append(sizes)
+        if len(made) == 2:
+            raise torch.OutOfMemoryError("Tried to allocate 7 GiB")
+        return new_empty(tensor, *sizes, **knobs)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", second_fails)
+    with pytest.raises(torch.OutOfMemoryError, match=r"^kv_cache\.append: .* asked for 6 tokens"):
+        cache.append(k, v)
+    assert cache.length == 3 and torch.equal(cache.keys, k) and torch.equal(cache.values, v)

@@ -15,7 +15,7 @@ from attncourse.reference import paged as reference
 
 import torch  # isort: skip
 from test_kernels_kv_cache import cached, is_right, pin, run_steps
-from twins import DEVICE, DTYPES
+from twins import DEVICE, DTYPES, tensors
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -300,3 +300,10 @@ def test_extra_memory_is_what_cost_says():
     knobs = {"page": 64, "groups": 8, "causal": True, "dtype_bytes": 2}
     expected = paged.cost(2, 64, 1, 60_000, 128, **knobs).peak_bytes
     assert abs(peak - expected) <= 0.02 * expected
+
+
+def test_no_room_says_how_many_pages_would_fit():
+    k, v = tensors(3, 3, 16)[1:]
+    words = r"64\.0 TiB asked for 137438953472 pages, .* are free: \d+ pages would fit"
+    with pytest.raises(torch.OutOfMemoryError, match=r"^paged\.start: " + words):
+        paged.start(k, v, page=4, n_pages=2**37)

@@ -8,7 +8,14 @@ import triton.language as tl
 
 from attncourse.kernels import splits
 from attncourse.kernels.splits import attend_tile, key_tiles, packed_rows, visible_keys
-from attncourse.kernels.tiles import check_grid, load_rows, nonzero, padded, store_rows
+from attncourse.kernels.tiles import (
+    check_grid,
+    load_rows,
+    nonzero,
+    padded,
+    pass_infinity,
+    store_rows,
+)
 
 
 def attend(
@@ -98,6 +105,7 @@ def _paged_fwd_kernel(
 
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     q = load_rows(q_ptr, heads * stride_qh + queries * stride_qt, in_rows, cols, stride_qd, D)
+    q = pass_infinity(q)
     acc = tl.zeros([BLOCK_R, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_R], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_R], tl.float32)

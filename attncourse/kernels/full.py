@@ -15,6 +15,8 @@ from attncourse.kernels.tiles import (
     load_tile,
     nonzero,
     padded,
+    pass_infinity,
+    room_for,
     store_tile,
     tiling,
 )
@@ -50,6 +52,7 @@ def attention(
     Raises:
         TypeError: No tensors, a dtype without a kernel, or a mask that is not boolean.
         ValueError: Shapes, dtypes or devices that do not fit, or a gradient is asked for.
+        torch.OutOfMemoryError: There is no room for the scores.
 
     Memory:
         One (B, H, Tq, Tk) float32 tensor and the output.
@@ -72,7 +75,8 @@ def attention(
     scale = 1 / math.sqrt(D) if scale is None else float(scale)
     BLOCK_Q, BLOCK_KV, options = tiling(max(D, Dv), q.element_size())
     grid = (triton.cdiv(Tq, BLOCK_Q), H, B)
-    scores = q.new_empty(B, H, Tq, Tk, dtype=torch.float32)
+    with room_for(where, "scores", 4 * B * H * Tq * Tk, lambda free: _fitting(free, B * H)):
+        scores = q.new_empty(B, H, Tq, Tk, dtype=torch.float32)
     out = q.new_empty(B, H, Tq, Dv)
     with torch.cuda.device_of(q):
         _full_scores_kernel[grid](
@@ -89,6 +93,10 @@ def attention(
             Tq, Tk, Dv, padded(Dv), BLOCK_Q, BLOCK_KV, **options,
         )  # fmt: skip
     return out
+
+
+def _fitting(free: int, heads: int) -> str:
+    return f"n = {math.isqrt(free // (4 * max(1, heads)))}; flash.attention, which holds none,"
 
 
 @triton.jit
@@ -112,6 +120,7 @@ def _full_scores_kernel(
     queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     cols = tl.arange(0, BLOCK_D)
     q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = pass_infinity(q)
     for tile in range(0, tl.cdiv(Tk, BLOCK_KV)):
         keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
         k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]

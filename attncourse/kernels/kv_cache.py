@@ -16,6 +16,8 @@ from attncourse.kernels.tiles import (
     load_tile,
     nonzero,
     padded,
+    pass_infinity,
+    room_for,
     store_rows,
 )
 
@@ -29,7 +31,13 @@ def start(k: torch.Tensor, v: torch.Tensor, *, capacity: int | None = None) -> "
         capacity: Room for so many tokens instead of T.
     """
     room = k.shape[-2] if capacity is None else check_count("kv_cache.start", "capacity", capacity)
-    return KVCache(*(a.new_empty(*a.shape[:-2], room, a.shape[-1]) for a in (k, v)))
+    with _room_for("kv_cache.start", room, k, v):
+        return KVCache(*(a.new_empty(*a.shape[:-2], room, a.shape[-1]) for a in (k, v)))
+
+
+def _room_for(where: str, tokens: int, k: torch.Tensor, v: torch.Tensor):
+    each = sum(math.prod(a.shape[:-2]) * a.shape[-1] * a.element_size() for a in (k, v))
+    return room_for(where, f"{tokens} tokens", tokens * each, lambda free: f"{free // each} tokens")
 
 
 def step(
@@ -138,6 +146,7 @@ def _kv_cache_fwd_kernel(
 
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     q = load_rows(q_ptr, heads * stride_qh + queries * stride_qt, in_rows, cols, stride_qd, D)
+    q = pass_infinity(q)
     acc = tl.zeros([BLOCK_R, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_R], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_R], tl.float32)
@@ -239,10 +248,12 @@ class KVCache:
         return _attend(q, self.keys, self.values, max(1, q.shape[2]), causal, scale)
 
     def _grow(self, capacity: int) -> None:
-        for which, filled in enumerate((self.keys, self.values)):
-            room = filled.new_empty(*filled.shape[:-2], capacity, filled.shape[-1])
-            room[:, :, : self.length] = filled
-            self._rooms[which] = room
+        grown = []
+        with _room_for("kv_cache.append", capacity, self.keys, self.values):
+            for filled in (self.keys, self.values):
+                grown.append(filled.new_empty(*filled.shape[:-2], capacity, filled.shape[-1]))
+                grown[-1][:, :, : self.length] = filled
+        self._rooms = grown  # both or none
         self.tokens_copied += self.length
 
 

@@ -9,7 +9,7 @@ from attncourse.kernels import splits
 from attncourse.kernels.block_table import attend
 from attncourse.kernels.grouped import check_groups
 from attncourse.kernels.pages import PagedCache
-from attncourse.kernels.tiles import tiling
+from attncourse.kernels.tiles import room_for, tiling
 
 __all__ = ["PagedCache", "attend", "attention", "cost", "start", "step"]
 
@@ -73,7 +73,10 @@ def start(k: torch.Tensor, v: torch.Tensor, *, page: int, n_pages: int | None = 
     page = check_count("paged.start", "page", page, least=1)
     n_pages = B * triton.cdiv(T, page) if n_pages is None else n_pages
     check_count("paged.start", "n_pages", n_pages)
-    pools = (a.new_empty(n_pages, G, page, a.shape[-1]) for a in (k, v))
+    each = G * page * (k.shape[-1] + v.shape[-1]) * k.element_size()
+    asked = "paged.start", f"{n_pages} pages", n_pages * each
+    with room_for(*asked, lambda free: f"{free // each} pages"):
+        pools = [a.new_empty(n_pages, G, page, a.shape[-1]) for a in (k, v)]
     return PagedCache(*pools, n_sequences=B)
 
 

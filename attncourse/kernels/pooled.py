@@ -19,6 +19,7 @@ from attncourse.kernels.tiles import (
     load_tile,
     nonzero,
     padded,
+    pass_infinity,
     store_tile,
     tiling,
 )
@@ -245,6 +246,7 @@ def _pooled_fwd_kernel(
     positions = queries + (Tk - Tq)  # where the queries sit among the keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = pass_infinity(q)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)

@@ -19,6 +19,7 @@ from attncourse.kernels.tiles import (
     load_tile,
     nonzero,
     padded,
+    pass_infinity,
     store_tile,
     visible_keys,
 )
@@ -143,6 +144,7 @@ def _relative_fwd_kernel(
     positions = queries + (Tk - Tq)  # where the queries sit among the keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = pass_infinity(q)
     n_rows = 2 * max_distance + 1  # of the tables
     before = _load_row(relative_k_ptr, 0, cols, stride_rkt, stride_rkd, D)  # [BLOCK_D]
     past = _load_row(relative_k_ptr, n_rows - 1, cols, stride_rkt, stride_rkd, D)

@@ -21,6 +21,7 @@ from attncourse.kernels.tiles import (
     load_tile,
     nonzero,
     padded,
+    pass_infinity,
     store_tile,
     tiling,
     visible_keys,
@@ -125,6 +126,7 @@ def _t5_fwd_kernel(
     positions = queries + (Tk - Tq)  # where the queries sit among the keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = pass_infinity(q)
     before = tl.load(biases_ptr)  # of all keys max_distance or more before their query
     past = tl.load(biases_ptr + 2 * max_distance * stride_bt)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)

@@ -1,9 +1,14 @@
 """What the kernels share: loading, storing and joining tiles, their sizes, checks at launch."""
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 import torch
 import triton
 import triton.language as tl
 
+from attncourse import measure
+from attncourse.cost import format_bytes
 from attncourse.inputs import check_qkv
 from attncourse.kernels import INTERPRETED
 
@@ -45,6 +50,12 @@ def store_rows(ptr, tile, offsets, in_rows, cols, stride_col, n_cols):
     inside = in_rows[:, None] & (cols < n_cols)[None, :]
     where = ptr + offsets[:, None] + cols[None, :] * stride_col
     tl.store(where, tile.to(ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def pass_infinity(q):
+    """Replace infinity by NaN: its scores of -inf would make a row look as if it saw no key."""
+    return tl.where(tl.abs(q) == float("inf"), float("nan"), q)
 
 
 @triton.jit
@@ -219,6 +230,31 @@ def check_grid(where: str, axes: dict[str, int]) -> None:
     for name, count in axes.items():
         if count > MAX_GRID:
             raise ValueError(f"{where}: {name} must be at most {MAX_GRID}, got {count}")
+
+
+@contextlib.contextmanager
+def room_for(where: str, what: str, n_bytes: int, fits: Callable[[int], str]) -> Iterator[None]:
+    """Say of an allocation that fails how many bytes it asked for, and what would fit.
+
+    Args:
+        where: The function that allocates.
+        what: What for, such as "scores".
+        n_bytes: How much.
+        fits: Turns the bytes that are free into words, such as "n = 4096".
+
+    Raises:
+        torch.OutOfMemoryError: There is no room.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # of which torch.OutOfMemoryError is one; a CPU has the former
+        if "allocate" not in str(error):
+            raise
+        free = measure.free_bytes(not INTERPRETED)
+        raise torch.OutOfMemoryError(
+            f"{where}: {format_bytes(n_bytes)} asked for {what}, {format_bytes(free)} are free: "
+            f"{fits(free)} would fit"
+        ) from error
 
 
 def check_no_grad(where: str, *tensors: torch.Tensor) -> None:
