@@ -223,7 +223,7 @@ def _control(name: str, given: Any) -> ipywidgets.Widget:
             f"a dict or a Knob, got {given!r}"
         )
     control.description = control.description or name.strip("_").replace("_", " ")
-    control.style.description_width = "7em"
+    control.style.description_width = "8em"
     control.layout.width, control.layout.max_width = "28em", "100%"
     return control
 

@@ -344,9 +344,12 @@ def gallery(n: int = 64) -> Figure:
     for ax in axes.flat[len(drawn) :]:
         ax.remove()
     for mechanism, ax in zip(drawn, axes.flat, strict=False):
-        knobs = {knob.name: max(knob.low, min(knob.value, n // 8)) for knob in mechanism.knobs}
+        knobs = {}
+        for knob in mechanism.knobs:  # small: there are eight blocks at most
+            most = 1 if knob.name.endswith("_blocks") else n // 8
+            knobs[knob.name] = max(knob.low, min(knob.value, most))
         mask = mechanism.reference.mask(n, n, **knobs)
-        heatmap(mask, ax, title=mechanism.title)
+        heatmap(mask, ax, title=mechanism.title.partition(" (")[0])
     mask_legend(fig, loc="outside lower center")
     return fig
 

@@ -13,6 +13,7 @@ from attncourse.cost import Device
 from attncourse.plots.base import INK, MARKERS, PALE, SERIES, figure, set_title, styled
 
 LOW, HIGH = 0.1, 10_000  # FLOPs per byte
+BESIDE = 3  # names that have room beside their points; more stand in a legend
 
 
 class LiveRoofline:
@@ -61,9 +62,12 @@ class LiveRoofline:
             (self.drops[name],) = ax.plot([], [], color=PALE, linewidth=1, zorder=0)
             marker = MARKERS[place % len(MARKERS)]
             (self.points[name],) = ax.plot([], [], marker, color=colour, markersize=8, label=name)
-            self.texts[name] = ax.annotate(
-                "", (1, 1), (9, -13), textcoords="offset points", fontsize=9, color="#222222"
-            )
+            if len(intensity) <= BESIDE:
+                self.texts[name] = ax.annotate(
+                    "", (1, 1), (9, -13), textcoords="offset points", fontsize=9, color="#222222"
+                )
+        if not self.texts:
+            ax.legend(loc="lower right", fontsize=8.5)
         ax.set(xscale="log", yscale="log", xlim=(LOW, HIGH), ylim=(low, high))
         ax.set(xlabel="FLOPs per byte moved", ylabel="FLOPs per second")
         ax.yaxis.set_major_locator(LogLocator(base=10, numticks=9))
@@ -93,8 +97,9 @@ class LiveRoofline:
             y = (measured or {}).get(name, top)
             self.points[name].set_data([x], [y])
             self.drops[name].set_data([x, x], [y, top])
-            self.texts[name].xy = (x, y)
-            self.texts[name].set_text(name)
+            if name in self.texts:
+                self.texts[name].xy = (x, y)
+                self.texts[name].set_text(name)
         if title is not None:
             set_title(self.ax, title)
 

@@ -168,10 +168,12 @@ _ = main(["progress"])
 # %% [markdown]
 # ## What is here
 #
-# The mechanisms so far, each a NumPy module and a Triton kernel of the same signature:
+# Each mechanism is a NumPy module, most of them with a Triton kernel of the same signature. These are
+# the ones that a mask describes; the others keep something else than pairs. Which of them could you
+# tell apart by their count of pairs alone?
 
 # %%
-plots.show(plots.gallery(), "Masks: full attention fills the square, window attention a band.")
+plots.show(plots.gallery(), "Full attention fills the square; the others leave pairs out.")
 
 # %% [markdown]
 # Next: `01_bottleneck.ipynb` counts where the bytes go. After it, the chapters that are here can be

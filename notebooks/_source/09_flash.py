@@ -413,8 +413,8 @@ assert np.max(errors) < 16
 print("float64, float32, float16: full and tiled are within 16 roundings of the truth")
 
 # %% [markdown]
-# Neither is closer on principle. Slide the tile: the error moves by single roundings, up and
-# down.
+# A few roundings, both. But look closer, and slide the tile. Which sizes come nearest to the truth,
+# and why?
 
 # %% covers="L9"
 seeds = np.arange(12)
@@ -448,6 +448,10 @@ def draw_error(block):
 
 # %% covers="L9"
 widgets.explore(draw_error, live_error.figure, block=widgets.choice(list(tiled_errors), 16))
+
+# %% [markdown]
+# A short sum rounds less often than a long one, and tiles cut long sums into short ones. So small
+# tiles are usually the more exact. The largest tile is one long sum again: that of full attention.
 
 # %% covers="C012 C413"
 claims.check("C012", "a few roundings, as above")
@@ -1145,7 +1149,7 @@ def draw_batch(n, layers, heads, device):
 
 # %% covers="L20"
 lengths = widgets.choice([2**power for power in range(9, 17)], 8192)
-gpus = {name.removeprefix("RTX "): name for name in DEVICES}
+gpus = widgets.choice({name.removeprefix("RTX "): name for name in DEVICES}, "A100 40 GB")
 sliders = {"layers": (1, 96, 1, 12), "heads": (1, 96, 1, 12), "device": gpus}
 widgets.explore(draw_batch, live_batch.figure, n=lengths, **sliders)
 

@@ -488,7 +488,7 @@ for stem, ratio in theory.items():
 # %% covers="F31 P6 W3 W4"
 full_time = times_of("full")[n]
 efficiency = {stem: full_time / times_of(stem)[n] / theory[stem] for stem in theory}
-percent = {stem: round(100 * share) for stem, share in efficiency.items()}
+percent = {stem.replace("_", " "): round(100 * share) for stem, share in efficiency.items()}
 axes = plots.bars(percent, unit="%", title="realised speedup, as a share of the theoretical")
 plots.show(axes, "The share of its theoretical speedup that each sparse pattern reaches here.")
 
