@@ -310,7 +310,7 @@ def draw_errors(sharpness):
         difference = answer(q, k, v) - right
         found[name] = np.sqrt(np.mean(difference**2) / np.mean(right**2))
     live_errors.update({name: round(value, 2) for name, value in found.items()})
-    words = ", ".join(f"{name} {value:.2g}" for name, value in found.items())
+    words = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
     return f"Queries times {sharpness}: {words}."
 
 
