@@ -231,6 +231,7 @@ class LiveBudget:
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
         unit_axis(ax, "bytes")
+        ax.yaxis.set_major_locator(LogLocator(base=1024))  # labels take most of a redraw
         ax.grid(axis="x")
         set_title(ax, title)
         if len(n_bytes) > 1:
