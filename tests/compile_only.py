@@ -22,6 +22,8 @@ from attncourse.kernels import (
     full,
     kv_cache,
     linear,
+    linear_backward,
+    linear_tiles,
     lsh,
     offsets,
     pages,
@@ -51,9 +53,9 @@ KERNELS = [
     full._full_product_kernel,
     linear._linear_sums_kernel,
     linear._linear_fwd_kernel,
-    linear._linear_dq_kernel,
-    linear._linear_dk_kernel,
-    linear._linear_dv_kernel,
+    linear_backward._linear_dq_kernel,
+    linear_backward._linear_dk_kernel,
+    linear_backward._linear_dv_kernel,
     kv_cache._kv_cache_fwd_kernel,
     splits.merge_kernel,
     pages._paged_append_kernel,
@@ -215,7 +217,7 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
         if ones:  # tokens in their own order
             constants |= dict.fromkeys(("q_order_ptr", "k_order_ptr", "order_ptr"))
     if kernel in LINEAR:
-        BLOCK, SLICE, options = linear._block(width, DTYPE_BYTES[dtype], fading)
+        BLOCK, SLICE, options = linear_tiles.largest_block(width, DTYPE_BYTES[dtype], fading)
         constants |= {
             "BLOCK": BLOCK,
             "BLOCK_E": min(SLICE, padded(width)),

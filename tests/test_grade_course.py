@@ -73,9 +73,10 @@ def test_released_copies_have_all_exercises_and_their_passing_lines(tmp_path, st
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_a_fresh_learners_walk(tmp_path, stem):
-    """Exercises solved one after the other: after each, those solved pass, the rest are open."""
+    """Some exercises are solved: they pass, the rest are open. In chapter 04 after each of them."""
     solved = answers(stem)
-    for done in range(len(solved) + 1):
+    steps = 1 if stem == "04_window" else max(1, len(solved) // 2)
+    for done in [*range(0, len(solved), steps), len(solved)]:
         sources = dict(list(solved.items())[:done])
         report, results = grade(filled(stem, sources), tmp_path, stem)
         statuses = {exercise: result.status for exercise, result in results.items()}

@@ -1,7 +1,6 @@
 """Linear attention in Triton: the state stays in registers while a program walks its chunks."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 import triton
@@ -9,10 +8,27 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count
+from attncourse.kernels.linear_backward import (
+    _linear_dk_kernel,
+    _linear_dq_kernel,
+    _linear_dv_kernel,
+)
+from attncourse.kernels.linear_tiles import (
+    all_strides,
+    cut,
+    existing,
+    features,
+    load_tops,
+    load_totals,
+    precision,
+    relative,
+    row_strides,
+    slices_of,
+    tiles_for,
+)
 from attncourse.kernels.tiles import (
     check_grid,
     check_tensors,
-    finite,
     load_tile,
     nonzero,
     padded,
@@ -21,9 +37,6 @@ from attncourse.kernels.tiles import (
 )
 
 FeatureMap = Callable[[torch.Tensor], torch.Tensor]
-
-PROGRAMS = 512  # enough to keep the 132 multiprocessors of an H100 busy
-MAX_PARTS = 16  # a program adds up the states of all parts before its own
 
 
 def elu_plus_one(x: torch.Tensor) -> torch.Tensor:
@@ -85,50 +98,6 @@ def attention(
 
 
 @triton.jit
-def _features(x, rows, cols, n_rows, n_cols, ELU: tl.constexpr):
-    """φ of a tile; zeros outside of the matrix, where φ(0) = 1 would join the sums."""
-    if ELU:
-        inside = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]
-        wide = x.to(tl.float32)
-        phi = tl.exp(tl.minimum(wide, 0.0)) + tl.maximum(wide, 0.0)
-        x = tl.where(inside, phi, 0.0).to(x.dtype)
-    return x
-
-
-@triton.jit
-def _features_backward(x, grad, ELU: tl.constexpr):
-    """The gradient with respect to x, given the one with respect to φ(x)."""
-    return grad * tl.exp(tl.minimum(x.to(tl.float32), 0.0)) if ELU else grad
-
-
-@triton.jit
-def _existing(tokens, n_tokens):
-    """Token numbers, those below 0 moved beyond the end, where nothing is loaded or stored."""
-    return tl.where(tokens < 0, n_tokens, tokens)
-
-
-@triton.jit
-def _load_rows(total_ptr, delta_ptr, rows, stride, n_rows):
-    """1 / normaliser, and minus what its gradient is, of the given queries."""
-    in_rows = rows < n_rows
-    total = tl.load(total_ptr + rows * stride, mask=in_rows, other=1.0)  # [BLOCK]
-    delta = tl.load(delta_ptr + rows * stride, mask=in_rows, other=0.0)  # [BLOCK]
-    return 1.0 / nonzero(total), delta
-
-
-@triton.jit
-def _load_tops(tops_ptr, keys, stride, n_keys):
-    """The exponents, to base 2, that the features of these keys came without; see `scan`."""
-    return tl.load(tops_ptr + keys * stride, mask=keys < n_keys, other=float("-inf"))
-
-
-@triton.jit
-def _relative(tops, largest):
-    """2^tops relative to 2^largest, so at most 1; 0 where there is no key."""
-    return tl.exp2(tops - finite(largest))
-
-
-@triton.jit
 def _linear_sums_kernel(
     k_ptr, v_ptr, tops_ptr, total_ptr, delta_ptr, sums_ptr, norms_ptr, part_tops_ptr,
     stride_kb, stride_kh, stride_kt, stride_kd,
@@ -164,23 +133,23 @@ def _linear_sums_kernel(
     start = offset + part * PART
     begin = start + max(-start, 0) // BLOCK * BLOCK  # no chunk that ends before key 0
     for first in range(begin, min(start + PART, Tk), BLOCK):
-        keys = _existing(first + tl.arange(0, BLOCK), Tk)
+        keys = existing(first + tl.arange(0, BLOCK), Tk)
         k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_D]
-        phi_k = _features(k, keys, cols, Tk, D, ELU)
+        phi_k = features(k, keys, cols, Tk, D, ELU)
         v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_E]
         if tops_ptr is not None:
             here = tops_ptr + batch * stride_eb + head * stride_eh
-            tops = _load_tops(here, keys, stride_et, Tk)  # [BLOCK]
+            tops = load_tops(here, keys, stride_et, Tk)  # [BLOCK]
             new_top = tl.maximum(top, tl.max(tops, 0))
-            fade = _relative(top, new_top)
+            fade = relative(top, new_top)
             top = new_top
-            phi_k = phi_k.to(tl.float32) * _relative(tops, top)[:, None]
+            phi_k = phi_k.to(tl.float32) * relative(tops, top)[:, None]
             norm = norm * fade + tl.sum(phi_k, 0)
             v, state = v.to(tl.float32), state * fade
             state = tl.dot(tl.trans(phi_k), v, state, input_precision=PRECISION)
         elif total_ptr is not None:
             here = batch * stride_tb + head * stride_th
-            inverse, delta = _load_rows(total_ptr + here, delta_ptr + here, keys, stride_tt, Tk)
+            inverse, delta = load_totals(total_ptr + here, delta_ptr + here, keys, stride_tt, Tk)
             phi_k = phi_k.to(tl.float32) * inverse[:, None]
             norm -= tl.sum(phi_k * delta[:, None], 0)
             v = v.to(tl.float32)
@@ -242,7 +211,7 @@ def _linear_fwd_kernel(
             here = part_tops_ptr + batch * stride_pb + head * stride_ph
             part_top = tl.load(here + before * stride_pp)
             new_top = tl.maximum(top, part_top)
-            fade, part_fade = _relative(top, new_top), _relative(part_top, new_top)
+            fade, part_fade = relative(top, new_top), relative(part_top, new_top)
             top = new_top
             state, norm = state * fade, norm * fade
             part_state, part_norm = part_state * part_fade, part_norm * part_fade
@@ -253,33 +222,33 @@ def _linear_fwd_kernel(
     for first in range(start, min(start + PART, Tq), BLOCK):
         queries = first + tl.arange(0, BLOCK)
         q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)
-        phi_q = _features(q, queries, cols, Tq, D, ELU)  # [BLOCK, BLOCK_D]
+        phi_q = features(q, queries, cols, Tq, D, ELU)  # [BLOCK, BLOCK_D]
         wide = phi_q.to(tl.float32)
         acc = tl.dot(wide, state, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
         total = tl.sum(wide * norm[None, :], 1)  # [BLOCK]
         if CAUSAL:
-            keys = _existing(queries + (Tk - Tq), Tk)
+            keys = existing(queries + (Tk - Tq), Tk)
             k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)
-            phi_k = _features(k, keys, cols, Tk, D, ELU)  # [BLOCK, BLOCK_D]
+            phi_k = features(k, keys, cols, Tk, D, ELU)  # [BLOCK, BLOCK_D]
             v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_E]
             scores = tl.dot(phi_q, tl.trans(phi_k), input_precision="ieee")  # [BLOCK, BLOCK]
             visible = queries[None, :] <= queries[:, None]
             if tops_ptr is not None:  # each query relative to the largest that it sees
                 here = tops_ptr + batch * stride_eb + head * stride_eh
-                tops = _load_tops(here, keys, stride_et, Tk)  # [BLOCK]
+                tops = load_tops(here, keys, stride_et, Tk)  # [BLOCK]
                 seen = tl.where(visible, tops[None, :], float("-inf"))  # [BLOCK, BLOCK]
                 largest = tl.maximum(top, tl.max(seen, 1))  # [BLOCK]
-                scores *= _relative(seen, largest[:, None])
-                fades = _relative(top, largest)
+                scores *= relative(seen, largest[:, None])
+                fades = relative(top, largest)
                 acc, total = acc * fades[:, None], total * fades
             scores = tl.where(visible, scores, 0.0)
             total += tl.sum(scores, 1)
             acc = tl.dot(scores, v.to(tl.float32), acc, input_precision=PRECISION)
             if tops_ptr is not None:
                 new_top = tl.maximum(top, tl.max(tops, 0))
-                fade = _relative(top, new_top)
+                fade = relative(top, new_top)
                 top = new_top
-                phi_k = phi_k.to(tl.float32) * _relative(tops, top)[:, None]
+                phi_k = phi_k.to(tl.float32) * relative(tops, top)[:, None]
                 v, state, norm = v.to(tl.float32), state * fade, norm * fade
                 state = tl.dot(tl.trans(phi_k), v, state, input_precision=PRECISION)
             else:
@@ -291,203 +260,13 @@ def _linear_fwd_kernel(
             tl.store(total_ptr + queries * stride_tt, total, mask=queries < Tq)
 
 
-@triton.jit
-def _linear_dq_kernel(
-    q_ptr, k_ptr, v_ptr, grad_out_ptr, total_ptr, delta_ptr, sums_ptr, norms_ptr, dq_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_gb, stride_gh, stride_gt, stride_gd,
-    stride_tb, stride_th, stride_tt,
-    stride_sb, stride_sh, stride_sp, stride_sf, stride_sd,
-    stride_nb, stride_nh, stride_np, stride_nd,
-    stride_dqb, stride_dqh, stride_dqt, stride_dqd,
-    Tq, Tk, n_parts, lead,
-    D: tl.constexpr, Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_E: tl.constexpr,
-    BLOCK: tl.constexpr, PART: tl.constexpr, ELU: tl.constexpr, PRECISION: tl.constexpr,
-    CAUSAL: tl.constexpr,
-):  # fmt: skip
-    """One program: dq of one part of the queries and a slice of D, with the state transposed."""
-    part = tl.program_id(0)
-    slices: tl.constexpr = (D + BLOCK_E - 1) // BLOCK_E
-    cols = (tl.program_id(1) % slices) * BLOCK_E + tl.arange(0, BLOCK_E)
-    head = (tl.program_id(1) // slices).to(tl.int64)
-    batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    grad_out_ptr += batch * stride_gb + head * stride_gh
-    total_ptr += batch * stride_tb + head * stride_th
-    delta_ptr += batch * stride_tb + head * stride_th
-    sums_ptr += batch * stride_sb + head * stride_sh
-    norms_ptr += batch * stride_nb + head * stride_nh
-    dq_ptr += batch * stride_dqb + head * stride_dqh
-
-    v_cols = tl.arange(0, BLOCK_DV)
-    state = tl.zeros([BLOCK_DV, BLOCK_E], tl.float32)
-    norm = tl.zeros([BLOCK_E], tl.float32)
-    for before in range(0, part + lead if CAUSAL else n_parts):
-        here = sums_ptr + before * stride_sp
-        state += load_tile(here, v_cols, cols, stride_sd, stride_sf, Dv, D)
-        here = norms_ptr + before * stride_np
-        norm += tl.load(here + cols * stride_nd, mask=cols < D, other=0.0)
-
-    start = part * PART
-    for first in range(start, min(start + PART, Tq), BLOCK):
-        queries = first + tl.arange(0, BLOCK)
-        grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
-        inverse, delta = _load_rows(total_ptr, delta_ptr, queries, stride_tt, Tq)
-        dphi = tl.dot(grad_out.to(tl.float32), state, input_precision=PRECISION)
-        dphi -= delta[:, None] * norm[None, :]  # [BLOCK, BLOCK_E]
-        if CAUSAL:
-            keys = _existing(queries + (Tk - Tq), Tk)
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)
-            phi_k = _features(k, keys, cols, Tk, D, ELU)  # [BLOCK, BLOCK_E]
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_DV]
-            dscores = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK, BLOCK]
-            visible = queries[None, :] <= queries[:, None]
-            dscores = tl.where(visible, dscores - delta[:, None], 0.0)
-            dphi = tl.dot(dscores, phi_k.to(tl.float32), dphi, input_precision=PRECISION)
-            state = tl.dot(tl.trans(v), phi_k, state, input_precision="ieee")
-            norm += tl.sum(phi_k.to(tl.float32), 0)
-        q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK, BLOCK_E]
-        dq = _features_backward(q, dphi * inverse[:, None], ELU)
-        store_tile(dq_ptr, dq, queries, cols, stride_dqt, stride_dqd, Tq, D)
-
-
-@triton.jit
-def _linear_dk_kernel(
-    q_ptr, k_ptr, v_ptr, grad_out_ptr, total_ptr, delta_ptr, sums_ptr, norms_ptr, dk_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_gb, stride_gh, stride_gt, stride_gd,
-    stride_tb, stride_th, stride_tt,
-    stride_sb, stride_sh, stride_sp, stride_sf, stride_sd,
-    stride_nb, stride_nh, stride_np, stride_nd,
-    stride_dkb, stride_dkh, stride_dkt, stride_dkd,
-    Tq, Tk, n_parts, lead, offset,
-    D: tl.constexpr, Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_E: tl.constexpr,
-    BLOCK: tl.constexpr, PART: tl.constexpr, ELU: tl.constexpr, PRECISION: tl.constexpr,
-    CAUSAL: tl.constexpr,
-):  # fmt: skip
-    """One program: dk of one part of the keys and a slice of D; causal queries from the back."""
-    part = tl.program_id(0)
-    slices: tl.constexpr = (D + BLOCK_E - 1) // BLOCK_E
-    cols = (tl.program_id(1) % slices) * BLOCK_E + tl.arange(0, BLOCK_E)
-    head = (tl.program_id(1) // slices).to(tl.int64)
-    batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    grad_out_ptr += batch * stride_gb + head * stride_gh
-    total_ptr += batch * stride_tb + head * stride_th
-    delta_ptr += batch * stride_tb + head * stride_th
-    sums_ptr += batch * stride_sb + head * stride_sh
-    norms_ptr += batch * stride_nb + head * stride_nh
-    dk_ptr += batch * stride_dkb + head * stride_dkh
-
-    v_cols = tl.arange(0, BLOCK_DV)
-    state = tl.zeros([BLOCK_DV, BLOCK_E], tl.float32)
-    norm = tl.zeros([BLOCK_E], tl.float32)
-    # the queries of these parts see all keys here
-    for after in range(max(part - lead + 1, 0) if CAUSAL else 0, n_parts):
-        here = sums_ptr + after * stride_sp
-        state += load_tile(here, v_cols, cols, stride_sd, stride_sf, Dv, D)
-        here = norms_ptr + after * stride_np
-        norm += tl.load(here + cols * stride_nd, mask=cols < D, other=0.0)
-
-    start = offset + part * PART
-    n_chunks = tl.cdiv(min(PART, Tk - start), BLOCK)
-    for back in range(0, n_chunks):
-        tokens = start + (n_chunks - 1 - back) * BLOCK + tl.arange(0, BLOCK)
-        keys = _existing(tokens, Tk)
-        v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_DV]
-        dphi = tl.dot(v.to(tl.float32), state, input_precision=PRECISION) + norm[None, :]
-        if CAUSAL:
-            queries = _existing(tokens - (Tk - Tq), Tq)
-            q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)
-            phi_q = _features(q, queries, cols, Tq, D, ELU).to(tl.float32)  # [BLOCK, BLOCK_E]
-            inverse, delta = _load_rows(total_ptr, delta_ptr, queries, stride_tt, Tq)
-            phi_q *= inverse[:, None]
-            grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
-            dscores = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # keys down
-            visible = tokens[:, None] <= tokens[None, :]
-            dscores = tl.where(visible, dscores - delta[None, :], 0.0)  # [BLOCK, BLOCK]
-            dphi = tl.dot(dscores, phi_q, dphi, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
-            grad_out = tl.trans(grad_out.to(tl.float32))
-            state = tl.dot(grad_out, phi_q, state, input_precision=PRECISION)
-            norm -= tl.sum(phi_q * delta[:, None], 0)
-        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_E]
-        dk = _features_backward(k, dphi, ELU)
-        store_tile(dk_ptr, dk, keys, cols, stride_dkt, stride_dkd, Tk, D)
-
-
-@triton.jit
-def _linear_dv_kernel(
-    q_ptr, k_ptr, grad_out_ptr, total_ptr, sums_ptr, dv_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_gb, stride_gh, stride_gt, stride_gd,
-    stride_tb, stride_th, stride_tt,
-    stride_sb, stride_sh, stride_sp, stride_sf, stride_sd,
-    stride_dvb, stride_dvh, stride_dvt, stride_dvd,
-    Tq, Tk, n_parts, lead, offset,
-    D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
-    BLOCK: tl.constexpr, PART: tl.constexpr, ELU: tl.constexpr, PRECISION: tl.constexpr,
-    CAUSAL: tl.constexpr,
-):  # fmt: skip
-    """One program: dv of one part of the keys and a slice of Dv; causal queries from the back."""
-    part = tl.program_id(0)
-    slices: tl.constexpr = (Dv + BLOCK_E - 1) // BLOCK_E
-    v_cols = (tl.program_id(1) % slices) * BLOCK_E + tl.arange(0, BLOCK_E)
-    head = (tl.program_id(1) // slices).to(tl.int64)
-    batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    grad_out_ptr += batch * stride_gb + head * stride_gh
-    total_ptr += batch * stride_tb + head * stride_th
-    sums_ptr += batch * stride_sb + head * stride_sh
-    dv_ptr += batch * stride_dvb + head * stride_dvh
-
-    cols = tl.arange(0, BLOCK_D)
-    state = tl.zeros([BLOCK_D, BLOCK_E], tl.float32)
-    for after in range(max(part - lead + 1, 0) if CAUSAL else 0, n_parts):
-        here = sums_ptr + after * stride_sp
-        state += load_tile(here, cols, v_cols, stride_sf, stride_sd, D, Dv)
-
-    start = offset + part * PART
-    n_chunks = tl.cdiv(min(PART, Tk - start), BLOCK)
-    for back in range(0, n_chunks):
-        tokens = start + (n_chunks - 1 - back) * BLOCK + tl.arange(0, BLOCK)
-        keys = _existing(tokens, Tk)
-        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)
-        phi_k = _features(k, keys, cols, Tk, D, ELU)  # [BLOCK, BLOCK_D]
-        dv = tl.dot(phi_k.to(tl.float32), state, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
-        if CAUSAL:
-            queries = _existing(tokens - (Tk - Tq), Tq)
-            q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)
-            phi_q = _features(q, queries, cols, Tq, D, ELU)  # [BLOCK, BLOCK_D]
-            total = tl.load(total_ptr + queries * stride_tt, mask=queries < Tq, other=1.0)
-            inverse = 1.0 / nonzero(total)  # [BLOCK]
-            grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
-            grad_out = grad_out.to(tl.float32) * inverse[:, None]  # [BLOCK, BLOCK_E]
-            scores = tl.dot(phi_k, tl.trans(phi_q), input_precision="ieee")  # keys down
-            visible = tokens[:, None] <= tokens[None, :]
-            scores = tl.where(visible, scores, 0.0)  # [BLOCK, BLOCK]
-            dv = tl.dot(scores, grad_out, dv, input_precision=PRECISION)
-            phi_q = tl.trans(phi_q.to(tl.float32))
-            state = tl.dot(phi_q, grad_out, state, input_precision=PRECISION)
-        store_tile(dv_ptr, dv, keys, v_cols, stride_dvt, stride_dvd, Tk, Dv)
-
-
 class _LinearAttention(torch.autograd.Function):
     """The kernels as one differentiable function. No atomics: each run gives the same bits."""
 
     @staticmethod
     def forward(ctx, q, k, v, chunk, causal, in_kernel):
-        tiles = _tiling(*q.shape[:3], k.shape[2], q.shape[3], v.shape[3], chunk, q.element_size())
-        flags = in_kernel, _precision(q)
+        tiles = tiles_for(*q.shape[:3], k.shape[2], q.shape[3], v.shape[3], chunk, q.element_size())
+        flags = in_kernel, precision(q)
         out, total, *sums = _forward(q, k, v, None, tiles, flags, causal)
         ctx.save_for_backward(q, k, v, out, total, *sums)
         ctx.knobs = tiles, causal, flags
@@ -501,24 +280,24 @@ class _LinearAttention(torch.autograd.Function):
         B, H, Tq, D = q.shape
         Tk, Dv = v.shape[2:]
         BLOCK, PART = tiles.BLOCK, tiles.PART
-        lead, offset, n_parts = _parts(Tq, Tk, PART, causal)
+        lead, offset, n_parts = cut(Tq, Tk, PART, causal)
         n_query_parts = triton.cdiv(Tq, PART)
         n_key_parts = triton.cdiv(Tk - offset, PART)
         delta = row_delta(out, grad_out)
         query_sums = _sums(q, grad_out, None, total, delta, 0, n_query_parts, tiles, flags)[:2]
         inputs = q, k, v, grad_out, total, delta
-        strides = [stride for tensor in inputs[:5] for stride in tensor.stride()]
+        strides = all_strides(*inputs[:5])
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
         BLOCK_E = min(tiles.SLICE, padded(D))
         slices = H * triton.cdiv(D, BLOCK_E)
         settings = D, Dv, padded(Dv), BLOCK_E, BLOCK, PART, *flags, causal
         _linear_dq_kernel[(n_query_parts, slices, B)](
-            *inputs, *sums, dq, *strides, *_strides(*sums, dq),
+            *inputs, *sums, dq, *strides, *all_strides(*sums, dq),
             Tq, Tk, n_parts, lead, *settings, **tiles.options,
         )  # fmt: skip
         _linear_dk_kernel[(n_key_parts, slices, B)](
-            *inputs, *query_sums, dk, *strides, *_strides(*query_sums, dk),
+            *inputs, *query_sums, dk, *strides, *all_strides(*query_sums, dk),
             Tq, Tk, n_query_parts, lead, offset, *settings, **tiles.options,
         )  # fmt: skip
         BLOCK_E = min(tiles.SLICE, padded(Dv))
@@ -526,7 +305,7 @@ class _LinearAttention(torch.autograd.Function):
         settings = D, Dv, padded(D), BLOCK_E, BLOCK, PART, *flags, causal
         tensors = q, k, grad_out, total, query_sums[0], dv
         _linear_dv_kernel[(n_key_parts, slices, B)](
-            *tensors, *_strides(*tensors),
+            *tensors, *all_strides(*tensors),
             Tq, Tk, n_query_parts, lead, offset, *settings, **tiles.options,
         )  # fmt: skip
         return dq, dk, dv, None, None, None
@@ -558,15 +337,15 @@ def scan(
         (B, H, Tq, Dv) in the dtype of phi_q.
     """
     sizes = *phi_q.shape[:3], phi_k.shape[2], phi_q.shape[3], v.shape[3]
-    tiles = _tiling(*sizes, chunk, phi_q.element_size(), fading=True)
-    return _forward(phi_q, phi_k, v, tops, tiles, (False, _precision(phi_q)), causal)[0]
+    tiles = tiles_for(*sizes, chunk, phi_q.element_size(), fading=True)
+    return _forward(phi_q, phi_k, v, tops, tiles, (False, precision(phi_q)), causal)[0]
 
 
 def _forward(q, k, v, tops, tiles, flags, causal) -> tuple[torch.Tensor, ...]:
     """Return out, the normaliser (B, H, Tq), and the sums of all parts as `_sums` does."""
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
-    lead, offset, n_parts = _parts(Tq, Tk, tiles.PART, causal)
+    lead, offset, n_parts = cut(Tq, Tk, tiles.PART, causal)
     sums, norms, part_tops = _sums(k, v, tops, None, None, offset, n_parts, tiles, flags)
     out = q.new_empty(B, H, Tq, Dv)
     total = q.new_empty(B, H, Tq, dtype=torch.float32)
@@ -574,8 +353,8 @@ def _forward(q, k, v, tops, tiles, flags, causal) -> tuple[torch.Tensor, ...]:
     grid = (triton.cdiv(Tq, tiles.PART), H * triton.cdiv(Dv, BLOCK_E), B)
     _linear_fwd_kernel[grid](
         q, k, v, tops, sums, norms, part_tops, out, total,
-        *_strides(q, k, v), *_row_strides(tops), *_strides(sums, norms), *_row_strides(part_tops),
-        *_strides(out, total),
+        *all_strides(q, k, v), *row_strides(tops),
+        *all_strides(sums, norms), *row_strides(part_tops), *all_strides(out, total),
         Tq, Tk, n_parts, lead,
         D, Dv, padded(D), BLOCK_E, tiles.BLOCK, tiles.PART, *flags, causal, **tiles.options,
     )  # fmt: skip
@@ -597,89 +376,12 @@ def _sums(
     BLOCK_E = min(tiles.SLICE, padded(Dv))
     _linear_sums_kernel[(n_parts, H * triton.cdiv(Dv, BLOCK_E), B)](
         k, v, tops, total, delta, sums, norms, part_tops,
-        *_strides(k, v), *_row_strides(tops), *_row_strides(total),
-        *_strides(sums, norms), *_row_strides(part_tops),
+        *all_strides(k, v), *row_strides(tops), *row_strides(total),
+        *all_strides(sums, norms), *row_strides(part_tops),
         Tk, offset,
         D, Dv, padded(D), BLOCK_E, tiles.BLOCK, tiles.PART, *flags, **tiles.options,
     )  # fmt: skip
     return sums, norms, part_tops
-
-
-def _row_strides(tensor: torch.Tensor | None) -> tuple[int, ...]:
-    return (0, 0, 0) if tensor is None else tensor.stride()
-
-
-def _strides(*tensors: torch.Tensor) -> list[int]:
-    return [stride for tensor in tensors for stride in tensor.stride()]
-
-
-def _precision(q: torch.Tensor) -> str:
-    """Return how float32 is multiplied: exactly for float32 inputs, else to ten bits.
-
-    States and scores outgrow the range of float16; TF32 has its bits and the range of float32.
-    """
-    return "ieee" if q.dtype == torch.float32 else "tf32"
-
-
-class _Tiles(NamedTuple):
-    """How the work is cut: BLOCK tokens of a chunk, PART tokens and SLICE columns of a program."""
-
-    BLOCK: int
-    PART: int
-    SLICE: int
-    options: dict[str, int]
-
-
-def _tiling(B, H, Tq, Tk, D, Dv, chunk, dtype_bytes, *, fading=False) -> _Tiles:
-    """Return the sizes for q, k and v of these; `fading` for `scan`.
-
-    Parts are as short as keeps the GPU busy, but long enough that tokens outweigh the states.
-    """
-    BLOCK, SLICE, options = _block(max(D, Dv), dtype_bytes, fading)
-    BLOCK = min(BLOCK, padded(min(chunk, BLOCK)))
-    chunks = triton.cdiv(max(Tq, Tk), BLOCK)
-    programs = max(1, B * H * triton.cdiv(Dv, SLICE))
-    parts = min(MAX_PARTS, triton.cdiv(PROGRAMS, programs))
-    least = triton.cdiv(4 * padded(max(D, Dv)), BLOCK)
-    return _Tiles(BLOCK, BLOCK * max(least, triton.cdiv(chunks, parts)), SLICE, options)
-
-
-def _block(width: int, dtype_bytes: int, fading: bool) -> tuple[int, int, dict[str, int]]:
-    """Return the most tokens of a chunk, the columns of a slice, and the options of the launch.
-
-    As in `tiling`, nothing spills at these sizes, but for float32 wider than 128, or than 64 if
-    `fading`, which keeps the exponents of a chunk beside its scores.
-    """
-    if dtype_bytes == 4:
-        sizes = (32, 32, 8, 1) if width <= 64 and not fading else (16, 16, 8, 1)
-    elif width <= 64:
-        sizes = (32 if fading else 64, 32, 4, 2)
-    elif width <= 128:
-        sizes = (32, 32, 8, 2)
-    else:
-        sizes = (16, 32, 8, 1)
-    BLOCK, SLICE, num_warps, num_stages = sizes
-    return BLOCK, SLICE, {"num_warps": num_warps, "num_stages": num_stages}
-
-
-def slices_of(D: int, Dv: int, dtype_bytes: int, *, fading: bool = False) -> int:
-    """Return the most programs that share a part of one head: slices of D or Dv columns."""
-    width = max(D, Dv)
-    return triton.cdiv(width, min(_block(width, dtype_bytes, fading)[1], padded(width)))
-
-
-def _parts(Tq: int, Tk: int, PART: int, causal: bool) -> tuple[int, int, int]:
-    """Return lead, offset and n_parts: how keys are cut, so that parts end where queries' do.
-
-    Part p holds the keys from offset + p · PART, and if causal, part s of the queries sits at the
-    keys of part s + lead and sees those of the first s + lead parts whole. Summed up are n_parts:
-    the last one's own sum nobody needs.
-    """
-    if not causal:
-        return 0, 0, triton.cdiv(Tk, PART)
-    ahead = Tk - Tq
-    lead = -(-ahead // PART)
-    return lead, ahead - lead * PART, max(0, triton.cdiv(Tq, PART) + lead - 1)
 
 
 def cost(
@@ -728,8 +430,8 @@ def scan_cost(
     fading: bool,
 ) -> Cost:
     """Count what the kernels of `attention`, or of `scan` if `fading`, do with D features."""
-    BLOCK, PART, SLICE, _ = _tiling(B, H, Tq, Tk, D, Dv, chunk, dtype_bytes, fading=fading)
-    lead, offset, n_parts = _parts(Tq, Tk, PART, causal)
+    BLOCK, PART, SLICE, _ = tiles_for(B, H, Tq, Tk, D, Dv, chunk, dtype_bytes, fading=fading)
+    lead, offset, n_parts = cut(Tq, Tk, PART, causal)
     BLOCK_E = min(SLICE, padded(Dv))
     slices = triton.cdiv(Dv, BLOCK_E)
     summed = sum_chunks = read_states = 0

@@ -10,7 +10,8 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.directions import draw_directions
 from attncourse.inputs import check_count
-from attncourse.kernels.linear import scan, scan_cost, slices_of
+from attncourse.kernels.linear import scan, scan_cost
+from attncourse.kernels.linear_tiles import slices_of
 from attncourse.kernels.tiles import (
     LOG2E,
     MAX_WIDTH,
