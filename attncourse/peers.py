@@ -85,6 +85,26 @@ def _sdpa_masked(mechanism: Mechanism, knobs, q, k, v, causal) -> Call:
     return scaled_dot_product_attention, {"attn_mask": _dense_mask(mechanism, knobs, q, k, causal)}
 
 
+def _sdpa_biased(mechanism: Mechanism, knobs, q, k, v, causal) -> Call:
+    """Give torch T5's bias of all pairs, as T5's own code does."""
+    import numpy as np
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    from attncourse.reference.encodings import t5_bias
+    from attncourse.reference.masks import positions
+
+    Tq, Tk = q.shape[-2], k.shape[-2]
+    table = mechanism.keywords(Tq, Tk, q.shape[-1], v.shape[-1], "float32", **knobs)["table"]
+    where = positions(Tq, Tk), np.arange(Tk)
+    bias = t5_bias(*where, table, max_distance=knobs["max_distance"], causal=causal)
+    bias = torch.from_numpy(bias).to(q)
+    if causal:
+        future = where[1] > where[0][:, None]
+        bias = bias.masked_fill(torch.from_numpy(future).to(q.device), -torch.inf)
+    return scaled_dot_product_attention, {"attn_mask": bias}
+
+
 def _sdpa_grouped(mechanism: Mechanism, knobs, q, k, v, causal) -> Call:
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -406,6 +426,7 @@ PEERS = (
         backward=True,
     ),
     Peer("FlexAttention", "torch", _is_pattern, _flex, n_squared_bytes=1, slow=True, backward=True),
+    Peer("SDPA with all biases", "torch", _is("t5"), _sdpa_biased, n_squared_bytes=20, slow=True),
     Peer("FlashAttention-2, local", "torch", _is("window"), _varlen, devices=_GPU, backward=True),
     Peer("local-attention", "local_attention", _is("window"), _local_attention, backward=True),
     Peer("transformers", "transformers", _is("longformer"), _longformer, slow=True),
