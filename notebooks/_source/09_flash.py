@@ -493,6 +493,7 @@ beside = {
     "q_ptr +=": "NumPy carries heads and batch along as leading axes: (..., Tq, D).",
     "positions": "Tq ≠ Tk: the last query stands at the last key.",
     "q = load_tile": "The caller has cut this tile, and scaled it.",
+    "q = pass_inf": "The caller did so: infinity becomes NaN, and cannot look like a masked row.",
     "tile = np": "No array: a tile lives in registers.",
     "for stretch": "Two loops: below the diagonal no mask is needed at all.",
     "scores -=": "Inside exp2, below: nothing is written in between.",
