@@ -45,6 +45,18 @@ def t5_bucket(
     return bucket if causal else bucket + n_own * (distance > 0)
 
 
+def rows_by_distance(n_buckets: int, max_distance: int, causal: bool) -> np.ndarray:
+    """Return the bucket of each distance from -max_distance to max_distance; those beyond share it.
+
+    Args:
+        n_buckets: As in `t5_bucket`.
+        max_distance: As in `t5_bucket`.
+        causal: As in `t5_bucket`.
+    """
+    distances = np.arange(-max_distance, max_distance + 1)
+    return t5_bucket(distances, n_buckets=n_buckets, max_distance=max_distance, causal=causal)
+
+
 def check_buckets(where: str, n_buckets: int, max_distance: int, causal: bool) -> int:
     """Refuse buckets that T5's formula cannot fill; return how many one direction has.
 

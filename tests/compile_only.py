@@ -161,7 +161,7 @@ def of_relative(kernel, dtype, width, ones):
 
 
 def of_t5(kernel, dtype, width, ones):
-    _, _, options = tiling(width, DTYPE_BYTES[dtype])
+    _, _, options = t5._tiling(width, DTYPE_BYTES[dtype])
     return {"CAUSAL": ones}, options  # not causal has a third stretch
 
 
@@ -293,8 +293,9 @@ if __name__ == "__main__":
     scans = [(linear._linear_sums_kernel, True), (linear._linear_fwd_kernel, True)]
     for dtype, width in [("bf16", 256)] + [("fp16", 64), ("fp32", 128)] * (arch >= 90):
         for kernel, fading in [(kernel, False) for kernel in MORE] + scans:
-            spills = fading or kernel is relative._relative_fwd_kernel  # in wide float32 only
-            at = min(width, 64) if spills and dtype == "fp32" else width
+            # the former two spill in wide float32, the last comes nearest to it at 64
+            narrow = fading or kernel in (relative._relative_fwd_kernel, t5._t5_fwd_kernel)
+            at = min(width, 64) if narrow and dtype == "fp32" else width
             print(json.dumps(report(kernel, dtype, at, arch, fading=fading)), flush=True)
     # of all their classes those that come nearest to a spill
     for dtype, width in [("fp16", 64)] + [("fp32", 64), ("bf16", 256)] * (arch >= 90):

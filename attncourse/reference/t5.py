@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from attncourse.buckets import check_table, t5_bucket
+from attncourse.buckets import check_table, rows_by_distance
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
 from attncourse.reference import flash
@@ -78,9 +78,7 @@ def by_distance(table: np.ndarray, max_distance: int, causal: bool) -> np.ndarra
         max_distance: As in `attention`; distances beyond have the bias at the end.
         causal: As in `attention`.
     """
-    distances = np.arange(-max_distance, max_distance + 1)
-    knobs = {"n_buckets": len(table), "max_distance": max_distance, "causal": causal}
-    return np.ascontiguousarray(table[t5_bucket(distances, **knobs)].T)
+    return np.ascontiguousarray(table[rows_by_distance(len(table), max_distance, causal)].T)
 
 
 def random_table(
