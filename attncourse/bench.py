@@ -170,7 +170,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--causal", choices=("no", "yes", "both"), help="hide later keys")
     parser.add_argument("--mode", choices=records.MODES, nargs="+", help="what is measured")
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), help="on a GPU")
-    parser.add_argument("--repeats", type=_positive, help="timed calls of each")
+    parser.add_argument("--repeats", type=_positive, help="timed calls of each, at most")
     parser.add_argument(
         "--without", nargs="+", default=(), metavar="PEER",
         help="peers to leave out, such as FlexAttention, which compiles for seconds at each length",

@@ -91,18 +91,15 @@ def _sdpa_biased(mechanism: Mechanism, knobs, q, k, v, causal) -> Call:
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    from attncourse.reference.encodings import t5_bias
-    from attncourse.reference.masks import positions
+    from attncourse.reference import encodings, masks
 
     Tq, Tk = q.shape[-2], k.shape[-2]
     table = mechanism.keywords(Tq, Tk, q.shape[-1], v.shape[-1], "float32", **knobs)["table"]
-    where = positions(Tq, Tk), np.arange(Tk)
-    bias = t5_bias(*where, table, max_distance=knobs["max_distance"], causal=causal)
-    bias = torch.from_numpy(bias).to(q)
+    where = masks.positions(Tq, Tk), np.arange(Tk)
+    bias = encodings.t5_bias(*where, table, max_distance=knobs["max_distance"], causal=causal)
     if causal:
-        future = where[1] > where[0][:, None]
-        bias = bias.masked_fill(torch.from_numpy(future).to(q.device), -torch.inf)
-    return scaled_dot_product_attention, {"attn_mask": bias}
+        bias[:, ~masks.causal(Tq, Tk)] = -np.inf
+    return scaled_dot_product_attention, {"attn_mask": torch.from_numpy(bias).to(q)}
 
 
 def _sdpa_grouped(mechanism: Mechanism, knobs, q, k, v, causal) -> Call:

@@ -116,6 +116,21 @@ def test_control_c_keeps_what_was_measured(tmp_path, monkeypatch, capsys):
     assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
 
 
+def test_short_calls_are_timed_often_and_long_ones_a_few_times(tmp_path, monkeypatch):
+    asked, timed = [], measure.seconds
+
+    def seconds(function, *args, **knobs):
+        asked.append({name: knobs[name] for name in ("repeats", "at_least", "at_most", "flush")})
+        return timed(function, *args, repeats=1)
+
+    monkeypatch.setattr(measure, "seconds", seconds)
+    assert cli.main(["bench", "--cpu", "--n", "32", "--out", str(tmp_path)]) == 0
+    often = {"repeats": 50, "at_least": 5, "at_most": 0.2, "flush": False}
+    assert asked and all(each == often for each in asked)
+    limits = record_in(tmp_path)["limits"]
+    assert limits["peaks"]["float32"] == limits["flops_per_second"] > 1e8
+
+
 def test_what_does_not_fit_is_skipped_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "free_bytes", lambda on_gpu: 100_000)
     assert cli.main(["bench", "--cpu", "--n", "256", "--repeats", "1", "--out", str(tmp_path)]) == 0

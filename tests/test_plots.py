@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from attncourse import plots
-from attncourse.cost import Device
+from attncourse.cost import DEVICES, Device
 from attncourse.measure import Timing
 from attncourse.plots import base, lines
 from attncourse.reference import masks, window
@@ -188,6 +188,45 @@ def test_budget_marks_the_length_and_names_the_devices():
     live.update({"scores": 8.0 * n**2}, at=3000)
     ((x, y),) = live.points.get_offsets()
     assert x == 3000 and y == pytest.approx(8 * 3000**2, rel=1e-6)
+
+
+def test_a_line_that_ends_early_has_its_name_at_its_end():
+    fig = plots.benchmark(toy_record(full=(64, 128, 256), scoring=(64, 128)))
+    for ax in fig.axes:
+        beside = {text.get_text() for text in ax.texts if text.get_transform() == ax.transAxes}
+        assert beside == {"full"}
+        (note,) = [text for text in ax.texts if text.get_text() == "scoring"]
+        assert note.xy[0] == 128
+    plots.benchmark(toy_record(full=()))  # nothing was measured: nothing is drawn
+
+
+def toy_record(**lengths):
+    timing = {"median": 1e-3, "low": 1e-3, "high": 1e-3, "repeats": 5}
+    rows = [
+        {"mechanism": stem, "implementation": "NumPy", "n": n, "batch": 1, "heads": 1, "width": 64,
+         "causal": False, "mode": "forward", "knobs": {}, "seconds": timing, "peak_bytes": 64 * n}
+        for stem, all_n in lengths.items()
+        for n in all_n or [64]
+    ]  # fmt: skip
+    for row in rows if not any(lengths.values()) else ():
+        del row["seconds"]
+    return {"settings": {"device": "cpu", "dtype": "float32"}, "measurements": rows}
+
+
+def test_many_works_under_a_roof_are_named_in_a_legend():
+    device = DEVICES["H100 80 GB"]
+    few = plots.LiveRoofline(device, dict.fromkeys("abc", 1.0))
+    many = plots.LiveRoofline(device, dict.fromkeys("abcd", 1.0))
+    assert few.ax.get_legend() is None and set(few.texts) == set("abc")
+    assert not many.texts
+    assert [text.get_text() for text in many.ax.get_legend().get_texts()] == list("abcd")
+
+
+def test_titles_of_the_gallery_keep_apart():
+    fig = plots.gallery(n=16)
+    fig.canvas.draw()
+    titles = [ax._left_title.get_window_extent() for ax in fig.axes]
+    assert not any(a.overlaps(b) for i, a in enumerate(titles) for b in titles[:i])
 
 
 def test_names_of_devices_keep_apart():

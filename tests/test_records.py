@@ -77,6 +77,23 @@ def test_rates_follow_from_the_work():
     assert "share" not in records.rates(whole, None)
 
 
+def test_rates_are_said_in_a_unit_that_fits():
+    said = [records._per_second(rate, "FLOP") for rate in (375.4e12, 1e12, 999.9e9, 67.1e9, 4.32e8)]
+    assert said == ["375 TFLOP/s", "1 TFLOP/s", "1 TFLOP/s", "67.1 GFLOP/s", "432 MFLOP/s"]
+
+
+def test_shares_of_a_cpu_are_of_what_it_reached_when_the_run_began():
+    limits = {"name": "this CPU", "flops_per_second": 2e11, "bytes_per_second": 2e10}
+    limits |= {"memory_bytes": 0, "source": "measured: a CPU", "peaks": {"float32": 2e11}}
+    measured = row("full", "NumPy", n=1024, seconds=0.1)
+    on_cpu = record(measured) | {"settings": {"device": "cpu", "dtype": "float32"}}
+    assert records.device_of(on_cpu) is None and ", 21%" not in records.report(on_cpu)
+    on_cpu["limits"] = limits
+    text = records.report(on_cpu)
+    assert "Shares are of this CPU: 200 GFLOP/s and 20 GB/s (measured: a CPU)." in text
+    assert f", {4 * 16 * 1024**2 * 64 / 2e11 / 0.1:.0%}" in text
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "found", "words"),
     [

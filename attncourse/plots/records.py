@@ -160,6 +160,8 @@ def _panel(ax: Axes, rows: list[records.Row], unit: str, of: Any) -> None:
 
 def _name_lines(ax: Axes, lines: Mapping[str, list[tuple[int, float]]]) -> None:
     """Write each line's name beside its end, moved apart where lines end close together."""
+    if not lines:
+        return
     low, high = np.log(ax.get_ylim())
     longest = max(points[-1][0] for points in lines.values())
     for stem, points in lines.items():
