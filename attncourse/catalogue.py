@@ -64,6 +64,8 @@ class Mechanism:
             into the keyword arguments of `attention`.
         twin_arguments: The same for the Triton twin, with a tensor instead of dtype; where not
             given, the arrays of `arguments` become tensors.
+        variants: Further stems that belong to it, reference and twin of each with knobs that no
+            slider sets.
         reference_module: Where the NumPy reference lives.
         kernel_module: Where the Triton twin lives.
     """
@@ -85,6 +87,7 @@ class Mechanism:
     roundings: int = 8
     arguments: Callable[..., dict[str, Any]] | None = None
     twin_arguments: Callable[..., dict[str, Any]] | None = None
+    variants: tuple[str, ...] = ()
     reference_module: str = ""
     kernel_module: str = ""
 
@@ -167,7 +170,7 @@ def _synthesizer_layers(n_keys, width, hidden):
 def _block_sparse_arguments(
     n_queries, n_keys, width, value_width, dtype, *, block, window_blocks, **rest
 ):
-    from attncourse.reference import layouts
+    from attncourse import layouts
 
     layout = layouts.band(n_queries, n_keys, block=block, window_blocks=window_blocks)
     return rest | {"layout": layout, "block": block}
@@ -296,6 +299,7 @@ MECHANISMS: dict[str, Mechanism] = {
             knobs=(Knob("stride", 64, 1, 256, 1, "distance between two keys, in tokens"),),
             has=frozenset({"mask", "kernel"}),
             collapse=lambda n_queries, n_keys: {"stride": 1},
+            variants=("offsets",),
         ),
         Mechanism(
             stem="random_keys",

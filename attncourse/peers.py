@@ -91,12 +91,13 @@ def _sdpa_biased(mechanism: Mechanism, knobs, q, k, v, causal) -> Call:
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    from attncourse.reference import encodings, masks
+    from attncourse import masks
+    from attncourse.reference import relative
 
     Tq, Tk = q.shape[-2], k.shape[-2]
     table = mechanism.keywords(Tq, Tk, q.shape[-1], v.shape[-1], "float32", **knobs)["table"]
     where = masks.positions(Tq, Tk), np.arange(Tk)
-    bias = encodings.t5_bias(*where, table, max_distance=knobs["max_distance"], causal=causal)
+    bias = relative.t5_bias(*where, table, max_distance=knobs["max_distance"], causal=causal)
     if causal:
         bias[:, ~masks.causal(Tq, Tk)] = -np.inf
     return scaled_dot_product_attention, {"attn_mask": torch.from_numpy(bias).to(q)}

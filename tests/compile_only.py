@@ -16,29 +16,32 @@ from triton.compiler import ASTSource
 
 from attncourse.kernels import (
     block_sparse,
-    block_sparse_backward,
-    block_table,
     flash,
     full,
     kv_cache,
     linear,
-    linear_backward,
-    linear_tiles,
     lsh,
     offsets,
-    pages,
     performer,
     pooled,
     random_keys,
     relative,
     scoring,
-    splits,
     synthesizer,
     t5,
-    tiles,
     window,
 )
-from attncourse.kernels.tiles import padded, tiling
+from attncourse.kernels._parts import (
+    block_sparse_backward,
+    block_sparse_tiles,
+    block_table,
+    linear_backward,
+    linear_tiles,
+    pages,
+    splits,
+    tiles,
+)
+from attncourse.kernels._parts.tiles import padded, tiling
 
 KERNELS = [
     tiles.delta_kernel,
@@ -213,7 +216,7 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
         constants["BLOCK_Q"], options = random_keys.queries_of_tile(width), {}
     if kernel in BLOCK_SPARSE:
         backward = kernel is not block_sparse._block_sparse_fwd_kernel
-        options = block_sparse.launch_options(width, DTYPE_BYTES[dtype], backward=backward)
+        options = block_sparse_tiles.launch_options(width, DTYPE_BYTES[dtype], backward=backward)
         if ones:  # tokens in their own order
             constants |= dict.fromkeys(("q_order_ptr", "k_order_ptr", "order_ptr"))
     if kernel in LINEAR:

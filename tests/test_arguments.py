@@ -5,24 +5,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from attncourse import graph, softmax, spectra
 from attncourse.inputs import random_qkv
 from attncourse.reference import (
     block_sparse,
-    encodings,
     flash,
     full,
-    graph,
-    int8,
     linear,
     linformer,
     longformer,
     lsh,
     performer,
     pooled,
+    quantised_cache,
     relative,
     scoring,
-    softmax,
-    spectra,
     strided,
     synthesizer,
     topk,
@@ -111,13 +108,13 @@ CALLS = {
     "relative.attention": lambda a: relative.attention(
         a.q, a.k, a.v, relative_keys=a.keys, relative_values=a.values
     ),
-    "encodings.rotate": lambda a: encodings.rotate(a.q, a.place),
-    "encodings.t5_bias": lambda a: encodings.t5_bias(a.place, a.place, a.table),
-    "encodings.alibi_bias": lambda a: encodings.alibi_bias(a.place, a.place, a.line),
+    "relative.rotate": lambda a: relative.rotate(a.q, a.place),
+    "relative.t5_bias": lambda a: relative.t5_bias(a.place, a.place, a.table),
+    "relative.alibi_bias": lambda a: relative.alibi_bias(a.place, a.place, a.line),
     "scoring.bilinear": lambda a: scoring.bilinear(a.q, a.k, a.square, a.square),
     "scoring.additive": lambda a: scoring.additive(a.q, a.k, a.square, a.square, a.line),
-    "int8.quantise": lambda a: int8.quantise(a.k, -1),
-    "int8.error_bound": lambda a: int8.error_bound(a.q, a.k, a.v),
+    "quantised_cache.quantise": lambda a: quantised_cache.quantise(a.k, -1),
+    "quantised_cache.error_bound": lambda a: quantised_cache.error_bound(a.q, a.k, a.v),
     "softmax.softmax": lambda a: softmax.softmax(a.weights, a.mask),
     "softmax.scaled": lambda a: softmax.scaled(a.q, 0.5),
     "spectra.energy_curve": lambda a: spectra.energy_curve(a.weights),

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attncourse import graph, layouts, masks
 from attncourse.inputs import random_qkv
-from attncourse.reference import bigbird, block_sparse, full, graph, layouts, masks
+from attncourse.reference import bigbird, block_sparse, full
 
 
 @given(

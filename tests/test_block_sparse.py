@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attncourse import measure
+from attncourse import layouts, masks, measure
 from attncourse.inputs import random_qkv
-from attncourse.reference import block_sparse, full, layouts, masks, random_keys, window
+from attncourse.reference import block_sparse, full, random_keys, window
 
 SHAPES = list(itertools.product((0, 1, 5, 63, 64), (0, 1, 7, 64), (1, 4, 10, 100)))
 

@@ -17,10 +17,10 @@ DUMMY_MODULE = '''
 
 import math
 
-
+from attncourse import masks
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference import full, masks
+from attncourse.reference import full
 
 
 def attention(q, k, v, *, block, causal=False, scale=None):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from attncourse.inputs import random_qkv
 from attncourse.reference import full
-from attncourse.reference.softmax import softmax
+from attncourse.softmax import softmax
 
 
 def test_equals_torch():

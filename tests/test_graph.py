@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from attncourse.reference import graph, masks, random_keys, strided, window
+from attncourse import graph, masks
+from attncourse.reference import random_keys, strided, window
 
 
 def test_connections_and_density_count_the_pairs():

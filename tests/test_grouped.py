@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attncourse import measure
+from attncourse import masks, measure
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, grouped, kv_cache, masks, pieces
+from attncourse.reference import full, grouped, kv_cache
+from attncourse.reference._parts import pieces
 
 
 def grouped_qkv(heads, groups, n_queries, n_keys, *, batch=2, dtype=np.float64):

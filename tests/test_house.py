@@ -1,6 +1,7 @@
 """The house around the package: set-up, versions, import directions, what the README promises."""
 
 import ast
+import graphlib
 import importlib.metadata
 import io
 import os
@@ -19,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from attncourse import cli
+from attncourse import MECHANISMS, cli
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -307,20 +308,12 @@ def test_import_is_light_and_quick():
 
 # What the modules on the left never import. The foundation stands on nothing above it.
 ABOVE = ("attncourse.grading", "attncourse.plots", "attncourse.widgets", "attncourse.claims")
+FOUNDATION = ("softmax", "masks", "graph", "spectra", "layouts", "definitions", "inputs", "cost")
+BELOW_ALL = ("torch", "triton", "attncourse.reference", "attncourse.kernels", *ABOVE)
 NEVER = {
     "attncourse.reference": ("torch", "triton", "matplotlib", "attncourse.kernels", *ABOVE),
     "attncourse.kernels": ("attncourse.reference", "matplotlib", *ABOVE),
-    "attncourse.reference.softmax": ("attncourse.reference", "attncourse.kernels"),
-    "attncourse.reference.masks": ("attncourse.reference.full", "attncourse.reference.window"),
-    "attncourse.inputs": ("torch", "triton", "attncourse.reference", "attncourse.kernels", *ABOVE),
-    "attncourse.cost": ("torch", "triton", "attncourse.reference", "attncourse.kernels", *ABOVE),
-    "attncourse.directions": (
-        "torch",
-        "triton",
-        "attncourse.reference",
-        "attncourse.kernels",
-        *ABOVE,
-    ),
+    **{f"attncourse.{stem}": BELOW_ALL for stem in FOUNDATION},
     "attncourse.catalogue": ("torch", "triton", *ABOVE),
     "attncourse.plots": ("attncourse.widgets", "attncourse.grading", "matplotlib.pyplot"),
     "attncourse.widgets": ("attncourse.grading",),
@@ -333,17 +326,51 @@ def within(name, package):
     return name == package or name.startswith(f"{package}.")
 
 
-def forbidden_imports(module, text):
-    """The imports of a module's text, at any depth, that the module's place forbids."""
-    never = [other for place, others in NEVER.items() if within(module, place) for other in others]
-    imported = []
-    for node in ast.walk(ast.parse(text)):
+def imports(module, text):
+    """What a module's text imports, at any depth; not what only a type checker does."""
+    waiting, found = [ast.parse(text)], []
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
         if isinstance(node, ast.Import):
-            imported += [alias.name for alias in node.names]
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: imports are absolute"
-            imported += [f"{node.module}.{alias.name}" for alias in node.names]
-    return [name for name in imported for other in never if within(name, other)]
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+        waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def forbidden_imports(module, text):
+    """The imports of a module's text that the module's place forbids."""
+    never = [other for place, others in NEVER.items() if within(module, place) for other in others]
+    return [name for name in imports(module, text) for other in never if within(name, other)]
+
+
+def private_imports(module, text):
+    """The imports of other packages' private modules: only their own package uses them."""
+    found = []
+    for name in imports(module, text):
+        package, private, _ = name.partition("._")
+        if private and package.startswith("attncourse") and not within(module, package):
+            found.append(name)
+    return found
+
+
+def circles(texts):
+    """The modules of a circle of imports at any depth, the first that is found."""
+    graph = {}
+    for module, text in texts.items():
+        named = imports(module, text)
+        graph[module] = {
+            name if name in texts else name.rpartition(".")[0] for name in named
+        } & texts.keys()
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
 
 
 def modules():
@@ -357,6 +384,21 @@ def test_imports_go_one_way():
     assert found == {}
 
 
+def test_no_module_imports_itself_by_a_detour():
+    assert circles(dict(modules())) == []
+
+
+def test_private_parts_stay_in_their_package():
+    sources = {
+        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+        for folder in ("notebooks/_source", "solutions/_source")
+        for path in (ROOT / folder).glob("*.py")
+    }
+    assert sources
+    texts = dict(modules()) | sources
+    assert {name: w for name, text in texts.items() if (w := private_imports(name, text))} == {}
+
+
 @pytest.mark.parametrize(
     ("module", "text"),
     [
@@ -365,14 +407,64 @@ def test_imports_go_one_way():
         ("attncourse.kernels.window", "from attncourse.reference import window"),
         ("attncourse.kernels.window", "from attncourse import reference"),
         ("attncourse.cost", "import attncourse.plots as plots"),
+        ("attncourse.definitions.patterns", "from attncourse.reference import window"),
     ],
 )
 def test_a_wrong_import_is_found(module, text):
     assert forbidden_imports(module, text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from attncourse.reference import _parts",
+        "from attncourse.reference._parts import block",
+        "import attncourse.reference._parts.block",
+    ],
+)
+def test_a_private_import_is_found(text):
+    for module in ("notebooks/_source/05_sparse.py", "attncourse.plots", "attncourse.kernels.full"):
+        assert private_imports(module, text)
+    assert private_imports("attncourse.reference.window", text) == []
+
+
+def test_a_circle_is_found():
+    texts = {
+        "attncourse.a": "from attncourse.b import helper",
+        "attncourse.b": "def f():\n    from attncourse import a",
+        "attncourse.c": "from typing import Any",
+    }
+    assert set(circles(texts)) == {"attncourse.a", "attncourse.b"}
+    assert (
+        circles(texts | {"attncourse.b": "if TYPE_CHECKING:\n    from attncourse import a"}) == []
+    )
+
+
+# A folder of mechanisms shows its mechanisms and nothing else
+
+
+def strangers(package, names):
+    """What a folder holds beyond the stems of the catalogue and its parts, and what it lacks."""
+    kernels = package == "kernels"
+    stems = {
+        stem
+        for mechanism in MECHANISMS.values()
+        if not kernels or "kernel" in mechanism.has
+        for stem in (mechanism.stem, *mechanism.variants)
+    }
+    return stems ^ (names - {"__init__", "_parts", "__pycache__"})
+
+
+@pytest.mark.parametrize("package", ["reference", "kernels"])
+def test_a_folder_of_mechanisms_holds_one_stem_for_each_and_their_parts(package):
+    names = {path.stem for path in (ROOT / "attncourse" / package).iterdir()}
+    assert "_parts" in names and strangers(package, names) == set()
+    assert strangers(package, names | {"helper"}) == {"helper"}
+    assert strangers(package, names - {"window"}) == {"window"}
+
+
 # References and training code can be read in one sitting: lines of code, the long docstrings aside
-READABLE = ("attncourse/reference", "attncourse/training")
+READABLE = ("reference/**/*", "training/*", "definitions/*", *FOUNDATION[:-2])
 FILE_LINES, FUNCTION_LINES, ALL_LINES = 150, 30, 260
 
 
@@ -403,9 +495,10 @@ def too_long(text):
 
 
 def test_references_and_training_code_can_be_read_in_one_sitting():
-    paths = [path for folder in READABLE for path in sorted((ROOT / folder).glob("*.py"))]
+    package = ROOT / "attncourse"
+    paths = [path for pattern in READABLE for path in sorted(package.glob(f"{pattern}.py"))]
     assert len(paths) > 40
-    texts = {path.name: path.read_text(encoding="utf-8") for path in paths}
+    texts = {str(path.relative_to(package)): path.read_text(encoding="utf-8") for path in paths}
     assert {name: long for name, text in texts.items() if (long := too_long(text))} == {}
 
 

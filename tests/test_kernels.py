@@ -16,7 +16,8 @@ import registers
 if sys.platform != "linux":
     pytest.skip("Triton has no wheels for this platform", allow_module_level=True)
 
-from attncourse.kernels import INTERPRETED, full, tiles, window
+from attncourse.kernels import INTERPRETED, full, window
+from attncourse.kernels._parts import tiles
 
 import torch  # isort: skip
 import triton  # isort: skip

@@ -13,7 +13,7 @@ if sys.platform != "linux":
 
 from attncourse import trace
 from attncourse.kernels import INTERPRETED, flash, full, window
-from attncourse.kernels.tiles import key_tiles
+from attncourse.kernels._parts.tiles import key_tiles
 
 import torch  # isort: skip
 from twins import (

@@ -9,7 +9,8 @@ if sys.platform != "linux":
     pytest.skip("Triton has no wheels for this platform", allow_module_level=True)
 
 from attncourse import trace
-from attncourse.kernels import INTERPRETED, grouped, kv_cache, splits
+from attncourse.kernels import INTERPRETED, grouped, kv_cache
+from attncourse.kernels._parts import splits
 from attncourse.reference import kv_cache as reference
 
 import torch  # isort: skip

@@ -10,8 +10,8 @@ if sys.platform != "linux":
 
 from attncourse import trace
 from attncourse.kernels import INTERPRETED, full, lsh
-from attncourse.reference import looks
 from attncourse.reference import lsh as reference
+from attncourse.reference._parts import sorted_chunks
 
 import torch  # isort: skip
 from twins import DEVICE, close, definition, each_dtype, tensors, with_nan_margins
@@ -67,7 +67,7 @@ def test_buckets_orders_and_starts_are_those_of_the_reference(n_queries, n_keys,
         q_order, k_order, starts = (x.cpu().numpy() for x in lsh._sort(q, k, mine[number], cut))
         for head in range(2):
             arrays = (x[0, head].cpu().numpy() for x in (q, k))
-            theirs = looks._sort(*arrays, rotations[number], cut.rows, chunk)
+            theirs = sorted_chunks._sort(*arrays, rotations[number], cut.rows, chunk)
             for a, b in zip((q_order, k_order, starts), theirs, strict=True):
                 assert np.array_equal(a[0, head], b)
 

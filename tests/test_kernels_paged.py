@@ -10,7 +10,8 @@ if sys.platform != "linux":
     pytest.skip("Triton has no wheels for this platform", allow_module_level=True)
 
 from attncourse import trace
-from attncourse.kernels import INTERPRETED, kv_cache, paged, splits
+from attncourse.kernels import INTERPRETED, kv_cache, paged
+from attncourse.kernels._parts import splits
 from attncourse.reference import paged as reference
 
 import torch  # isort: skip

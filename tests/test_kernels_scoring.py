@@ -10,7 +10,7 @@ if sys.platform != "linux":
 
 from attncourse import trace
 from attncourse.kernels import INTERPRETED, scoring
-from attncourse.kernels.tiles import key_tiles, tiling
+from attncourse.kernels._parts.tiles import key_tiles, tiling
 from attncourse.reference import scoring as reference
 
 import torch  # isort: skip

@@ -13,7 +13,7 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("Triton has no wheels for this platform", allow_module_level=True)
 
-from attncourse import trace
+from attncourse import layouts, trace
 from attncourse.kernels import (
     INTERPRETED,
     bigbird,
@@ -26,11 +26,10 @@ from attncourse.kernels import (
     strided,
     window,
 )
-from attncourse.kernels import plan as planning
-from attncourse.kernels.plan import FULL
+from attncourse.kernels._parts import plan as planning
+from attncourse.kernels._parts.plan import FULL
 from attncourse.reference import bigbird as bigbird_reference
 from attncourse.reference import block_sparse as reference
-from attncourse.reference import layouts
 from attncourse.reference import longformer as longformer_reference
 from attncourse.reference import offsets as offsets_reference
 from attncourse.reference import random_keys as random_reference

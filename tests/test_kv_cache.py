@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from attncourse import measure
 from attncourse.inputs import random_qkv
 from attncourse.reference import full, kv_cache
-from attncourse.reference.growing import KVCache
+from attncourse.reference.kv_cache import KVCache
 
 
 def tokens_of(arrays, start, stop):

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attncourse import graph
 from attncourse.inputs import check_positions, random_qkv
-from attncourse.reference import full, graph, longformer, window
+from attncourse.reference import full, longformer, window
 
 SIZES = (0, 1, 5, 63, 80)
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from attncourse.reference import masks, window
+from attncourse import masks
+from attncourse.reference import window
 
 
 def test_the_last_query_is_aligned_with_the_last_key():

@@ -5,12 +5,11 @@ from hypothesis import strategies as st
 
 from attncourse import measure
 from attncourse.inputs import random_qkv
-from attncourse.reference import fragmentation, full, grouped, paged
-from attncourse.reference.pages import PagePool, PageTable
+from attncourse.reference import full, grouped, paged
 
 
 def pool_of(n_pages, page=4, heads=2, width=8):
-    return PagePool(n_pages, page, heads, width, dtype=np.float64)
+    return paged.PagePool(n_pages, page, heads, width, dtype=np.float64)
 
 
 def tokens(n, seed=0, heads=2):
@@ -105,7 +104,7 @@ def test_groups_count_in_the_cost():
 
 def test_appending_takes_pages_only_when_the_last_is_full():
     pool = pool_of(3)
-    table = PageTable(pool)
+    table = paged.PageTable(pool)
     k, v = tokens(9)
     held = []
     for t in range(9):
@@ -117,7 +116,7 @@ def test_appending_takes_pages_only_when_the_last_is_full():
 
 def test_freed_pages_serve_the_next_sequence():
     pool = pool_of(2)
-    first, second = PageTable(pool), PageTable(pool)
+    first, second = paged.PageTable(pool), paged.PageTable(pool)
     first.append(*tokens(8))
     with pytest.raises(MemoryError):
         second.append(*tokens(1))
@@ -129,7 +128,7 @@ def test_freed_pages_serve_the_next_sequence():
 
 def test_truncating_keeps_the_tokens_before_and_their_pages():
     pool = pool_of(3)
-    table = PageTable(pool)
+    table = paged.PageTable(pool)
     k, v = tokens(10)
     table.append(k, v)
     table.truncate(5)
@@ -140,7 +139,7 @@ def test_truncating_keeps_the_tokens_before_and_their_pages():
 
 def test_a_fork_shares_pages_until_one_of_the_two_writes():
     pool = pool_of(5)
-    prompt, (k, v) = PageTable(pool), tokens(10)
+    prompt, (k, v) = paged.PageTable(pool), tokens(10)
     prompt.append(k, v)
     twin = prompt.fork()
     assert pool.n_free == 2 and holds(twin, k, v)
@@ -160,7 +159,7 @@ def test_a_fork_shares_pages_until_one_of_the_two_writes():
 
 def test_full_shared_pages_are_never_copied():
     pool = pool_of(3)
-    prompt = PageTable(pool)
+    prompt = paged.PageTable(pool)
     prompt.append(*tokens(8))
     twin = prompt.fork()
     twin.append(*tokens(0))
@@ -180,7 +179,7 @@ def test_any_history_keeps_every_sequence_and_leaks_no_page(page, moves):
     pool = pool_of(20, page, heads=1)
     k, v = tokens(1000, heads=1)
     written = 0
-    known = [(PageTable(pool), [])]  # each table beside the tokens it must hold
+    known = [(paged.PageTable(pool), [])]  # each table beside the tokens it must hold
     for move, which, count in moves:
         table, expected = known[which % len(known)]
         if move == "a":
@@ -222,25 +221,23 @@ def test_waste_is_less_than_one_page_a_sequence():
     # Claim C038, in numbers
     lengths = np.random.default_rng(0).integers(1, 2048, 200)
     for page in (1, 16, 64):
-        wasted = fragmentation.waste(lengths, page)
-        pool = PagePool(-(-lengths // page).sum(), page, 1, 1)
+        wasted = paged.waste(lengths, page)
+        pool = paged.PagePool(-(-lengths // page).sum(), page, 1, 1)
         for length, waste in zip(lengths, wasted, strict=True):
-            table = PageTable(pool)
+            table = paged.PageTable(pool)
             table.append(*np.zeros((2, 1, length, 1), dtype=np.float32))
             assert len(table.pages) * page - length == waste < page
-        assert fragmentation.utilisation(lengths, page) == lengths.sum() / (
-            lengths.sum() + wasted.sum()
-        )
-    assert fragmentation.utilisation(lengths, 1) == 1
-    assert fragmentation.utilisation(lengths, 16) > 0.99
-    padded = fragmentation.utilisation(lengths, int(lengths.max()))
+        assert paged.utilisation(lengths, page) == lengths.sum() / (lengths.sum() + wasted.sum())
+    assert paged.utilisation(lengths, 1) == 1
+    assert paged.utilisation(lengths, 16) > 0.99
+    padded = paged.utilisation(lengths, int(lengths.max()))
     assert padded == lengths.sum() / (len(lengths) * lengths.max()) and padded < 0.6
 
 
 def test_no_sequences_waste_nothing():
-    assert fragmentation.waste([], 16).shape == (0,) and fragmentation.utilisation([0, 0], 16) == 0
-    with pytest.raises(ValueError, match=r"fragmentation.waste: page must be at least 1, got 0"):
-        fragmentation.waste([3], 0)
+    assert paged.waste([], 16).shape == (0,) and paged.utilisation([0, 0], 16) == 0
+    with pytest.raises(ValueError, match=r"paged.waste: page must be at least 1, got 0"):
+        paged.waste([3], 0)
 
 
 # Errors
@@ -295,9 +292,9 @@ def test_arrays_that_do_not_belong_together_are_refused(changes, error, words):
 
 def test_running_out_of_pages_says_how_many_were_asked_for_and_are_free():
     pool = pool_of(3)
-    table = PageTable(pool)
+    table = paged.PageTable(pool)
     table.append(*tokens(5))
-    with pytest.raises(MemoryError, match=r"^pages.allocate: 3 pages asked for, 1 of 3 free$"):
+    with pytest.raises(MemoryError, match=r"^paged.allocate: 3 pages asked for, 1 of 3 free$"):
         table.append(*tokens(12))
     assert table.length == 5 and pool.n_free == 1 and holds(table, *tokens(5))
 
@@ -306,20 +303,20 @@ def test_pages_are_given_back_once():
     pool = pool_of(2)
     taken = pool.allocate(1)
     pool.release(taken)
-    with pytest.raises(ValueError, match=r"pages.release: page 0 is free already"):
+    with pytest.raises(ValueError, match=r"paged.release: page 0 is free already"):
         pool.release(taken)
 
 
 def test_other_bad_arguments_are_refused():
     k, v = tokens(3)
-    table = PageTable(pool_of(2))
+    table = paged.PageTable(pool_of(2))
     with pytest.raises(
-        ValueError, match=r"pages.append: k must be float64 \(2, 3, 8\), got float32"
+        ValueError, match=r"paged.append: k must be float64 \(2, 3, 8\), got float32"
     ):
         table.append(k.astype(np.float32), v.astype(np.float32))
-    with pytest.raises(ValueError, match=r"pages.append: k must be .*got float64 \(1, 3, 8\)"):
+    with pytest.raises(ValueError, match=r"paged.append: k must be .*got float64 \(1, 3, 8\)"):
         table.append(k[:1], v[:1])
-    with pytest.raises(ValueError, match=r"pages.truncate: 1 tokens to keep, there are 0"):
+    with pytest.raises(ValueError, match=r"paged.truncate: 1 tokens to keep, there are 0"):
         table.truncate(1)
-    with pytest.raises(ValueError, match=r"pages.PagePool: page must be at least 1, got 0"):
-        PagePool(1, 0, 1, 1)
+    with pytest.raises(ValueError, match=r"paged.PagePool: page must be at least 1, got 0"):
+        paged.PagePool(1, 0, 1, 1)

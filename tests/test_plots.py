@@ -11,11 +11,11 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from attncourse import plots
+from attncourse import masks, plots
 from attncourse.cost import DEVICES, Device
 from attncourse.measure import Timing
 from attncourse.plots import base, lines
-from attncourse.reference import masks, window
+from attncourse.reference import window
 
 
 def band(n, w=3, **knobs):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from attncourse.claims import printed_features
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, printed_features
+from attncourse.reference import full
 
 COUNTS = (32, 256, 1024)
 SEEDS = 10

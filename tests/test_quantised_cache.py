@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from attncourse import measure
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, int8, kv_cache, quantised_cache
+from attncourse.reference import full, kv_cache, quantised_cache
 
 
 def rounded(array, axis):
-    return int8.dequantise(*int8.quantise(array, axis))
+    return quantised_cache.dequantise(*quantised_cache.quantise(array, axis))
 
 
 def by_definition(q, k, v, group, causal, scale=None):
@@ -50,17 +50,17 @@ def by_definition(q, k, v, group, causal, scale=None):
 def test_a_number_is_wrong_by_half_a_scale_at_most(tokens, width, axis, spread, seed):
     generator = np.random.default_rng(seed)
     array = generator.standard_normal((2, tokens, width)) * 10.0 ** (spread * generator.random())
-    numbers, scales = int8.quantise(array, axis)
+    numbers, scales = quantised_cache.quantise(array, axis)
     assert numbers.dtype == np.int8 and np.abs(numbers.astype(int)).max() == 127
     assert scales.shape == ((2, tokens, 1) if axis == -1 else (2, 1, width))
-    error = np.abs(int8.dequantise(numbers, scales) - array)
+    error = np.abs(quantised_cache.dequantise(numbers, scales) - array)
     assert np.all(error <= scales / 2 * (1 + 1e-9))
 
 
 def test_zeros_stay_zeros_and_nothing_is_quantised_to_nothing():
-    numbers, scales = int8.quantise(np.zeros((3, 4), np.float32), axis=-1)
+    numbers, scales = quantised_cache.quantise(np.zeros((3, 4), np.float32), axis=-1)
     assert not numbers.any() and not scales.any() and scales.dtype == np.float32
-    assert int8.quantise(np.zeros((0, 4)), axis=-2)[0].shape == (0, 4)
+    assert quantised_cache.quantise(np.zeros((0, 4)), axis=-2)[0].shape == (0, 4)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -75,7 +75,7 @@ def test_what_is_not_finite_is_never_repaired(bad):
 def test_every_dtype_rounds_to_the_same_numbers():
     array = np.random.default_rng(0).standard_normal((500, 64)).astype(np.float16)
     for axis in (-1, -2):
-        numbers = [int8.quantise(array.astype(t), axis)[0] for t in ("f2", "f4", "f8")]
+        numbers = [quantised_cache.quantise(array.astype(t), axis)[0] for t in ("f2", "f4", "f8")]
         assert np.array_equal(numbers[0], numbers[1]) and np.array_equal(numbers[0], numbers[2])
 
 
@@ -127,14 +127,14 @@ def test_the_error_stays_below_its_bound(causal, sharpness):
         quantised_cache.attention(q, k, v, group=8, causal=causal)
         - full.attention(q, k, v, causal=causal)
     )
-    bound = int8.error_bound(q, k, v)
+    bound = quantised_cache.error_bound(q, k, v)
     assert bound.shape == (1, 2, 60, 1) and np.all(error <= bound)
     assert 1e-5 < error.max() < 0.05  # it is not exact, and far better than its bound
 
 
 def test_the_bound_is_that_of_the_values_where_all_weights_are_equal():
     q, k, v = random_qkv(20, width=4, dtype=np.float64)
-    bound = int8.error_bound(q, k, v, scale=0.0)
+    bound = quantised_cache.error_bound(q, k, v, scale=0.0)
     np.testing.assert_allclose(bound, np.abs(v).max() / 254)
 
 

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attncourse import graph, masks
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, graph, masks, random_keys
+from attncourse.reference import full, random_keys
 
 SHAPES = {
     "n_queries": st.integers(0, 70),

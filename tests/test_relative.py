@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attncourse import masks
 from attncourse.inputs import random_qkv
-from attncourse.reference import flash, full, masks, relative
+from attncourse.reference import flash, full, relative
 
 TILES = {"block_q": 7, "block_k": 5}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from attncourse import measure
 from attncourse.inputs import random_qkv
 from attncourse.reference import flash, full, scoring
-from attncourse.reference.softmax import softmax
+from attncourse.softmax import softmax
 
 
 def named(parameters):

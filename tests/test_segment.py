@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attncourse import masks
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, masks, segment
+from attncourse.reference import full, segment
 
 SIZES = (0, 1, 2, 13, 20)
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attncourse import measure
+from attncourse import graph, masks, measure
 from attncourse.inputs import random_qkv
-from attncourse.reference import factors, full, graph, masks, sparse_transformer, strided, window
+from attncourse.reference import full, sparse_transformer, strided, window
 
 SIZES = (0, 1, 5, 63, 80)
 PATTERNS = [("strided", 1), ("fixed", 1), ("fixed", 3)]
@@ -37,7 +37,7 @@ def test_factors_follow_the_definition(n_queries, n_keys):
     for (pattern, summary), stride, causal in itertools.product(PATTERNS, (4, 90), (False, True)):
         knobs = {"stride": stride, "pattern": pattern, "summary": summary, "causal": causal}
         definition = seen_by_factors(n_queries, n_keys, **knobs)
-        found = factors.both(n_queries, n_keys, **knobs)
+        found = sparse_transformer.factors(n_queries, n_keys, **knobs)
         for mask, visible in zip(found, definition, strict=True):
             assert np.array_equal(mask, oracles.mask_of(visible, n_queries, n_keys)), knobs
         union = sparse_transformer.mask(n_queries, n_keys, **knobs)
@@ -62,7 +62,7 @@ def test_any_shape_equals_full_attention_under_the_mask(n_queries, n_keys, strid
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_strided_factors_are_a_window_and_strided_attention(causal):
-    near, far = factors.both(60, 90, stride=7, causal=causal)
+    near, far = sparse_transformer.factors(60, 90, stride=7, causal=causal)
     assert np.array_equal(near, window.mask(60, 90, window=7, causal=causal))
     assert np.array_equal(far, strided.mask(60, 90, stride=7, causal=causal))
 
@@ -86,14 +86,14 @@ def test_it_collapses_to_full_attention(knobs, causal):
 
 @pytest.mark.parametrize("pattern", ["strided", "fixed"])
 def test_one_layer_of_each_factor_joins_every_pair(pattern):
-    near, far = factors.both(100, 100, stride=10, pattern=pattern, causal=True)
+    near, far = sparse_transformer.factors(100, 100, stride=10, pattern=pattern, causal=True)
     assert np.array_equal(graph.reach_through([near, far])[-1], masks.causal(100, 100))
     assert not np.array_equal(graph.reach(far, 2), masks.causal(100, 100))
     assert graph.hops(near | far).max() == 2
 
 
 def test_a_token_of_4096_sees_about_two_square_roots():
-    near, far = factors.both(4096, 4096, stride=64, causal=True)
+    near, far = sparse_transformer.factors(4096, 4096, stride=64, causal=True)
     assert near[-1].sum() == 65 and far[-1].sum() == 64
     per_query = (near | far).sum(axis=1).mean()
     assert 94 < per_query < 97  # claim C070 names one factor only: 64
@@ -137,10 +137,9 @@ def test_wrong_knobs_are_refused_everywhere(knobs, error, words):
     knobs = {"stride": 4} | knobs
     for name, call in {
         "attention": lambda: sparse_transformer.attention(*random_qkv(8), **knobs),
-        "both": lambda: factors.both(8, 8, **knobs),
+        "factors": lambda: sparse_transformer.factors(8, 8, **knobs),
         "mask": lambda: sparse_transformer.mask(8, 8, **knobs),
         "cost": lambda: sparse_transformer.cost(1, 1, 8, 8, 8, **knobs),
     }.items():
-        stem = "factors" if name == "both" else "sparse_transformer"
-        with pytest.raises(error, match=f"{stem}.{name}: {words}"):
+        with pytest.raises(error, match=f"sparse_transformer.{name}: {words}"):
             call()

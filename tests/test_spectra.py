@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attncourse import spectra
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, spectra, window
+from attncourse.reference import full, window
 
 
 def test_energy_is_the_error_of_the_best_approximation():

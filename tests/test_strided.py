@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attncourse import measure
+from attncourse import graph, measure
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, graph, offsets, strided, window
+from attncourse.reference import full, offsets, strided, window
 
 SIZES = (0, 1, 2, 63, 100)
 

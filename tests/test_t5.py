@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attncourse import masks
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, masks, relative, t5
+from attncourse.reference import full, relative, t5
 
 
 @given(

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attncourse import measure
+from attncourse import masks, measure
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, masks, window
+from attncourse.reference import full, window
 
 SIZES = (0, 1, 2, 63, 100)
 KNOBS = list(itertools.product((0, 1, 7, 200), (1, 2, 3, 150), (False, True)))

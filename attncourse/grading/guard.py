@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from attncourse.grading.messages import plain
-from attncourse.grading.source import Place, last_place
+from attncourse.grading.places import Place, last_place
 
 PRINTED = 2000  # characters kept of what an answer prints
 AGAIN = 0.002  # seconds until the next TimeUp, in case the answer swallowed one

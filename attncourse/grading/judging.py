@@ -35,7 +35,7 @@ from attncourse.grading.messages import (
     signature,
     verdict,
 )
-from attncourse.grading.source import unwrap
+from attncourse.grading.places import unwrap
 from attncourse.grading.spec import Case, Exercise, Mistake
 from attncourse.grading.values import is_array, leaves, to_numpy, to_torch, unchanged
 

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from attncourse import measure
-from attncourse.grading.source import Place, namespace, place
+from attncourse.grading.places import Place, namespace, place
 from attncourse.grading.values import is_tensor, leaves
 
 

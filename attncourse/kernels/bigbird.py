@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from attncourse import patterns
 from attncourse.cost import Cost
-from attncourse.kernels import block_sparse, layout_plan
-from attncourse.kernels.plan import Plan, plan_cost
-from attncourse.kernels.tiles import check_tensors
+from attncourse.definitions import patterns
+from attncourse.kernels import block_sparse
+from attncourse.kernels._parts import layout_plan
+from attncourse.kernels._parts.plan import Plan, plan_cost
+from attncourse.kernels._parts.tiles import check_tensors
 
 
 def attention(

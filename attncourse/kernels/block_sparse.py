@@ -12,13 +12,21 @@ import torch
 import triton
 import triton.language as tl
 
-from attncourse import patterns
 from attncourse.cost import Cost
+from attncourse.definitions import patterns
 from attncourse.inputs import check_count
-from attncourse.kernels import plan as planning
-from attncourse.kernels.layout_plan import layout_plan, of_layout, tile_sizes
-from attncourse.kernels.plan import Plan
-from attncourse.kernels.tiles import (
+from attncourse.kernels._parts import plan as planning
+from attncourse.kernels._parts.block_sparse_backward import gradients
+from attncourse.kernels._parts.block_sparse_tiles import (
+    launch_options,
+    picture_rows,
+    program_of,
+    rows_to_store,
+    tokens_of,
+)
+from attncourse.kernels._parts.layout_plan import layout_plan, of_layout, tile_sizes
+from attncourse.kernels._parts.plan import Plan
+from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
     check_tensors,
@@ -28,7 +36,6 @@ from attncourse.kernels.tiles import (
     padded,
     pass_infinity,
     store_tile,
-    tiling,
 )
 
 
@@ -56,7 +63,7 @@ def attention(
         q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
         k: (B, H, Tk, D).
         v: (B, H, Tk, Dv), Dv ≤ 256.
-        layout: bool (query blocks, key blocks), a NumPy array as `reference.layouts.grid` numbers
+        layout: bool (query blocks, key blocks), a NumPy array as `layouts.grid` numbers
             it; True = attend. All heads share it.
         block: Tokens in a block, best a multiple of 64: see `layout_plan.tile_sizes`.
         partial: bool, shaped as layout: the blocks to which `visible` applies; all if not given.
@@ -119,50 +126,6 @@ def run(
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     with torch.cuda.device_of(q):
         return _BlockSparseAttention.apply(q, k, v, plans, scale)
-
-
-def launch_options(width: int, dtype_bytes: int, *, backward: bool = False) -> dict[str, int]:
-    """Return the warps and stages at which the kernels spill no registers.
-
-    Args:
-        width: The larger of D and Dv.
-        dtype_bytes: Bytes of one number of q, k and v.
-        backward: Whether the kernel is one of the backward pass.
-    """
-    _, _, options = tiling(width, dtype_bytes)
-    if dtype_bytes == 4 and (width <= 64 or not backward):
-        options["num_warps"] = 8
-    return options
-
-
-@triton.jit
-def tokens_of(order_ptr, tile, BLOCK: tl.constexpr):
-    """The tokens of a tile: neighbours, or those that the order names."""
-    places = tile * BLOCK + tl.arange(0, BLOCK)
-    if order_ptr is not None:
-        places = tl.load(order_ptr + places)
-    return places
-
-
-@triton.jit
-def program_of(items_ptr):
-    """What this program has to do: row, first full entry, first cut one, end, number of share."""
-    item = items_ptr + 5 * tl.program_id(0)
-    row, share = tl.load(item), tl.load(item + 4)
-    return row, tl.load(item + 1), tl.load(item + 2), tl.load(item + 3), share
-
-
-@triton.jit
-def rows_to_store(tokens, share, BLOCK: tl.constexpr):
-    """Where results go: to their tokens, or to the rows of this program's share."""
-    return tl.where(share < 0, tokens, share * BLOCK + tl.arange(0, BLOCK))
-
-
-@triton.jit
-def picture_rows(pictures_ptr, entry_ptr, BLOCK_Q: tl.constexpr):
-    """The picture of an entry: a 64-bit word for each query, whose bit x stands for key x."""
-    picture = tl.load(entry_ptr + 1).to(tl.int64)
-    return tl.load(pictures_ptr + picture * BLOCK_Q + tl.arange(0, BLOCK_Q))
 
 
 @triton.jit
@@ -297,8 +260,6 @@ class _BlockSparseAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_out):
-        from attncourse.kernels.block_sparse_backward import gradients
-
         return *gradients(*ctx.saved_tensors, grad_out, *ctx.knobs), None, None
 
 

@@ -12,7 +12,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count
-from attncourse.kernels.tiles import (
+from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
     check_tensors,

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.kernels.tiles import (
+from attncourse.kernels._parts.tiles import (
     check_grid,
     check_no_grad,
     check_tensors,

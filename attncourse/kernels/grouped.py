@@ -5,7 +5,7 @@ import torch
 from attncourse.cost import Cost
 from attncourse.inputs import check_count
 from attncourse.kernels import flash
-from attncourse.kernels.tiles import check_grid, check_tensors
+from attncourse.kernels._parts.tiles import check_grid, check_tensors
 
 TILE = {"block_q": 128, "block_k": 64}  # cut to what fits on chip: see `flash.tile_sizes`
 

@@ -8,10 +8,9 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
-from attncourse.kernels import splits
-from attncourse.kernels.grouped import check_groups
-from attncourse.kernels.splits import attend_tile, key_tiles, packed_rows, visible_keys
-from attncourse.kernels.tiles import (
+from attncourse.kernels._parts import splits
+from attncourse.kernels._parts.splits import attend_tile, key_tiles, packed_rows, visible_keys
+from attncourse.kernels._parts.tiles import (
     load_rows,
     load_tile,
     nonzero,
@@ -20,6 +19,7 @@ from attncourse.kernels.tiles import (
     room_for,
     store_rows,
 )
+from attncourse.kernels.grouped import check_groups
 
 
 def start(k: torch.Tensor, v: torch.Tensor, *, capacity: int | None = None) -> "KVCache":

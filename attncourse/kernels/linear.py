@@ -8,12 +8,12 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count
-from attncourse.kernels.linear_backward import (
+from attncourse.kernels._parts.linear_backward import (
     _linear_dk_kernel,
     _linear_dq_kernel,
     _linear_dv_kernel,
 )
-from attncourse.kernels.linear_tiles import (
+from attncourse.kernels._parts.linear_tiles import (
     all_strides,
     cut,
     existing,
@@ -26,7 +26,7 @@ from attncourse.kernels.linear_tiles import (
     slices_of,
     tiles_for,
 )
-from attncourse.kernels.tiles import (
+from attncourse.kernels._parts.tiles import (
     check_grid,
     check_tensors,
     load_tile,

@@ -14,9 +14,9 @@ import torch
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_positions
 from attncourse.kernels import block_sparse
-from attncourse.kernels import plan as planning
-from attncourse.kernels.plan import Plan, plan_cost
-from attncourse.kernels.tiles import check_tensors, tiling
+from attncourse.kernels._parts import plan as planning
+from attncourse.kernels._parts.plan import Plan, plan_cost
+from attncourse.kernels._parts.tiles import check_tensors, tiling
 
 
 def attention(

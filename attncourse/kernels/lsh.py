@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.directions import check_buckets, draw_rotations
+from attncourse.definitions.directions import check_buckets, draw_rotations
 from attncourse.inputs import check_count
-from attncourse.kernels.tiles import (
+from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
     check_no_grad,

@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.kernels.random_keys import queries_of_tile, see_key
-from attncourse.kernels.tiles import (
+from attncourse.definitions.patterns import offset_steps
+from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
     check_no_grad,
@@ -21,7 +21,7 @@ from attncourse.kernels.tiles import (
     pass_infinity,
     store_tile,
 )
-from attncourse.patterns import offset_steps
+from attncourse.kernels.random_keys import queries_of_tile, see_key
 
 
 def attention(

@@ -5,11 +5,11 @@ import triton
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count
-from attncourse.kernels import splits
-from attncourse.kernels.block_table import attend
+from attncourse.kernels._parts import splits
+from attncourse.kernels._parts.block_table import attend
+from attncourse.kernels._parts.pages import PagedCache
+from attncourse.kernels._parts.tiles import room_for, tiling
 from attncourse.kernels.grouped import check_groups
-from attncourse.kernels.pages import PagedCache
-from attncourse.kernels.tiles import room_for, tiling
 
 __all__ = ["PagedCache", "attend", "attention", "cost", "start", "step"]
 

@@ -8,11 +8,10 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.directions import draw_directions
+from attncourse.definitions.directions import draw_directions
 from attncourse.inputs import check_count
-from attncourse.kernels.linear import scan, scan_cost
-from attncourse.kernels.linear_tiles import slices_of
-from attncourse.kernels.tiles import (
+from attncourse.kernels._parts.linear_tiles import slices_of
+from attncourse.kernels._parts.tiles import (
     LOG2E,
     MAX_WIDTH,
     check_grid,
@@ -22,6 +21,7 @@ from attncourse.kernels.tiles import (
     padded,
     store_tile,
 )
+from attncourse.kernels.linear import scan, scan_cost
 
 FEATURES = ("positive", "trigonometric")
 

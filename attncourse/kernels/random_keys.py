@@ -13,9 +13,9 @@ import torch
 import triton
 import triton.language as tl
 
-from attncourse import patterns
 from attncourse.cost import Cost
-from attncourse.kernels.tiles import (
+from attncourse.definitions import patterns
+from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
     check_no_grad,

@@ -11,7 +11,7 @@ import torch
 from attncourse.cost import Cost
 from attncourse.inputs import check_count
 from attncourse.kernels import flash
-from attncourse.kernels.tiles import check_grid, check_tensors
+from attncourse.kernels._parts.tiles import check_grid, check_tensors
 
 TILES = {"block_q": 128, "block_k": 64}  # the largest; `flash.tile_sizes` cuts them to what fits
 

@@ -9,12 +9,12 @@ import functools
 import numpy as np
 import torch
 
-from attncourse import patterns
 from attncourse.cost import Cost
+from attncourse.definitions import patterns
 from attncourse.kernels import block_sparse
-from attncourse.kernels import plan as planning
-from attncourse.kernels.plan import Plan, plan_cost
-from attncourse.kernels.tiles import check_tensors, tiling
+from attncourse.kernels._parts import plan as planning
+from attncourse.kernels._parts.plan import Plan, plan_cost
+from attncourse.kernels._parts.tiles import check_tensors, tiling
 
 
 def attention(

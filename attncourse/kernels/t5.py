@@ -7,11 +7,10 @@ import torch
 import triton
 import triton.language as tl
 
-from attncourse.buckets import check_table, rows_by_distance
 from attncourse.cost import Cost
+from attncourse.definitions.buckets import check_table, rows_by_distance
 from attncourse.inputs import check_count
-from attncourse.kernels.relative import clip, stretches
-from attncourse.kernels.tiles import (
+from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
     check_grid,
@@ -26,6 +25,7 @@ from attncourse.kernels.tiles import (
     tiling,
     visible_keys,
 )
+from attncourse.kernels.relative import clip, stretches
 
 
 def attention(

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attncourse import patterns
 from attncourse.cost import Cost
+from attncourse.definitions import patterns
 from attncourse.inputs import check_qkv
 from attncourse.reference import block_sparse
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from attncourse import layouts, masks
 from attncourse.cost import Cost
+from attncourse.definitions.patterns import check_grids
 from attncourse.inputs import check_count, check_qkv
-from attncourse.patterns import check_grids
-from attncourse.reference import layouts, masks
-from attncourse.reference.block import attend, held_bytes
+from attncourse.reference._parts.block import attend, held_bytes
 
 
 def attention(

@@ -9,7 +9,7 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference.softmax import exp_in_place, scaled
+from attncourse.softmax import exp_in_place, scaled
 
 
 def attention(

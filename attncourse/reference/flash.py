@@ -13,9 +13,9 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference.flash_backward import gradients
-from attncourse.reference.softmax import scaled
-from attncourse.reference.tiles import finite, hide_future, merge, tiles
+from attncourse.reference._parts.flash_backward import gradients
+from attncourse.reference._parts.tiles import finite, hide_future, merge, tiles
+from attncourse.softmax import scaled
 
 __all__ = ["Bias", "attention", "backward", "cost", "forward", "merge"]
 

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
+from attncourse import masks
 from attncourse.cost import Cost
 from attncourse.inputs import check_qkv
-from attncourse.reference import masks
-from attncourse.reference.softmax import softmax_in_place
+from attncourse.softmax import softmax_in_place
 
 
 def attention(

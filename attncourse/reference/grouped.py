@@ -6,7 +6,7 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference import pieces
+from attncourse.reference._parts import pieces
 
 
 def attention(

@@ -8,8 +8,9 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count
-from attncourse.reference import grouped, pieces
-from attncourse.reference.growing import KVCache, size_bytes
+from attncourse.reference import grouped
+from attncourse.reference._parts import pieces
+from attncourse.reference._parts.growing import KVCache, size_bytes
 
 
 def start(k: np.ndarray, v: np.ndarray, *, capacity: int | None = None) -> KVCache:

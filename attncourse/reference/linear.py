@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from attncourse import masks
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference import masks
-from attncourse.reference.feature_maps import FeatureMap, elu_plus_one, elu_plus_one_backward
-from attncourse.reference.linear_backward import backward
-from attncourse.reference.scan import ahead_of, quotient, turn, turns, with_ones
+from attncourse.reference._parts.feature_maps import FeatureMap, elu_plus_one, elu_plus_one_backward
+from attncourse.reference._parts.linear_backward import backward
+from attncourse.reference._parts.scan import ahead_of, quotient, turn, turns, with_ones
 
 __all__ = [
     "FeatureMap",

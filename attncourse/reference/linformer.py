@@ -9,7 +9,7 @@ import numpy as np
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
 from attncourse.reference import full
-from attncourse.reference.block import BLOCK, attend, held_bytes
+from attncourse.reference._parts.block import BLOCK, attend, held_bytes
 
 STRETCH = 256  # keys mixed together, so that float16 is converted piece by piece
 

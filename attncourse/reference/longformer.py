@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from attncourse import masks
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_positions, check_qkv
-from attncourse.reference import masks
 from attncourse.reference import window as local
-from attncourse.reference.block import BLOCK, attend, held_bytes
+from attncourse.reference._parts.block import BLOCK, attend, held_bytes
 
 
 def attention(

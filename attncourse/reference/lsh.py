@@ -7,17 +7,17 @@ import math
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.directions import check_buckets
+from attncourse.definitions.directions import check_buckets
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference.hashing import (
+from attncourse.reference._parts.hashing import (
     STRETCH,
     bucket_sizes,
     collision_rate,
     draw_rotations,
     hash_vectors,
 )
-from attncourse.reference.looks import looks
-from attncourse.reference.softmax import scaled
+from attncourse.reference._parts.sorted_chunks import sorted_chunks
+from attncourse.softmax import scaled
 
 __all__ = [
     "attention",
@@ -91,7 +91,7 @@ def attention(
     rotations = draw_rotations(q.shape[-1], n_buckets=n_buckets, n_rounds=n_rounds, seed=seed)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for head in np.ndindex(*q.shape[:-2]):
-        seen = looks(q[head], k[head], rotations, chunk, exclude_self, causal)
+        seen = sorted_chunks(q[head], k[head], rotations, chunk, exclude_self, causal)
         out[head] = _attend(q[head], k[head], v[head], seen, factor)
     return out
 
@@ -116,7 +116,7 @@ def found(
     rotations = draw_rotations(q.shape[-1], n_buckets=n_buckets, n_rounds=n_rounds, seed=seed)
     mask = np.zeros(q.shape[:-1] + k.shape[-2:-1], dtype=bool)
     for head in np.ndindex(*q.shape[:-2]):
-        for i, j, hidden in looks(q[head], k[head], rotations, chunk, exclude_self, causal):
+        for i, j, hidden in sorted_chunks(q[head], k[head], rotations, chunk, exclude_self, causal):
             mask[head][i[:, None], j] |= ~hidden
         lonely = np.flatnonzero(~mask[head].any(axis=-1))
         lonely = lonely[lonely >= q.shape[-2] - k.shape[-2]]

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from attncourse import masks
 from attncourse.cost import Cost
+from attncourse.definitions.patterns import offset_steps
 from attncourse.inputs import check_count, check_qkv
-from attncourse.patterns import offset_steps
-from attncourse.reference import masks
-from attncourse.reference.block import BLOCK, attend_each, held_bytes
+from attncourse.reference._parts.block import BLOCK, attend_each, held_bytes
 
 
 def exponential(n: int) -> tuple[int, ...]:

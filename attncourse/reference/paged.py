@@ -8,11 +8,24 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count
-from attncourse.reference import grouped, pieces
-from attncourse.reference.block_table import PagedCache, attend
-from attncourse.reference.pages import PagePool, PageTable
+from attncourse.reference import grouped
+from attncourse.reference._parts import pieces
+from attncourse.reference._parts.block_table import PagedCache, attend
+from attncourse.reference._parts.fragmentation import utilisation, waste
+from attncourse.reference._parts.pages import PagePool, PageTable
 
-__all__ = ["PagedCache", "attend", "attention", "cost", "start", "step"]
+__all__ = [
+    "PagePool",
+    "PageTable",
+    "PagedCache",
+    "attend",
+    "attention",
+    "cost",
+    "start",
+    "step",
+    "utilisation",
+    "waste",
+]
 
 
 def attention(

@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
-from attncourse.directions import draw_directions
+from attncourse.definitions.directions import draw_directions
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference.scan import quotient, turns, with_ones
+from attncourse.reference._parts.scan import quotient, turns, with_ones
 
 FEATURES = ("positive", "trigonometric")
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_qkv
-from attncourse.reference.block import BLOCK
-from attncourse.reference.pooling import KINDS, check_pooling, cuts, each_head, pool_tokens
-from attncourse.reference.softmax import scaled, softmax_in_place
+from attncourse.reference._parts.block import BLOCK
+from attncourse.reference._parts.pooling import KINDS, check_pooling, cuts, each_head, pool_tokens
+from attncourse.softmax import scaled, softmax_in_place
 
 __all__ = ["KINDS", "attention", "cost", "cuts", "pool_tokens"]
 

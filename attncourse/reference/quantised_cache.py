@@ -8,8 +8,26 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count
-from attncourse.reference import grouped, pieces
-from attncourse.reference.int8 import QuantisedCache, size_bytes
+from attncourse.reference import grouped
+from attncourse.reference._parts import pieces
+from attncourse.reference._parts.int8 import (
+    QuantisedCache,
+    dequantise,
+    error_bound,
+    quantise,
+    size_bytes,
+)
+
+__all__ = [
+    "QuantisedCache",
+    "attention",
+    "cost",
+    "dequantise",
+    "error_bound",
+    "quantise",
+    "start",
+    "step",
+]
 
 
 def attention(
@@ -37,7 +55,7 @@ def attention(
 
     Returns:
         (..., H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Off from exact
-        attention by `int8.error_bound` at most.
+        attention by `error_bound` at most.
 
     Raises:
         TypeError: No array, no floating numbers, or a group that is no integer.

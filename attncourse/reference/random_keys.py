@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from attncourse import patterns
 from attncourse.cost import Cost
+from attncourse.definitions import patterns
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference.block import BLOCK, attend_each, held_bytes
+from attncourse.reference._parts.block import BLOCK, attend_each, held_bytes
 
 
 def attention(

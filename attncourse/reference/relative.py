@@ -1,6 +1,6 @@
 """Relative positions (Shaw): a learned vector for each clipped distance, on keys and values.
 
-T5's bias, ALiBi and RoPE need no attention of their own; they stand in `encodings`.
+T5's bias, ALiBi and RoPE need no attention of their own; `_parts/encodings.py` has them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
+from attncourse.definitions.buckets import t5_bucket
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference.encodings import alibi_bias, alibi_slopes, rotate, t5_bias, t5_bucket
-from attncourse.reference.softmax import scaled
+from attncourse.reference._parts.encodings import alibi_bias, alibi_slopes, rotate, t5_bias
+from attncourse.softmax import scaled
 
 __all__ = [
     "alibi_bias",

@@ -8,7 +8,7 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference.softmax import softmax_in_place
+from attncourse.softmax import softmax_in_place
 
 BLOCK = 32  # queries handled together, and keys of a tile: (32, 32, hidden) fits in the cache
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attncourse import masks
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference import masks
-from attncourse.reference.block import attend, held_bytes
+from attncourse.reference._parts.block import attend, held_bytes
 
 
 def attention(

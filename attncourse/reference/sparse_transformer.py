@@ -11,11 +11,13 @@ import math
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
+from attncourse.definitions.patterns import check_factors
 from attncourse.inputs import check_qkv
-from attncourse.patterns import check_factors
-from attncourse.reference import factors
-from attncourse.reference.block import held_bytes
-from attncourse.reference.softmax import scaled
+from attncourse.reference._parts.block import held_bytes
+from attncourse.reference._parts.factors import factors, passes
+from attncourse.softmax import scaled
+
+__all__ = ["attention", "cost", "factors", "mask"]
 
 
 def attention(
@@ -67,9 +69,7 @@ def attention(
     acc = np.zeros(q.shape[:-1] + v.shape[-1:], work)
     running_max = np.full((*q.shape[:-1], 1), -np.inf, work)
     running_sum = np.zeros((*q.shape[:-1], 1), work)
-    for rows, keys, hidden in factors.passes(
-        q.shape[-2], k.shape[-2], stride, pattern, summary, causal
-    ):
+    for rows, keys, hidden in passes(q.shape[-2], k.shape[-2], stride, pattern, summary, causal):
         kept = (array[..., rows, :] for array in (acc, running_max, running_sum))
         _add(*kept, q[..., rows, :], k, v, keys, hidden, factor)
     running_sum[running_sum == 0] = 1
@@ -98,7 +98,7 @@ def mask(
     """
     check_factors("sparse_transformer.mask", stride, pattern, summary)
     knobs = {"stride": stride, "pattern": pattern, "summary": summary, "causal": causal}
-    near, far = factors.both(n_queries, n_keys, **knobs)
+    near, far = factors(n_queries, n_keys, **knobs)
     return near | far
 
 
@@ -132,7 +132,7 @@ def cost(
     check_factors("sparse_transformer.cost", stride, pattern, summary)
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     pairs = loaded = largest = 0
-    for _, keys, hidden in factors.passes(Tq, Tk, stride, pattern, summary, causal):
+    for _, keys, hidden in passes(Tq, Tk, stride, pattern, summary, causal):
         n_rows, n_keys = hidden.shape
         pairs += hidden.size
         loaded += (n_rows + 2 * n_keys) * D

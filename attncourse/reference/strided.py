@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from attncourse import masks
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference import masks
-from attncourse.reference.block import BLOCK, attend, held_bytes
+from attncourse.reference._parts.block import BLOCK, attend, held_bytes
 
 
 def attention(

@@ -8,8 +8,8 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference.block import BLOCK
-from attncourse.reference.softmax import softmax_in_place
+from attncourse.reference._parts.block import BLOCK
+from attncourse.softmax import softmax_in_place
 
 KINDS = ("dense", "random", "factorised")
 Logits = Callable[[np.ndarray, slice], np.ndarray]

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from attncourse.buckets import check_table, rows_by_distance
 from attncourse.cost import Cost
+from attncourse.definitions.buckets import check_table, rows_by_distance
 from attncourse.inputs import check_count, check_qkv
 from attncourse.reference import flash
 

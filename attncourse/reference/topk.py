@@ -9,9 +9,9 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference.block import BLOCK, attend_each, held_bytes
-from attncourse.reference.predictor import Predictor, fit_predictor, ranked
-from attncourse.reference.softmax import scaled
+from attncourse.reference._parts.block import BLOCK, attend_each, held_bytes
+from attncourse.reference._parts.predictor import Predictor, fit_predictor, ranked
+from attncourse.softmax import scaled
 
 __all__ = ["Predictor", "attention", "cost", "fit_predictor", "mask_of", "recall", "select"]
 

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
+from attncourse import masks
 from attncourse.cost import Cost
 from attncourse.inputs import check_qkv
-from attncourse.reference import masks
-from attncourse.reference.block import attend, held_bytes
-from attncourse.reference.window_backward import backward
-from attncourse.reference.window_blocks import blocks, check_window, outside
+from attncourse.reference._parts.block import attend, held_bytes
+from attncourse.reference._parts.window_backward import backward
+from attncourse.reference._parts.window_blocks import blocks, check_window, outside
 
 __all__ = ["attention", "backward", "blocks", "cost", "count", "dynamic_window", "mask", "outside"]
 

@@ -18,7 +18,7 @@ from attncourse import MECHANISMS, claims, measure, plots, widgets
 from attncourse.cost import DEVICES, format_bytes, implied, this_cpu
 from attncourse.inputs import random_qkv
 from attncourse.reference import flash, full, window
-from attncourse.reference.softmax import softmax
+from attncourse.softmax import softmax
 
 # %% [markdown]
 # ## What one head holds

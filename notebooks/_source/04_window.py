@@ -10,11 +10,11 @@
 # %% role="setup"
 import numpy as np
 
-from attncourse import bench, claims, measure, plots, records, widgets
+from attncourse import bench, claims, masks, measure, plots, records, widgets
 from attncourse.cost import format_bytes
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, masks, window
-from attncourse.reference.softmax import softmax
+from attncourse.reference import full, window
+from attncourse.softmax import softmax
 
 # %% [markdown]
 # ## One rule

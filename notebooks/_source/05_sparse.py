@@ -10,10 +10,10 @@
 # %% role="setup"
 import numpy as np
 
-from attncourse import bench, claims, measure, plots, widgets
+from attncourse import bench, claims, graph, masks, measure, plots, widgets
 from attncourse.cost import format_bytes
 from attncourse.inputs import random_qkv
-from attncourse.reference import bigbird, full, graph, longformer, masks, random_keys, window
+from attncourse.reference import bigbird, full, longformer, random_keys, window
 
 # %% [markdown]
 # ## Three questions
@@ -129,7 +129,7 @@ widgets.explore(draw_joined, figure, pattern=list(joined), layers=(0, 6, 1, 0))
 # diagonals, those of the other are columns.
 
 # %% covers="F12 F15 F21 C068 G16"
-from attncourse.reference import factors, sparse_transformer
+from attncourse.reference import sparse_transformer
 
 fixed = sparse_transformer.mask(32, 32, stride=8, pattern="fixed")
 woven_mask = strided.mask(32, 32, stride=8)
@@ -157,7 +157,7 @@ report("chapter V: block, every 16th", fixed)
 #    A_\text{far} = \{\, j : (i-j) \bmod l = 0 \,\} $$
 
 # %% covers="F24 G16"
-near, far = factors.both(64, 64, stride=8)
+near, far = sparse_transformer.factors(64, 64, stride=8)
 figure, axes = plots.figure(1, 3, height=2.9)
 for ax, mask, title in zip(
     axes, (near, far, near | far), ("head 1", "head 2", "both"), strict=True
@@ -170,7 +170,7 @@ plots.show(figure, "A band; diagonals 8 apart; and both together.")
 # Which of them joins every pair?
 
 # %% covers="F24 F26"
-near, far = factors.both(256, 256, stride=16)
+near, far = sparse_transformer.factors(256, 256, stride=16)
 plans = {"near, near": (near, near), "far, far": (far, far), "near, far": (near, far)}
 for plan, layers in plans.items():
     print(f"{plan:<11} {masks.density(graph.reach_through(layers)[-1]):7.1%} of all pairs")
@@ -202,7 +202,7 @@ widgets.explore(draw_strides, per_query.figure, n=widgets.choice([1024, 4096, 16
 # Chapter V says: about $\sqrt n = 64$ keys per token at $n = 4096$, hence 64 times faster. Count.
 
 # %% covers="C070 F25 C072 C073"
-near, far = factors.both(4096, 4096, stride=64, causal=True)
+near, far = sparse_transformer.factors(4096, 4096, stride=64, causal=True)
 keys = [mask.sum() / 4096 for mask in (near, far, near | far)]
 claims.check("C070", f"{keys[0]:.1f} near and {keys[1]:.1f} far, {keys[2]:.1f} together (causal)")
 
@@ -868,7 +868,7 @@ claims.check("C174", f"{100 * masks.density(union):.3f} %", "the union above ove
 # share of the tiles is touched?
 
 # %% covers="F28 C144"
-from attncourse.reference import layouts
+from attncourse import layouts
 
 n = 2048
 loose = random_keys.mask(n, n, n_random=n // 100, seed=0)

@@ -12,9 +12,10 @@
 import numpy as np
 
 from attncourse import bench, claims, measure, plots, widgets
+from attncourse.claims import printed_features
 from attncourse.cost import format_bytes
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, linear, performer, printed_features
+from attncourse.reference import full, linear, performer
 
 # %% [markdown]
 # ## A weight is a similarity

@@ -13,11 +13,11 @@ import math
 
 import numpy as np
 
-from attncourse import bench, claims, measure, plots, reading, widgets
+from attncourse import bench, claims, measure, plots, side_by_side, widgets
 from attncourse.cost import DEVICES, format_bytes
 from attncourse.inputs import random_qkv
 from attncourse.reference import chunked, flash, full
-from attncourse.reference.softmax import softmax
+from attncourse.softmax import softmax
 
 # %% [markdown]
 # ## Who asked for the matrix?
@@ -466,7 +466,7 @@ claims.check("C413", "a few roundings, as above")
 
 # %%
 numpy_code = inspect.getsource(flash._query_tile)
-triton_code = reading.function("kernels/flash.py", "_flash_fwd_kernel")
+triton_code = side_by_side.function("kernels/flash.py", "_flash_fwd_kernel")
 where_names_differ = {
     "last": "n_whole",
     "for keys": "for tile",
@@ -505,7 +505,7 @@ beside = {
 # %% covers="L1 L2 L3 L5 S3"
 titles = "NumPy: one call of flash._query_tile", "Triton: one program of the kernel"
 names = {"same": where_names_differ, "steps": steps, "notes": beside}
-reading.SideBySide(numpy_code, triton_code, titles=titles, **names)
+side_by_side.SideBySide(numpy_code, triton_code, titles=titles, **names)
 
 # %% [markdown]
 # Two tricks are Triton's alone. The GPU has an instruction for $2^x$, not for $e^x$, so the

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from attncourse import MECHANISMS, bench, claims, cost, measure, plots, records, widgets
+from attncourse import MECHANISMS, bench, claims, cost, masks, measure, plots, records, widgets
 from attncourse.cost import format_bytes
 from attncourse.inputs import random_qkv
-from attncourse.reference import bigbird, full, linear, masks, strided, window
+from attncourse.reference import bigbird, full, linear, strided, window
 
 # %% [markdown]
 # ## A time is not a number

@@ -15,7 +15,7 @@
 import numpy as np
 
 from attncourse.grading import check, hint
-from attncourse.grading.optional import tl, torch, triton  # for 07.5
+from attncourse.grading.stand_ins import tl, torch, triton  # for 07.5
 
 # %% [markdown] role="prompt" exercise="07.1"
 # ## 07.1 Where to put the brackets

@@ -10,7 +10,7 @@ from numpy.random import Generator
 from attncourse.grading.exercises.ch04.shared import ROWS_BYTES, dense_window, metered_case
 from attncourse.grading.spec import Case, Exercise, Memory, Mistake
 from attncourse.reference import window as reference
-from attncourse.reference.softmax import softmax
+from attncourse.softmax import softmax
 
 
 def repaired_window(

@@ -10,7 +10,7 @@ from numpy.random import Generator
 
 from attncourse.grading.spec import Case
 from attncourse.reference import window as reference
-from attncourse.reference.softmax import softmax
+from attncourse.softmax import softmax
 
 METERED_N, METERED_WINDOW, METERED_D = 4096, 24, 64
 BAND_BYTES = METERED_N * (2 * METERED_WINDOW + 1) * 4  # n·(2w + 1) float32 numbers

@@ -24,7 +24,7 @@ from attncourse.grading.exercises.ch04.shared import (
 )
 from attncourse.grading.spec import Case, Exercise, Memory, Mistake
 from attncourse.reference import window as reference
-from attncourse.reference.softmax import softmax
+from attncourse.softmax import softmax
 
 
 def window_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, window: int) -> np.ndarray:

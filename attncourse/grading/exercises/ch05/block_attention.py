@@ -16,7 +16,7 @@ from numpy.random import Generator
 from attncourse.grading.exercises.ch05.shared import METERED_D, METERED_N, ROWS_BYTES, dense
 from attncourse.grading.spec import Case, Exercise, Memory, Mistake
 from attncourse.reference import block_sparse as reference
-from attncourse.reference.softmax import softmax
+from attncourse.softmax import softmax
 
 
 def block_sparse_attention(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import Generator
 
+from attncourse import graph
 from attncourse.grading.spec import Case, Exercise, Mistake
-from attncourse.reference import graph, longformer, random_keys, strided, window
+from attncourse.reference import longformer, random_keys, strided, window
 
 
 def layers_to_connect(mask: np.ndarray) -> int:

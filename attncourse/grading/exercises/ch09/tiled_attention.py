@@ -15,7 +15,7 @@ from numpy.random import Generator
 
 from attncourse.grading.spec import Case, Exercise, Memory, Mistake
 from attncourse.reference import flash
-from attncourse.reference.softmax import softmax
+from attncourse.softmax import softmax
 
 METERED_QUERIES, METERED_KEYS, METERED_D = 8, 2**16, 8
 ROW_BYTES = METERED_KEYS * 4

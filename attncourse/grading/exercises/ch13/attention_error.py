@@ -14,7 +14,7 @@ from numpy.random import Generator
 
 from attncourse.grading.spec import Case, Exercise, Memory, Mistake
 from attncourse.reference import chunked, full, window
-from attncourse.reference.softmax import softmax
+from attncourse.softmax import softmax
 
 METERED_N, METERED_D = 1024, 64
 ROWS_BYTES = METERED_N * METERED_D * 8  # an array as large as q

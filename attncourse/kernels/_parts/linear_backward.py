@@ -3,17 +3,13 @@
 import triton
 import triton.language as tl
 
-from attncourse.kernels.linear_tiles import (
+from attncourse.kernels._parts.linear_tiles import (
     existing,
     features,
     features_backward,
     load_totals,
 )
-from attncourse.kernels.tiles import (
-    load_tile,
-    nonzero,
-    store_tile,
-)
+from attncourse.kernels._parts.tiles import load_tile, nonzero, store_tile
 
 
 @triton.jit

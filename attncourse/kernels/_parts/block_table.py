@@ -6,9 +6,9 @@ import torch
 import triton
 import triton.language as tl
 
-from attncourse.kernels import splits
-from attncourse.kernels.splits import attend_tile, key_tiles, packed_rows, visible_keys
-from attncourse.kernels.tiles import (
+from attncourse.kernels._parts import splits
+from attncourse.kernels._parts.splits import attend_tile, key_tiles, packed_rows, visible_keys
+from attncourse.kernels._parts.tiles import (
     check_grid,
     load_rows,
     nonzero,

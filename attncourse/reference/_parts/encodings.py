@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attncourse.buckets import t5_bucket
+from attncourse.definitions.buckets import t5_bucket
 from attncourse.inputs import check_count
 
 

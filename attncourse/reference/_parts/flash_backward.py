@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attncourse.reference.tiles import finite, hide_future, tiles
+from attncourse.reference._parts.tiles import finite, hide_future, tiles
 
 
 def gradients(grad_out, q, k, v, out, lse, block_q, block_k, causal, factor):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from attncourse.patterns import band, grid
-from attncourse.reference import masks
+from attncourse import masks
+from attncourse.definitions.patterns import band, grid
 
 __all__ = ["band", "blocks_of", "grid"]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.reference.softmax import scaled, softmax_in_place
+from attncourse.softmax import scaled, softmax_in_place
 
 BLOCK = 128  # rows of scores made together: some queries of all heads of a group
 PIECE = 1024  # keys of an array that make one piece

@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 
-from attncourse.kernels import plan as planning
-from attncourse.kernels.plan import Plan
-from attncourse.kernels.tiles import padded, tiling
+from attncourse.kernels._parts import plan as planning
+from attncourse.kernels._parts.plan import Plan
+from attncourse.kernels._parts.tiles import padded, tiling
 
 
 def tile_sizes(block: int, width: int, dtype_bytes: int) -> tuple[int, int]:

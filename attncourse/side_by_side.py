@@ -27,7 +27,7 @@ def function(path: str, name: str) -> str:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             lines = text.splitlines()[node.lineno - 1 : node.end_lineno]
             return "\n".join(lines) + "\n"
-    raise LookupError(f"reading.function: {path} has no function {name}")
+    raise LookupError(f"side_by_side.function: {path} has no function {name}")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class SideBySide:
         every = [line.text.strip() for column in columns for line in column]
         for start in (*self.steps, *self.notes):
             if not any(text.startswith(start) for text in every):
-                raise ValueError(f"reading.SideBySide: no line begins with {start!r}")
+                raise ValueError(f"side_by_side.SideBySide: no line begins with {start!r}")
         self.rows = _aligned(*columns, dict(same or {}))
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from attncourse import reading
+from attncourse import side_by_side
 from attncourse.reference import flash
 
 LEFT = '''
@@ -37,12 +37,12 @@ def pairs(rows):
     return [(left.text.strip(), right.text.strip()) for left, right, matched in rows if matched]
 
 
-def side_by_side(**words):
-    return reading.SideBySide(LEFT, RIGHT, titles=("one", "other"), **words)
+def beside(**words):
+    return side_by_side.SideBySide(LEFT, RIGHT, titles=("one", "other"), **words)
 
 
 def test_lines_that_set_the_same_name_share_a_row():
-    shown = side_by_side(same={"for x": "for tile", "return": "store"})
+    shown = beside(same={"for x": "for tile", "return": "store"})
     assert pairs(shown.rows) == [
         ("total = 0  # nothing yet", "total = 0"),
         ("for x in a:", "for tile in range(3):"),
@@ -52,7 +52,7 @@ def test_lines_that_set_the_same_name_share_a_row():
 
 
 def test_nothing_is_lost_and_the_order_stays():
-    rows = side_by_side().rows
+    rows = beside().rows
     for column, source in ((0, LEFT), (1, RIGHT)):
         shown = [row[column].text.strip() for row in rows if row[column].text]
         written = [line.strip() for line in source.splitlines() if line.strip()]
@@ -61,12 +61,12 @@ def test_nothing_is_lost_and_the_order_stays():
 
 
 def test_signature_and_docstring_are_left_out():
-    text = str(side_by_side())
+    text = str(beside())
     assert "Not shown" not in text and "a_ptr," not in text and "decorated" not in text
 
 
 def test_headings_and_notes_stand_where_they_belong():
-    shown = side_by_side(
+    shown = beside(
         same={"for x": "for tile", "return": "store"},
         steps={"for x": "The loop"},
         notes={"seen": "only here", "extra": "only there", "total": "never beside a partner"},
@@ -79,7 +79,7 @@ def test_headings_and_notes_stand_where_they_belong():
 
 
 def test_code_is_escaped_and_names_are_set_off():
-    text = side_by_side()._repr_html_()
+    text = beside()._repr_html_()
     assert "a_ptr &lt; tile" in text
     assert "<b>total</b> = 0" in text
     assert len(re.findall("<tr", text)) == len(re.findall("</tr>", text))
@@ -87,14 +87,14 @@ def test_code_is_escaped_and_names_are_set_off():
 
 def test_a_heading_or_note_without_a_line_is_refused():
     with pytest.raises(ValueError, match="no line begins with 'gone'"):
-        side_by_side(steps={"gone": "?"})
+        beside(steps={"gone": "?"})
 
 
 def test_a_kernel_is_read_without_triton():
     script = (
         "import sys; sys.modules['triton'] = None; sys.modules['torch'] = None\n"
-        "from attncourse import reading\n"
-        "print(reading.function('kernels/flash.py', '_flash_fwd_kernel'))\n"
+        "from attncourse import side_by_side\n"
+        "print(side_by_side.function('kernels/flash.py', '_flash_fwd_kernel'))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -102,13 +102,13 @@ def test_a_kernel_is_read_without_triton():
     assert done.stdout.startswith("def _flash_fwd_kernel(")
     assert "@triton.jit" not in done.stdout
     with pytest.raises(LookupError, match=r"kernels/flash.py has no function nothing"):
-        reading.function("kernels/flash.py", "nothing")
+        side_by_side.function("kernels/flash.py", "nothing")
 
 
 def test_the_twins_of_flash_have_the_same_names_in_the_same_order():
-    shown = reading.SideBySide(
+    shown = side_by_side.SideBySide(
         inspect.getsource(flash._query_tile),
-        reading.function("kernels/flash.py", "_flash_fwd_kernel"),
+        side_by_side.function("kernels/flash.py", "_flash_fwd_kernel"),
         titles=("NumPy", "Triton"),
     )
     matched = [left.key for left, _, same in shown.rows if same]

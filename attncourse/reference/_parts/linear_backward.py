@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from attncourse.inputs import check_count, check_qkv
-from attncourse.reference.feature_maps import FeatureMap, elu_plus_one, elu_plus_one_backward
-from attncourse.reference.scan import ahead_of, scan, with_ones
+from attncourse.reference._parts.feature_maps import FeatureMap, elu_plus_one, elu_plus_one_backward
+from attncourse.reference._parts.scan import ahead_of, scan, with_ones
 
 
 def backward(

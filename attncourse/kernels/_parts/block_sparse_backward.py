@@ -4,21 +4,15 @@ import torch
 import triton
 import triton.language as tl
 
-from attncourse.kernels.block_sparse import (
+from attncourse.kernels._parts.block_sparse_tiles import (
     launch_options,
     picture_rows,
     program_of,
     rows_to_store,
     tokens_of,
 )
-from attncourse.kernels.plan import Plan
-from attncourse.kernels.tiles import (
-    LOG2E,
-    load_tile,
-    padded,
-    row_delta,
-    store_tile,
-)
+from attncourse.kernels._parts.plan import Plan
+from attncourse.kernels._parts.tiles import LOG2E, load_tile, padded, row_delta, store_tile
 
 
 @triton.jit

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from attncourse.inputs import check_qkv
-from attncourse.reference.softmax import scaled, softmax_in_place
-from attncourse.reference.window_blocks import blocks, check_window, outside
+from attncourse.reference._parts.window_blocks import blocks, check_window, outside
+from attncourse.softmax import scaled, softmax_in_place
 
 
 def backward(

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from attncourse.reference.hashing import hash_vectors
+from attncourse.reference._parts.hashing import hash_vectors
 
 
-def looks(q, k, rotations, chunk, exclude_self, causal) -> Iterator[tuple[np.ndarray, ...]]:
+def sorted_chunks(q, k, rotations, chunk, exclude_self, causal) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield queries i, keys j and what is hidden (len(i), len(j)), chunk by chunk, all rounds."""
     if not len(q) or not len(k):
         return

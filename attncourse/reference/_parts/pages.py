@@ -29,8 +29,8 @@ class PagePool:
         dtype: Any = np.float32,
     ) -> None:
         """Make room for n_pages · page tokens of G = `heads`, D = `width` and Dv."""
-        check_count("pages.PagePool", "n_pages", n_pages)
-        check_count("pages.PagePool", "page", page, least=1)
+        check_count("paged.PagePool", "n_pages", n_pages)
+        check_count("paged.PagePool", "page", page, least=1)
         value_width = width if value_width is None else value_width
         self.keys = np.empty((n_pages, heads, page, width), dtype)
         self.values = np.empty((n_pages, heads, page, value_width), dtype)
@@ -55,7 +55,7 @@ class PagePool:
         """
         if count > self.n_free:
             raise MemoryError(
-                f"pages.allocate: {count} pages asked for, {self.n_free} of {len(self.owners)} free"
+                f"paged.allocate: {count} pages asked for, {self.n_free} of {len(self.owners)} free"
             )
         pages = [self._free.pop() for _ in range(count)]
         self.owners[pages] = 1
@@ -73,7 +73,7 @@ class PagePool:
         """
         for number in pages:
             if self.owners[number] == 0:
-                raise ValueError(f"pages.release: page {number} is free already")
+                raise ValueError(f"paged.release: page {number} is free already")
             self.owners[number] -= 1
             if self.owners[number] == 0:
                 self._free.append(number)
@@ -130,19 +130,19 @@ class PageTable:
 
     def truncate(self, length: int = 0) -> None:
         """Drop the tokens from `length` on and give back the pages that are no longer needed."""
-        if check_count("pages.truncate", "length", length) > self.length:
-            raise ValueError(f"pages.truncate: {length} tokens to keep, there are {self.length}")
+        if check_count("paged.truncate", "length", length) > self.length:
+            raise ValueError(f"paged.truncate: {length} tokens to keep, there are {self.length}")
         needed = -(-length // self.pool.page)
         self.pool.release(self.pages[needed:])
         del self.pages[needed:]
         self.length = length
 
     def _check(self, k: np.ndarray, v: np.ndarray) -> None:
-        check_qkv("pages.append", k, k, v)
+        check_qkv("paged.append", k, k, v)
         for name, new, store in (("k", k, self.pool.keys), ("v", v, self.pool.values)):
             fits = (store.shape[1], new.shape[-2], store.shape[-1])
             if new.shape != fits or new.dtype != store.dtype:
                 raise ValueError(
-                    f"pages.append: {name} must be {store.dtype} {fits}, "
+                    f"paged.append: {name} must be {store.dtype} {fits}, "
                     f"got {new.dtype} {new.shape}"
                 )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from attncourse.cost import Cost
-from attncourse.kernels.tiles import padded
+from attncourse.kernels._parts.tiles import padded
 
 LONGEST = 32  # tiles that one program visits at most: longer lists are shared out among several
 CHUNK = 256  # tiles whose pictures are made together

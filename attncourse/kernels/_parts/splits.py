@@ -11,8 +11,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.kernels import INTERPRETED
-from attncourse.kernels.grouped import check_grouped
-from attncourse.kernels.tiles import (
+from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
     check_no_grad,
@@ -21,6 +20,7 @@ from attncourse.kernels.tiles import (
     nonzero,
     padded,
 )
+from attncourse.kernels.grouped import check_grouped
 
 MIN_KEYS = 128  # a shorter split would write more than it saves
 MAX_SPLITS = 128  # one program merges the splits of a row, all at once

@@ -9,15 +9,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from attncourse.patterns import check_factors
-from attncourse.reference import masks, strided, window
-from attncourse.reference.block import BLOCK
+from attncourse import masks
+from attncourse.definitions.patterns import check_factors
+from attncourse.reference import strided, window
+from attncourse.reference._parts.block import BLOCK
 
 Pass = Iterator[tuple[slice, slice | np.ndarray, np.ndarray]]
 """Queries, their keys, and bool (queries, keys) of what is hidden, block by block."""
 
 
-def both(
+def factors(
     n_queries: int,
     n_keys: int,
     *,
@@ -31,7 +32,7 @@ def both(
     One layer of the near factor and one of the far join every pair of tokens: near keys carry to
     the column or the summary from which the far ones fetch.
     """
-    check_factors("factors.both", stride, pattern, summary)
+    check_factors("sparse_transformer.factors", stride, pattern, summary)
     if pattern == "strided":
         near = window.mask(n_queries, n_keys, window=stride, causal=causal)
         return near, strided.mask(n_queries, n_keys, stride=stride, causal=causal)

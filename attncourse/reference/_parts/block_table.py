@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attncourse.reference import grouped, pieces
-from attncourse.reference.pages import PagePool, PageTable
+from attncourse.reference import grouped
+from attncourse.reference._parts import pieces
+from attncourse.reference._parts.pages import PagePool, PageTable
 
 
 def attend(

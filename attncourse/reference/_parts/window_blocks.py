@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from attncourse.inputs import check_count
-from attncourse.reference.block import BLOCK
+from attncourse.reference._parts.block import BLOCK
 
 
 def blocks(

@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 
 from attncourse.inputs import check_qkv
-from attncourse.kernels.block_table import check_pages, launch, token_rows
-from attncourse.kernels.tiles import load_tile, padded, store_rows, tiling
+from attncourse.kernels._parts.block_table import check_pages, launch, token_rows
+from attncourse.kernels._parts.tiles import load_tile, padded, store_rows, tiling
 
 
 @triton.jit

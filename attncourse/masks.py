@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from attncourse.graph import density, hops, reach
 from attncourse.inputs import check_count
-from attncourse.reference.graph import density, hops, reach
 
 __all__ = ["blocks", "causal", "density", "hops", "positions", "reach"]
 

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from attncourse.kernels.tiles import finite, nonzero, padded
+from attncourse.kernels._parts.tiles import finite, nonzero, padded
 
 PROGRAMS = 512  # enough to keep the 132 multiprocessors of an H100 busy
 MAX_PARTS = 16  # a program adds up the states of all parts before its own

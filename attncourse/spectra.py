@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from attncourse import masks
 from attncourse.inputs import check_count
-from attncourse.reference import masks
 
 
 def energy_curve(matrix: np.ndarray) -> np.ndarray:
