@@ -13,6 +13,7 @@ the cells run in this interpreter, without a GPU and with an empty home for the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import os
@@ -31,15 +32,9 @@ import attncourse
 from attncourse import coverage
 from attncourse.catalogue import markdown_table
 from attncourse.execution import ignored_outputs, run, too_many_ignored
-from attncourse.sources import (
-    BuildError,
-    Source,
-    covered,
-    marker_options,
-    read,
-    stub,
-    without_markers,
-)
+from attncourse.grading.assembly import exercises
+from attncourse.grading.solution import stub, without_markers
+from attncourse.sources import BuildError, Source, covered, marker_options, read
 
 RELEASED = Path("attncourse/grading/released")
 COVERAGE = Path("docs/coverage.md")
@@ -100,9 +95,13 @@ def assemble(source: Source, kind: str | None = None) -> NotebookNode:
 def released(source: Source, solved: NotebookNode) -> NotebookNode:
     """Make the grader's copy: stubs, and check cells with the outputs of the solution's run.
 
-    The learner's copy goes without: it would say "passed" before anything was tried.
+    In its metadata lie the cells that the exercises are made from, specs and solutions. The
+    learner's copy goes without: it would say "passed" before anything was tried.
     """
     notebook = assemble(source, "exercises")
+    notebook.metadata.attncourse.grading = [
+        {**cell, "source": cell["source"].splitlines(keepends=True)} for cell in source.grading
+    ]
     for cell, answer in zip(notebook.cells, solved.cells, strict=True):
         if cell.metadata.get("attncourse", {}).get("role") == "check":
             cell.outputs, cell.execution_count = answer.outputs, answer.execution_count
@@ -162,8 +161,13 @@ def sources(root: Path, stems: Iterable[str] = ()) -> list[Path]:
     return [path for path in found if not stems or {path.stem, path.stem[:2]} & set(stems)]
 
 
-def build(root: Path, path: Path) -> str:
+def build(root: Path, path: Path, draft: bool = False) -> str:
     """Build what comes from one source, and describe it in a line.
+
+    Args:
+        root: the repository.
+        path: the source.
+        draft: print what a finished source may not lack, instead of failing.
 
     Raises:
         BuildError: nothing was written.
@@ -178,10 +182,16 @@ def build(root: Path, path: Path) -> str:
                 f"away, or give them up with `attncourse reset {source.stem[:2]}`"
             ]
         )
+    unfinished = [] if source.kind == "chapter" else list(_spec_problems(source))
     start = time.perf_counter()
     folder = path.parents[1]
     notebook = assemble(source)
-    run(notebook, source, folder)
+    with _in_place(graders, source, notebook):
+        unfinished += run(notebook, source, folder)
+        if unfinished and not draft:
+            raise BuildError(unfinished)
+    for says in unfinished:
+        print(f"draft: {says}")
     _write(folder / f"{source.stem}.ipynb", as_text(notebook))
     if source.kind == "solutions":
         _write(learners, as_text(assemble(source, "exercises")))
@@ -191,6 +201,38 @@ def build(root: Path, path: Path) -> str:
         f"{folder.name}/{source.stem}.ipynb: {len(notebook.cells)} cells, {total} with outputs, "
         f"{ignored} of them ignored by nbval; {time.perf_counter() - start:.0f} s"
     )
+
+
+def _spec_problems(source: Source) -> Iterator[str]:
+    """Tell what the exercises of a source lack.
+
+    Raises:
+        BuildError: they cannot be made at all.
+    """
+    try:
+        made = exercises(source.grading)
+    except Exception as error:  # whatever a spec cell raises
+        raise BuildError([f"{source.name}: {type(error).__name__}: {error}"]) from error
+    for each in made:
+        yield from (f"{source.name}: {says}" for says in each.lacks())
+
+
+@contextlib.contextmanager
+def _in_place(graders: Path, source: Source, notebook: NotebookNode) -> Iterator[None]:
+    """Let the check cells find the exercises as they are now; after an error, as they were."""
+    if source.kind == "chapter":
+        yield
+        return
+    before = graders.read_bytes() if graders.exists() else None
+    _write(graders, as_text(released(source, notebook)))
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            graders.unlink()
+        else:
+            graders.write_bytes(before)
+        raise
 
 
 def _holds_answers(path: Path, original: Path) -> bool:
@@ -312,8 +354,12 @@ def _written(folder: Path) -> Path:
     return Path("notebooks" if folder.name == "notebooks" else "solutions", "_source")
 
 
-def build_house(root: Path) -> None:
+def build_house(root: Path, draft: bool = False) -> None:
     """Write README's table and the table of what is handled where.
+
+    Args:
+        root: the repository.
+        draft: print what is left out, instead of failing.
 
     Raises:
         BuildError: naming what a written chapter leaves out.
@@ -323,11 +369,20 @@ def build_house(root: Path) -> None:
     if (root / INVENTORY).exists():
         written = [read(path, root) for path in sources(root)]
         _write(root / COVERAGE, coverage.markdown(written))
-        if problems := coverage.missing(written):
-            raise BuildError(problems)
+        missing = coverage.missing(written)
+        if missing and not draft:
+            raise BuildError(missing)
+        for says in missing:
+            print(f"draft: {says}")
 
 
-def main(stems: Iterable[str] = (), *, only_check: bool = False, root: Path | None = None) -> int:
+def main(
+    stems: Iterable[str] = (),
+    *,
+    only_check: bool = False,
+    draft: bool = False,
+    root: Path | None = None,
+) -> int:
     """Build or check everything that comes from the given stems, and print what was done.
 
     Returns:
@@ -345,11 +400,11 @@ def main(stems: Iterable[str] = (), *, only_check: bool = False, root: Path | No
             if only_check:
                 check(root, path)
             else:
-                print(build(root, path), flush=True)
+                print(build(root, path, draft), flush=True)
         except BuildError as error:
             problems += error.problems
     try:
-        (check_house if only_check else build_house)(root)
+        check_house(root) if only_check else build_house(root, draft)
     except BuildError as error:
         problems += error.problems
     for problem in problems:
@@ -364,4 +419,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("build", description=__doc__.split("\n")[0])
     parser.add_argument("stems", nargs="*", metavar="STEM", help="04_window, or 04; none means all")
     parser.add_argument("--check", action="store_true", help="compare only, run nothing")
-    parser.set_defaults(run=lambda args: main(args.stems, only_check=args.check))
+    parser.add_argument(
+        "--draft", action="store_true", help="name what is not finished yet, and build all the same"
+    )
+    parser.set_defaults(run=lambda args: main(args.stems, only_check=args.check, draft=args.draft))

@@ -40,13 +40,17 @@ def kernel_manager() -> AsyncKernelManager:
     return AsyncKernelManager(kernel_spec_manager=_ThisPython())
 
 
-def run(notebook: NotebookNode, source: Source, folder: Path) -> None:
+def run(notebook: NotebookNode, source: Source, folder: Path) -> list[str]:
     """Run a notebook in place, and keep of its outputs what is stored.
 
     Args:
         notebook: an assembled notebook; its code cells get outputs and execution counts.
         source: where it comes from, for messages.
         folder: the working directory of its kernel, the folder in which it will lie.
+
+    Returns:
+        What a draft may show and a finished source may not: solutions that do not pass, too many
+        outputs that are not compared.
 
     Raises:
         BuildError: a cell fails, or shows what must not be stored.
@@ -72,11 +76,11 @@ def run(notebook: NotebookNode, source: Source, folder: Path) -> None:
         with client.setup_kernel(cleanup_kc=True, env=environment, **quiet):
             for index, cell in enumerate(notebook.cells):
                 _run_cell(client, index, cell, source)
-    problems = []
+    problems, unfinished = [], []
     code = [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     for count, (index, cell) in enumerate(code, 1):
         if cell.metadata.get("attncourse", {}).get("role") == "check":
-            problems += [f"{source.at(index)}: {says}" for says in _not_passed(cell)]
+            unfinished += [f"{source.at(index)}: {says}" for says in _not_passed(cell)]
         cell.execution_count = count  # without it nbval compares nothing
         ignored = IGNORING_TAGS & set(cell.metadata.get("tags", ()))
         cell.outputs = [] if ignored else [_stored(output) for output in _joined(cell.outputs)]
@@ -88,9 +92,10 @@ def run(notebook: NotebookNode, source: Source, folder: Path) -> None:
             f"{source.at(index)}: its output {says}" for says in _leaks(cell.outputs, folder)
         ]
     if complaint := too_many_ignored(notebook):
-        problems.append(f"{source.name}: {complaint}")
+        unfinished.append(f"{source.name}: {complaint}")
     if problems:
-        raise BuildError(problems)
+        raise BuildError(problems + unfinished)
+    return unfinished
 
 
 def _run_cell(client: NotebookClient, index: int, cell: NotebookNode, source: Source) -> None:

@@ -21,11 +21,13 @@ from pathlib import Path
 import jupytext
 from nbformat import NotebookNode
 
+from attncourse.grading.solution import BEGIN, END, stub, without_markers
+
 MAX_LINES = 15
 
-_ROLES = ("setup", "prompt", "answer", "check")
+_ROLES = ("setup", "prompt", "answer", "check", "hints", "spec")
+_GRADERS = ("hints", "spec")  # roles that no notebook shows
 _OPTIONS = ("tags", "role", "exercise", "covers", "title")
-_BEGIN, _END = "# BEGIN SOLUTION", "# END SOLUTION"
 _MARKER = re.compile(r"^# %%(\s|$)")
 _FORBIDDEN = {
     "code": (
@@ -58,7 +60,9 @@ class Source:
         name: the file, as messages name it: notebooks/_source/04_window.py.
         stem: 04_window.
         kind: "chapter" or "solutions".
-        cells: as jupytext reads them.
+        cells: those that a notebook shows, as jupytext reads them.
+        grading: the cells that exercises are made from, each with role, exercise, cell_type and
+            source; hints and specs stand nowhere else.
         markers: the line of each cell's marker.
         starts: the line where each cell's text begins, after blank lines.
     """
@@ -67,6 +71,7 @@ class Source:
     stem: str
     kind: str
     cells: list[NotebookNode]
+    grading: list[dict]
     markers: list[int]
     starts: list[int]
 
@@ -100,7 +105,7 @@ def read(path: Path, root: Path) -> Source:
         next((n for n in range(marker + 1, len(lines) + 1) if lines[n - 1].strip()), marker)
         for marker in markers
     ]
-    source = Source(name, path.stem, kind, cells, markers, starts)
+    source = Source(name, path.stem, kind, cells, [], markers, starts)
     problems = [
         f"{source.at(index, line)}: {says}"
         for index, cell in enumerate(cells)
@@ -110,7 +115,26 @@ def read(path: Path, root: Path) -> Source:
         problems += _unpaired(source)
     if problems:
         raise BuildError(problems)
-    return source
+    shown = [i for i, cell in enumerate(cells) if marker_options(cell).get("role") not in _GRADERS]
+    return Source(
+        name,
+        path.stem,
+        kind,
+        cells=[cells[i] for i in shown],
+        grading=[_for_grading(cell) for cell in cells if marker_options(cell).get("role")],
+        markers=[markers[i] for i in shown],
+        starts=[starts[i] for i in shown],
+    )
+
+
+def _for_grading(cell: NotebookNode) -> dict:
+    options = marker_options(cell)
+    return {
+        "role": options["role"],
+        "exercise": options.get("exercise"),
+        "cell_type": cell.cell_type,
+        "source": cell.source,
+    }
 
 
 def _complaints(cell: NotebookNode, source: Source) -> Iterator[tuple[int, str]]:
@@ -134,7 +158,9 @@ def _complaints(cell: NotebookNode, source: Source) -> Iterator[tuple[int, str]]
     if role not in _ROLES and (role or cell.cell_type == "code"):
         yield 0, f"role must be one of {', '.join(_ROLES)}, got {role!r}"
     chapter = source.stem[:2]
-    if role in ("prompt", "answer", "check") and not str(exercise).startswith(f"{chapter}."):
+    if (exercise or role in ("prompt", "answer", "check", "hints")) and not str(
+        exercise
+    ).startswith(f"{chapter}."):
         yield 0, f'exercise must be of chapter {chapter}, like "{chapter}.1", got {exercise!r}'
     if role == "check" and f'check("{exercise}")' not in cell.source:
         yield 1, f'a check cell holds `check("{exercise}")`'
@@ -142,10 +168,10 @@ def _complaints(cell: NotebookNode, source: Source) -> Iterator[tuple[int, str]]
 
 def _code_complaints(text: str, role: str | None) -> Iterator[tuple[int, str]]:
     length = len(without_markers(text).splitlines())
-    if role != "answer" and length > MAX_LINES:
+    if role not in ("answer", "spec") and length > MAX_LINES:
         yield 1, f"{length} lines; at most {MAX_LINES} may stand in one cell"
-    if (_BEGIN in text or _END in text) != (role == "answer"):
-        yield 1, f"`{_BEGIN}` stands in answer cells, and in each of them"
+    if (BEGIN in text or END in text) != (role == "answer"):
+        yield 1, f"`{BEGIN}` stands in answer cells, and in each of them"
         return
     try:
         ast.parse(text)
@@ -155,11 +181,13 @@ def _code_complaints(text: str, role: str | None) -> Iterator[tuple[int, str]]:
 
 
 def _unpaired(source: Source) -> Iterator[str]:
-    """Tell which exercises lack their answer or their check."""
+    """Tell which exercises lack one of their cells."""
     options = [marker_options(cell) for cell in source.cells]
     seen = Counter((cell.get("role"), cell.get("exercise")) for cell in options)
+    moved = any(role == "spec" for role, _ in seen)
+    roles = ("answer", "check", "hints", "spec") if moved else ("answer", "check")
     for exercise in sorted({exercise for _, exercise in seen if exercise}):
-        for role in ("answer", "check"):
+        for role in roles:
             if (count := seen[role, exercise]) != 1:
                 yield f"{source.name}: exercise {exercise} needs one {role} cell, got {count}"
 
@@ -179,42 +207,3 @@ def covered(text: str) -> list[str]:
         high = int(last.removeprefix(kind)) if last else low
         ids += [f"{kind}{number:0{digits}}" for number in range(low, high + 1)]
     return ids
-
-
-def without_markers(text: str) -> str:
-    """Return an answer as the solutions show it."""
-    return "\n".join(line for line in text.splitlines() if line.strip() not in (_BEGIN, _END))
-
-
-def stub(text: str) -> str:
-    """Cut the solutions out of an answer cell.
-
-    Each run of lines from `# BEGIN SOLUTION` to `# END SOLUTION` becomes one
-    `raise NotImplementedError` at the marker's indent.
-
-    Raises:
-        SyntaxError: if the markers do not pair up, or stand outside a function.
-    """
-    kept, begun = [], 0
-    for number, line in enumerate(text.splitlines(), 1):
-        mark, indent = line.strip(), line[: len(line) - len(line.lstrip())]
-        if mark == _BEGIN:
-            if begun:
-                raise _misplaced(begun, f"`{_BEGIN}` without `{_END}`")
-            if not indent:
-                raise _misplaced(number, f"`{_BEGIN}` must stand inside a function")
-            begun = number
-            kept.append(f"{indent}raise NotImplementedError")
-        elif mark == _END:
-            if not begun:
-                raise _misplaced(number, f"`{_END}` without `{_BEGIN}`")
-            begun = 0
-        elif not begun:
-            kept.append(line)
-    if begun:
-        raise _misplaced(begun, f"`{_BEGIN}` without `{_END}`")
-    return "\n".join(kept)
-
-
-def _misplaced(line: int, says: str) -> SyntaxError:
-    return SyntaxError(says, (None, line, None, None))

@@ -139,7 +139,7 @@ def _progress(args: argparse.Namespace) -> int:
     for note in recorded.notes:
         print(f"note: {note}")
     score = points = 0
-    for chapter in exercises.CHAPTERS:
+    for chapter in exercises.chapters():
         for exercise in exercises.chapter_exercises(chapter):
             entry = recorded.entry(exercise.id)
             state = f"passed {entry.passed}" if entry.passed else "open"

@@ -6,7 +6,7 @@ The specs are data. They import neither torch nor Triton, and nothing here runs 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,13 +47,14 @@ class Mistake:
 
     `says` completes "likely cause": "your output is what you get without 1/√D". `next` is the next
     step. A mistake may give right numbers if it fails on memory, traffic or by changing its
-    arguments.
+    arguments. `variants` make the same mistake in other words, such as with other tiles.
     """
 
     name: str
     function: Callable
     says: str
     next: str
+    variants: tuple[Callable, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Exercise:
         kind: "number", "mask", "array" or "kernel" (torch tensors in, torch tensor out).
         mistakes: at least five.
         alternatives: at least two right answers written in another way.
+        pairs: two of the mistakes at once, made when they are asked for.
         memory: the metered call, if memory is graded.
         traffic: the most bytes a kernel may load and store in a case, counted in the interpreter.
         tolerance: relative for numbers (None: 1e-9), absolute for arrays (None: from the dtype).
@@ -116,6 +118,7 @@ class Exercise:
     kind: str
     mistakes: Sequence[Mistake]
     alternatives: Sequence[Callable]
+    pairs: Callable[[], Iterable[Mistake]] = tuple
     memory: Memory | None = None
     traffic: Callable[[Case], Cost] | None = None
     tolerance: float | None = None
@@ -142,21 +145,12 @@ class Exercise:
                 isinstance(self.points, int) and self.points > 0,
                 f"points must be a positive int, got {self.points!r}",
             ),
-            (
-                not isinstance(self.hints, str) and len(self.hints) == 3 and all(self.hints),
-                f"hints must be three strings, got {self.hints!r}",
-            ),
             (self.kind in KINDS, f"kind must be one of {KINDS}, got {self.kind!r}"),
             (self.needs in NEEDS, f"needs must be one of {NEEDS}, got {self.needs!r}"),
-            (len(names) >= 5, f"at least 5 mistakes are needed, got {len(names)}"),
             (len(set(names)) == len(names), f"two mistakes have the same name: {names}"),
             (
                 all(mistake.says and mistake.next for mistake in self.mistakes),
                 "each mistake needs `says` and `next`",
-            ),
-            (
-                len(self.alternatives) >= 2,
-                f"at least 2 alternatives are needed, got {len(self.alternatives)}",
             ),
             (
                 self.traffic is None or self.kind == "kernel",
@@ -167,3 +161,18 @@ class Exercise:
         for holds, complaint in rules:
             if not holds:
                 raise SpecError(f"exercise {self.id}: {complaint}")
+
+    def lacks(self) -> list[str]:
+        """Say what a draft may lack and a released exercise may not."""
+        wanted = (
+            (len(self.hints) == 3, f"three hints are needed, got {len(self.hints)}"),
+            (
+                len(self.mistakes) >= 5,
+                f"at least 5 mistakes are needed, got {len(self.mistakes)}",
+            ),
+            (
+                len(self.alternatives) >= 2,
+                f"at least 2 alternatives are needed, got {len(self.alternatives)}",
+            ),
+        )
+        return [f"exercise {self.id}: {complaint}" for holds, complaint in wanted if not holds]
