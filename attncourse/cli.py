@@ -20,6 +20,7 @@ COMMANDS = {
     "watch": ("attncourse.grading.commands", "grade a notebook each time it is saved"),
     "bench": ("attncourse.bench", "measure every mechanism on this machine"),
     "build": ("attncourse.authoring", "build the notebooks from their text sources"),
+    "new": ("attncourse.skeletons", "write the skeleton of a chapter or an exercise"),
 }
 
 
