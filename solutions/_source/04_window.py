@@ -27,17 +27,12 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from attncourse.cost import Cost
-from attncourse.grading.spec import Memory
-from attncourse.grading.writing import Spec, case, draws, edit, mistake, qkv
+from attncourse.grading.writing import Memory, Spec, case, draws, edit, mistake, qkv
 from attncourse.reference import window as reference
-from attncourse.reference.softmax import softmax
+from attncourse.softmax import softmax
 
 N, W, D = 4096, 24, 64  # the call whose memory is graded
 BAND_BYTES, ROWS_BYTES = N * (2 * W + 1) * 4, N * D * 4  # n·(2w + 1) numbers; an array like q
-
-
-def square(n, window, causal=False):
-    return reference.mask(n, n, window=window, causal=causal)
 
 
 def dense(q, k, v, visible):

@@ -1,0 +1,107 @@
+"""`attncourse new`: a chapter and an exercise that build from the first minute."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from attncourse import authoring, skeletons
+from attncourse.sources import BuildError, read
+
+ROOT = Path(__file__).parents[1]
+FINISHED = """\
+    mistakes=[
+        edit("n * n", "2 * n", says="your number grows with n, not with n²", next="count pairs"),
+        edit("n * n", "n", says="your number is n", next="each has n partners"),
+        edit("n * n", "n * n // 2", says="you counted each pair once", next="count both ways"),
+        edit("n * n", "n * (n - 1)", says="you left out the diagonal", next="include it"),
+        edit("n * n", "n**3", says="your number grows with n³", next="two factors"),
+    ],
+    alternatives=[edit("n * n", "n**2"), lambda n: sum(n for _ in range(n))],
+)  # fmt: skip
+"""
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    """A copy of the package in which a chapter can be added."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "attncourse", tmp_path / "attncourse", ignore=ignore)
+    shutil.copy(ROOT / "README.md", tmp_path)
+    for folder in ("notebooks", "solutions"):
+        (tmp_path / folder / "_source").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def attncourse(course, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "attncourse.cli", *arguments],
+        cwd=course,
+        env=os.environ | {"PYTHONPATH": str(course)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_chapter_and_an_exercise_build_as_a_draft_and_then_for_good(course):
+    assert attncourse(course, "new", "chapter", "90", "new_idea").returncode == 0
+    done = attncourse(course, "new", "exercise", "90.1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("solutions/_source/90_new_idea.py\n")
+    build = attncourse(course, "build", "90", "--draft")
+    assert build.returncode == 0, build.stderr
+    assert "draft: solutions/_source/90_new_idea.py: exercise 90.1: three hints" in build.stdout
+    strict = attncourse(course, "build", "90")
+    assert strict.returncode == 1
+    assert "exercise 90.1: at least 5 mistakes are needed, got 1" in strict.stderr
+
+    path = course / "solutions/_source/90_new_idea.py"
+    text = path.read_text(encoding="utf-8")
+    head, tail = text.split("    mistakes=[\n")
+    head = head.replace("# 1. A nudge;", "# 1. Count.\n# 2. Multiply.\n# 3. n * n:")
+    text = head + FINISHED + tail.split("# fmt: skip\n", 1)[1]
+    path.write_text(text, encoding="utf-8")
+    build = attncourse(course, "build", "90")
+    assert build.returncode == 0, build.stderr
+    assert "draft" not in build.stdout
+    first, last = text.index('role="prompt"'), text.index("## Your score")
+    assert text[first:last].count("\n") <= 80
+
+
+def test_the_score_stays_the_last_cell_and_exercises_stay_in_order(course):
+    skeletons.new_chapter(course, "90", "new_idea")
+    for exercise in ("90.1", "90.2", "90.V3"):
+        path = skeletons.new_exercise(course, exercise)
+    source = read(path, course)
+    ids = [cell["exercise"] for cell in source.grading if cell["role"] == "check"]
+    assert ids == ["90.1", "90.2", "90.V3"]
+    assert source.cells[-1].source.startswith("## Your score")
+    assert authoring.assemble(source).cells[-1].source == source.cells[-1].source
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("chapter", "9", "new_idea"), "a chapter is named like `06 low_rank`, got `9 new_idea`"),
+        (("chapter", "90", "New Idea"), "got `90 New Idea`"),
+        (("exercise", "90.0"), "an exercise is named like 06.2"),
+        (("exercise", "91.1"), "no source for 91"),
+    ],
+)
+def test_what_cannot_be_made_is_said_in_a_line(course, arguments, says):
+    done = attncourse(course, "new", *arguments)
+    assert done.returncode == 1
+    assert says in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_nothing_is_overwritten(course):
+    skeletons.new_chapter(course, "90", "new_idea")
+    skeletons.new_exercise(course, "90.1")
+    with pytest.raises(BuildError, match="is there already"):
+        skeletons.new_chapter(course, "90", "other")
+    with pytest.raises(BuildError, match=r"has exercise 90\.1 already"):
+        skeletons.new_exercise(course, "90.1")
