@@ -35,7 +35,7 @@ def reach(mask: np.ndarray, layers: int) -> np.ndarray:
     Returns:
         bool (T, T): [i, j] is True if output i depends on input j.
     """
-    check_count("graph.reach", "layers", layers)
+    layers = check_count("graph.reach", "layers", layers)
     _check_square("graph.reach", mask)
     step, reached = _step(mask), np.eye(len(mask), dtype=np.float32)
     for _ in range(layers):

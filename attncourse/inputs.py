@@ -6,7 +6,8 @@ through them.
 
 from __future__ import annotations
 
-import operator
+import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -46,30 +47,78 @@ def random_qkv(
     return q, k, v
 
 
+LARGEST = 2**63 - 1  # of NumPy's integers; beyond, it raises errors of its own
+
+
 def check_count(where: str, name: str, value: Any, least: int = 0) -> int:
     """Return `value` as an int, or say what is wrong with it.
+
+    Work with what is returned: a NumPy integer has 8, 16 ... bits, and overflows in silence.
 
     Args:
         where: The function that asks, such as "window.attention".
         name: The argument's name.
-        value: What the caller passed.
+        value: What the caller passed; an array or a tensor without axes stands for its number.
         least: The smallest allowed value.
 
     Raises:
         TypeError: `value` is no integer. True and False count as none.
-        ValueError: `value` is below `least`.
+        ValueError: `value` is below `least`, or above 2⁶³ - 1.
     """
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"{where}: {name} must be an integer, got {type(value).__name__} {value!r}"
-        ) from None
+    number = _number(value)
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise TypeError(f"{where}: {name} must be an integer, got {type(value).__name__} {value!r}")
     if number < least:
         raise ValueError(f"{where}: {name} must be at least {least}, got {number}")
+    if number > LARGEST:
+        raise ValueError(f"{where}: {name} must be at most {LARGEST}, got {number}")
     return number
+
+
+def check_flag(where: str, name: str, value: Any) -> bool:
+    """Return `value`, True or False, as a bool; 0 and 1 are numbers, and refused.
+
+    Args:
+        where: The function that asks, such as "window.attention".
+        name: The argument's name.
+        value: What the caller passed; NumPy's booleans are as good as Python's.
+
+    Raises:
+        TypeError: `value` is neither True nor False.
+    """
+    flag = _number(value)
+    if not isinstance(flag, bool):
+        raise TypeError(
+            f"{where}: {name} must be True or False, got {type(value).__name__} {value!r}"
+        )
+    return flag
+
+
+def check_scale(where: str, scale: Any, width: int = 1) -> float:
+    """Return the factor of the scores: `scale`, or 1/√width where it is None.
+
+    Args:
+        where: The function that asks, such as "window.attention".
+        scale: What the caller passed.
+        width: D.
+
+    Raises:
+        TypeError: `scale` is no real number. True and False count as none.
+        ValueError: `scale` is infinite or NaN.
+    """
+    if scale is None:
+        return 1 / math.sqrt(width)
+    number = _number(scale)
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise TypeError(f"{where}: scale must be a number, got {type(scale).__name__} {scale!r}")
+    if not abs(number) < math.inf or abs(number) > sys.float_info.max:
+        raise ValueError(f"{where}: scale must be finite, got {scale}")
+    return float(number)
+
+
+def _number(value: Any) -> Any:
+    """Return Python's number for NumPy's, and for an array or a tensor without axes."""
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 def check_qkv(where: str, q: Any, k: Any, v: Any) -> None:
@@ -138,4 +187,4 @@ def check_positions(where: str, name: str, value: Any, size: int) -> np.ndarray:
         raise ValueError(
             f"{where}: {name} must lie in 0 ... {size - 1}, got {positions[0]} ... {positions[-1]}"
         )
-    return positions
+    return positions.astype(int, copy=False)

@@ -37,8 +37,8 @@ def blocks(n_queries: int, n_keys: int, *, block: int, overlap: int = 0) -> np.n
         block: Keys in a block.
         overlap: Keys that a block sees beyond each of its edges.
     """
-    check_count("masks.blocks", "block", block, least=1)
-    check_count("masks.blocks", "overlap", overlap)
+    block = check_count("masks.blocks", "block", block, least=1)
+    overlap = check_count("masks.blocks", "overlap", overlap)
     first = (positions(n_queries, n_keys) // block * block)[:, None]
     key = np.arange(n_keys)
     return (key >= first - overlap) & (key < first + block + overlap)

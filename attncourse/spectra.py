@@ -86,7 +86,7 @@ def locality(weights: np.ndarray, *, radius: int) -> np.ndarray:
         TypeError: A radius that is no integer.
         ValueError: radius < 0.
     """
-    check_count("spectra.locality", "radius", radius)
+    radius = check_count("spectra.locality", "radius", radius)
     n_queries, n_keys = weights.shape[-2:]
     distance = np.abs(np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None])
     return weights.sum(axis=-1, dtype=np.float64, where=distance <= radius)

@@ -1,5 +1,7 @@
 """What every mechanism of the catalogue must do. Being in the catalogue is all it takes."""
 
+import ast
+import functools
 import importlib.util
 import inspect
 import itertools
@@ -7,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -15,11 +18,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import attncourse
 from attncourse import MECHANISMS, measure
 from attncourse.cost import Cost
 from attncourse.inputs import random_qkv
 from attncourse.reference import full
 
+PACKAGE = Path(attncourse.__file__).parent
 SIZES = [(1, 1), (63, 63), (100, 100), (64, 64), (5, 63), (63, 5), (1, 100)]
 KERNEL_SIZES = [(1, 1), (63, 63), (5, 100), (100, 5)]
 
@@ -78,13 +83,14 @@ def settings_of_twins(mechanism):
     return [knobs for n, knobs in enumerate(everything) if n // ends % ends == n % ends]
 
 
-def start(mechanism, k, v):
+def start(mechanism, k, v, knobs=None):
     """The state before the first step: None, or what `start` makes from the shapes of k and v."""
+    knobs = mechanism.values if knobs is None else knobs
     begin = getattr(mechanism.reference, "start", None)
     if begin is None:
         return None
     accepted = set(inspect.signature(begin).parameters)
-    return begin(k, v, **{name: x for name, x in mechanism.values.items() if name in accepted})
+    return begin(k, v, **{name: x for name, x in knobs.items() if name in accepted})
 
 
 def knob_names(mechanism):
@@ -325,6 +331,95 @@ def test_knobs_may_exceed_the_sequence(mechanism, sizes):
 
 
 @having()
+def test_a_knob_may_be_as_large_as_integers_get(mechanism):
+    """It means no limit, and takes no memory of its own unless the cost says that it does."""
+    q, k, v = random_qkv(6, width=8, dtype=np.float64)
+    for knob, knobs in without_limit(mechanism):
+        out = run(mechanism, q, k, v, **knobs)
+        if knob.name != "seed":
+            high = knobs | {knob.name: knob.high}
+            np.testing.assert_allclose(out, run(mechanism, q, k, v, **high), atol=1e-12)
+        if "mask" in mechanism.has:
+            mask = mechanism.reference.mask(6, 6, **knobs)
+            np.testing.assert_allclose(out, full.attention(q, k, v, mask=mask), atol=1e-12)
+
+
+def without_limit(mechanism):
+    """Yield (knob, knobs): one at a time as large as can be, where that needs no huge memory."""
+    for knob, causal in itertools.product(mechanism.knobs, ends_of_causal(mechanism)):
+        largest = sys.maxsize - sys.maxsize % knob.step
+        knobs = mechanism.values | {knob.name: largest, "causal": causal}
+        if mechanism.reference.cost(1, 1, 6, 6, 8, **knobs).peak_bytes < 2**40:
+            yield knob, knobs
+
+
+INTEGERS = (np.int8, np.uint8, np.int16, np.int64, np.uint64, np.array)
+
+
+def of_type(mechanism, integer):
+    """Return knobs that fill 7 bits where they may, as ints and as NumPy's integers."""
+    plain = {knob.name: min(knob.high, 100) for knob in mechanism.knobs}
+    return plain, {name: integer(value) for name, value in plain.items()}
+
+
+integers = pytest.mark.parametrize("integer", INTEGERS, ids=lambda integer: integer.__name__)
+
+
+@having()
+@integers
+def test_integers_of_numpy_are_as_good_as_plain_ones(mechanism, integer):
+    q, k, v = random_qkv(150, width=8, dtype=np.float64)
+    plain, typed = of_type(mechanism, integer)
+    for causal in ends_of_causal(mechanism):
+        out, expected = (run(mechanism, q, k, v, causal=causal, **x) for x in (typed, plain))
+        np.testing.assert_array_equal(out, expected)
+        has_mask = "mask" in mechanism.has
+        for name in ("mask", "count", "cost"):
+            if name != "cost" and not (has_mask and hasattr(mechanism.reference, name)):
+                continue
+            function = getattr(mechanism.reference, name)
+            sizes = (1, 2, 150, 150, 8) if name == "cost" else (150, 150)
+            result, expected = (function(*sizes, causal=causal, **x) for x in (typed, plain))
+            assert np.array_equal(result, expected), name
+            assert name != "cost" or all(type(x) is int for x in vars(result).values())
+    if "step" in mechanism.has:
+        outs = [steps(mechanism, x, q, k, v) for x in (typed, plain)]
+        np.testing.assert_array_equal(*outs)
+
+
+def steps(mechanism, knobs, q, k, v):
+    """Return what the 150 tokens see that come in three steps, from a start with these knobs."""
+    state, outs = start(mechanism, k, v, knobs), []
+    for rows in (slice(0, 101), slice(101, 102), slice(102, 150)):
+        parts = (array[..., rows, :] for array in (q, k, v))
+        out, state = mechanism.reference.step(state, *parts)
+        outs.append(out)
+    return np.concatenate(outs, axis=-2)
+
+
+@having("kernel")
+@pytest.mark.parametrize("integer", [np.int8, np.uint64, np.array])
+def test_kernels_take_integers_of_numpy(mechanism, integer):
+    kernel = kernel_of(mechanism)
+    tensors = on_device(*random_qkv(150, width=8))
+    plain, typed = of_type(mechanism, integer)
+    causal = mechanism.causal
+    outs = (run(mechanism, *tensors, module=kernel, causal=causal, **x) for x in (typed, plain))
+    np.testing.assert_array_equal(*(out.cpu().numpy() for out in outs))
+    costs = [kernel.cost(1, 2, 150, 150, 8, causal=causal, **x) for x in (typed, plain)]
+    assert costs[0] == costs[1]
+
+
+@having("kernel")
+def test_a_kernels_knob_may_be_as_large_as_integers_get(mechanism):
+    kernel = kernel_of(mechanism)
+    q, k, v = random_qkv(6, width=8)
+    for _, knobs in without_limit(mechanism):
+        out = run(mechanism, *on_device(q, k, v), module=kernel, **knobs).cpu().numpy()
+        np.testing.assert_allclose(out, run(mechanism, q, k, v, **knobs), atol=1e-5)
+
+
+@having()
 def test_no_heads_and_no_batch_give_empty_outputs(mechanism):
     for batch, heads in ((0, 2), (2, 0)):
         q, k, v = random_qkv(6, batch=batch, heads=heads, width=8, value_width=3)
@@ -490,6 +585,90 @@ def test_mask_and_cost_refuse_the_same_knobs(mechanism):
             mechanism.reference.mask(4, 4, **wrong)
         with pytest.raises(ValueError, match=f"{mechanism.stem}.cost: {knob.name}"):
             mechanism.reference.cost(1, 1, 4, 4, 8, **wrong)
+
+
+WRONG_FLAGS = ("no", 1, 0, None, np.ones(1, dtype=bool), 1.0)
+WRONG_SCALES = {
+    TypeError: ("1", True, [1], np.ones(1), 1j),
+    ValueError: (np.nan, np.inf, -np.inf, np.float32("inf"), 10**400),
+}
+
+
+def refuses(error, where, name, call, **knobs):
+    with pytest.raises(error) as caught:
+        call(**knobs)
+    assert str(caught.value).startswith(f"{where}: {name} must be "), str(caught.value)
+
+
+def wrong_arguments(mechanism, module, arrays, keywords):
+    """Ask `attention`, `mask` and `cost` of a module for what no mechanism can mean."""
+    stem, values = mechanism.stem, mechanism.values
+    calls = {"attention": functools.partial(module.attention, *arrays, **keywords)}
+    calls["cost"] = functools.partial(module.cost, 1, 1, 6, 6, 8, **values)
+    if hasattr(module, "mask") and "mask" in mechanism.has:
+        calls["mask"] = functools.partial(module.mask, 6, 6, **values)
+    for function, call in calls.items():
+        for wrong in WRONG_FLAGS:
+            refuses(TypeError, f"{stem}.{function}", "causal", call, causal=wrong)
+        for knob in mechanism.knobs if function != "attention" or not mechanism.arguments else ():
+            for number in (2**63, 2**64, 10**30, np.uint64(2**63)):
+                refuses(ValueError, f"{stem}.{function}", knob.name, call, **{knob.name: number})
+    if "scale" in inspect.signature(module.attention).parameters:
+        for error, scales in WRONG_SCALES.items():
+            for scale in scales:
+                refuses(error, f"{stem}.attention", "scale", calls["attention"], scale=scale)
+
+
+@having()
+def test_flags_scales_and_huge_knobs_are_checked(mechanism):
+    arrays = random_qkv(6, width=8)
+    keywords = mechanism.keywords(6, 6, 8, 8, np.float32, **mechanism.values)
+    wrong_arguments(mechanism, mechanism.reference, arrays, keywords)
+    step = getattr(mechanism.reference, "step", None)
+    if step is not None and "scale" in inspect.signature(step).parameters:
+        call = functools.partial(step, start(mechanism, *arrays[1:]), *arrays)
+        refuses(ValueError, f"{mechanism.stem}.step", "scale", call, scale=np.nan)
+
+
+@having("kernel")
+def test_kernels_check_flags_scales_and_huge_knobs(mechanism):
+    kernel = kernel_of(mechanism)
+    tensors = on_device(*random_qkv(6, width=8))
+    keywords = mechanism.tensors(6, 6, 8, 8, tensors[0], **mechanism.values)
+    wrong_arguments(mechanism, kernel, tensors, keywords)
+
+
+@having()
+def test_numbers_of_numpy_are_flags_and_scales(mechanism):
+    q, k, v = random_qkv(6, width=8)
+    keywords = mechanism.keywords(6, 6, 8, 8, np.float32, **mechanism.values)
+    attention = functools.partial(mechanism.reference.attention, q, k, v, **keywords)
+    causal = mechanism.causal
+    np.testing.assert_array_equal(attention(causal=causal), attention(causal=np.bool_(causal)))
+    if "scale" in inspect.signature(mechanism.reference.attention).parameters:
+        for scale in (np.float64(0.5), np.float16(0.5), np.array(0.5)):
+            out = attention(scale=scale)
+            assert out.dtype == np.float32
+            np.testing.assert_array_equal(out, attention(scale=0.5))
+
+
+def test_no_caller_drops_what_a_check_returns():
+    """The number that a check returns is a plain int; the one that it was given may overflow."""
+    trees = [ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    returning = {
+        node.name
+        for node in nodes
+        if isinstance(node, ast.FunctionDef)
+        and node.name.lstrip("_").startswith("check_")
+        and node.returns is not None
+        and ast.unparse(node.returns) != "None"
+    }
+    assert {"check_count", "check_flag", "check_scale"} <= returning
+    for node in nodes:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            called = ast.unparse(node.value.func).split(".")[-1]
+            assert called not in returning, ast.unparse(node)
 
 
 # Triton twins, in the interpreter where there is no GPU

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv
 from attncourse.reference import full, linear
 
 
@@ -23,9 +23,9 @@ def draw_features(n_features: int, width: int, *, seed: int = 0) -> np.ndarray:
         width: D.
         seed: At least 0.
     """
-    check_count("printed_features.draw_features", "n_features", n_features, least=1)
-    check_count("printed_features.draw_features", "width", width, least=1)
-    check_count("printed_features.draw_features", "seed", seed)
+    n_features = check_count("printed_features.draw_features", "n_features", n_features, least=1)
+    width = check_count("printed_features.draw_features", "width", width, least=1)
+    seed = check_count("printed_features.draw_features", "seed", seed)
     return np.random.default_rng(seed).standard_normal((n_features, width)) / math.sqrt(width)
 
 
@@ -68,6 +68,7 @@ def attention(
         digit that is shown changes.
     """
     check_qkv("printed_features.attention", q, k, v)
+    causal = check_flag("printed_features.attention", "causal", causal)
     directions = draw_features(n_features, q.shape[-1], seed=seed).astype(q.dtype)
     return linear.attention(
         q, k, v, feature_map=lambda x: feature_map(x, directions), causal=causal
@@ -80,6 +81,7 @@ def limit(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, causal: bool = False) 
     Args as in `attention`.
     """
     check_qkv("printed_features.limit", q, k, v)
+    causal = check_flag("printed_features.limit", "causal", causal)
     width = q.shape[-1]
     bonus = np.square(k).sum(axis=-1)[..., None, :] / (2 * width)
     return full.attention(q, k, v, bias=bonus, causal=causal, scale=1 / width)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag
 
 
 def t5_bucket(
@@ -35,7 +35,8 @@ def t5_bucket(
     Paper:
         Raffel et al. 2020, arXiv:1910.10683, section 2.1; the formula is that of its code.
     """
-    n_own = check_buckets("relative.t5_bucket", n_buckets, max_distance, causal)
+    causal = check_flag("relative.t5_bucket", "causal", causal)
+    n_own, max_distance = check_buckets("relative.t5_bucket", n_buckets, max_distance, causal)
     exact = n_own // 2
     distance = np.asarray(distance)
     size = np.maximum(-distance, 0) if causal else np.abs(distance)
@@ -57,8 +58,8 @@ def rows_by_distance(n_buckets: int, max_distance: int, causal: bool) -> np.ndar
     return t5_bucket(distances, n_buckets=n_buckets, max_distance=max_distance, causal=causal)
 
 
-def check_buckets(where: str, n_buckets: int, max_distance: int, causal: bool) -> int:
-    """Refuse buckets that T5's formula cannot fill; return how many one direction has.
+def check_buckets(where: str, n_buckets: int, max_distance: int, causal: bool) -> tuple[int, int]:
+    """Refuse buckets that T5's formula cannot fill; return their number a side and max_distance.
 
     Args:
         where: The function that asks, such as "t5.attention".
@@ -66,16 +67,15 @@ def check_buckets(where: str, n_buckets: int, max_distance: int, causal: bool) -
         max_distance: As in `t5_bucket`.
         causal: As in `t5_bucket`.
     """
-    check_count(where, "n_buckets", n_buckets, least=2 if causal else 4)
+    n_buckets = check_count(where, "n_buckets", n_buckets, least=2 if causal else 4)
     if n_buckets % 2:
         raise ValueError(f"{where}: n_buckets must be even, got {n_buckets}")
     n_own = n_buckets if causal else n_buckets // 2
-    check_count(where, "max_distance", max_distance, least=n_own // 2 + 1)
-    return n_own
+    return n_own, check_count(where, "max_distance", max_distance, least=n_own // 2 + 1)
 
 
-def check_table(where: str, table: Any, heads: int, max_distance: int, causal: bool) -> None:
-    """Refuse a table that does not fit the heads, or whose buckets the formula cannot fill.
+def check_table(where: str, table: Any, heads: int, max_distance: int, causal: bool) -> int:
+    """Return max_distance as an int; refuse a table that fits no heads or that no formula fills.
 
     Args:
         where: The function that asks.
@@ -96,4 +96,4 @@ def check_table(where: str, table: Any, heads: int, max_distance: int, causal: b
             f"{where}: table must have shape (n_buckets, {heads}) or (n_buckets, 1), "
             f"got {tuple(table.shape)}"
         )
-    check_buckets(where, len(table), max_distance, causal)
+    return check_buckets(where, len(table), max_distance, causal)[1]

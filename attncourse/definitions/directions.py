@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag
 
 
 def draw_directions(
@@ -22,7 +22,8 @@ def draw_directions(
         orthogonal: Blocks of D directions at right angles.
         seed: At least 0.
     """
-    check_count(where, "n_features", n_features, least=1)
+    n_features = check_count(where, "n_features", n_features, least=1)
+    orthogonal = check_flag(where, "orthogonal", orthogonal)
     generator = np.random.default_rng(check_count(where, "seed", seed))
     directions = generator.standard_normal((n_features, width))
     if orthogonal:
@@ -48,10 +49,10 @@ def draw_rotations(width: int, n_buckets: int, n_rounds: int, seed: int) -> np.n
     return generator.standard_normal((n_rounds, width, n_buckets // 2))
 
 
-def check_buckets(where: str, n_buckets: int, n_rounds: int, seed: int) -> None:
-    """Refuse numbers of buckets, rounds or a seed that hashing cannot use."""
-    check_count(where, "n_buckets", n_buckets, least=2)
-    check_count(where, "n_rounds", n_rounds, least=1)
-    check_count(where, "seed", seed)
+def check_buckets(where: str, n_buckets: int, n_rounds: int, seed: int) -> tuple[int, int, int]:
+    """Return buckets, rounds and seed as ints, or refuse what hashing cannot use."""
+    n_buckets = check_count(where, "n_buckets", n_buckets, least=2)
     if n_buckets % 2:
         raise ValueError(f"{where}: n_buckets must be even, got {n_buckets}")
+    n_rounds = check_count(where, "n_rounds", n_rounds, least=1)
+    return n_buckets, n_rounds, check_count(where, "seed", seed)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from attncourse.inputs import check_count, check_positions
+from attncourse.inputs import check_count, check_flag, check_positions
 
 
 def grid(n_queries: int, n_keys: int, *, block: int) -> tuple[range, range]:
@@ -21,7 +21,7 @@ def grid(n_queries: int, n_keys: int, *, block: int) -> tuple[range, range]:
     query block may be cut, with more queries its number is negative; what a query sees is the
     same whether it comes alone or with those before it.
     """
-    check_count("layouts.grid", "block", block, least=1)
+    block = check_count("layouts.grid", "block", block, least=1)
     first, end = (n_keys - n_queries) // block, -(-n_keys // block)
     return range(first, end if n_queries else first), range(end)
 
@@ -35,7 +35,7 @@ def band(n_queries: int, n_keys: int, *, block: int, window_blocks: int) -> np.n
         block: Tokens in a block.
         window_blocks: Radius in blocks: each sees itself and as many on each side.
     """
-    check_count("layouts.band", "window_blocks", window_blocks)
+    window_blocks = check_count("layouts.band", "window_blocks", window_blocks)
     own, keys = grid(n_queries, n_keys, block=block)
     return np.abs(np.arange(len(keys)) - np.array(own, dtype=int)[:, None]) <= window_blocks
 
@@ -48,9 +48,9 @@ def check_grids(
     block: Any,
     partial: Any = None,
     visible: Callable | None = None,
-) -> None:
-    """Refuse a layout, or a grid of partial blocks, that does not fit the tokens."""
-    check_count(where, "block", block, least=1)
+) -> int:
+    """Return the block as an int; refuse a layout or partial blocks that do not fit the tokens."""
+    block = check_count(where, "block", block, least=1)
     shape = tuple(map(len, grid(n_queries, n_keys, block=block)))
     for name, array in (("layout", layout), ("partial", partial)):
         if array is None and name == "partial":
@@ -62,6 +62,7 @@ def check_grids(
             raise ValueError(f"{where}: {name} must have shape {shape}, got {array.shape}")
     if partial is not None and visible is None:
         raise ValueError(f"{where}: partial blocks need visible, got None")
+    return block
 
 
 def bigbird(
@@ -76,14 +77,15 @@ def bigbird(
     causal: bool,
 ) -> np.ndarray:
     """Return BigBird's layout: see `reference.bigbird.layout`."""
-    check_count(where, "block", block, least=1)
-    check_count(where, "window_blocks", window_blocks)
-    check_count(where, "random_blocks", random_blocks)
-    check_count(where, "seed", seed)
+    block = check_count(where, "block", block, least=1)
+    window_blocks = check_count(where, "window_blocks", window_blocks)
+    random_blocks = check_count(where, "random_blocks", random_blocks)
+    seed = check_count(where, "seed", seed)
+    causal = check_flag(where, "causal", causal)
     _, keys = grid(n_queries, n_keys, block=block)
     everywhere = check_positions(where, "global_blocks", global_blocks, len(keys))
-    knobs = int(window_blocks), int(random_blocks), tuple(everywhere.tolist()), int(seed)
-    return _bigbird(n_queries, n_keys, int(block), *knobs, bool(causal)).copy()
+    knobs = window_blocks, random_blocks, tuple(everywhere.tolist()), seed
+    return _bigbird(n_queries, n_keys, block, *knobs, causal).copy()
 
 
 @functools.lru_cache(maxsize=16)  # a stream for each row of blocks takes milliseconds
@@ -107,9 +109,9 @@ def random_keys(
     where: str, n_queries: int, n_keys: int, n_random: int, seed: int, causal: bool
 ) -> np.ndarray:
     """Return the random keys of each query: see `reference.random_keys.draw`."""
-    check_count(where, "n_random", n_random)
-    check_count(where, "seed", seed)
-    n_random = min(n_random, n_keys)
+    n_random = min(check_count(where, "n_random", n_random), n_keys)
+    seed = check_count(where, "seed", seed)
+    causal = check_flag(where, "causal", causal)
     own = np.arange(n_queries) + (n_keys - n_queries)
     if causal:
         candidates = np.maximum(own, 0)
@@ -133,14 +135,15 @@ def random_keys(
 
 def offset_steps(where: str, offsets: Sequence[int], causal: bool) -> np.ndarray:
     """Return j - i for every key of a query that sees the given distances."""
+    causal = check_flag(where, "causal", causal)
     away = {check_count(where, "offset", offset) for offset in offsets}
     return np.array(sorted({-step for step in away} | (set() if causal else away)), dtype=int)
 
 
-def check_factors(where: str, stride: int, pattern: str, summary: int) -> None:
-    """Refuse a stride or summary that is no count, another pattern, a summary that does not fit."""
-    check_count(where, "stride", stride, least=1)
-    check_count(where, "summary", summary, least=1)
+def check_factors(where: str, stride: int, pattern: str, summary: int) -> tuple[int, int]:
+    """Return stride and summary as ints; refuse no counts, another pattern, a summary too large."""
+    stride = check_count(where, "stride", stride, least=1)
+    summary = check_count(where, "summary", summary, least=1)
     if pattern not in ("strided", "fixed"):
         raise ValueError(f'{where}: pattern must be "strided" or "fixed", got {pattern!r}')
     most = stride if pattern == "fixed" else 1
@@ -149,3 +152,4 @@ def check_factors(where: str, stride: int, pattern: str, summary: int) -> None:
             f"{where}: summary must be at most {most} at stride {stride} and pattern "
             f"{pattern!r}, got {summary}"
         )
+    return stride, summary

@@ -4,7 +4,6 @@ The lists are a `Plan`, made on the CPU. The same kernels serve every pattern th
 as one: see `bigbird`, `longformer` and `sparse_transformer`.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +13,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.definitions import patterns
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.kernels._parts import plan as planning
 from attncourse.kernels._parts.block_sparse_backward import gradients
 from attncourse.kernels._parts.block_sparse_tiles import (
@@ -91,8 +90,9 @@ def attention(
     """
     where = "block_sparse.attention"
     check_tensors(where, q, k, v)
+    causal = check_flag(where, "causal", causal)
     Tq, Tk = q.shape[2], k.shape[2]
-    patterns.check_grids(where, Tq, Tk, layout, block, partial, visible)
+    block = patterns.check_grids(where, Tq, Tk, layout, block, partial, visible)
     BLOCK_Q, BLOCK_KV = tile_sizes(block, max(q.shape[3], v.shape[3]), q.element_size())
     if visible is None:
         plan = layout_plan(Tq, Tk, layout, block, causal, BLOCK_Q, BLOCK_KV)
@@ -123,7 +123,7 @@ def run(
         scale: Factor of the scores; 1/√D if not given.
     """
     check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    scale = check_scale(where, scale, q.shape[-1])
     with torch.cuda.device_of(q):
         return _BlockSparseAttention.apply(q, k, v, plans, scale)
 
@@ -327,7 +327,8 @@ def layout_cost(
         causal: Drops the tiles of the future and masks those on the diagonal.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    patterns.check_grids("block_sparse.layout_cost", Tq, Tk, layout, block)
+    block = patterns.check_grids("block_sparse.layout_cost", Tq, Tk, layout, block)
+    causal = check_flag("block_sparse.layout_cost", "causal", causal)
     BLOCK_Q, BLOCK_KV = tile_sizes(block, D, dtype_bytes)
     plan = layout_plan(Tq, Tk, layout, block, causal, BLOCK_Q, BLOCK_KV)
     return planning.plan_cost((plan,), B, H, D, dtype_bytes)
@@ -346,8 +347,9 @@ def cost(
     dtype_bytes: int = 4,
 ) -> Cost:
     """Count what `attention` does at a band of blocks, which the catalogue's sliders set."""
-    check_count("block_sparse.cost", "block", block, least=1)
-    check_count("block_sparse.cost", "window_blocks", window_blocks)
+    block = check_count("block_sparse.cost", "block", block, least=1)
+    window_blocks = check_count("block_sparse.cost", "window_blocks", window_blocks)
+    causal = check_flag("block_sparse.cost", "causal", causal)
     layout = patterns.band(Tq, Tk, block=block, window_blocks=window_blocks)
     sizes = {"block": block, "causal": causal, "dtype_bytes": dtype_bytes}
     return layout_cost(B, H, Tq, Tk, D, layout=layout, **sizes)

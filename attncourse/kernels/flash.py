@@ -4,14 +4,12 @@ The names and their order are those of `attncourse.reference.flash`. What its `_
 what one program does here: there a tile is a small array, here it lies on chip.
 """
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
@@ -73,6 +71,8 @@ def attention(
     check_tensors(where, q, k, v)
     block_q = check_count(where, "block_q", block_q, least=1)
     block_k = check_count(where, "block_k", block_k, least=1)
+    causal = check_flag(where, "causal", causal)
+    scale = check_scale(where, scale, q.shape[-1])
     check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
     return attend(q, k, v, block_q, block_k, causal, scale)
 
@@ -84,7 +84,7 @@ def attend(
     block_q: int,
     block_k: int,
     causal: bool,
-    scale: float | None,
+    scale: float,
 ) -> torch.Tensor:
     """Return `attention` of tensors that are checked; k and v may have G heads, a divisor of H.
 
@@ -97,11 +97,10 @@ def attend(
         block_q: Queries of a tile.
         block_k: Keys of a tile.
         causal: As in `attention`.
-        scale: As in `attention`.
+        scale: Factor of the scores.
     """
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     with torch.cuda.device_of(q):
-        return _FlashAttention.apply(q, k, v, block_q, block_k, bool(causal), scale)
+        return _FlashAttention.apply(q, k, v, block_q, block_k, causal, scale)
 
 
 def tile_sizes(
@@ -403,8 +402,9 @@ def cost(
         causal: Leaves out the tiles above the diagonal.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_count("flash.cost", "block_q", block_q, least=1)
-    check_count("flash.cost", "block_k", block_k, least=1)
+    block_q = check_count("flash.cost", "block_q", block_q, least=1)
+    block_k = check_count("flash.cost", "block_k", block_k, least=1)
+    causal = check_flag("flash.cost", "causal", causal)
     BLOCK_Q, BLOCK_KV, _ = tile_sizes(block_q, block_k, D, dtype_bytes)
     tiles = loaded = 0
     for start in range(0, Tq, BLOCK_Q):

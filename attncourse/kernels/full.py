@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
+from attncourse.inputs import check_flag, check_scale
 from attncourse.kernels._parts.tiles import (
     check_grid,
     check_no_grad,
@@ -62,6 +63,7 @@ def attention(
     """
     where = "full.attention"
     check_tensors(where, q, k, v)
+    causal = check_flag(where, "causal", causal)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
     check_grid(where, {"heads": H, "batch": B})
@@ -72,7 +74,7 @@ def attention(
     mask_strides, bias_strides = (
         (0, 0, 0, 0) if tensor is None else tensor.stride() for tensor in (mask, bias)
     )
-    scale = 1 / math.sqrt(D) if scale is None else float(scale)
+    scale = check_scale(where, scale, D)
     BLOCK_Q, BLOCK_KV, options = tiling(max(D, Dv), q.element_size())
     grid = (triton.cdiv(Tq, BLOCK_Q), H, B)
     with room_for(where, "scores", 4 * B * H * Tq * Tk, lambda free: _fitting(free, B * H)):
@@ -82,7 +84,7 @@ def attention(
         _full_scores_kernel[grid](
             q, k, mask, bias, scores,
             *q.stride(), *k.stride(), *mask_strides, *bias_strides, *scores.stride(),
-            Tq, Tk, scale, D, padded(D), BLOCK_Q, BLOCK_KV, bool(causal), **options,
+            Tq, Tk, scale, D, padded(D), BLOCK_Q, BLOCK_KV, causal, **options,
         )  # fmt: skip
         _full_softmax_kernel[(Tq, H, B)](
             scores, *scores.stride(), Tk, triton.next_power_of_2(max(1, Tk))
@@ -220,6 +222,7 @@ def cost(
         causal: Changes nothing: the future is computed, then masked.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
+    _ = check_flag("full.cost", "causal", causal)
     BLOCK_Q, BLOCK_KV, _ = tiling(D, dtype_bytes)
     q_tiles, kv_tiles = triton.cdiv(Tq, BLOCK_Q), triton.cdiv(Tk, BLOCK_KV)
     score_bytes = B * H * Tq * Tk * 4

@@ -3,7 +3,7 @@
 import torch
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.kernels import flash
 from attncourse.kernels._parts.tiles import check_grid, check_tensors
 
@@ -51,6 +51,8 @@ def attention(
     """
     where = "grouped.attention"
     check_grouped(where, q, k, v)
+    causal = check_flag(where, "causal", causal)
+    scale = check_scale(where, scale, q.shape[-1])
     check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
     return flash.attend(q, k, v, **TILE, causal=causal, scale=scale)
 
@@ -83,7 +85,8 @@ def cost(
         causal: Leaves out the tiles above the diagonal.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_groups("grouped.cost", H, groups)
+    _ = check_groups("grouped.cost", H, groups)  # each query head reads its keys by itself
+    causal = check_flag("grouped.cost", "causal", causal)
     return flash.cost(B, H, Tq, Tk, D, **TILE, causal=causal, dtype_bytes=dtype_bytes)
 
 

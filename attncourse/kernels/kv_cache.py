@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.kernels._parts import splits
 from attncourse.kernels._parts.splits import attend_tile, key_tiles, packed_rows, visible_keys
 from attncourse.kernels._parts.tiles import (
@@ -61,6 +61,7 @@ def step(
         out (B, H, T, Dv), and the state.
     """
     splits.check("kv_cache.step", q, k, v)
+    scale = check_scale("kv_cache.step", scale, q.shape[-1])
     state.append(k, v)
     return state.attend(q, causal=True, scale=scale), state
 
@@ -110,6 +111,8 @@ def attention(
     where = "kv_cache.attention"
     splits.check(where, q, k, v)
     chunk = check_count(where, "chunk", chunk, least=1)
+    causal = check_flag(where, "causal", causal)
+    scale = check_scale(where, scale, q.shape[-1])
     return _attend(q, k, v, chunk, causal, scale)
 
 
@@ -172,7 +175,6 @@ def _attend(q, keys, values, chunk, causal, scale):
     B, H, Tq, D = q.shape
     G, Tk, Dv = values.shape[1:]
     shared = H // max(1, G)
-    scale = 1 / math.sqrt(D) if scale is None else float(scale)
     BLOCK_R, BLOCK_KV, options = splits.tile_sizes(chunk * shared, max(D, Dv), q.element_size())
     row_tiles = triton.cdiv(Tq * shared, BLOCK_R)
     out = q.new_empty(B, H, Tq, Dv)
@@ -183,7 +185,7 @@ def _attend(q, keys, values, chunk, causal, scale):
             q, keys, values, parts, lse,
             *q.stride(), *keys.stride(), *values.stride(), *parts.stride(), *lse.stride(),
             Tq, Tk, shared, span, scale,
-            D, Dv, padded(D), padded(Dv), BLOCK_R, BLOCK_KV, bool(causal), **options,
+            D, Dv, padded(D), padded(Dv), BLOCK_R, BLOCK_KV, causal, **options,
         )  # fmt: skip
         splits.merge(parts, lse, out)
     return out
@@ -245,6 +247,8 @@ class KVCache:
     def attend(self, q: torch.Tensor, *, causal: bool, scale: float | None = None) -> torch.Tensor:
         """Return attention of q (B, H, T, D); if causal, q are the cache's last T tokens."""
         splits.check("kv_cache.attend", q, self.keys, self.values)
+        causal = check_flag("kv_cache.attend", "causal", causal)
+        scale = check_scale("kv_cache.attend", scale, q.shape[-1])
         return _attend(q, self.keys, self.values, max(1, q.shape[2]), causal, scale)
 
     def _grow(self, capacity: int) -> None:
@@ -287,4 +291,5 @@ def cost(
     """
     G = check_groups("kv_cache.cost", H, groups)
     chunk = check_count("kv_cache.cost", "chunk", chunk, least=1)
+    causal = check_flag("kv_cache.cost", "causal", causal)
     return splits.cost(B, G, H // max(1, G), Tq, Tk, D, chunk, causal, dtype_bytes)

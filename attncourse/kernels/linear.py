@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag
 from attncourse.kernels._parts.linear_backward import (
     _linear_dk_kernel,
     _linear_dq_kernel,
@@ -87,6 +87,7 @@ def attention(
     where = "linear.attention"
     check_tensors(where, q, k, v)
     chunk = check_count(where, "chunk", chunk, least=1)
+    causal = check_flag(where, "causal", causal)
     in_kernel = feature_map is elu_plus_one
     if not in_kernel:
         q, k = feature_map(q), feature_map(k)
@@ -94,7 +95,7 @@ def attention(
     slices = slices_of(q.shape[-1], v.shape[-1], q.element_size())
     check_grid(where, {"heads × slices": q.shape[1] * slices, "batch": q.shape[0]})
     with torch.cuda.device_of(q):
-        return _LinearAttention.apply(q, k, v, chunk, bool(causal), in_kernel)
+        return _LinearAttention.apply(q, k, v, chunk, causal, in_kernel)
 
 
 @triton.jit
@@ -412,7 +413,8 @@ def cost(
         causal: No key after the query's own position.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_count("linear.cost", "chunk", chunk, least=1)
+    chunk = check_count("linear.cost", "chunk", chunk, least=1)
+    causal = check_flag("linear.cost", "causal", causal)
     return scan_cost(B, H, Tq, Tk, D, D, chunk, causal, dtype_bytes, fading=False)
 
 

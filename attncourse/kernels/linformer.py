@@ -8,7 +8,7 @@ and it has gradients, which projections need to be learned.
 import torch
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.kernels import flash
 from attncourse.kernels._parts.tiles import check_beside, check_grid, check_tensors
 
@@ -55,8 +55,9 @@ def attention(
     """
     where = "linformer.attention"
     check_tensors(where, q, k, v)
-    if causal:
+    if check_flag(where, "causal", causal):
         raise ValueError(f"{where}: cannot be causal: each mixed key holds the future")
+    scale = check_scale(where, scale, q.shape[-1])
     check_beside(where, q, key_projection=key_projection, value_projection=value_projection)
     _check_shapes(where, key_projection, value_projection, k)
     check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
@@ -116,9 +117,9 @@ def cost(
         causal: Must be False.
         dtype_bytes: Bytes of one number of q, k, v, out and the projections.
     """
+    rank = check_count("linformer.cost", "rank", rank, least=1)
     mixing = torch_cost(B, H, Tq, Tk, D, rank=rank, causal=causal, dtype_bytes=dtype_bytes)
-    rank = min(rank, Tk)
-    attending = flash.cost(B, H, Tq, rank, D, **TILES, dtype_bytes=dtype_bytes)
+    attending = flash.cost(B, H, Tq, min(rank, Tk), D, **TILES, dtype_bytes=dtype_bytes)
     return Cost(
         flops=mixing.flops + attending.flops,
         bytes_read=mixing.bytes_read + attending.bytes_read,
@@ -140,7 +141,7 @@ def torch_cost(
 ) -> Cost:
     """Count the part of `cost` that is torch's: mixing. Each array is read or written once."""
     rank = min(check_count("linformer.cost", "rank", rank, least=1), Tk)
-    if causal:
+    if check_flag("linformer.cost", "causal", causal):
         raise ValueError("linformer.cost: cannot be causal: each mixed key holds the future")
     mixed = 2 * B * H * rank * D * dtype_bytes
     return Cost(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_positions
+from attncourse.inputs import check_count, check_flag, check_positions
 from attncourse.kernels import block_sparse
 from attncourse.kernels._parts import plan as planning
 from attncourse.kernels._parts.plan import Plan, plan_cost
@@ -69,8 +69,9 @@ def attention(
     """
     where = "longformer.attention"
     check_tensors(where, q, k, v)
+    causal = check_flag(where, "causal", causal)
     n_queries, n_keys = q.shape[2], k.shape[2]
-    knobs = *_check_knobs(where, n_queries, n_keys, window, dilation, global_tokens), bool(causal)
+    knobs = *_check_knobs(where, n_queries, n_keys, window, dilation, global_tokens), causal
     own = {"q": (q, q_global), "k": (k, k_global), "v": (v, v_global)}
     every = [_own_or_plain(name, *tensors) for name, tensors in own.items()]
     blocks = tiling(max(q.shape[3], v.shape[3]), q.element_size())[:2]
@@ -80,7 +81,7 @@ def attention(
     out = run(q, k, v, (_plan(n_queries, n_keys, *knobs, *blocks, with_global_rows=False),), scale)
     chosen = torch.tensor(knobs[2], dtype=torch.int64, device=q.device)
     rows = chosen[chosen >= n_keys - n_queries] - (n_keys - n_queries)
-    plan = _global_plan(n_queries, n_keys, knobs[2], bool(causal), *blocks)
+    plan = _global_plan(n_queries, n_keys, knobs[2], causal, *blocks)
     few = run(every[0].index_select(2, rows), *every[1:], (plan,), scale)
     return out.index_copy(2, rows, few)
 
@@ -115,8 +116,9 @@ def cost(
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
     knobs = _check_knobs("longformer.cost", Tq, Tk, window, dilation, global_tokens)
+    causal = check_flag("longformer.cost", "causal", causal)
     blocks = tiling(D, dtype_bytes)[:2]
-    return plan_cost((_plan(Tq, Tk, *knobs, bool(causal), *blocks),), B, H, D, dtype_bytes)
+    return plan_cost((_plan(Tq, Tk, *knobs, causal, *blocks),), B, H, D, dtype_bytes)
 
 
 @functools.lru_cache(maxsize=16)

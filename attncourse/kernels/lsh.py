@@ -5,7 +5,6 @@ stretch of sorted keys. Their rows are gathered by index; nothing is moved.
 """
 
 import functools
-import math
 from typing import NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.definitions.directions import check_buckets, draw_rotations
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
@@ -86,16 +85,18 @@ def attention(
     """
     where = "lsh.attention"
     check_tensors(where, q, k, v)
-    _check_knobs(where, n_buckets, n_rounds, chunk, seed)
+    causal = check_flag(where, "causal", causal)
+    exclude_self = check_flag(where, "exclude_self", exclude_self)
+    n_buckets, n_rounds, chunk, seed = _check_knobs(where, n_buckets, n_rounds, chunk, seed)
     check_no_grad(where, q, k, v)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
     check_grid(where, {"heads": H, "batch": B})
+    scale = check_scale(where, scale, D)
     if not Tq or not Tk:
         return q.new_zeros(B, H, Tq, Dv)
-    scale = 1 / math.sqrt(D) if scale is None else float(scale)
-    cut = _cut(Tq, Tk, D, Dv, int(chunk), q.element_size())
-    rotations = _rotations(D, int(n_buckets), int(n_rounds), int(seed), q.device)
+    cut = _cut(Tq, Tk, D, Dv, chunk, q.element_size())
+    rotations = _rotations(D, n_buckets, n_rounds, seed, q.device)
     found_starts = q.new_empty(n_rounds - 1, B, H, Tq, dtype=torch.int32)
     found_places = q.new_empty(n_rounds - 1, B, H, Tk, dtype=torch.int32)
     kept = Tq if n_rounds > 1 else 0
@@ -110,7 +111,7 @@ def attention(
                 *q.stride(), *k.stride(), *v.stride(), *out.stride(),
                 Tq, Tk, cut.rows, cut.tiles, cut.stretch, number, scale,
                 D, Dv, padded(D), padded(Dv), cut.BLOCK_Q, cut.BLOCK_KV,
-                number == 0, number == n_rounds - 1, bool(causal), bool(exclude_self),
+                number == 0, number == n_rounds - 1, causal, exclude_self,
                 **cut.options,
             )  # fmt: skip
             if number < n_rounds - 1:  # what later rounds need to know of this one
@@ -273,9 +274,11 @@ def _rotations(width, n_buckets, n_rounds, seed, device) -> torch.Tensor:
     return torch.from_numpy(drawn).to(device, torch.float32)
 
 
-def _check_knobs(where: str, n_buckets: int, n_rounds: int, chunk: int, seed: int) -> None:
-    check_buckets(where, n_buckets, n_rounds, seed)
-    check_count(where, "chunk", chunk, least=1)
+def _check_knobs(
+    where: str, n_buckets: int, n_rounds: int, chunk: int, seed: int
+) -> tuple[int, int, int, int]:
+    n_buckets, n_rounds, seed = check_buckets(where, n_buckets, n_rounds, seed)
+    return n_buckets, n_rounds, check_count(where, "chunk", chunk, least=1), seed
 
 
 def cost(
@@ -311,12 +314,14 @@ def cost(
         causal: Adds the values of the queries' own positions, which lonely ones need.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
+    n_buckets, n_rounds, chunk, _ = _check_knobs("lsh.cost", n_buckets, n_rounds, chunk, seed)
+    causal = check_flag("lsh.cost", "causal", causal)
     knobs = {"n_buckets": n_buckets, "n_rounds": n_rounds, "chunk": chunk}
     finding = torch_cost(B, H, Tq, Tk, D, **knobs, dtype_bytes=dtype_bytes)
     out = B * H * Tq * D * dtype_bytes
     if not Tq or not Tk:
         return Cost(0, 0, out, out)
-    cut = _cut(Tq, Tk, D, D, int(chunk), dtype_bytes)
+    cut = _cut(Tq, Tk, D, D, chunk, dtype_bytes)
     firsts = range(0, Tq, cut.rows)  # of each chunk
     programs = sum(triton.cdiv(min(cut.rows, Tq - first), cut.BLOCK_Q) for first in firsts)
     key_tiles = triton.cdiv(cut.stretch, cut.BLOCK_KV)
@@ -355,10 +360,11 @@ def torch_cost(
     rounds need to know; what passes through memory in between is the library's affair. So the peak
     is the least possible: hashes' products beside what is kept of the rounds.
     """
-    _check_knobs("lsh.cost", n_buckets, n_rounds, chunk, seed)
+    n_buckets, n_rounds, chunk, _ = _check_knobs("lsh.cost", n_buckets, n_rounds, chunk, seed)
+    causal = check_flag("lsh.cost", "causal", causal)
     if not Tq or not Tk:
         return Cost(0, 0, 0, 0)
-    cut = _cut(Tq, Tk, D, D, int(chunk), dtype_bytes)
+    cut = _cut(Tq, Tk, D, D, chunk, dtype_bytes)
     tokens, starts = B * H * (Tq + Tk), B * H * triton.cdiv(Tq, cut.rows)
     directions = D * n_buckets // 2 * 4
     known = 4 * tokens * (n_rounds - 1)

@@ -1,6 +1,5 @@
 """Attention at chosen distances in Triton: exponential, prime and hierarchical strides."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.definitions.patterns import offset_steps
+from attncourse.inputs import check_flag, check_scale
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
@@ -62,12 +62,13 @@ def attention(
     """
     where = "offsets.attention"
     check_tensors(where, q, k, v)
+    causal = check_flag(where, "causal", causal)
     check_no_grad(where, q, k, v)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
     check_grid(where, {"heads": H, "batch": B})
     steps = torch.from_numpy(_steps(where, offsets, causal, Tq, Tk)).to(q.device)
-    scale = 1 / math.sqrt(D) if scale is None else float(scale)
+    scale = check_scale(where, scale, D)
     BLOCK_Q = queries_of_tile(max(D, Dv))
     out = q.new_empty(B, H, Tq, Dv)
     with torch.cuda.device_of(q):

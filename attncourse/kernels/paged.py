@@ -4,7 +4,7 @@ import torch
 import triton
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.kernels._parts import splits
 from attncourse.kernels._parts.block_table import attend
 from attncourse.kernels._parts.pages import PagedCache
@@ -54,7 +54,9 @@ def attention(
     """
     where = "paged.attention"
     splits.check(where, q, k, v)
-    check_count(where, "page", page, least=1)
+    page = check_count(where, "page", page, least=1)
+    causal = check_flag(where, "causal", causal)
+    scale = check_scale(where, scale, q.shape[-1])
     cache = start(k, v, page=page)
     cache.append(k, v)
     return cache.attend(q, causal=causal, scale=scale)
@@ -72,7 +74,7 @@ def start(k: torch.Tensor, v: torch.Tensor, *, page: int, n_pages: int | None = 
     B, G, T = k.shape[:3]
     page = check_count("paged.start", "page", page, least=1)
     n_pages = B * triton.cdiv(T, page) if n_pages is None else n_pages
-    check_count("paged.start", "n_pages", n_pages)
+    n_pages = check_count("paged.start", "n_pages", n_pages)
     each = G * page * (k.shape[-1] + v.shape[-1]) * k.element_size()
     asked = "paged.start", f"{n_pages} pages", n_pages * each
     with room_for(*asked, lambda free: f"{free // each} pages"):
@@ -101,6 +103,7 @@ def step(
         out (B, H, T, Dv), and the state.
     """
     splits.check("paged.step", q, k, v)
+    scale = check_scale("paged.step", scale, q.shape[-1])
     state.append(k, v)
     return state.attend(q, causal=True, scale=scale), state
 
@@ -134,6 +137,7 @@ def cost(
     """
     G = check_groups("paged.cost", H, groups)
     page = check_count("paged.cost", "page", page, least=1)
+    causal = check_flag("paged.cost", "causal", causal)
     sizes = B, G, H // max(1, G), Tq, Tk, D, max(1, Tq), causal, dtype_bytes
     attending = splits.cost(*sizes, key_bytes=4, program_bytes=4)
     _, BLOCK_KV, _ = tiling(D, dtype_bytes)

@@ -1,7 +1,6 @@
 """Performer (FAVOR+) in Triton: a kernel for its features, then the scan of linear attention."""
 
 import functools
-import math
 
 import torch
 import triton
@@ -9,7 +8,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.definitions.directions import draw_directions
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.kernels._parts.linear_tiles import slices_of
 from attncourse.kernels._parts.tiles import (
     LOG2E,
@@ -79,6 +78,7 @@ def attention(
     where = "performer.attention"
     check_tensors(where, q, k, v)
     chunk = check_count(where, "chunk", chunk, least=1)
+    causal = check_flag(where, "causal", causal)
     factor = _factor(where, q.shape[-1], features, scale)
     n_numbers = _n_numbers(where, n_features, features)
     check_no_grad(where, q, k, v)
@@ -88,7 +88,7 @@ def attention(
     with torch.cuda.device_of(q):
         phi_q, _ = _features(q, directions, features, factor)
         phi_k, tops = _features(k, directions, features, factor)
-        return scan(phi_q, phi_k, v, tops, chunk=chunk, causal=bool(causal))
+        return scan(phi_q, phi_k, v, tops, chunk=chunk, causal=causal)
 
 
 @triton.jit
@@ -180,7 +180,7 @@ def _factor(where: str, width: int, features: str, scale: float | None) -> float
     """Return the scale, and refuse what has no feature map."""
     if features not in FEATURES:
         raise ValueError(f"{where}: features must be one of {FEATURES}, got {features!r}")
-    factor = 1 / math.sqrt(width) if scale is None else float(scale)
+    factor = check_scale(where, scale, width)
     if not factor >= 0:
         raise ValueError(f"{where}: scale must be at least 0, got {scale}")
     return factor
@@ -227,7 +227,8 @@ def cost(
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
     m = _n_numbers("performer.cost", n_features, "positive")
-    check_count("performer.cost", "chunk", chunk, least=1)
+    chunk = check_count("performer.cost", "chunk", chunk, least=1)
+    causal = check_flag("performer.cost", "causal", causal)
     BLOCK, BLOCK_D, _ = _feature_tiling(m, dtype_bytes)
     programs = triton.cdiv(Tq, BLOCK) + triton.cdiv(Tk, BLOCK)
     made = B * H * (Tq + Tk) * (m * dtype_bytes + 4)

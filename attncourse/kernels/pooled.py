@@ -1,13 +1,11 @@
 """Pooled attention in Triton: a kernel that pools, then flash attention over runs of tokens."""
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
@@ -76,15 +74,16 @@ def attention(
     """
     where = "pooled.attention"
     check_tensors(where, q, k, v)
-    _check_knobs(where, pool, kind, pooling_vector, causal)
+    causal = check_flag(where, "causal", causal)
+    pool = _check_knobs(where, pool, kind, pooling_vector, causal)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
     check_no_grad(where, q, k, v)
     check_grid(where, {"heads": H, "batch": B})
     if pooling_vector is not None:
         pooling_vector = _each_head(where, pooling_vector, q)
-    pool = min(int(pool), max(1, Tk))  # more changes nothing, and 32 bits hold it
-    scale = 1 / math.sqrt(D) if scale is None else float(scale)
+    pool = min(pool, max(1, Tk))  # more changes nothing, and 32 bits hold it
+    scale = check_scale(where, scale, D)
     BLOCK_Q, BLOCK_KV, options = tiling(max(D, Dv), q.element_size())
     out = q.new_empty(B, H, Tq, Dv)
     with torch.cuda.device_of(q):
@@ -95,7 +94,7 @@ def attention(
             *q.stride(), *k.stride(), *v.stride(), *pooled_k.stride(), *pooled_v.stride(),
             *_strides(starts), *out.stride(),
             Tq, Tk, pooled_k.shape[2], pool, scale,
-            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, bool(causal), **options,
+            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, causal, **options,
         )  # fmt: skip
     return out
 
@@ -334,8 +333,8 @@ def _each_head(where: str, vector: torch.Tensor, q: torch.Tensor) -> torch.Tenso
         ) from None
 
 
-def _check_knobs(where: str, pool: int, kind: str, pooling_vector, causal: bool) -> None:
-    check_count(where, "pool", pool, least=1)
+def _check_knobs(where: str, pool: int, kind: str, pooling_vector, causal: bool) -> int:
+    pool = check_count(where, "pool", pool, least=1)
     if kind not in KINDS:
         raise ValueError(f"{where}: kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if (kind == "learned") != (pooling_vector is not None):
@@ -343,6 +342,7 @@ def _check_knobs(where: str, pool: int, kind: str, pooling_vector, causal: bool)
         raise ValueError(f"{where}: kind {kind!r} {needs} pooling_vector")
     if causal and kind == "adaptive":
         raise ValueError(f"{where}: cannot be causal: adaptive cuts depend on later tokens")
+    return pool
 
 
 def cost(
@@ -375,9 +375,10 @@ def cost(
         causal: Queries see the past pooled and their own run in full.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
+    pool = check_count("pooled.cost", "pool", pool, least=1)
     knobs = {"pool": pool, "kind": kind, "causal": causal, "dtype_bytes": dtype_bytes}
     sorting = torch_cost(B, H, Tq, Tk, D, **knobs)
-    pool = min(int(pool), max(1, Tk))
+    pool = min(pool, max(1, Tk))
     n_runs = triton.cdiv(Tk, pool)
     BLOCK_Q, BLOCK_KV, _ = tiling(D, dtype_bytes)
     tiles = loaded = started = 0
@@ -421,7 +422,8 @@ def torch_cost(
     Each is read once and each start written once; how often a sort passes over its data in between
     is the library's affair.
     """
-    _check_knobs("pooled.cost", pool, kind, () if kind == "learned" else None, causal)
+    causal = check_flag("pooled.cost", "causal", causal)
+    pool = _check_knobs("pooled.cost", pool, kind, () if kind == "learned" else None, causal)
     if kind != "adaptive":
         return Cost(0, 0, 0, 0)
     cosines, starts = B * H * max(0, Tk - 1), B * H * (triton.cdiv(Tk, pool) + 1)

@@ -6,7 +6,6 @@ list of blocks would leave out nothing. Whole random blocks are what `bigbird` d
 """
 
 import functools
-import math
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.definitions import patterns
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
@@ -70,12 +70,15 @@ def attention(
     """
     where = "random_keys.attention"
     check_tensors(where, q, k, v)
+    causal = check_flag(where, "causal", causal)
+    scale = check_scale(where, scale, q.shape[-1])
     check_no_grad(where, q, k, v)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
     check_grid(where, {"heads": H, "batch": B})
-    drawn = _drawn(where, Tq, Tk, n_random, seed, bool(causal), q.device)
-    scale = 1 / math.sqrt(D) if scale is None else float(scale)
+    n_random = check_count(where, "n_random", n_random)
+    seed = check_count(where, "seed", seed)
+    drawn = _drawn(where, Tq, Tk, n_random, seed, causal, q.device)
     BLOCK_Q = queries_of_tile(max(D, Dv))
     out = q.new_empty(B, H, Tq, Dv)
     with torch.cuda.device_of(q):
@@ -92,7 +95,7 @@ def queries_of_tile(width: int) -> int:
     return max(16, 2048 // padded(width))
 
 
-@functools.lru_cache(maxsize=8, typed=True)  # 2 and 2.0 are two things: one of them is refused
+@functools.lru_cache(maxsize=8)
 def _drawn(where, n_queries, n_keys, n_random, seed, causal, device="cpu") -> torch.Tensor:
     drawn = patterns.random_keys(where, n_queries, n_keys, n_random, seed, causal)
     return torch.from_numpy(drawn.astype(np.int32)).to(device)
@@ -183,7 +186,11 @@ def cost(
         causal: Leaves queries near the start with fewer keys.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    drawn = _drawn("random_keys.cost", Tq, Tk, n_random, seed, bool(causal))
+    where = "random_keys.cost"
+    n_random = check_count(where, "n_random", n_random)
+    seed = check_count(where, "seed", seed)
+    causal = check_flag(where, "causal", causal)
+    drawn = _drawn(where, Tq, Tk, n_random, seed, causal)
     pairs = B * H * int((drawn >= 0).sum())
     out = B * H * Tq * D * dtype_bytes
     return Cost(

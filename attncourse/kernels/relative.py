@@ -1,13 +1,11 @@
 """Relative positions (Shaw) in Triton: relative keys and values meet the scores in the tile."""
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
@@ -67,13 +65,14 @@ def attention(
     """
     where = "relative.attention"
     check_tensors(where, q, k, v)
+    causal = check_flag(where, "causal", causal)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
     check_beside(where, q, relative_keys=relative_keys, relative_values=relative_values)
     _check_tables(where, relative_keys, relative_values, D, Dv)
     check_no_grad(where, q, k, v, relative_keys, relative_values)
     check_grid(where, {"heads": H, "batch": B})
-    scale = 1 / math.sqrt(D) if scale is None else float(scale)
+    scale = check_scale(where, scale, D)
     BLOCK_Q, BLOCK_KV, SPAN, options = _tiling(max(D, Dv), q.element_size())
     out = q.new_empty(B, H, Tq, Dv)
     with torch.cuda.device_of(q):
@@ -82,7 +81,7 @@ def attention(
             *q.stride(), *k.stride(), *v.stride(),
             *relative_keys.stride(), *relative_values.stride(), *out.stride(),
             Tq, Tk, len(relative_keys) // 2, scale,
-            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, SPAN, bool(causal), **options,
+            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, SPAN, causal, **options,
         )  # fmt: skip
     return out
 
@@ -280,7 +279,8 @@ def cost(
         causal: Leaves out the tiles above the diagonal.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_count("relative.cost", "max_distance", max_distance)
+    max_distance = check_count("relative.cost", "max_distance", max_distance)
+    causal = check_flag("relative.cost", "causal", causal)
     BLOCK_Q, BLOCK_KV, SPAN, _ = _tiling(D, dtype_bytes)
     tiles = near = loaded = programs = 0
     for start in range(0, Tq, BLOCK_Q):

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
@@ -65,6 +65,7 @@ def attention(
     """
     where = "scoring.attention"
     check_tensors(where, q, k, v)
+    causal = check_flag(where, "causal", causal)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
     parameters = {"query_weights": query_weights, "key_weights": key_weights, "vector": vector}
@@ -72,7 +73,7 @@ def attention(
     _check_shapes(where, D, **parameters)
     check_no_grad(where, q, k, v, *parameters.values())
     check_grid(where, {"heads": H, "batch": B})
-    scale = 1.0 if scale is None else float(scale)
+    scale = check_scale(where, scale)
     BLOCK_Q, BLOCK_KV, options = _tiling(Dv, q.element_size())
     with torch.cuda.device_of(q):
         q_hidden, k_hidden = _project(q, query_weights), _project(k, key_weights)
@@ -81,7 +82,7 @@ def attention(
             q_hidden, k_hidden, vector, v, out,
             *q_hidden.stride(), *k_hidden.stride(), *vector.stride(), *v.stride(), *out.stride(),
             Tq, Tk, len(vector), scale,
-            Dv, padded(Dv), BLOCK_Q, BLOCK_KV, bool(causal), **options,
+            Dv, padded(Dv), BLOCK_Q, BLOCK_KV, causal, **options,
         )  # fmt: skip
     return out
 
@@ -241,7 +242,8 @@ def cost(
         causal: Leaves out the tiles above the diagonal.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_count("scoring.cost", "hidden", hidden, least=1)
+    hidden = check_count("scoring.cost", "hidden", hidden, least=1)
+    causal = check_flag("scoring.cost", "causal", causal)
     BLOCK_Q, BLOCK_KV, _ = _tiling(D, dtype_bytes)
     tiles = loaded = rows = 0
     for start in range(0, Tq, BLOCK_Q):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.kernels import flash
 from attncourse.kernels._parts.tiles import check_grid, check_tensors
 
@@ -58,14 +58,16 @@ def attention(
     """
     where = "segment.attention"
     check_tensors(where, q, k, v)
-    _check_knobs(where, chunk, memory)
+    causal = check_flag(where, "causal", causal)
+    chunk, memory = _check_knobs(where, chunk, memory)
+    scale = check_scale(where, scale, q.shape[-1])
     B, H, Tq, _ = q.shape
     Tk = k.shape[2]
-    launches = list(_launches(Tq, Tk, int(chunk), int(memory)))
+    launches = list(_launches(Tq, Tk, chunk, memory))
     most = max(count for _, _, count in launches)
     check_grid(where, {"heads": H, "batch": B, "segments": most})
     out = q.new_empty(B, H, Tq, v.shape[-1])
-    knobs = TILES | {"causal": bool(causal), "scale": scale}
+    knobs = TILES | {"causal": causal, "scale": scale}
     for rows, keys, count in launches:
         ranges = rows, keys, keys, rows
         if count == 1:  # of all sequences of the batch together
@@ -76,7 +78,7 @@ def attention(
             continue
         for sequence in range(B):
             *inputs, part = (
-                _alike(x[sequence], own, int(chunk), count)
+                _alike(x[sequence], own, chunk, count)
                 for x, own in zip((q, k, v, out), ranges, strict=True)
             )
             part.copy_(flash.attention(*inputs, **knobs))
@@ -110,9 +112,9 @@ def _launches(n_queries: int, n_keys: int, chunk: int, memory: int) -> Iterator[
         begin += count * chunk
 
 
-def _check_knobs(where: str, chunk: int, memory: int) -> None:
-    check_count(where, "chunk", chunk, least=1)
-    check_count(where, "memory", memory)
+def _check_knobs(where: str, chunk: int, memory: int) -> tuple[int, int]:
+    chunk = check_count(where, "chunk", chunk, least=1)
+    return chunk, check_count(where, "memory", memory)
 
 
 def cost(
@@ -140,10 +142,12 @@ def cost(
         causal: Leaves out the tiles above the diagonal.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
+    chunk, memory = _check_knobs("segment.cost", chunk, memory)
+    causal = check_flag("segment.cost", "causal", causal)
     knobs = {"causal": causal, "dtype_bytes": dtype_bytes}
     total = torch_cost(B, H, Tq, Tk, D, chunk=chunk, memory=memory, **knobs)
     flops, read, written, largest = total.flops, total.bytes_read, total.bytes_written, 0
-    for rows, keys, count in _launches(Tq, Tk, int(chunk), int(memory)):
+    for rows, keys, count in _launches(Tq, Tk, chunk, memory):
         one = flash.cost(1, H, len(rows), len(keys), D, **TILES, **knobs)
         flops += B * count * one.flops
         read += B * count * one.bytes_read
@@ -165,6 +169,5 @@ def torch_cost(
     dtype_bytes: int = 4,
 ) -> Cost:
     """Count the part of `cost` that is torch's: segments are copied to where they belong."""
-    _check_knobs("segment.cost", chunk, memory)
     out = B * H * Tq * D * dtype_bytes
     return Cost(flops=0, bytes_read=out, bytes_written=out, peak_bytes=out)

@@ -11,6 +11,7 @@ import torch
 
 from attncourse.cost import Cost
 from attncourse.definitions import patterns
+from attncourse.inputs import check_flag
 from attncourse.kernels import block_sparse
 from attncourse.kernels._parts import plan as planning
 from attncourse.kernels._parts.plan import Plan, plan_cost
@@ -60,9 +61,10 @@ def attention(
     """
     where = "sparse_transformer.attention"
     check_tensors(where, q, k, v)
-    patterns.check_factors(where, stride, pattern, summary)
+    causal = check_flag(where, "causal", causal)
+    stride, summary = patterns.check_factors(where, stride, pattern, summary)
     blocks = tiling(max(q.shape[3], v.shape[3]), q.element_size())[:2]
-    knobs = int(stride), pattern, int(summary), bool(causal)
+    knobs = stride, pattern, summary, causal
     return block_sparse.run(where, q, k, v, _plans(q.shape[2], k.shape[2], *knobs, *blocks), scale)
 
 
@@ -93,8 +95,9 @@ def cost(
         causal: No key after the query's own position.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    patterns.check_factors("sparse_transformer.cost", stride, pattern, summary)
-    knobs = int(stride), pattern, int(summary), bool(causal)
+    stride, summary = patterns.check_factors("sparse_transformer.cost", stride, pattern, summary)
+    causal = check_flag("sparse_transformer.cost", "causal", causal)
+    knobs = stride, pattern, summary, causal
     plans = _plans(Tq, Tk, *knobs, *tiling(D, dtype_bytes)[:2])
     return plan_cost(plans, B, H, D, dtype_bytes)
 

@@ -9,7 +9,7 @@ import functools
 import torch
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag
 from attncourse.kernels import block_sparse
 from attncourse.kernels._parts import plan as planning
 from attncourse.kernels._parts.plan import Plan, plan_cost
@@ -52,8 +52,9 @@ def attention(
     where = "strided.attention"
     check_tensors(where, q, k, v)
     stride = check_count(where, "stride", stride, least=1)
+    causal = check_flag(where, "causal", causal)
     blocks = tiling(max(q.shape[3], v.shape[3]), q.element_size())[:2]
-    plan = _plan(q.shape[2], k.shape[2], stride, bool(causal), *blocks)
+    plan = _plan(q.shape[2], k.shape[2], stride, causal, *blocks)
     return block_sparse.run(where, q, k, v, (plan,), scale)
 
 
@@ -81,7 +82,8 @@ def cost(
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
     stride = check_count("strided.cost", "stride", stride, least=1)
-    plan = _plan(Tq, Tk, stride, bool(causal), *tiling(D, dtype_bytes)[:2])
+    causal = check_flag("strided.cost", "causal", causal)
+    plan = _plan(Tq, Tk, stride, causal, *tiling(D, dtype_bytes)[:2])
     return plan_cost((plan,), B, H, D, dtype_bytes)
 
 

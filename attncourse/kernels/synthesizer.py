@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     MAX_WIDTH,
@@ -81,6 +81,7 @@ def attention(
     """
     where = "synthesizer.attention"
     check_tensors(where, q, k, v)
+    causal = check_flag(where, "causal", causal)
     if not isinstance(logits, Logits):
         raise TypeError(
             f"{where}: logits must be what random, dense or factorised of this module return, "
@@ -101,7 +102,7 @@ def attention(
             *_strides(given), *_strides(left), *_strides(right),
             0 if bias is None else bias.stride(0), *v.stride(), *out.stride(),
             Tq, Tk,
-            width, Dv, padded(width), padded(Dv), BLOCK_Q, BLOCK_KV, bool(causal), **options,
+            width, Dv, padded(width), padded(Dv), BLOCK_Q, BLOCK_KV, causal, **options,
         )  # fmt: skip
     return out
 
@@ -303,6 +304,7 @@ def cost(
         causal: Leaves out the tiles above the diagonal.
         dtype_bytes: Bytes of one number of q, k, v, out and the weights.
     """
+    hidden = check_count("synthesizer.cost", "hidden", hidden, least=1)
     knobs = {"hidden": hidden, "kind": kind, "causal": causal, "dtype_bytes": dtype_bytes}
     layer = torch_cost(B, H, Tq, Tk, D, **knobs)
     width = 1 if kind == "random" else hidden
@@ -338,7 +340,8 @@ def torch_cost(
     dtype_bytes: int = 4,
 ) -> Cost:
     """Count the part of `cost` that is torch's: the first layer of "dense", then its relu."""
-    check_count("synthesizer.cost", "hidden", hidden, least=1)
+    hidden = check_count("synthesizer.cost", "hidden", hidden, least=1)
+    causal = check_flag("synthesizer.cost", "causal", causal)
     if kind not in KINDS:
         raise ValueError(f"synthesizer.cost: kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if kind != "dense":

@@ -1,7 +1,6 @@
 """T5's relative position bias in Triton: flash's tiles, with a number for each distance."""
 
 import functools
-import math
 
 import torch
 import triton
@@ -9,7 +8,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.definitions.buckets import check_table, rows_by_distance
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
@@ -71,23 +70,24 @@ def attention(
     """
     where = "t5.attention"
     check_tensors(where, q, k, v)
+    causal = check_flag(where, "causal", causal)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
     check_beside(where, q, table=table)
-    check_table(where, table, H, max_distance, causal)
+    max_distance = check_table(where, table, H, max_distance, causal)
     check_no_grad(where, q, k, v, table)
     check_grid(where, {"heads": H, "batch": B})
-    scale = 1 / math.sqrt(D) if scale is None else float(scale)
+    scale = check_scale(where, scale, D)
     BLOCK_Q, BLOCK_KV, options = _tiling(max(D, Dv), q.element_size())
     out = q.new_empty(B, H, Tq, Dv)
     with torch.cuda.device_of(q):
-        rows = _rows(len(table), max_distance, bool(causal), q.device)
+        rows = _rows(len(table), max_distance, causal, q.device)
         biases = (table.float() * LOG2E.value).T[:, rows].expand(H, -1)  # to base 2, as the scores
         _t5_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
             q, k, v, biases, out,
             *q.stride(), *k.stride(), *v.stride(), *biases.stride(), *out.stride(),
             Tq, Tk, max_distance, scale,
-            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, bool(causal), **options,
+            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, causal, **options,
         )  # fmt: skip
     return out
 
@@ -196,7 +196,8 @@ def cost(
         causal: Leaves out the tiles above the diagonal.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_count("t5.cost", "max_distance", max_distance, least=1)
+    max_distance = check_count("t5.cost", "max_distance", max_distance, least=1)
+    causal = check_flag("t5.cost", "causal", causal)
     BLOCK_Q, BLOCK_KV, _ = _tiling(D, dtype_bytes)
     tiles = near = loaded = programs = 0
     for start in range(0, Tq, BLOCK_Q):

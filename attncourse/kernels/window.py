@@ -1,13 +1,11 @@
 """Window attention in Triton: a program loops over the key tiles of its window, and no others."""
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
@@ -63,14 +61,15 @@ def attention(
     """
     where = "window.attention"
     check_tensors(where, q, k, v)
+    causal = check_flag(where, "causal", causal)
     Tq, Tk = q.shape[2], k.shape[2]
     # a window or a step beyond both ends changes nothing, and 32 bits hold it
     window = min(check_count(where, "window", window), Tq + Tk)
     dilation = min(check_count(where, "dilation", dilation, least=1), max(1, Tq + Tk))
     check_grid(where, {"heads × dilation": q.shape[1] * dilation, "batch": q.shape[0]})
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    scale = check_scale(where, scale, q.shape[-1])
     with torch.cuda.device_of(q):
-        return _WindowAttention.apply(q, k, v, window, dilation, bool(causal), scale)
+        return _WindowAttention.apply(q, k, v, window, dilation, causal, scale)
 
 
 @triton.jit
@@ -390,8 +389,9 @@ def cost(
         causal: No key after the query's own position.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_count("window.cost", "window", window)
-    check_count("window.cost", "dilation", dilation, least=1)
+    window = check_count("window.cost", "window", window)
+    dilation = check_count("window.cost", "dilation", dilation, least=1)
+    causal = check_flag("window.cost", "causal", causal)
     BLOCK_Q, BLOCK_KV, _ = tiling(D, dtype_bytes)
     after = 0 if causal else window
     tiles = loaded = 0

@@ -12,7 +12,7 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.definitions import patterns
-from attncourse.inputs import check_qkv
+from attncourse.inputs import check_qkv, check_scale
 from attncourse.reference import block_sparse
 
 
@@ -59,6 +59,7 @@ def attention(
         Zaheer et al. 2020, arXiv:2007.14062, section 2 and appendix D (the blocks).
     """
     check_qkv("bigbird.attention", q, k, v)
+    scale = check_scale("bigbird.attention", scale, q.shape[-1])
     knobs = (block, window_blocks, random_blocks, global_blocks, seed, causal)
     chosen = patterns.bigbird("bigbird.attention", q.shape[-2], k.shape[-2], *knobs)
     return block_sparse.attention(q, k, v, layout=chosen, block=block, causal=causal, scale=scale)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from attncourse import layouts, masks
 from attncourse.cost import Cost
 from attncourse.definitions.patterns import check_grids
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import attend, held_bytes
 
 
@@ -59,9 +58,12 @@ def attention(
         Dong et al. 2024, arXiv:2412.05496.
     """
     check_qkv("block_sparse.attention", q, k, v)
+    causal = check_flag("block_sparse.attention", "causal", causal)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
-    check_grids("block_sparse.attention", n_queries, n_keys, layout, block, partial, visible)
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    block = check_grids(
+        "block_sparse.attention", n_queries, n_keys, layout, block, partial, visible
+    )
+    factor = check_scale("block_sparse.attention", scale, q.shape[-1])
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for row, rows, listed in _rows_of_blocks(n_queries, n_keys, layout, block, causal):
         keys = _tokens(listed, block, n_keys)
@@ -90,7 +92,8 @@ def mask(
     causal: bool = False,
 ) -> np.ndarray:
     """Return the mask (Tq, Tk) of block-sparse attention; arguments as in `attention`."""
-    check_grids("block_sparse.mask", n_queries, n_keys, layout, block, partial, visible)
+    block = check_grids("block_sparse.mask", n_queries, n_keys, layout, block, partial, visible)
+    causal = check_flag("block_sparse.mask", "causal", causal)
     i, j = np.arange(n_queries)[:, None], np.arange(n_keys)[None, :]
     row = (i + n_keys - n_queries) // block - (n_keys - n_queries) // block
     shown = layout[row, j // block]
@@ -124,7 +127,8 @@ def layout_cost(
         causal: Drops the blocks of the future and masks the others.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_grids("block_sparse.layout_cost", Tq, Tk, layout, block)
+    block = check_grids("block_sparse.layout_cost", Tq, Tk, layout, block)
+    causal = check_flag("block_sparse.layout_cost", "causal", causal)
     pairs = loaded = largest = 0
     for _, rows, listed in _rows_of_blocks(Tq, Tk, layout, block, causal):
         tokens = _tokens(listed, block, Tk)
@@ -156,8 +160,9 @@ def cost(
     dtype_bytes: int = 4,
 ) -> Cost:
     """Count what `attention` does at `layouts.band`, which the catalogue's sliders set."""
-    check_count("block_sparse.cost", "block", block, least=1)
-    check_count("block_sparse.cost", "window_blocks", window_blocks)
+    block = check_count("block_sparse.cost", "block", block, least=1)
+    window_blocks = check_count("block_sparse.cost", "window_blocks", window_blocks)
+    causal = check_flag("block_sparse.cost", "causal", causal)
     layout = layouts.band(Tq, Tk, block=block, window_blocks=window_blocks)
     sizes = {"block": block, "causal": causal, "dtype_bytes": dtype_bytes}
     return layout_cost(B, H, Tq, Tk, D, layout=layout, **sizes)
@@ -175,7 +180,7 @@ def _rows_of_blocks(
 
 
 def _tokens(blocks: np.ndarray, block: int, n_keys: int) -> np.ndarray:
-    tokens = (blocks[:, None] * block + np.arange(block)).ravel()
+    tokens = (blocks[:, None] * block + np.arange(min(block, n_keys))).ravel()
     return tokens[tokens < n_keys]
 
 

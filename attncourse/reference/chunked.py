@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.softmax import exp_in_place, scaled
 
 
@@ -49,10 +48,11 @@ def attention(
         Rabe, Staats 2021, arXiv:2112.05682, section 4, with the keys in one piece.
     """
     check_qkv("chunked.attention", q, k, v)
-    check_count("chunked.attention", "chunk", chunk, least=1)
+    chunk = check_count("chunked.attention", "chunk", chunk, least=1)
+    causal = check_flag("chunked.attention", "causal", causal)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     work = np.result_type(q.dtype, np.float32)
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    factor = check_scale("chunked.attention", scale, q.shape[-1])
     k, v = k.astype(work, copy=False), v.astype(work, copy=False)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for rows, n_seen in _chunks(n_queries, n_keys, chunk, causal):
@@ -91,7 +91,8 @@ def cost(
         causal: Leaves out the keys after each chunk.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_count("chunked.cost", "chunk", chunk, least=1)
+    chunk = check_count("chunked.cost", "chunk", chunk, least=1)
+    causal = check_flag("chunked.cost", "causal", causal)
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     widened = work_bytes != dtype_bytes
     pairs = loaded = largest = 0

@@ -6,13 +6,12 @@ does. There a tile lies on chip; here it is an array small enough for the cache.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.flash_backward import gradients
 from attncourse.reference._parts.tiles import finite, hide_future, merge, tiles
 from attncourse.softmax import scaled
@@ -63,8 +62,8 @@ def attention(
         Dao 2023, arXiv:2307.08691, section 3.1; after Dao et al. 2022, arXiv:2205.14135. The
         online softmax: Milakov, Gimelshein 2018, arXiv:1805.02867.
     """
-    _check("flash.attention", q, k, v, block_q, block_k)
-    return _forward(q, k, v, block_q, block_k, causal, scale)[0]
+    knobs = _check("flash.attention", q, k, v, block_q, block_k, causal, scale)
+    return _forward(q, k, v, *knobs)[0]
 
 
 def forward(
@@ -97,8 +96,8 @@ def forward(
     Returns:
         out (..., Tq, Dv), and lse (..., Tq) in float32 at least; -inf where no key is seen.
     """
-    _check("flash.forward", q, k, v, block_q, block_k)
-    return _forward(q, k, v, block_q, block_k, causal, scale, bias)
+    knobs = _check("flash.forward", q, k, v, block_q, block_k, causal, scale)
+    return _forward(q, k, v, *knobs, bias)
 
 
 def backward(
@@ -140,14 +139,13 @@ def backward(
     Paper:
         Dao 2023, arXiv:2307.08691, section 3.1.2.
     """
-    _check("flash.backward", q, k, v, block_q, block_k)
+    knobs = _check("flash.backward", q, k, v, block_q, block_k, causal, scale)
     if out is None or lse is None:
-        out, lse = _forward(q, k, v, block_q, block_k, causal, scale)
+        out, lse = _forward(q, k, v, *knobs)
     for name, array, shape in (("grad_out", grad_out, out.shape), ("lse", lse, q.shape[:-1])):
         if array.shape != shape:
             raise ValueError(f"flash.backward: {name} must have shape {shape}, got {array.shape}")
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    return gradients(grad_out, q, k, v, out, lse, block_q, block_k, causal, factor)
+    return gradients(grad_out, q, k, v, out, lse, *knobs)
 
 
 def cost(
@@ -178,7 +176,8 @@ def cost(
         causal: Leaves out the keys after each tile of queries.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    _check_knobs("flash.cost", block_q, block_k)
+    block_q, block_k = _check_knobs("flash.cost", block_q, block_k)
+    causal = check_flag("flash.cost", "causal", causal)
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     pairs = loaded = 0
     for rows in tiles(0, Tq, block_q):
@@ -200,11 +199,10 @@ def cost(
     )
 
 
-def _forward(q, k, v, block_q, block_k, causal, scale, bias=None):
+def _forward(q, k, v, block_q, block_k, causal, factor, bias=None):
     """Return out and lse: the grid of the Triton kernel, one program after the other."""
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     work = np.result_type(q.dtype, np.float32)
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     lse = np.full(q.shape[:-1], -np.inf, work)
     for rows in tiles(0, n_queries, block_q):
@@ -244,11 +242,13 @@ def _query_tile(q, k, v, start, block_k, causal, bias):
     return acc, (running_max + np.log(running_sum))[..., 0]
 
 
-def _check(where, q, k, v, block_q, block_k) -> None:
+def _check(where, q, k, v, block_q, block_k, causal, scale) -> tuple[int, int, bool, float]:
+    """Return block_q, block_k, causal and the factor of the scores."""
     check_qkv(where, q, k, v)
-    _check_knobs(where, block_q, block_k)
+    blocks = _check_knobs(where, block_q, block_k)
+    return *blocks, check_flag(where, "causal", causal), check_scale(where, scale, q.shape[-1])
 
 
-def _check_knobs(where: str, block_q: int, block_k: int) -> None:
-    check_count(where, "block_q", block_q, least=1)
-    check_count(where, "block_k", block_k, least=1)
+def _check_knobs(where: str, block_q: int, block_k: int) -> tuple[int, int]:
+    block_q = check_count(where, "block_q", block_q, least=1)
+    return block_q, check_count(where, "block_k", block_k, least=1)

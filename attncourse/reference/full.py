@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from attncourse import masks
 from attncourse.cost import Cost
-from attncourse.inputs import check_qkv
+from attncourse.inputs import check_flag, check_qkv, check_scale
 from attncourse.softmax import softmax_in_place
 
 
@@ -113,8 +111,8 @@ def backward(
             f"full.backward: grad_out must have shape {q.shape[:-1] + v.shape[-1:]}, "
             f"got {grad_out.shape}"
         )
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    p = softmax_in_place(_scores("full.backward", q, k, mask, bias, causal, scale))
+    factor = check_scale("full.backward", scale, q.shape[-1])
+    p = softmax_in_place(_scores("full.backward", q, k, mask, bias, causal, factor))
     q_, k_, v_, grad = (array.astype(p.dtype, copy=False) for array in (q, k, v, grad_out))
     dv = np.matmul(p.swapaxes(-1, -2), grad)
     ds = np.matmul(grad, v_.swapaxes(-1, -2))
@@ -128,6 +126,7 @@ def backward(
 
 def mask(n_queries: int, n_keys: int, *, causal: bool = False) -> np.ndarray:
     """Return the mask (Tq, Tk): everything, or what is not in the future."""
+    causal = check_flag("full.mask", "causal", causal)
     return masks.causal(n_queries, n_keys) if causal else np.ones((n_queries, n_keys), dtype=bool)
 
 
@@ -149,6 +148,7 @@ def cost(
         causal: Adds the boolean mask to the peak.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
+    causal = check_flag("full.cost", "causal", causal)
     pairs = B * H * Tq * Tk
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     converted = B * H * (Tq + Tk) * D * work_bytes if work_bytes != dtype_bytes else 0
@@ -165,9 +165,11 @@ def _scores(where, q, k, mask, bias, causal, scale) -> np.ndarray:
     """Return the masked, scaled scores (..., Tq, Tk) in float32 or wider."""
     if mask is not None and np.asarray(mask).dtype != bool:
         raise TypeError(f"{where}: mask must be boolean, got {np.asarray(mask).dtype}")
+    causal = check_flag(where, "causal", causal)
+    factor = check_scale(where, scale, q.shape[-1])
     work = np.result_type(q.dtype, np.float32)
     scores = np.matmul(q.astype(work, copy=False), k.astype(work, copy=False).swapaxes(-1, -2))
-    scores *= 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scores *= factor
     scores[np.isinf(q).any(axis=-1)] = np.nan  # else a row of -inf would pass for a masked one
     for name, array in (("mask", mask), ("bias", bias)):
         if array is not None and not _broadcasts(np.shape(array), scores.shape):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts import pieces
 
 
@@ -44,8 +44,10 @@ def attention(
         arXiv:1911.02150, section 3.
     """
     check_grouped("grouped.attention", q, k, v)
+    causal = check_flag("grouped.attention", "causal", causal)
+    factor = check_scale("grouped.attention", scale, q.shape[-1])
     keys, values = pieces.of_array(k), pieces.of_array(v)
-    return pieces.attend(q, keys, values, k.shape[:-1], v.shape[-1], causal, scale)
+    return pieces.attend(q, keys, values, k.shape[:-1], v.shape[-1], causal, factor)
 
 
 def cost(
@@ -74,6 +76,7 @@ def cost(
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
     G = check_groups("grouped.cost", H, groups)
+    causal = check_flag("grouped.cost", "causal", causal)
     return pieces.cost(B, H, Tq, Tk, D, G, pieces.PIECE, causal, dtype_bytes)
 
 

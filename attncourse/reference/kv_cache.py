@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.reference import grouped
 from attncourse.reference._parts import pieces
 from attncourse.reference._parts.growing import KVCache, size_bytes
@@ -41,6 +41,7 @@ def step(
         out (..., H, T, Dv), and the state.
     """
     grouped.check_grouped("kv_cache.step", q, k, v)
+    scale = check_scale("kv_cache.step", scale, q.shape[-1])
     state.append(k, v)
     return state.attend(q, causal=True, scale=scale), state
 
@@ -81,7 +82,9 @@ def attention(
         Shazeer 2019, arXiv:1911.02150, section 2.4.
     """
     grouped.check_grouped("kv_cache.attention", q, k, v)
-    check_count("kv_cache.attention", "chunk", chunk, least=1)
+    chunk = check_count("kv_cache.attention", "chunk", chunk, least=1)
+    causal = check_flag("kv_cache.attention", "causal", causal)
+    scale = check_scale("kv_cache.attention", scale, q.shape[-1])
     return replay(start(k, v), q, k, v, chunk=chunk, causal=causal, scale=scale)
 
 
@@ -135,7 +138,8 @@ def cost(
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
     G = grouped.check_groups("kv_cache.cost", H, groups)
-    check_count("kv_cache.cost", "chunk", chunk, least=1)
+    chunk = check_count("kv_cache.cost", "chunk", chunk, least=1)
+    causal = check_flag("kv_cache.cost", "causal", causal)
     sizes = pieces.PIECE, causal, dtype_bytes
     steps = []
     for first in range(max(Tq - Tk, 0) if causal else 0, Tq, chunk):

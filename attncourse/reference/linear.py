@@ -6,7 +6,7 @@ import numpy as np
 
 from attncourse import masks
 from attncourse.cost import NUMPY_BUFFER, Cost
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv
 from attncourse.reference._parts.feature_maps import FeatureMap, elu_plus_one, elu_plus_one_backward
 from attncourse.reference._parts.linear_backward import backward
 from attncourse.reference._parts.scan import ahead_of, quotient, turn, turns, with_ones
@@ -63,7 +63,8 @@ def attention(
         Katharopoulos, Vyas, Pappas, Fleuret 2020, arXiv:2006.16236, sections 3.2 and 3.3.
     """
     check_qkv("linear.attention", q, k, v)
-    check_count("linear.attention", "chunk", chunk, least=1)
+    chunk = check_count("linear.attention", "chunk", chunk, least=1)
+    causal = check_flag("linear.attention", "causal", causal)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     state = None
@@ -147,6 +148,7 @@ def weights(
         (..., Tq, Tk) in the dtype of q; rows sum to 1, or to 0 where no key is visible.
     """
     check_qkv("linear.weights", q, k, k)
+    causal = check_flag("linear.weights", "causal", causal)
     work = np.result_type(q.dtype, np.float32)
     phi_q, phi_k = (feature_map(x.astype(work, copy=False)) for x in (q, k))
     scores = np.matmul(phi_q, phi_k.swapaxes(-1, -2))
@@ -181,7 +183,8 @@ def cost(
         causal: No key after the query's own position.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_count("linear.cost", "chunk", chunk, least=1)
+    chunk = check_count("linear.cost", "chunk", chunk, least=1)
+    causal = check_flag("linear.cost", "causal", causal)
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     state = D * (D + 1)
     products = loaded = largest = 0

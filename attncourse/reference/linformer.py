@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference import full
 from attncourse.reference._parts.block import BLOCK, attend, held_bytes
 
@@ -55,10 +53,10 @@ def attention(
         Wang, Li, Khabsa, Fang, Ma 2020, arXiv:2006.04768, section 4.
     """
     check_qkv("linformer.attention", q, k, v)
-    if causal:
+    if check_flag("linformer.attention", "causal", causal):
         raise ValueError("linformer.attention: cannot be causal: each mixed key holds the future")
     _check_projections(key_projection, value_projection, k)
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    factor = check_scale("linformer.attention", scale, q.shape[-1])
     work = np.result_type(q.dtype, np.float32)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     mixed_k = _mix(key_projection, k, work)
@@ -172,7 +170,7 @@ def cost(
         dtype_bytes: Bytes of one number of q, k, v, out and the projections.
     """
     rank = min(check_count("linformer.cost", "rank", rank, least=1), Tk)
-    if causal:
+    if check_flag("linformer.cost", "causal", causal):
         raise ValueError("linformer.cost: cannot be causal: each mixed key holds the future")
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     stretch, block = min(STRETCH, Tk), min(BLOCK, Tq)
@@ -203,8 +201,8 @@ def _mix(projection: np.ndarray, x: np.ndarray, work: np.dtype) -> np.ndarray:
 
 def _segments(where: str, rank: int, n_keys: int) -> tuple[np.ndarray, np.ndarray]:
     """Return where each segment starts, and its number of keys."""
-    check_count(where, "rank", rank, least=1)
-    check_count(where, "n_keys", n_keys)
+    rank = check_count(where, "rank", rank, least=1)
+    n_keys = check_count(where, "n_keys", n_keys)
     edges = np.arange(min(rank, n_keys) + 1) * n_keys // max(1, min(rank, n_keys))
     return edges[:-1], np.diff(edges)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from attncourse import masks
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_positions, check_qkv
+from attncourse.inputs import check_flag, check_positions, check_qkv, check_scale
 from attncourse.reference import window as local
 from attncourse.reference._parts.block import BLOCK, attend, held_bytes
 
@@ -62,12 +61,13 @@ def attention(
         Beltagy, Peters, Cohan 2020, arXiv:2004.05150, section 3.1.
     """
     check_qkv("longformer.attention", q, k, v)
+    causal = check_flag("longformer.attention", "causal", causal)
     knobs = (window, dilation, global_tokens)
-    chosen = _check_knobs("longformer.attention", k.shape[-2], *knobs)
+    window, dilation, chosen = _check_knobs("longformer.attention", k.shape[-2], *knobs)
     own = {"q": (q, q_global), "k": (k, k_global), "v": (v, v_global)}
     every = [_own_or_plain(name, *arrays) for name, arrays in own.items()]
     n_queries, n_keys = q.shape[-2], k.shape[-2]
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    factor = check_scale("longformer.attention", scale, q.shape[-1])
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for rows, keys, hidden in _blocks(n_queries, n_keys, window, dilation, chosen, causal):
         part = slice(rows.start, rows.stop, rows.step)
@@ -98,7 +98,9 @@ def mask(
         global_tokens: The first so many positions, or a row of positions.
         causal: No key after the query's own position.
     """
-    chosen = _check_knobs("longformer.mask", n_keys, window, dilation, global_tokens)
+    knobs = (window, dilation, global_tokens)
+    window, dilation, chosen = _check_knobs("longformer.mask", n_keys, *knobs)
+    causal = check_flag("longformer.mask", "causal", causal)
     visible = local.mask(n_queries, n_keys, window=window, dilation=dilation)
     visible[np.isin(masks.positions(n_queries, n_keys), chosen)] = True
     visible[:, chosen] = True
@@ -134,7 +136,9 @@ def cost(
         causal: No key after the query's own position.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    chosen = _check_knobs("longformer.cost", Tk, window, dilation, global_tokens)
+    knobs = (window, dilation, global_tokens)
+    window, dilation, chosen = _check_knobs("longformer.cost", Tk, *knobs)
+    causal = check_flag("longformer.cost", "causal", causal)
     passes = [
         (len(rows), len(keys), True, 1)  # gathered, and masked
         for rows, keys, _ in _blocks(Tq, Tk, window, dilation, chosen, causal)
@@ -186,7 +190,6 @@ def _own_or_plain(name: str, plain: np.ndarray, own: np.ndarray | None) -> np.nd
     return own
 
 
-def _check_knobs(where, n_keys, window, dilation, global_tokens) -> np.ndarray:
-    check_count(where, "window", window)
-    check_count(where, "dilation", dilation, least=1)
-    return check_positions(where, "global_tokens", global_tokens, n_keys)
+def _check_knobs(where, n_keys, window, dilation, global_tokens) -> tuple[int, int, np.ndarray]:
+    window, dilation = local.check_window(where, window, dilation)
+    return window, dilation, check_positions(where, "global_tokens", global_tokens, n_keys)

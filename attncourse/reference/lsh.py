@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.definitions.directions import check_buckets
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.hashing import (
     STRETCH,
     bucket_sizes,
@@ -86,8 +84,12 @@ def attention(
         transformers counts a pair once for each round that finds it, the paper once, as here.
     """
     check_qkv("lsh.attention", q, k, v)
-    _check_knobs("lsh.attention", n_buckets, n_rounds, chunk, seed)
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    causal = check_flag("lsh.attention", "causal", causal)
+    exclude_self = check_flag("lsh.attention", "exclude_self", exclude_self)
+    n_buckets, n_rounds, chunk, seed = _check_knobs(
+        "lsh.attention", n_buckets, n_rounds, chunk, seed
+    )
+    factor = check_scale("lsh.attention", scale, q.shape[-1])
     rotations = draw_rotations(q.shape[-1], n_buckets=n_buckets, n_rounds=n_rounds, seed=seed)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for head in np.ndindex(*q.shape[:-2]):
@@ -112,7 +114,9 @@ def found(
     `full.attention` under this mask is `attention`. Unlike a pattern's mask it depends on q and k.
     """
     check_qkv("lsh.found", q, k, k)
-    _check_knobs("lsh.found", n_buckets, n_rounds, chunk, seed)
+    causal = check_flag("lsh.found", "causal", causal)
+    exclude_self = check_flag("lsh.found", "exclude_self", exclude_self)
+    n_buckets, n_rounds, chunk, seed = _check_knobs("lsh.found", n_buckets, n_rounds, chunk, seed)
     rotations = draw_rotations(q.shape[-1], n_buckets=n_buckets, n_rounds=n_rounds, seed=seed)
     mask = np.zeros(q.shape[:-1] + k.shape[-2:-1], dtype=bool)
     for head in np.ndindex(*q.shape[:-2]):
@@ -164,7 +168,8 @@ def cost(
         causal: Changes nothing: what is hidden is computed too.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    _check_knobs("lsh.cost", n_buckets, n_rounds, chunk, seed)
+    n_buckets, n_rounds, chunk, _ = _check_knobs("lsh.cost", n_buckets, n_rounds, chunk, seed)
+    causal = check_flag("lsh.cost", "causal", causal)
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     converted = work_bytes if work_bytes != dtype_bytes else 0
     stretch = min(2 * chunk, Tk)
@@ -216,6 +221,8 @@ def _merge(out, total, top, i, q, k, v, hidden, factor) -> None:
     top[i] = new_top
 
 
-def _check_knobs(where: str, n_buckets: int, n_rounds: int, chunk: int, seed: int) -> None:
-    check_buckets(where, n_buckets, n_rounds, seed)
-    check_count(where, "chunk", chunk, least=1)
+def _check_knobs(
+    where: str, n_buckets: int, n_rounds: int, chunk: int, seed: int
+) -> tuple[int, int, int, int]:
+    n_buckets, n_rounds, seed = check_buckets(where, n_buckets, n_rounds, seed)
+    return n_buckets, n_rounds, check_count(where, "chunk", chunk, least=1), seed

@@ -15,7 +15,7 @@ import numpy as np
 from attncourse import masks
 from attncourse.cost import Cost
 from attncourse.definitions.patterns import offset_steps
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import BLOCK, attend_each, held_bytes
 
 
@@ -38,7 +38,7 @@ def hierarchical(n: int, *, base: int) -> tuple[int, ...]:
         n: Tokens.
         base: At least 2.
     """
-    check_count("offsets.hierarchical", "base", base, least=2)
+    base = check_count("offsets.hierarchical", "base", base, least=2)
     steps = itertools.takewhile(lambda step: step < n, (base**level for level in itertools.count()))
     found = (digit * step for step in steps for digit in range(1, base))
     return (0, *(offset for offset in found if offset < n))
@@ -47,7 +47,7 @@ def hierarchical(n: int, *, base: int) -> tuple[int, ...]:
 def multiples(n: int, *, strides: Sequence[int]) -> tuple[int, ...]:
     """Return the offsets below n that are a multiple of any of the strides."""
     for stride in strides:
-        check_count("offsets.multiples", "stride", stride, least=1)
+        stride = check_count("offsets.multiples", "stride", stride, least=1)
     return tuple(sorted({0}.union(*(range(0, n, stride) for stride in strides))))
 
 
@@ -62,7 +62,7 @@ def primes(n: int, *, strides: Sequence[int]) -> tuple[int, ...]:
         strides: At least 2 each.
     """
     for stride in strides:
-        check_count("offsets.primes", "stride", stride, least=2)
+        stride = check_count("offsets.primes", "stride", stride, least=2)
     return multiples(n, strides=[_prime_up_to(stride) for stride in strides])
 
 
@@ -96,9 +96,10 @@ def attention(
         The gathered keys of one block: (..., 64, keys, D), in float32 at least.
     """
     check_qkv("offsets.attention", q, k, v)
+    causal = check_flag("offsets.attention", "causal", causal)
     steps = offset_steps("offsets.attention", offsets, causal)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    factor = check_scale("offsets.attention", scale, q.shape[-1])
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for first in range(0, n_queries if n_keys else 0, BLOCK):
         rows = slice(first, first + BLOCK)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.reference import grouped
 from attncourse.reference._parts import pieces
 from attncourse.reference._parts.block_table import PagedCache, attend
@@ -64,7 +64,9 @@ def attention(
         Kwon et al. 2023, arXiv:2309.06180, section 4.1.
     """
     grouped.check_grouped("paged.attention", q, k, v)
-    check_count("paged.attention", "page", page, least=1)
+    page = check_count("paged.attention", "page", page, least=1)
+    causal = check_flag("paged.attention", "causal", causal)
+    scale = check_scale("paged.attention", scale, q.shape[-1])
     if q.ndim == 2:
         heads = (array[None] for array in (q, k, v))
         return attention(*heads, page=page, causal=causal, scale=scale)[0]
@@ -83,7 +85,7 @@ def start(k: np.ndarray, v: np.ndarray, *, page: int, n_pages: int | None = None
         n_pages: Pages of the pool; enough for T tokens of each sequence if not given.
     """
     *batch, heads, tokens, width = k.shape
-    check_count("paged.start", "page", page, least=1)
+    page = check_count("paged.start", "page", page, least=1)
     n_pages = math.prod(batch) * -(-tokens // page) if n_pages is None else n_pages
     pool = PagePool(n_pages, page, heads, width, v.shape[-1], k.dtype)
     return PagedCache(pool, [PageTable(pool) for _ in np.ndindex(*batch)])
@@ -105,6 +107,7 @@ def step(
         out (..., H, T, Dv), and the state.
     """
     grouped.check_grouped("paged.step", q, k, v)
+    scale = check_scale("paged.step", scale, q.shape[-1])
     state.append(k, v)
     return state.attend(q, causal=True, scale=scale), state
 
@@ -135,7 +138,8 @@ def cost(
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
     G = grouped.check_groups("paged.cost", H, groups)
-    check_count("paged.cost", "page", page, least=1)
+    page = check_count("paged.cost", "page", page, least=1)
+    causal = check_flag("paged.cost", "causal", causal)
     one = pieces.cost(1, H, Tq, Tk, D, G, page, causal, dtype_bytes)
     tokens = 2 * B * G * Tk * D * dtype_bytes
     room = 2 * B * G * -(-Tk // page) * page * D * dtype_bytes

@@ -8,7 +8,7 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.definitions.directions import draw_directions
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.scan import quotient, turns, with_ones
 
 FEATURES = ("positive", "trigonometric")
@@ -63,7 +63,9 @@ def attention(
         Choromanski et al. 2021, arXiv:2009.14794, sections 2.3 and 2.4.
     """
     check_qkv("performer.attention", q, k, v)
-    check_count("performer.attention", "chunk", chunk, least=1)
+    n_features = check_count("performer.attention", "n_features", n_features, least=1)
+    chunk = check_count("performer.attention", "chunk", chunk, least=1)
+    causal = check_flag("performer.attention", "causal", causal)
     factor = _factor("performer.attention", q.shape[-1], features, scale)
     directions = draw_directions("performer.attention", n_features, q.shape[-1], orthogonal, seed)
     work = np.result_type(q.dtype, np.float32)
@@ -98,7 +100,7 @@ def draw_features(
     Paper:
         Choromanski et al. 2021, arXiv:2009.14794, section 2.4.
     """
-    check_count("performer.draw_features", "width", width, least=1)
+    width = check_count("performer.draw_features", "width", width, least=1)
     return draw_directions("performer.draw_features", n_features, width, orthogonal, seed)
 
 
@@ -155,7 +157,8 @@ def cost(
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
     m = check_count("performer.cost", "n_features", n_features, least=1)
-    check_count("performer.cost", "chunk", chunk, least=1)
+    chunk = check_count("performer.cost", "chunk", chunk, least=1)
+    causal = check_flag("performer.cost", "causal", causal)
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     state = m * (D + 1)
     products = loaded = largest = 0
@@ -232,7 +235,7 @@ def _factor(where, width, features, scale) -> float:
     """Return the scale, and refuse what has no feature map."""
     if features not in FEATURES:
         raise ValueError(f"{where}: features must be one of {FEATURES}, got {features!r}")
-    factor = 1 / math.sqrt(width) if scale is None else scale
-    if not factor >= 0:
+    factor = check_scale(where, scale, width)
+    if factor < 0:
         raise ValueError(f"{where}: scale must be at least 0, got {scale}")
     return factor

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
-from attncourse.inputs import check_qkv
+from attncourse.inputs import check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import BLOCK
 from attncourse.reference._parts.pooling import KINDS, check_pooling, cuts, each_head, pool_tokens
 from attncourse.softmax import scaled, softmax_in_place
@@ -64,8 +63,9 @@ def attention(
         al. 2022, arXiv:2210.09461 (merging similar tokens, log size).
     """
     check_qkv("pooled.attention", q, k, v)
-    check_pooling("pooled.attention", pool, kind, pooling_vector, causal)
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    causal = check_flag("pooled.attention", "causal", causal)
+    pool = check_pooling("pooled.attention", pool, kind, pooling_vector, causal)
+    factor = check_scale("pooled.attention", scale, q.shape[-1])
     ahead = k.shape[-2] - q.shape[-2]
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     if pooling_vector is not None:
@@ -107,7 +107,8 @@ def cost(
         causal: Queries see the past pooled and their own run in full.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_pooling("pooled.cost", pool, kind, () if kind == "learned" else None, causal)
+    causal = check_flag("pooled.cost", "causal", causal)
+    pool = check_pooling("pooled.cost", pool, kind, () if kind == "learned" else None, causal)
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     converted = work_bytes if work_bytes != dtype_bytes else 0
     pairs = loaded = largest = 0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, check_flag, check_scale
 from attncourse.reference import grouped
 from attncourse.reference._parts import pieces
 from attncourse.reference._parts.int8 import (
@@ -70,15 +70,18 @@ def attention(
     """
     where = "quantised_cache.attention"
     grouped.check_grouped(where, q, k, v)
-    check_count(where, "group", group, least=1)
+    group = check_count(where, "group", group, least=1)
+    causal = check_flag(where, "causal", causal)
+    factor = check_scale(where, scale, q.shape[-1])
     ahead = k.shape[-2] - q.shape[-2]
     cache, prompt = start(k, v, group=group), max(ahead, 0) if causal else k.shape[-2]
     cache.append(k[..., :prompt, :], v[..., :prompt, :])
     if not causal:
-        return _attend(cache, q, causal, scale)
+        return _attend(cache, q, causal, factor)
     out = np.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
     rows = slice(max(-ahead, 0), None)
-    _steps(cache, q[..., rows, :], k[..., prompt:, :], v[..., prompt:, :], out[..., rows, :], scale)
+    queries, keys, values = q[..., rows, :], k[..., prompt:, :], v[..., prompt:, :]
+    _steps(cache, queries, keys, values, out[..., rows, :], factor)
     return out
 
 
@@ -119,8 +122,9 @@ def step(
             f"quantised_cache.step: q and k must have the same number of tokens, "
             f"got {q.shape[-2]} and {k.shape[-2]}"
         )
+    factor = check_scale("quantised_cache.step", scale, q.shape[-1])
     out = np.empty((*q.shape[:-1], v.shape[-1]), q.dtype)
-    _steps(state, q, k, v, out, scale)
+    _steps(state, q, k, v, out, factor)
     return out, state
 
 
@@ -150,9 +154,10 @@ def cost(
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
     G = grouped.check_groups("quantised_cache.cost", H, groups)
-    check_count("quantised_cache.cost", "group", group, least=1)
+    group = check_count("quantised_cache.cost", "group", group, least=1)
+    causal = check_flag("quantised_cache.cost", "causal", causal)
     work_bytes = max(4, dtype_bytes)  # scales, scores and dequantised groups
-    out, newest = B * H * Tq * D * dtype_bytes, 2 * B * G * group * D * dtype_bytes
+    out, newest = B * H * Tq * D * dtype_bytes, 2 * B * G * min(group, Tk) * D * dtype_bytes
     flops = read = peak = 0
     for n_queries, seen in _parts(Tq, Tk, group) if causal else [(Tq, Tk)]:
         one = pieces.cost(B, H, n_queries, seen, D, G, group, causal, dtype_bytes)
@@ -173,18 +178,18 @@ def cost(
     )
 
 
-def _attend(cache: QuantisedCache, q: np.ndarray, causal: bool, scale: float | None) -> np.ndarray:
-    return pieces.attend(q, cache.keys, cache.values, *cache.shapes, causal, scale)
+def _attend(cache: QuantisedCache, q: np.ndarray, causal: bool, factor: float) -> np.ndarray:
+    return pieces.attend(q, cache.keys, cache.values, *cache.shapes, causal, factor)
 
 
-def _steps(cache, q, k, v, out, scale) -> None:
+def _steps(cache, q, k, v, out, factor) -> None:
     """Write into `out` what each query sees; the queries of one group go together."""
     start = 0
     while start < q.shape[-2]:
         stop = start + cache.group - cache.length % cache.group
         part = slice(start, stop)
         cache.append(k[..., part, :], v[..., part, :])
-        out[..., part, :] = _attend(cache, q[..., part, :], True, scale)
+        out[..., part, :] = _attend(cache, q[..., part, :], True, factor)
         start = stop
 
 

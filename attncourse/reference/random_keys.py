@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.definitions import patterns
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import BLOCK, attend_each, held_bytes
 
 
@@ -50,9 +48,10 @@ def attention(
         Zaheer et al. 2020, arXiv:2007.14062, section 2: one of BigBird's three parts.
     """
     check_qkv("random_keys.attention", q, k, v)
-    _check_knobs("random_keys.attention", n_random, seed)
+    causal = check_flag("random_keys.attention", "causal", causal)
+    n_random, seed = _check_knobs("random_keys.attention", n_random, seed)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    factor = check_scale("random_keys.attention", scale, q.shape[-1])
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     drawn = draw(n_queries, n_keys, n_random=n_random, seed=seed, causal=causal)
     for first in range(0, n_queries if n_keys else 0, BLOCK):
@@ -90,7 +89,8 @@ def mask(
     n_queries: int, n_keys: int, *, n_random: int, seed: int = 0, causal: bool = False
 ) -> np.ndarray:
     """Return the mask (Tq, Tk) of random attention; True = may attend. Arguments as in `draw`."""
-    _check_knobs("random_keys.mask", n_random, seed)
+    n_random, seed = _check_knobs("random_keys.mask", n_random, seed)
+    causal = check_flag("random_keys.mask", "causal", causal)
     drawn = draw(n_queries, n_keys, n_random=n_random, seed=seed, causal=causal)
     visible = np.zeros((n_queries, n_keys + 1), dtype=bool)  # the last column takes the -1
     np.put_along_axis(visible, drawn, True, axis=1)
@@ -122,7 +122,8 @@ def cost(
         causal: Changes nothing but which keys are drawn.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    _check_knobs("random_keys.cost", n_random, seed)
+    n_random, _ = _check_knobs("random_keys.cost", n_random, seed)
+    causal = check_flag("random_keys.cost", "causal", causal)
     count, rows = 1 + min(n_random, Tk), min(Tq, BLOCK)
     pairs = B * H * Tq * count * (Tk > 0)
     held = held_bytes(B * H, rows, count, D, dtype_bytes, each=True) if pairs else 0
@@ -136,6 +137,5 @@ def cost(
     )
 
 
-def _check_knobs(where: str, n_random: int, seed: int) -> None:
-    check_count(where, "n_random", n_random)
-    check_count(where, "seed", seed)
+def _check_knobs(where: str, n_random: int, seed: int) -> tuple[int, int]:
+    return check_count(where, "n_random", n_random), check_count(where, "seed", seed)

@@ -5,14 +5,13 @@ T5's bias, ALiBi and RoPE need no attention of their own; `_parts/encodings.py` 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.definitions.buckets import t5_bucket
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.encodings import alibi_bias, alibi_slopes, rotate, t5_bias
 from attncourse.softmax import scaled
 
@@ -71,10 +70,11 @@ def attention(
         Shaw, Uszkoreit, Vaswani 2018, arXiv:1803.02155, sections 3.1 to 3.3.
     """
     check_qkv("relative.attention", q, k, v)
+    causal = check_flag("relative.attention", "causal", causal)
     _check_tables(relative_keys, relative_values, q.shape[-1], v.shape[-1])
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     work = np.result_type(q.dtype, np.float32)
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    factor = check_scale("relative.attention", scale, q.shape[-1])
     tables = relative_keys.astype(work, copy=False), relative_values.astype(work, copy=False)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for first in range(0, n_queries, BLOCK):
@@ -96,7 +96,7 @@ def random_tables(
         seed: The same seed gives the same numbers, in any dtype.
         dtype: A NumPy floating dtype.
     """
-    check_count("relative.random_tables", "max_distance", max_distance)
+    max_distance = check_count("relative.random_tables", "max_distance", max_distance)
     generator = np.random.default_rng(seed)
     drawn = (generator.standard_normal((2 * max_distance + 1, n)) for n in (width, value_width))
     keys, values = (table.astype(np.float16).astype(dtype) for table in drawn)
@@ -129,9 +129,9 @@ def cost(
         causal: Leaves out the keys after each tile of queries.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_count("relative.cost", "max_distance", max_distance)
+    n_distances = 2 * check_count("relative.cost", "max_distance", max_distance) + 1
+    causal = check_flag("relative.cost", "causal", causal)
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
-    n_distances = 2 * max_distance + 1
     pairs = loaded = 0
     for first in range(0, Tq, BLOCK):
         n_rows = min(BLOCK, Tq - first)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.softmax import softmax_in_place
 
 BLOCK = 32  # queries handled together, and keys of a tile: (32, 32, hidden) fits in the cache
@@ -18,7 +18,7 @@ def dot(q: np.ndarray, k: np.ndarray, *, scale: float = 1.0) -> np.ndarray:
 
     With scale=1/√D these are the scores of Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
     """
-    return np.matmul(q, k.swapaxes(-1, -2)) * scale
+    return np.matmul(q, k.swapaxes(-1, -2)) * check_scale("scoring.dot", scale)
 
 
 def multiplicative(q: np.ndarray, k: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -127,10 +127,11 @@ def attention(
         Bahdanau, Cho, Bengio 2015, arXiv:1409.0473, section 3.1 and appendix A.1.2.
     """
     check_qkv("scoring.attention", q, k, v)
+    causal = check_flag("scoring.attention", "causal", causal)
     _check_parameters(q.shape[-1], query_weights, key_weights, vector)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     work = np.result_type(q.dtype, np.float32)
-    vector = vector.astype(work) * work.type(1 if scale is None else scale)
+    vector = vector.astype(work) * work.type(check_scale("scoring.attention", scale))
     q_hidden, k_hidden = _project(q, query_weights, work), _project(k, key_weights, work)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for first in range(0, n_queries, BLOCK):
@@ -153,7 +154,7 @@ def random_parameters(
         seed: The same seed gives the same numbers, in any dtype.
         dtype: A NumPy floating dtype.
     """
-    check_count("scoring.random_parameters", "hidden", hidden, least=1)
+    hidden = check_count("scoring.random_parameters", "hidden", hidden, least=1)
     generator = np.random.default_rng(seed)
     drawn = (generator.standard_normal(shape) for shape in ((width, hidden), (width, hidden)))
     query_weights, key_weights = (weights / width**0.5 for weights in drawn)
@@ -187,7 +188,8 @@ def cost(
         causal: Leaves out the keys after each block of queries.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_count("scoring.cost", "hidden", hidden, least=1)
+    hidden = check_count("scoring.cost", "hidden", hidden, least=1)
+    causal = check_flag("scoring.cost", "causal", causal)
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     widened = work_bytes != dtype_bytes
     pairs = loaded = 0

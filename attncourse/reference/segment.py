@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from attncourse import masks
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import attend, held_bytes
 
 
@@ -54,9 +53,10 @@ def attention(
         Dai et al. 2019, arXiv:1901.02860, section 3.2, without its relative positions.
     """
     check_qkv("segment.attention", q, k, v)
-    _check_knobs("segment.attention", chunk, memory)
+    causal = check_flag("segment.attention", "causal", causal)
+    chunk, memory = _check_knobs("segment.attention", chunk, memory)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    factor = check_scale("segment.attention", scale, q.shape[-1])
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for rows, keys in _segments(n_queries, n_keys, chunk, memory):
         own = rows.start + n_keys - n_queries - keys.start  # where the first query sits
@@ -78,7 +78,8 @@ def mask(
         memory: Keys before the segment that it sees too.
         causal: No key after the query's own position.
     """
-    _check_knobs("segment.mask", chunk, memory)
+    chunk, memory = _check_knobs("segment.mask", chunk, memory)
+    causal = check_flag("segment.mask", "causal", causal)
     position = np.maximum(masks.positions(n_queries, n_keys), 0)[:, None]
     start = position // chunk * chunk
     key = np.arange(n_keys)
@@ -106,7 +107,7 @@ class State:
 def start(k: np.ndarray, v: np.ndarray, *, chunk: int, memory: int) -> State:
     """Return the state before the first token, for keys and values shaped and typed as k and v."""
     check_qkv("segment.start", k, k, v)
-    _check_knobs("segment.start", chunk, memory)
+    chunk, memory = _check_knobs("segment.start", chunk, memory)
     return State(k[..., :0, :], v[..., :0, :], chunk, memory)
 
 
@@ -131,6 +132,7 @@ def step(
             f"segment.step: q and k must have the same number of tokens, "
             f"got {q.shape[-2]} and {k.shape[-2]}"
         )
+    scale = check_scale("segment.step", scale, q.shape[-1])
     keys = np.concatenate([state.keys, k], axis=-2)
     values = np.concatenate([state.values, v], axis=-2)
     chunk, memory = state.chunk, state.memory
@@ -169,7 +171,8 @@ def cost(
         causal: Adds the boolean mask of a segment to the peak.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    _check_knobs("segment.cost", chunk, memory)
+    chunk, memory = _check_knobs("segment.cost", chunk, memory)
+    causal = check_flag("segment.cost", "causal", causal)
     pairs = loaded = largest = 0
     for rows, keys in _segments(Tq, Tk, chunk, memory):
         pairs += len(rows) * len(keys)
@@ -198,6 +201,6 @@ def _segments(
             yield range(row, min(row + chunk, end - ahead)), keys
 
 
-def _check_knobs(where: str, chunk: int, memory: int) -> None:
-    check_count(where, "chunk", chunk, least=1)
-    check_count(where, "memory", memory)
+def _check_knobs(where: str, chunk: int, memory: int) -> tuple[int, int]:
+    chunk = check_count(where, "chunk", chunk, least=1)
+    return chunk, check_count(where, "memory", memory)

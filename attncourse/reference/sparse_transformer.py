@@ -6,13 +6,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.definitions.patterns import check_factors
-from attncourse.inputs import check_qkv
+from attncourse.inputs import check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import held_bytes
 from attncourse.reference._parts.factors import factors, passes
 from attncourse.softmax import scaled
@@ -63,9 +61,10 @@ def attention(
         Child, Gray, Radford, Sutskever 2019, arXiv:1904.10509, section 4.3.
     """
     check_qkv("sparse_transformer.attention", q, k, v)
-    check_factors("sparse_transformer.attention", stride, pattern, summary)
+    causal = check_flag("sparse_transformer.attention", "causal", causal)
+    stride, summary = check_factors("sparse_transformer.attention", stride, pattern, summary)
     work = np.result_type(q.dtype, np.float32)
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    factor = check_scale("sparse_transformer.attention", scale, q.shape[-1])
     acc = np.zeros(q.shape[:-1] + v.shape[-1:], work)
     running_max = np.full((*q.shape[:-1], 1), -np.inf, work)
     running_sum = np.zeros((*q.shape[:-1], 1), work)
@@ -96,7 +95,8 @@ def mask(
         summary: The paper's c, "fixed" only.
         causal: No key after the query's own position.
     """
-    check_factors("sparse_transformer.mask", stride, pattern, summary)
+    stride, summary = check_factors("sparse_transformer.mask", stride, pattern, summary)
+    causal = check_flag("sparse_transformer.mask", "causal", causal)
     knobs = {"stride": stride, "pattern": pattern, "summary": summary, "causal": causal}
     near, far = factors(n_queries, n_keys, **knobs)
     return near | far
@@ -129,7 +129,8 @@ def cost(
         causal: No key after the query's own position.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_factors("sparse_transformer.cost", stride, pattern, summary)
+    stride, summary = check_factors("sparse_transformer.cost", stride, pattern, summary)
+    causal = check_flag("sparse_transformer.cost", "causal", causal)
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     pairs = loaded = largest = 0
     for _, keys, hidden in passes(Tq, Tk, stride, pattern, summary, causal):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from attncourse import masks
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import BLOCK, attend, held_bytes
 
 
@@ -50,9 +49,10 @@ def attention(
         factors.
     """
     check_qkv("strided.attention", q, k, v)
-    check_count("strided.attention", "stride", stride, least=1)
+    stride = check_count("strided.attention", "stride", stride, least=1)
+    causal = check_flag("strided.attention", "causal", causal)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    factor = check_scale("strided.attention", scale, q.shape[-1])
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for rows, keys in blocks(n_queries, n_keys, stride, causal):
         row_part, key_part = (slice(part.start, part.stop, part.step) for part in (rows, keys))
@@ -71,7 +71,8 @@ def mask(n_queries: int, n_keys: int, *, stride: int, causal: bool = False) -> n
         stride: Distance between two neighbouring keys, in tokens.
         causal: No key after the query's own position.
     """
-    check_count("strided.mask", "stride", stride, least=1)
+    stride = check_count("strided.mask", "stride", stride, least=1)
+    causal = check_flag("strided.mask", "causal", causal)
     offset = np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None]
     visible = offset % stride == 0
     return visible & (offset <= 0) if causal else visible
@@ -136,7 +137,8 @@ def cost(
         causal: No key after the query's own position.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_count("strided.cost", "stride", stride, least=1)
+    stride = check_count("strided.cost", "stride", stride, least=1)
+    causal = check_flag("strided.cost", "causal", causal)
     pairs = loaded = largest = 0
     for rows, keys in blocks(Tq, Tk, stride, causal):
         pairs += len(rows) * len(keys)

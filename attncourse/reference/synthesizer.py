@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv
 from attncourse.reference._parts.block import BLOCK
 from attncourse.softmax import softmax_in_place
 
@@ -52,6 +52,7 @@ def attention(
         Tay et al. 2020, arXiv:2005.00743, section 3.
     """
     check_qkv("synthesizer.attention", q, k, v)
+    causal = check_flag("synthesizer.attention", "causal", causal)
     if not callable(logits):
         raise TypeError(
             "synthesizer.attention: logits must be a function, such as random(...) returns, "
@@ -172,7 +173,8 @@ def cost(
         causal: Adds a mask for one block; what is hidden is computed too.
         dtype_bytes: Bytes of one number of q, k, v, out and the weights.
     """
-    check_count("synthesizer.cost", "hidden", hidden, least=1)
+    hidden = check_count("synthesizer.cost", "hidden", hidden, least=1)
+    causal = check_flag("synthesizer.cost", "causal", causal)
     if kind not in KINDS:
         raise ValueError(f"synthesizer.cost: kind must be one of {', '.join(KINDS)}, got {kind!r}")
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32

@@ -8,7 +8,7 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.definitions.buckets import check_table, rows_by_distance
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference import flash
 
 BLOCK = 256  # queries and keys of a tile
@@ -56,7 +56,10 @@ def attention(
         Raffel et al. 2020, arXiv:1910.10683, section 2.1.
     """
     check_qkv("t5.attention", q, k, v)
-    check_table("t5.attention", table, q.shape[-3] if q.ndim > 2 else 1, max_distance, causal)
+    scale = check_scale("t5.attention", scale, q.shape[-1])
+    causal = check_flag("t5.attention", "causal", causal)
+    heads = q.shape[-3] if q.ndim > 2 else 1
+    max_distance = check_table("t5.attention", table, heads, max_distance, causal)
     biases = by_distance(table, max_distance, causal).astype(np.result_type(q.dtype, np.float32))
 
     def bias(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
@@ -121,7 +124,8 @@ def cost(
         causal: Leaves out the keys after each tile of queries.
         dtype_bytes: Bytes of one number of q, k, v, out and the table.
     """
-    check_count("t5.cost", "max_distance", max_distance, least=1)
+    max_distance = check_count("t5.cost", "max_distance", max_distance, least=1)
+    causal = check_flag("t5.cost", "causal", causal)
     sizes = {"block_q": BLOCK, "block_k": BLOCK, "causal": causal, "dtype_bytes": dtype_bytes}
     plain = flash.cost(B, H, Tq, Tk, D, **sizes)
     biases = H * (2 * max_distance + 1)

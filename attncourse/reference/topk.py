@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import BLOCK, attend_each, held_bytes
 from attncourse.reference._parts.predictor import Predictor, fit_predictor, ranked
 from attncourse.softmax import scaled
@@ -57,8 +57,9 @@ def attention(
         Gupta, Dar, Goodman, Ciprut, Berant 2021, arXiv:2106.06899.
     """
     check_qkv("topk.attention", q, k, v)
-    check_count("topk.attention", "keep", keep, least=1)
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    keep = check_count("topk.attention", "keep", keep, least=1)
+    causal = check_flag("topk.attention", "causal", causal)
+    factor = check_scale("topk.attention", scale, q.shape[-1])
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     ranked_q, ranked_k = ranked("topk.attention", q, k, predictor)
     for head in np.ndindex(q.shape[:-2]):
@@ -86,8 +87,9 @@ def select(
         int (..., Tq, min(keep, Tk)), in ascending order of position; -1 where no more are visible.
     """
     check_qkv("topk.select", q, k, k)
-    check_count("topk.select", "keep", keep, least=1)
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    keep = check_count("topk.select", "keep", keep, least=1)
+    causal = check_flag("topk.select", "causal", causal)
+    factor = check_scale("topk.select", scale, q.shape[-1])
     kept = np.full((*q.shape[:-1], min(keep, k.shape[-2])), -1)
     ranked_q, ranked_k = ranked("topk.select", q, k, predictor)
     for head in np.ndindex(q.shape[:-2]):
@@ -149,7 +151,8 @@ def cost(
         causal: No key after the query's own position.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_count("topk.cost", "keep", keep, least=1)
+    keep = check_count("topk.cost", "keep", keep, least=1)
+    causal = check_flag("topk.cost", "causal", causal)
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     converted = Tk * D * work_bytes if work_bytes != dtype_bytes else 0
     scored = gathered = loaded = largest = 0

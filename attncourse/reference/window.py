@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from attncourse import masks
 from attncourse.cost import Cost
-from attncourse.inputs import check_qkv
+from attncourse.inputs import check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import attend, held_bytes
 from attncourse.reference._parts.window_backward import backward
 from attncourse.reference._parts.window_blocks import blocks, check_window, outside
@@ -54,9 +52,10 @@ def attention(
         Beltagy, Peters, Cohan 2020, arXiv:2004.05150, section 3.1.
     """
     check_qkv("window.attention", q, k, v)
-    check_window("window.attention", window, dilation)
+    causal = check_flag("window.attention", "causal", causal)
+    window, dilation = check_window("window.attention", window, dilation)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    factor = check_scale("window.attention", scale, q.shape[-1])
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for rows, keys in blocks(n_queries, n_keys, window, dilation, causal):
         row_part, key_part = (slice(part.start, part.stop, part.step) for part in (rows, keys))
@@ -77,7 +76,8 @@ def mask(
         dilation: Tokens per step.
         causal: No key after the query's own position.
     """
-    check_window("window.mask", window, dilation)
+    window, dilation = check_window("window.mask", window, dilation)
+    causal = check_flag("window.mask", "causal", causal)
     offset = np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None]
     visible = (np.abs(offset) <= window * dilation) & (offset % dilation == 0)
     return visible & (offset <= 0) if causal else visible
@@ -98,7 +98,8 @@ def count(
         dilation: Tokens per step.
         causal: No key after the query's own position.
     """
-    check_window("window.count", window, dilation)
+    window, dilation = check_window("window.count", window, dilation)
+    causal = check_flag("window.count", "causal", causal)
     total = 0
     for start in range(min(dilation, n_queries)):  # queries of one residue class
         class_queries = -(-(n_queries - start) // dilation)
@@ -165,7 +166,8 @@ def cost(
         causal: No key after the query's own position.
         dtype_bytes: Bytes of one number of q, k, v and out.
     """
-    check_window("window.cost", window, dilation)
+    window, dilation = check_window("window.cost", window, dilation)
+    causal = check_flag("window.cost", "causal", causal)
     pairs = loaded = largest = 0
     for rows, keys in blocks(Tq, Tk, window, dilation, causal):
         pairs += len(rows) * len(keys)

@@ -31,7 +31,7 @@ class Arena:
 
     def __init__(self, n_bytes: int) -> None:
         """Reserve the buffer."""
-        check_count("buffers.Arena", "n_bytes", n_bytes)
+        n_bytes = check_count("buffers.Arena", "n_bytes", n_bytes)
         self._buffer = torch.empty(n_bytes, dtype=torch.uint8)
         self.used = self.peak = 0
 
@@ -115,7 +115,7 @@ def churn(n_tensors: int, *, cycles: bool, collect: bool) -> Churn:
         cycles: Each hangs on a list that contains itself.
         collect: Whether the collector is on meanwhile.
     """
-    check_count("buffers.churn", "n_tensors", n_tensors)
+    n_tensors = check_count("buffers.churn", "n_tensors", n_tensors)
     runs, alive, was_on = [], weakref.WeakSet(), gc.isenabled()
 
     def count(phase: str, info: dict) -> None:

@@ -34,7 +34,7 @@ def forward(layers: Sequence[nn.Module], x: Tensor, *, every: int | None = None)
     """
     if every is None:
         return nn.Sequential(*layers)(x)
-    check_count("checkpointing.forward", "every", every, least=1)
+    every = check_count("checkpointing.forward", "every", every, least=1)
     for start in range(0, len(layers), every):
         segment = nn.Sequential(*layers[start : start + every])
         x = _Segment.apply(segment, x, *segment.parameters())

@@ -45,7 +45,7 @@ def predict(
     if every is None:
         held, layer_runs = n_layers, n_layers
     else:
-        check_count("checkpointing_cost.predict", "every", every, least=1)
+        every = check_count("checkpointing_cost.predict", "every", every, least=1)
         held, layer_runs = -(-n_layers // every) + min(every, n_layers), 2 * n_layers
     return Step(layer_runs, held, (held + 2) * tokens * width * dtype_bytes)
 

@@ -1,11 +1,10 @@
 """Attention over pages that lie anywhere in a pool; a block table says whose they are."""
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 
+from attncourse.inputs import check_flag, check_scale
 from attncourse.kernels._parts import splits
 from attncourse.kernels._parts.splits import attend_tile, key_tiles, packed_rows, visible_keys
 from attncourse.kernels._parts.tiles import (
@@ -53,6 +52,8 @@ def attend(
             a table that points outside the pool.
     """
     check_pages("paged.attend", q, key_pages, value_pages, table, lengths)
+    causal = check_flag("paged.attend", "causal", causal)
+    scale = check_scale("paged.attend", scale, q.shape[-1])
     longest = _check_table("paged.attend", table, lengths, len(key_pages), key_pages.shape[2])
     return launch(q, key_pages, value_pages, table, lengths, longest, causal, scale)
 
@@ -137,7 +138,6 @@ def launch(q, key_pages, value_pages, table, lengths, longest, causal, scale):
     S, H, Tq, D = q.shape
     _, G, page, Dv = value_pages.shape
     shared = H // max(1, G)
-    scale = 1 / math.sqrt(D) if scale is None else float(scale)
     rows = max(1, Tq) * shared
     BLOCK_R, BLOCK_KV, options = splits.tile_sizes(rows, max(D, Dv), q.element_size())
     row_tiles = triton.cdiv(Tq * shared, BLOCK_R)
@@ -150,7 +150,7 @@ def launch(q, key_pages, value_pages, table, lengths, longest, causal, scale):
             *q.stride(), *key_pages.stride(), *value_pages.stride(),
             *table.stride(), *lengths.stride(), *parts.stride(), *lse.stride(),
             Tq, shared, span, scale,
-            D, Dv, padded(D), padded(Dv), BLOCK_R, BLOCK_KV, bool(causal), page, **options,
+            D, Dv, padded(D), padded(Dv), BLOCK_R, BLOCK_KV, causal, page, **options,
         )  # fmt: skip
         splits.merge(parts, lse, out)
     return out

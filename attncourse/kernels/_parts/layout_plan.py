@@ -41,9 +41,7 @@ def layout_plan(
 ) -> Plan:
     """Return the plan of a layout; the last few are kept."""
     bits = np.packbits(layout).tobytes()
-    return _kept_plan(
-        n_queries, n_keys, bits, layout.shape, int(block), bool(causal), BLOCK_Q, BLOCK_KV
-    )
+    return _kept_plan(n_queries, n_keys, bits, layout.shape, int(block), causal, BLOCK_Q, BLOCK_KV)
 
 
 @functools.lru_cache(maxsize=16)

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from attncourse.inputs import check_qkv
+from attncourse.inputs import check_flag, check_qkv, check_scale
 from attncourse.kernels._parts.block_table import check_pages, launch, token_rows
 from attncourse.kernels._parts.tiles import load_tile, padded, store_rows, tiling
 
@@ -106,6 +106,8 @@ class PagedCache:
         """Return attention of q (B, H, T, D); if causal, q are each sequence's last T tokens."""
         table, lengths = self._tensors()
         check_pages("paged.attend", q, self.key_pages, self.value_pages, table, lengths)
+        causal = check_flag("paged.attend", "causal", causal)
+        scale = check_scale("paged.attend", scale, q.shape[-1])
         longest = max(self.lengths, default=0)
         pools = self.key_pages, self.value_pages
         return launch(q, *pools, table, lengths, longest, causal, scale)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from attncourse.inputs import check_flag, check_scale
 from attncourse.reference import grouped
 from attncourse.reference._parts import pieces
 from attncourse.reference._parts.pages import PagePool, PageTable
@@ -42,13 +43,15 @@ def attend(
             that points outside the pool.
     """
     _check(q, key_pages, value_pages, table, lengths)
+    causal = check_flag("paged.attend", "causal", causal)
+    factor = check_scale("paged.attend", scale, q.shape[-1])
     n_groups, page = key_pages.shape[1:3]
     value_width = value_pages.shape[-1]
     out = np.empty((*q.shape[:-1], value_width), q.dtype)
     for one, rows, numbers, length in zip(out, q, table, lengths.tolist(), strict=True):
         keys, values = (of_pages(store, numbers, page) for store in (key_pages, value_pages))
         seen = (n_groups, length)
-        one[...] = pieces.attend(rows, keys, values, seen, value_width, causal, scale)
+        one[...] = pieces.attend(rows, keys, values, seen, value_width, causal, factor)
     return out
 
 

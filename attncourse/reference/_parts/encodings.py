@@ -48,7 +48,7 @@ def alibi_slopes(heads: int) -> np.ndarray:
     Paper:
         Press, Smith, Lewis 2022, arXiv:2108.12409, section 3.
     """
-    check_count("relative.alibi_slopes", "heads", heads, least=1)
+    heads = check_count("relative.alibi_slopes", "heads", heads, least=1)
     power = 1 << (heads.bit_length() - 1)
     slopes = 2.0 ** (-8 / power * np.arange(1, power + 1))
     between = 2.0 ** (-4 / power * np.arange(1, 2 * power + 1, 2))

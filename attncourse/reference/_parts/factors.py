@@ -11,6 +11,7 @@ import numpy as np
 
 from attncourse import masks
 from attncourse.definitions.patterns import check_factors
+from attncourse.inputs import check_flag
 from attncourse.reference import strided, window
 from attncourse.reference._parts.block import BLOCK
 
@@ -32,7 +33,8 @@ def factors(
     One layer of the near factor and one of the far join every pair of tokens: near keys carry to
     the column or the summary from which the far ones fetch.
     """
-    check_factors("sparse_transformer.factors", stride, pattern, summary)
+    stride, summary = check_factors("sparse_transformer.factors", stride, pattern, summary)
+    causal = check_flag("sparse_transformer.factors", "causal", causal)
     if pattern == "strided":
         near = window.mask(n_queries, n_keys, window=stride, causal=causal)
         return near, strided.mask(n_queries, n_keys, stride=stride, causal=causal)

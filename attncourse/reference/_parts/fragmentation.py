@@ -11,7 +11,7 @@ from attncourse.inputs import check_count
 
 def waste(lengths: Sequence[int], page: int) -> np.ndarray:
     """Return how many tokens of room the last page of each sequence leaves empty: below `page`."""
-    check_count("paged.waste", "page", page, least=1)
+    page = check_count("paged.waste", "page", page, least=1)
     return -np.asarray(lengths, dtype=np.int64) % page
 
 

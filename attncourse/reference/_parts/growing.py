@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attncourse.inputs import check_qkv
+from attncourse.inputs import check_flag, check_qkv, check_scale
 from attncourse.reference import grouped
 
 
@@ -63,6 +63,8 @@ class KVCache:
 
     def attend(self, q: np.ndarray, *, causal: bool, scale: float | None = None) -> np.ndarray:
         """Return attention of q (..., H, T, D); if causal, q are the cache's last T tokens."""
+        causal = check_flag("kv_cache.attend", "causal", causal)
+        scale = check_scale("kv_cache.attend", scale, q.shape[-1])
         return grouped.attention(q, self.keys, self.values, causal=causal, scale=scale)
 
     def _grow(self, capacity: int) -> None:

@@ -26,7 +26,7 @@ def draw_rotations(width: int, *, n_buckets: int, n_rounds: int, seed: int = 0) 
         Andoni et al. 2015, arXiv:1509.02897; Kitaev, Kaiser, Levskaya 2020,
         arXiv:2001.04451, section 2.
     """
-    check_buckets("lsh.draw_rotations", n_buckets, n_rounds, seed)
+    n_buckets, n_rounds, seed = check_buckets("lsh.draw_rotations", n_buckets, n_rounds, seed)
     return directions.draw_rotations(width, n_buckets, n_rounds, seed)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
-from attncourse.inputs import check_qkv
+from attncourse.inputs import check_qkv, check_scale
 
 LEVELS = 127  # int8 from -127 to 127: the same on both sides of 0
 
@@ -51,10 +50,11 @@ class QuantisedCache:
     """
 
     def __init__(self, k: np.ndarray, v: np.ndarray, group: int) -> None:
-        """Make an empty cache for tokens like k (..., G, T, D) and v (..., G, T, Dv)."""
+        """Make an empty cache for tokens like k (..., G, T, D) and v, with room for T."""
         self.group, self.length = group, 0
         self._full: list[tuple[tuple, tuple]] = []  # a group: keys and values, each with scales
-        self._newest = [np.empty((*a.shape[:-2], group, a.shape[-1]), a.dtype) for a in (k, v)]
+        room = min(group, k.shape[-2])
+        self._newest = [np.empty((*a.shape[:-2], room, a.shape[-1]), a.dtype) for a in (k, v)]
 
     @property
     def n_newest(self) -> int:
@@ -92,6 +92,8 @@ class QuantisedCache:
                 self._full.append((quantise(keys, axis=-2), quantise(values, axis=-1)))
             first = self.n_newest
             count = min(self.group - first, k.shape[-2] - done)
+            if first + count > self._newest[0].shape[-2]:
+                self._grow(first + count)
             for new, room in zip((k, v), self._newest, strict=True):
                 room[..., first : first + count, :] = new[..., done : done + count, :]
             done += count
@@ -104,6 +106,14 @@ class QuantisedCache:
     def values(self, stop: int) -> Iterator[np.ndarray]:
         """Yield the first `stop` values, group by group, as floating numbers."""
         return self._tokens(1, stop)
+
+    def _grow(self, tokens: int) -> None:
+        """Make room for so many newest tokens or twice as many as now, but no more than a group."""
+        for which, room in enumerate(self._newest):
+            capacity = min(self.group, max(tokens, 2 * room.shape[-2]))
+            grown = np.empty((*room.shape[:-2], capacity, room.shape[-1]), room.dtype)
+            grown[..., : room.shape[-2], :] = room
+            self._newest[which] = grown
 
     def _tokens(self, which: int, stop: int) -> Iterator[np.ndarray]:
         for index in range(-(-stop // self.group)):
@@ -128,7 +138,7 @@ def error_bound(
         v: (..., Tk, Dv).
         scale: Factor of the scores; 1/√D if not given.
     """
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else abs(scale)
+    factor = abs(check_scale("quantised_cache.error_bound", scale, q.shape[-1]))
     largest_key = np.abs(k).max(axis=-2, keepdims=True, initial=0)
     delta = factor * (np.abs(q) * largest_key).sum(axis=-1, keepdims=True) / (2 * LEVELS)
     largest_value = np.abs(v).max(axis=(-2, -1), keepdims=True, initial=0)

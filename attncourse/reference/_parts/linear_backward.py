@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv
 from attncourse.reference._parts.feature_maps import FeatureMap, elu_plus_one, elu_plus_one_backward
 from attncourse.reference._parts.scan import ahead_of, scan, with_ones
 
@@ -48,7 +48,8 @@ def backward(
         Katharopoulos et al. 2020, arXiv:2006.16236, section 3.3.1.
     """
     check_qkv("linear.backward", q, k, v)
-    check_count("linear.backward", "chunk", chunk, least=1)
+    chunk = check_count("linear.backward", "chunk", chunk, least=1)
+    causal = check_flag("linear.backward", "causal", causal)
     if grad_out.shape != q.shape[:-1] + v.shape[-1:]:
         raise ValueError(
             f"linear.backward: grad_out must have shape {q.shape[:-1] + v.shape[-1:]}, "

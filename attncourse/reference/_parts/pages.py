@@ -29,8 +29,8 @@ class PagePool:
         dtype: Any = np.float32,
     ) -> None:
         """Make room for n_pages · page tokens of G = `heads`, D = `width` and Dv."""
-        check_count("paged.PagePool", "n_pages", n_pages)
-        check_count("paged.PagePool", "page", page, least=1)
+        n_pages = check_count("paged.PagePool", "n_pages", n_pages)
+        page = check_count("paged.PagePool", "page", page, least=1)
         value_width = width if value_width is None else value_width
         self.keys = np.empty((n_pages, heads, page, width), dtype)
         self.values = np.empty((n_pages, heads, page, value_width), dtype)

@@ -6,7 +6,6 @@ attend with this.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -28,9 +27,9 @@ def attend(
     groups_and_keys: tuple[int, ...],
     value_width: int,
     causal: bool,
-    scale: float | None,
+    factor: float,
 ) -> np.ndarray:
-    """Return softmax(q kᵀ · scale) v; several query heads may share one key/value head.
+    """Return softmax(q kᵀ · factor) v; several query heads may share one key/value head.
 
     The queries of a group are rows of one matrix, so one product serves all its heads: nothing is
     repeated. The scores of one block of rows exist at a time, and one piece in float32.
@@ -42,7 +41,7 @@ def attend(
         groups_and_keys: (..., G, Tk) with G a divisor of H, or (Tk,).
         value_width: Dv.
         causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
+        factor: Of the scores.
 
     Returns:
         (..., H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
@@ -53,7 +52,6 @@ def attend(
     *groups, n_keys = groups_and_keys
     n_queries, width = q.shape[-2:]
     shared = q.shape[-3] // max(1, groups[-1]) if groups else 1  # query heads in a group
-    factor = 1 / math.sqrt(width) if scale is None else scale
     out = np.zeros((*q.shape[:-1], value_width), q.dtype)
     for rows, stop in blocks(n_queries, n_keys, shared, causal):
         block = scaled(q[..., rows, :], factor)

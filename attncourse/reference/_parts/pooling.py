@@ -21,7 +21,7 @@ def pool_tokens(
 
     Args and Raises as in `attention`. The results are in float32 at least.
     """
-    check_pooling("pooled.pool_tokens", pool, kind, pooling_vector, causal=False)
+    pool = check_pooling("pooled.pool_tokens", pool, kind, pooling_vector, causal=False)
     *leading, n_keys, width = k.shape
     n_runs = -(-n_keys // pool)
     work = np.result_type(k.dtype, np.float32)
@@ -73,9 +73,9 @@ def each_head(where: str, vector: np.ndarray, k: np.ndarray) -> np.ndarray:
         ) from None
 
 
-def check_pooling(where: str, pool: int, kind: str, pooling_vector, causal: bool) -> None:
-    """Refuse a pool, a kind or a pooling vector that pooled attention cannot use."""
-    check_count(where, "pool", pool, least=1)
+def check_pooling(where: str, pool: int, kind: str, pooling_vector, causal: bool) -> int:
+    """Return the pool as an int; refuse what pooled attention cannot use."""
+    pool = check_count(where, "pool", pool, least=1)
     if kind not in KINDS:
         raise ValueError(f"{where}: kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if (kind == "learned") != (pooling_vector is not None):
@@ -83,6 +83,7 @@ def check_pooling(where: str, pool: int, kind: str, pooling_vector, causal: bool
         raise ValueError(f"{where}: kind {kind!r} {needs} pooling_vector")
     if causal and kind == "adaptive":
         raise ValueError(f"{where}: cannot be causal: adaptive cuts depend on later tokens")
+    return pool
 
 
 def _shares(k, starts, size, vector) -> np.ndarray:

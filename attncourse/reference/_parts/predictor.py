@@ -28,7 +28,7 @@ def fit_predictor(q: np.ndarray, k: np.ndarray, *, rank: int) -> Predictor:
         ValueError: rank < 1 or above D, and as in `attention`.
     """
     check_qkv("topk.fit_predictor", q, k, k)
-    check_count("topk.fit_predictor", "rank", rank, least=1)
+    rank = check_count("topk.fit_predictor", "rank", rank, least=1)
     if rank > q.shape[-1]:
         raise ValueError(
             f"topk.fit_predictor: rank must be at most the width D = {q.shape[-1]}, got {rank}"

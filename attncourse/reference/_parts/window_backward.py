@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from attncourse.inputs import check_qkv
+from attncourse.inputs import check_flag, check_qkv, check_scale
 from attncourse.reference._parts.window_blocks import blocks, check_window, outside
 from attncourse.softmax import scaled, softmax_in_place
 
@@ -45,14 +43,15 @@ def backward(
         (..., 64, 64 + 2·window), in float32 at least.
     """
     check_qkv("window.backward", q, k, v)
-    check_window("window.backward", window, dilation)
+    causal = check_flag("window.backward", "causal", causal)
+    window, dilation = check_window("window.backward", window, dilation)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     if grad_out.shape != q.shape[:-1] + v.shape[-1:]:
         raise ValueError(
             f"window.backward: grad_out must have shape {q.shape[:-1] + v.shape[-1:]}, "
             f"got {grad_out.shape}"
         )
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    factor = check_scale("window.backward", scale, q.shape[-1])
     dq, dk, dv = (np.zeros(x.shape, np.result_type(q.dtype, np.float32)) for x in (q, k, v))
     for rows, keys in blocks(n_queries, n_keys, window, dilation, causal):
         row_part, key_part = (slice(part.start, part.stop, part.step) for part in (rows, keys))

@@ -36,7 +36,9 @@ def outside(
 ) -> np.ndarray:
     """Return which pairs of a block from `blocks` the window hides, bool (queries, keys)."""
     own = (rows.start + n_keys - n_queries - keys.start) // dilation  # where the first query sits
-    return _outside(len(rows), len(keys), own - window, own + (0 if causal else window))
+    # a band beyond the corners hides no more, and 64 bits hold it
+    first, last = max(own - window, -len(rows)), min(own + (0 if causal else window), len(keys))
+    return _outside(len(rows), len(keys), first, last)
 
 
 @functools.lru_cache(maxsize=1)  # blocks between the edges share theirs, one after the other
@@ -48,7 +50,7 @@ def _outside(n_rows: int, n_columns: int, first: int, last: int) -> np.ndarray:
     return hidden
 
 
-def check_window(where: str, window: int, dilation: int) -> None:
-    """Refuse a window or a dilation that is no count."""
-    check_count(where, "window", window)
-    check_count(where, "dilation", dilation, least=1)
+def check_window(where: str, window: int, dilation: int) -> tuple[int, int]:
+    """Return window and dilation as ints, or refuse what is no count."""
+    window = check_count(where, "window", window)
+    return window, check_count(where, "dilation", dilation, least=1)
