@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from attncourse.cost import Cost
-from attncourse.grading import check, exercises, guard, hint, judging, progress
+from attncourse.grading import causes, check, exercises, guard, hint, judging, progress
 from attncourse.grading.check import judge
 from attncourse.grading.messages import Verdict, plain
 from attncourse.grading.spec import Case, Exercise, Memory, Mistake, SpecError
@@ -101,6 +101,16 @@ def number(value, **fields):
         return value
 
     return toy(answer, lambda rng: [Case("the case")], "number", **fields)
+
+
+def numbers(*values, **fields):
+    """Return an exercise whose answer in case i is `values[i]`."""
+
+    def answer(i):
+        return values[i]
+
+    cases = [Case(f"case {i}", (i,)) for i in range(len(values))]
+    return toy(answer, lambda rng: cases, "number", **fields)
 
 
 def failed(exercise, function, *parts):
@@ -504,7 +514,9 @@ def test_view_of_an_argument_is_refused_unless_allowed():
 
 def test_integers_are_compared_exactly():
     assert judge(COUNT, lambda n, h: n * n * h).status == "passed"
-    failed(COUNT, lambda n, h: n * n * h + (n > 1), "off by one", str(10**24 + 1))
+    failed(COUNT, lambda n, h: n * n * h + 1, "off by one")
+    verdict = failed(COUNT, lambda n, h: n * n * h + (n > 1), str(10**24 + 1))
+    assert verdict.cause == ""  # one number
     failed(COUNT, lambda n, h: float(n) * n * h, "exactly only up to 2**53")
     failed(
         COUNT,
@@ -529,7 +541,7 @@ def test_numpy_numbers_count_and_bools_do_not():
 def test_floats_have_a_relative_tolerance():
     assert judge(number(1e-30), lambda: 1e-30 * (1 + 1e-12)).status == "passed"
     failed(number(1e-30), lambda: 1.1e-30, "relative error allowed 1e-09")
-    failed(number(2 / 3), lambda: 0.67, "rounded to 2 digits")
+    failed(numbers(2 / 3, 5 / 7), lambda i: (0.67, 0.71)[i], "rounded to 2 digits")
     failed(number(1.0), lambda: float("nan"), "returned nan")
     failed(number(1.0), lambda: float("inf"), "returned inf")
     assert judge(number(1.0, tolerance=0.01), lambda: 1.005).status == "passed"
@@ -545,11 +557,28 @@ def test_other_single_values():
     failed(number("B"), lambda: "A", "expected 'B', yours 'A'")
 
 
-def test_factors_are_named():
+def test_a_factor_must_hold_in_every_failing_case():
     failed(COUNT, lambda n, h: n * n * h * h, "times heads = 3")
-    failed(number(72), lambda: 36, "divided by 2")
-    failed(number(1024.0), lambda: 1048576 / 1e3 / 1e3 * 1e3, "1.024")
-    failed(number(5), lambda: -5, "times -1")
+    failed(numbers(72, 5 * 36), lambda i: (36, 90)[i], "divided by 2")
+    assert failed(numbers(72, 5 * 36), lambda i: (36, 91)[i]).cause == ""
+    assert failed(numbers(72, 5), lambda i: (36, 5)[i]).cause == ""  # one number is no proof
+    failed(numbers(1024.0, 3.0), lambda i: (1048.576, 3.072)[i], "1.024")
+    failed(numbers(5, 7), lambda i: (-5, -7)[i], "times -1")
+    assert failed(numbers(1, 8), lambda i: (2, 6)[i]).cause == ""  # one off, and two
+
+
+def test_float32_on_the_way_is_named():
+    pair = numbers(1 / 3, 1 / 7)
+    failed(pair, lambda i: float(np.float32((1 / 3, 1 / 7)[i])), "computed in float32")
+    doubles = replace(WEIGHTS, cases=lambda rng: [Case(n, (*rng.random((2, 5, 8)),)) for n in "ab"])
+
+    def scale(kind):
+        return lambda q, k: weights(q * kind(1 / np.sqrt(q.shape[-1])) * np.sqrt(8), k)
+
+    failed(doubles, scale(np.float32), "computed in float32")
+    assert judge(doubles, scale(np.float64)).status == "passed"
+    shrunk = failed(doubles, lambda q, k: weights(q, k) / (1 + 1e-8))
+    assert "float32" not in shrunk.cause
 
 
 def test_containers_name_the_part():
@@ -676,12 +705,107 @@ def test_tolerance_follows_the_dtype(dtype, small, large):
 # Mistakes
 
 
-def test_mistake_must_agree_on_all_cases():
+def test_one_failing_case_is_no_proof_where_the_mistake_would_fail_more():
     def sometimes(q, k):
         return unscaled(q, k) if q.dtype == np.float32 and len(q) == 1 else weights(q, k)
 
     assert "1/√D" not in failed(WEIGHTS, sometimes).cause
     assert failed(WEIGHTS, unscaled).cause == UNSCALED.says
+
+
+def test_a_mistake_is_named_by_the_failing_cases():
+    def in_float32(q, k):
+        return unscaled(q, k) if q.dtype == np.float32 else weights(q, k)
+
+    assert failed(WEIGHTS, in_float32).cause == UNSCALED.says
+
+
+def test_the_mistake_that_fails_least_elsewhere_is_named():
+    narrow = Mistake(
+        "narrow", lambda q, k: unscaled(q, k) if len(k) > 4 else weights(q, k), "long texts", "cut"
+    )
+    for mistakes in ([UNSCALED, narrow], [narrow, UNSCALED]):
+        exercise = replace(WEIGHTS, mistakes=(*mistakes, *others()))
+        assert failed(exercise, narrow.function).cause == "long texts"
+        assert failed(exercise, unscaled).cause == UNSCALED.says
+
+
+def test_a_contradicted_mistake_is_at_most_one_of_two():
+    def both(q, k):
+        return unscaled(q, k) * np.where(np.arange(len(q)) < 3, 1, 2)[:, None].astype(q.dtype)
+
+    cause = failed(WEIGHTS, both).cause
+    assert cause.startswith(UNSCALED.says)
+    assert "in 4 of the 5 failing cases: it may be one slip of two" in cause
+
+
+def test_any_variant_of_a_mistake_will_do():
+    def in_tiles(size):
+        """Start the maximum anew in each tile."""
+
+        def tiled(q, k):
+            tiles = [weights(q, k[i : i + size]) for i in range(0, len(k), size)]
+            return np.concatenate(tiles, axis=-1)
+
+        return tiled
+
+    apart = Mistake("apart", in_tiles(2), "each tile by itself", "join", (in_tiles(3), in_tiles(4)))
+    exercise = replace(WEIGHTS, mistakes=(apart, *others()))
+    for size in (2, 3, 4):
+        assert failed(exercise, in_tiles(size)).cause == "each tile by itself"
+    assert "by itself" not in failed(exercise, in_tiles(5)).cause
+
+
+def doubled(q, k):
+    return weights(q, k) * q.dtype.type(2)
+
+
+DOUBLED = Mistake("doubled", doubled, "your weights are doubled", "halve them")
+
+
+def test_pairs_of_slips_are_tried():
+    def both(q, k):
+        return unscaled(q, k) * q.dtype.type(2)
+
+    pair = Mistake("both", both, "two slips at once: neither scaled nor halved", "see above")
+    exercise = replace(WEIGHTS, mistakes=(UNSCALED, DOUBLED, *others()))
+    assert "slips at once" not in failed(exercise, both).cause
+    exercise = replace(exercise, pairs=lambda: iter([pair]))
+    assert failed(exercise, both).cause == pair.says
+    assert failed(exercise, doubled).cause == DOUBLED.says
+
+
+def test_parts_are_explained_one_by_one():
+    def count(n, d):
+        return {"pairs": n * n, "bytes": 4 * n * d, "flops": 2 * n * n * d}
+
+    def changed(**parts):
+        return lambda n, d: count(n, d) | {key: make(n, d) for key, make in parts.items()}
+
+    def half(n, d):
+        return n * n * d
+
+    mistakes = (
+        Mistake("float16", changed(bytes=lambda n, d: 2 * n * d), "2 bytes a number", "take 4"),
+        Mistake("adds", changed(flops=half, pairs=lambda n, d: n * n // 2), "half", "twice"),
+    )
+    cases = [Case("small", (3, 5)), Case("wide", (7, 11)), Case("long", (13, 2))]
+    exercise = toy(count, lambda rng: cases, "number", mistakes)
+    verdict = failed(exercise, changed(bytes=lambda n, d: 2 * n * d, flops=half))
+    assert verdict.cause == "key 'bytes': 2 bytes a number\nkey 'flops': half"
+    assert failed(exercise, changed(flops=half)).cause == "half"
+    thrice = changed(flops=half, pairs=lambda n, d: 3 * n * n)
+    words = "key 'pairs': your value is the right one times 3\nkey 'flops': half"
+    assert failed(exercise, thrice).cause == words
+    odd = changed(flops=half, pairs=lambda n, d: n * n + d * d)
+    assert failed(exercise, odd).cause == "key 'flops': half"
+
+
+def test_the_search_for_a_cause_ends(monkeypatch):
+    monkeypatch.setattr(causes, "SECONDS", -1.0)
+    verdict = failed(WEIGHTS, unscaled)
+    assert verdict.cause == ""
+    assert verdict.hint == "run it by hand on this smallest case"
 
 
 def test_mistake_is_recognised_by_what_it_does():

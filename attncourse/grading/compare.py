@@ -1,9 +1,10 @@
-"""Compare a result with what was expected, say where they differ first, and guess why."""
+"""Compare a result with what was expected, and say where they differ."""
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -59,26 +60,51 @@ def _targets(result: Any, exact: Any, single: Any, tolerance: float | None) -> A
     return Target(exact, result.dtype, allowed, f"{SLACK} times the rounding of {result.dtype}")
 
 
-def difference(target: Any, got: Any, case: Case, exercise: Exercise, name: str = "") -> Any:
-    """Return a `Finding` if `got` is not what was expected, otherwise None.
+def difference(target: Any, got: Any, case: Case, exercise: Exercise) -> Finding | None:
+    """Return the first of the `differences`, None if there is none."""
+    return next((found for _, found in differences(target, got, case, exercise)), None)
+
+
+def differences(
+    target: Any, got: Any, case: Case, exercise: Exercise, path: tuple = (), name: str = ""
+) -> Iterator[tuple[tuple, Finding]]:
+    """Yield what differs from what was expected, in each part of the result.
 
     Args:
         target: What `expected` returned, or a part of it.
         got: The answer's result, or the same part of it.
         case: The case, whose arguments help to guess the cause.
         exercise: The exercise.
-        name: Which part, for the message: "key 'window'".
+        path: The keys that lead to this part.
+        name: The same in words, for the message: "key 'window'".
+
+    Yields:
+        The path of a part, and what is wrong with it.
     """
     of = f"{name}: " if name else ""
     if isinstance(target, Target):
+        found = None
         if exercise.kind == "kernel":
             if name_of_type(got) != "a torch tensor":
-                return _wrong_type(of, got, "a torch tensor")
+                found = _wrong_type(of, got, "a torch tensor")
             got = to_numpy(got)
-        return _array_difference(target, got, case, of)
-    if isinstance(target, (dict, tuple, list)):
-        return _container_difference(target, got, case, exercise, name)
-    return _number_difference(target, got, case, exercise, of)
+        found = found or _array_difference(target, got, case, of)
+    elif isinstance(target, (dict, tuple, list)):
+        found = _container_difference(target, got, of)
+        if not found:
+            for key in target if isinstance(target, dict) else range(len(target)):
+                part = part_name(key, target)
+                part = f"{name}, {part}" if name else part
+                yield from differences(target[key], got[key], case, exercise, (*path, key), part)
+    else:
+        found = _number_difference(target, got, case, exercise, of)
+    if found:
+        yield path, found
+
+
+def part_name(key: Any, target: Any) -> str:
+    """Name a part of a result: "key 'window'", "value 1 of 3"."""
+    return f"key {key!r}" if isinstance(target, dict) else f"value {key + 1} of {len(target)}"
 
 
 def same(a: Any, b: Any, target: Any = None) -> bool:
@@ -107,33 +133,23 @@ def same(a: Any, b: Any, target: Any = None) -> bool:
     return type(a) not in (bool, str, np.bool_) or a == b
 
 
-def _container_difference(
-    target: Any, got: Any, case: Case, exercise: Exercise, name: str
-) -> Finding | None:
-    of = f"{name}: " if name else ""
+def _container_difference(target: Any, got: Any, of: str) -> Finding | None:
+    """Find what is wrong with a container, whatever it holds."""
     kind = next(kind for kind in (dict, tuple, list) if isinstance(target, kind))
     if type(got) is not kind:
         asked = f"a {kind.__name__} of {len(target)}"
         return _wrong_type(of, got, asked)
-    if kind is dict:
-        missing = [key for key in target if key not in got]
-        extra = [key for key in got if key not in target]
-        if missing or extra:
-            words = [f"key {plain(repr(missing[0]))} is missing"] if missing else []
-            words += [f"key {plain(repr(extra[0]))} is not asked for"] if extra else []
-            return Finding(of + " and ".join(words), next=f"return the keys {list(target)}")
-        keys = list(target)
-    else:
+    if kind is not dict:
         if len(got) != len(target):
             return Finding(f"{of}returned {len(got)} values, expected {len(target)}")
-        keys = list(range(len(target)))
-    for key in keys:
-        part = f"key {key!r}" if kind is dict else f"value {key + 1} of {len(target)}"
-        part = f"{name}, {part}" if name else part
-        found = difference(target[key], got[key], case, exercise, part)
-        if found:
-            return found
-    return None
+        return None
+    missing = [key for key in target if key not in got]
+    extra = [key for key in got if key not in target]
+    if not missing and not extra:
+        return None
+    words = [f"key {plain(repr(missing[0]))} is missing"] if missing else []
+    words += [f"key {plain(repr(extra[0]))} is not asked for"] if extra else []
+    return Finding(of + " and ".join(words), next=f"return the keys {list(target)}")
 
 
 def _wrong_type(of: str, got: Any, asked: str) -> Finding:
@@ -188,8 +204,8 @@ def _number_difference(
         return None
     allowed = f", relative error allowed {rtol:.0e}" if rtol else ""
     where = f"expected {number(target)}, yours {number(got)}{allowed}"
-    cause, step = diagnose.number(target, got, argument_names(exercise.reference, case))
-    return Finding(f"{of}wrong value", where, cause, step)
+    guesses = diagnose.number(target, got, argument_names(exercise.reference, case))
+    return Finding(f"{of}wrong value", where, guesses=tuple(guesses))
 
 
 def _is_bool(value: Any) -> bool:
@@ -216,8 +232,8 @@ def _array_difference(target: Target, got: Any, case: Case, of: str) -> Finding 
             return None
         if target.dtype.kind == "b":
             return _mask_difference(target.values, got, wrong, of)
-        cause, step = diagnose.array(target, got.astype(float), case)
-        return Finding(f"{of}wrong values", _where(target, got, wrong), cause, step)
+        guesses = tuple(diagnose.array(target, got.astype(float), case))
+        return Finding(f"{of}wrong values", _where(target, got, wrong), guesses=guesses)
     wide = got.astype(np.float64)
     with np.errstate(all="ignore"):
         close = np.abs(wide - target.values) <= target.tolerance
@@ -225,10 +241,11 @@ def _array_difference(target: Target, got: Any, case: Case, of: str) -> Finding 
     if not wrong.any():
         return None
     with np.errstate(all="ignore"):
-        cause, step = diagnose.array(target, wide, case)
         where = _where(target, wide, wrong)
-    reason = "returned NaN" if (np.isnan(wide) & wrong).any() else "wrong values"
-    return Finding(of + reason, where, cause, step)
+        reason = of + ("returned NaN" if (np.isnan(wide) & wrong).any() else "wrong values")
+        if (np.isfinite(target.values) & ~np.isfinite(wide)).any():
+            return Finding(reason, where, *diagnose.not_finite(target, wide, case))
+        return Finding(reason, where, guesses=tuple(diagnose.array(target, wide, case)))
 
 
 def _position(index: tuple[int, ...]) -> str:
@@ -268,8 +285,7 @@ def _mask_difference(right: np.ndarray, got: np.ndarray, wrong: np.ndarray, of: 
     where = f"{_position(_first(wrong))}: {' and '.join(counts)} of {right.size}"
     if right.ndim >= 1:
         where += "\n" + _picture(right, got)
-    cause, step = diagnose.mask(right, got)
-    return Finding(f"{of}wrong mask", where, cause, step)
+    return Finding(f"{of}wrong mask", where, guesses=tuple(diagnose.mask(right, got)))
 
 
 def _picture(right: np.ndarray, got: np.ndarray) -> str:

@@ -1,8 +1,7 @@
 """Judge an answer: run the cases, find what is wrong with the first that fails, and guess why.
 
-The cases run in order, smallest first. A failure is compared with the exercise's named mistakes:
-the one that behaves alike on all cases is the likely cause. Nothing is shown and nothing recorded
-here: the notebook, the tests and the command line all come through `judge`.
+The cases run in order, smallest first; `causes` then looks at all that fail. Nothing is shown and
+nothing recorded here: the notebook, the tests and the command line all come through `judge`.
 """
 
 from __future__ import annotations
@@ -14,18 +13,17 @@ import inspect
 import os
 import re
 import secrets
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from attncourse.cost import format_bytes
-from attncourse.grading import guard
+from attncourse.grading import causes, guard
 from attncourse.grading.assembly import Written
-from attncourse.grading.compare import difference, expected, same
+from attncourse.grading.compare import difference, expected
 from attncourse.grading.diagnose import argument_names
 from attncourse.grading.messages import (
     Finding,
@@ -37,10 +35,9 @@ from attncourse.grading.messages import (
     verdict,
 )
 from attncourse.grading.places import unwrap
-from attncourse.grading.spec import Case, Exercise, Mistake
+from attncourse.grading.spec import Case, Exercise
 from attncourse.grading.values import is_array, leaves, to_numpy, to_torch, unchanged
 
-DIAGNOSIS_SECONDS = 10.0  # how long a failure may be compared with known mistakes
 _NUMPY = dict(vars(np))  # NumPy's names before the learner's code could replace one
 
 
@@ -76,7 +73,7 @@ def judge(exercise: Exercise, function: Any, seed: int | None = None) -> Verdict
 
 
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
     """One call of a function and what is wrong with it, None if nothing is."""
 
     outcome: guard.Outcome
@@ -85,6 +82,7 @@ class _Trial:
 
     @property
     def printed(self) -> str:
+        """What the call printed and warned about."""
         return "\n".join(part for part in (self.outcome.printed, *self.outcome.warned) if part)
 
 
@@ -126,7 +124,7 @@ class _Judge:
             self._targets[id(case)] = expected(self.exercise, case)
         return self._targets[id(case)]
 
-    def _try(self, function: Any, case: Case, *, metered: bool = False) -> _Trial:
+    def _try(self, function: Any, case: Case, *, metered: bool = False) -> Trial:
         """Run a case on copies of its arguments and find what is wrong, the worst first."""
         if isinstance(function, Written):
             function = function.__wrapped__  # made now: its time is not the call's
@@ -140,7 +138,7 @@ class _Judge:
             run, given = _record if self._traced else _finish, (function, *args)
         outcome = guard.call(run, given, kwargs, seconds=seconds, owner=function)
         if outcome.raised:
-            return _Trial(outcome, self._raised(outcome.raised, case, seconds))
+            return Trial(outcome, self._raised(outcome.raised, case, seconds))
         value, trace, n_bytes = outcome.value, None, 0
         if metered:
             value, n_bytes = value
@@ -156,7 +154,7 @@ class _Judge:
         )
         if not finding and metered and n_bytes > self.exercise.memory.allowed_bytes:
             finding = self._too_much(function, case, n_bytes)
-        return _Trial(outcome, finding, n_bytes)
+        return Trial(outcome, finding, n_bytes)
 
     def _arguments(self, case: Case) -> tuple[tuple, dict]:
         args, kwargs = copy.deepcopy((case.args, dict(case.kwargs)))
@@ -279,56 +277,37 @@ class _Judge:
             "make that array smaller: a block at a time, or only the part that is used",
         )
 
-    def _failed(self, case: Case, trial: _Trial, cases: list[Case]) -> Verdict:
+    def _failed(self, case: Case, trial: Trial, cases: list[Case]) -> Verdict:
         """Look for the likely cause and write the verdict."""
         if trial.outcome.raised and trial.outcome.raised.kind in (guard.TimeUp, MemoryError):
             return self._report(case, trial, trial.finding)
         metered = bool(trial.held)
         again = self._try(self.function, case, metered=metered)
-        if not self._alike(again, trial, case):
+        if not causes.alike(again, trial, self._target(case)):
             return self._report(case, trial, _unsteady(trial.finding))
-        if mistake := self._mistake(case, trial, cases, metered):
-            finding = trial.finding
-            finding = Finding(finding.reason, finding.where, mistake.says, mistake.next)
-            return self._report(case, trial, finding)
-        return self._report(case, trial, trial.finding)
+        cases = [case, *(each for each in cases if each is not case)]
+        search = causes.Search(
+            self.exercise,
+            self.function,
+            cases,
+            lambda function, each: self._try(function, each, metered=metered),
+            self._target,
+        )
+        finding = trial.finding
+        if found := search.cause(lambda: self._suspects(metered)):
+            finding = replace(finding, cause=found.cause, next=found.next)
+        elif not finding.cause and not finding.next:
+            finding = replace(finding, next="run it by hand on this smallest case")
+        return self._report(case, trial, finding)
 
-    def _mistake(
-        self, failing: Case, trial: _Trial, cases: list[Case], metered: bool
-    ) -> Mistake | None:
-        """Return the known mistake that does what the answer does, on all cases."""
-        stop = time.monotonic() + DIAGNOSIS_SECONDS
-        trials = {id(failing): trial}
-        cases = [failing, *(case for case in cases if case is not failing)]
+    def _suspects(self, metered: bool) -> Iterator[causes.Suspect]:
+        """Yield the known mistakes; if memory is at stake, only those whose numbers are right."""
         for mistake in self.exercise.mistakes:
-            if metered and any(self._try(mistake.function, each).finding for each in self.cases):
-                continue  # its numbers are wrong; the small cases show that sooner
-            for case in cases:
-                if time.monotonic() > stop:
-                    return None
-                theirs = self._try(mistake.function, case, metered=metered)
-                if case is failing and theirs.finding is None:
-                    break
-                if id(case) not in trials:
-                    trials[id(case)] = self._try(self.function, case, metered=metered)
-                if not self._alike(trials[id(case)], theirs, case):
-                    break
-            else:
-                return mistake
-        return None
+            for function in mistake.functions:
+                if not metered or not any(self._try(function, each).finding for each in self.cases):
+                    yield mistake, function
 
-    def _alike(self, mine: _Trial, theirs: _Trial, case: Case) -> bool:
-        """Whether two calls ended alike: same error, or same complaint and same result."""
-        a, b = mine.outcome.raised, theirs.outcome.raised
-        if a or b:
-            return bool(a and b and a.kind is b.kind)
-        if not same(mine.outcome.value, theirs.outcome.value, self._target(case)):
-            return False
-        if mine.held:
-            return abs(mine.held - theirs.held) <= 0.05 * mine.held
-        return (mine.finding and mine.finding.reason) == (theirs.finding and theirs.finding.reason)
-
-    def _report(self, case: Case, trial: _Trial, finding: Finding) -> Verdict:
+    def _report(self, case: Case, trial: Trial, finding: Finding) -> Verdict:
         return verdict(
             self.exercise,
             "failed",
@@ -342,7 +321,7 @@ class _Judge:
         )
 
 
-def _not_attempted(trial: _Trial, *, first: bool) -> bool:
+def _not_attempted(trial: Trial, *, first: bool) -> bool:
     """Whether the answer is still the stub, which raises NotImplementedError at once."""
     raised = trial.outcome.raised
     return bool(first and raised and raised.own and issubclass(raised.kind, NotImplementedError))

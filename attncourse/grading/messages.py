@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attncourse.grading.spec import Exercise
+
+if TYPE_CHECKING:
+    from attncourse.grading.diagnose import Guess
 
 MARKS = {
     "passed": "✓",
@@ -29,12 +32,14 @@ class Finding:
         where: Row and column, line, or the pictures of a mask; may have several lines.
         cause: The likely cause.
         next: The next step.
+        guesses: What the numbers of this case alone suggest; other cases must bear it out.
     """
 
     reason: str
     where: str = ""
     cause: str = ""
     next: str = ""
+    guesses: tuple[Guess, ...] = ()
 
 
 @dataclass(frozen=True)

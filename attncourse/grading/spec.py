@@ -16,6 +16,7 @@ from attncourse.cost import Cost
 
 KINDS = ("number", "mask", "array", "kernel")
 NEEDS = ("numpy", "triton", "gpu")
+TILE_SIZES = (8, 10, 16, 20, 32, 50, 64, 100, 128, 200, 256, 500, 512)  # what learners choose
 _ID = re.compile(r"\d\d\.V?[1-9]\d?")  # 04.3, or 04.V7 for one taken from the source documents
 
 
@@ -23,7 +24,7 @@ class SpecError(ValueError):
     """An exercise contradicts the rules that every exercise keeps."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """The arguments of one call of the answer.
 
@@ -47,7 +48,8 @@ class Mistake:
 
     `says` completes "likely cause": "your output is what you get without 1/√D". `next` is the next
     step. A mistake may give right numbers if it fails on memory, traffic or by changing its
-    arguments. `variants` make the same mistake in other words, such as with other tiles.
+    arguments. `variants` are the same slip made in other ways, with other sizes of tiles: any of
+    them may be the learner's.
     """
 
     name: str
@@ -55,6 +57,11 @@ class Mistake:
     says: str
     next: str
     variants: tuple[Callable, ...] = ()
+
+    @property
+    def functions(self) -> tuple[Callable, ...]:
+        """All ways to make the mistake."""
+        return (self.function, *self.variants)
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class Exercise:
         kind: "number", "mask", "array" or "kernel" (torch tensors in, torch tensor out).
         mistakes: at least five.
         alternatives: at least two right answers written in another way.
-        pairs: two of the mistakes at once, made when they are asked for.
+        pairs: two of the mistakes at once, made when they are asked for: where no single one fits.
         memory: the metered call, if memory is graded.
         traffic: the most bytes a kernel may load and store in a case, counted in the interpreter.
         tolerance: relative for numbers (None: 1e-9), absolute for arrays (None: from the dtype).
