@@ -245,6 +245,121 @@ def test_a_mistake_is_rejected_and_named(each, mistake):
         assert mistake.next in str(verdict), (seed, str(verdict))
         if "peak" in verdict.reason:
             break  # right numbers: only the memory is wrong, and that does not depend on the seed
+    for variant in mistake.variants:
+        verdict = judge(each, variant, seed=SEEDS[0])
+        assert verdict.status == "failed", variant
+        assert mistake.says in str(verdict), str(verdict)
+
+
+# Wrong answers that passed before there were cases of uneven lengths ------------------------------
+
+
+def one_maximum_a_block(q, k, v, stretches):
+    """Take one maximum for a block of queries: beside a long query a short one has only zeros.
+
+    `stretches` are (queries, keys, which pairs are visible).
+    """
+    work = np.result_type(q.dtype, np.float32)
+    out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
+    for rows, keys, visible in stretches:
+        scores = q[..., rows, :].astype(work) @ k[..., keys, :].swapaxes(-1, -2)
+        scores = np.where(visible, scores / work.type(math.sqrt(q.shape[-1])), -np.inf)
+        if scores.size:
+            weights = np.exp(scores - scores.max())
+            with np.errstate(invalid="ignore"):
+                weights /= weights.sum(axis=-1, keepdims=True)
+            out[..., rows, :] = weights @ v[..., keys, :]
+    return out
+
+
+def blocks_of(n, size=32):
+    return [np.arange(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def lean(q, k, v):
+    keys = np.arange(len(k))
+    return one_maximum_a_block(q, k, v, [(rows, keys, True) for rows in blocks_of(len(q))])
+
+
+def windowed(q, k, v, window, n_global=0, block=32):
+    n, stretches = q.shape[-2], []
+    for rows in blocks_of(n, block):
+        near = np.arange(max(n_global, rows[0] - window), min(n, rows[-1] + window + 1))
+        keys = np.concatenate([np.arange(n_global), near])
+        visible = (np.abs(rows[:, None] - keys) <= window) | (keys < n_global)
+        stretches.append((rows, keys, visible))
+    return one_maximum_a_block(q, k, v, stretches)
+
+
+def block_sparse(q, k, v, layout, block):
+    n = q.shape[-2]
+    at = np.arange(n) // block
+    stretches = [
+        (rows, np.flatnonzero(listed[at]), True)
+        for rows, listed in zip(blocks_of(n, block), layout, strict=True)
+    ]
+    return one_maximum_a_block(q, k, v, stretches)
+
+
+def tiled(q, k, v):
+    """An online softmax with one running maximum for all queries."""
+    work = np.result_type(q.dtype, np.float32)
+    top, total, acc = -np.inf, 0.0, 0.0
+    for start in range(0, k.shape[-2], 64):
+        keys = k[..., start : start + 64, :].swapaxes(-1, -2)
+        scores = q.astype(work) @ keys / work.type(math.sqrt(q.shape[-1]))
+        higher = max(top, scores.max())
+        weights, fade = np.exp(scores - higher), work.type(np.exp(top - higher))
+        total = total * fade + weights.sum(axis=-1, keepdims=True)
+        acc, top = acc * fade + weights @ v[..., start : start + 64, :], higher
+    with np.errstate(invalid="ignore"):
+        return (acc / total).astype(q.dtype)
+
+
+def divided_by_exp_of_lse(grad_out, q, k, v, out, lse, block=64):
+    """Make a weight exp(score) / exp(lse), which overflows, instead of exp(score - lse)."""
+    ahead, factor = len(k) - len(q), q.dtype.type(q.shape[-1] ** -0.5)
+    dq, dk, dv = (np.zeros_like(array) for array in (q, k, v))
+    for rows in blocks_of(len(q), 16):
+        visible = np.arange(len(k)) <= rows[:, None] + ahead
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            weights = np.exp(q[rows] @ k.T * factor) / np.exp(lse[rows, None])
+        p = np.where(visible, weights, 0)
+        delta = (out[rows] * grad_out[rows]).sum(axis=-1, keepdims=True)
+        ds = p * (grad_out[rows] @ v.T - delta) * factor
+        dv += p.T @ grad_out[rows]
+        dq[rows] += ds @ k
+        dk += ds.T @ q[rows]
+    return dq, dk, dv
+
+
+def error_of_lean(q, k, v, out):
+    exact = lean(q, k, v)
+    return float(np.sqrt(np.mean((out - exact) ** 2) / np.mean(exact**2)))
+
+
+@pytest.mark.parametrize(
+    ("exercise_id", "wrong"),
+    [
+        ("01.4", lean),
+        ("04.3", windowed),
+        ("05.3", block_sparse),
+        ("05.6", windowed),
+        ("09.3", tiled),
+        ("09.6", divided_by_exp_of_lse),
+        ("13.4", error_of_lean),
+        ("04.6", "for blocks that lie before the first key"),
+        ("07.6", "your queries share one maximum"),
+    ],
+)
+def test_answers_that_break_on_uneven_lengths_fail(exercise_id, wrong):
+    each = exercise(exercise_id)
+    if isinstance(wrong, str):
+        [wrong] = [slip.function for slip in each.mistakes if slip.says.startswith(wrong)]
+    for seed in SEEDS[:3]:
+        verdict = judge(each, wrong, seed=seed)
+        assert verdict.status == "failed", seed
+        assert "peak" not in verdict.reason, str(verdict)
 
 
 @pytest.mark.parametrize("each", EXERCISES, ids=lambda each: each.id)

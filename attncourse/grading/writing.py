@@ -118,6 +118,7 @@ def qkv(
     value_width: int | None = None,
     dtype: type = np.float32,
     shift: float = 0.0,
+    longer: float = 1.0,
 ) -> Maker:
     """Return a maker of a case `(q, k, v, *rest)` of standard normal numbers.
 
@@ -130,6 +131,8 @@ def qkv(
         dtype: of q, k and v.
         shift: adds shift · abs(shift) / √D to every score, so that exponentials overflow unless
             the maximum is subtracted, or underflow if the shift is negative.
+        longer: how many times longer the first query is: beside its scores those of the others
+            vanish unless each row has a maximum of its own.
     """
 
     def make(generator: Generator) -> Case:
@@ -140,6 +143,7 @@ def qkv(
         v = generator.standard_normal((*lead, n_keys, value_width or width))
         if shift:
             q[..., -1], k[..., -1] = abs(shift), shift
+        q[..., 0, :] *= longer
         return Case(name, (q.astype(dtype), k.astype(dtype), v.astype(dtype), *rest))
 
     return make

@@ -54,9 +54,9 @@ Spec(
     cases=[
         case("1 token", 1, 1, 1, 1, 1),
         case("3 tokens, 2 bytes a number", 3, 1, 1, 1, 2),
-        case("2 heads", 3, 2, 1, 1, 4),
-        case("5 layers", 3, 2, 5, 1, 4),
-        case("batch 7", 3, 2, 5, 7, 4),
+        case("5 heads", 3, 5, 1, 1, 2),
+        case("7 layers", 3, 5, 7, 1, 2),
+        case("batch 11", 3, 5, 7, 11, 2),
         case("10¹² tokens", 10**12, 96, 80, 16, 2),
         *draws(4, lambda rng: rng.integers(2, 60, 5)),
     ],

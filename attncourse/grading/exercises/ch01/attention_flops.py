@@ -59,7 +59,7 @@ def _cases(generator: Generator) -> list[Case]:
         Case("1 of each", (1, 1, 1, 1)),
         Case("2 queries, 3 keys", (2, 3, 1, 1)),
         Case("width 5", (2, 3, 5, 5)),
-        Case("values narrower than keys", (2, 3, 5, 4)),
+        Case("values wider than keys", (2, 3, 5, 7)),
         Case("4096 tokens, heads of 64", (4096, 4096, 64, 64)),
         Case("one query, 10⁹ keys", (1, 10**9, 128, 128)),
         *(Case(f"random sizes {sizes}", sizes) for sizes in random),

@@ -86,22 +86,39 @@ def _no_division(q, k, v):
     return scores @ v
 
 
+def _sum_over_queries(q, k, v):
+    scores = q @ k.T / q.dtype.type(math.sqrt(q.shape[-1]))
+    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return scores / scores.sum(axis=0, keepdims=True) @ v
+
+
+def _one_maximum(q, k, v):
+    scores = q @ k.T
+    scores /= math.sqrt(q.shape[-1])
+    scores -= scores.max()
+    np.exp(scores, out=scores)
+    with np.errstate(invalid="ignore"):
+        return scores @ v / scores.sum(axis=1, keepdims=True)
+
+
 def _cases(generator: Generator) -> list[Case]:
-    def case(name, n, width, value_width, dtype=np.float32, shift=0.0):
+    def case(name, n, width, value_width, dtype=np.float32, shift=0.0, longer=1.0):
         q, k = (generator.standard_normal((n, width)) for _ in range(2))
         v = generator.standard_normal((n, value_width))
         if shift:  # adds shift² / √D to each score: exp overflows unless the maximum is subtracted
             q[:, -1] = k[:, -1] = shift
+        q[0] *= longer
         return Case(name, tuple(array.astype(dtype) for array in (q, k, v)))
 
     n = int(generator.integers(20, 120))
     return [
-        case("1 token", 1, 4, 4),
-        case("2 tokens", 2, 4, 4),
-        case("5 tokens", 5, 4, 4),
-        case("values narrower than keys", 5, 8, 3),
+        case("1 token", 1, 5, 5),
+        case("2 tokens", 2, 5, 5),
+        case("7 tokens", 7, 5, 5),
+        case("values narrower than keys", 5, 7, 3),
         case("float64", 7, 8, 8, np.float64),
         case("large scores, float64", 6, 64, 4, np.float64, shift=80.0),
+        case("one query 200 times longer than the others", 40, 16, 4, longer=200),
         case("63 tokens", 63, 16, 16),
         case(f"random, n = {n}", n, 32, 32),
     ]
@@ -160,6 +177,24 @@ LEAN_ATTENTION = Exercise(
             lambda q, k, v: reference.attention(q, k, v, scale=1.0),
             "your output is what you get without 1/√D",
             "divide the scores by the square root of D before the softmax",
+        ),
+        Mistake(
+            "scale 1/D",
+            lambda q, k, v: reference.attention(q, k, v, scale=1 / q.shape[-1]),
+            "your output is what you get with 1/D instead of 1/√D",
+            "divide the scores by the square root of D",
+        ),
+        Mistake(
+            "sum over queries",
+            _sum_over_queries,
+            "your maxima are those of the rows, but your sums are those of the columns",
+            "sum over the keys of one query, too: axis=1",
+        ),
+        Mistake(
+            "one maximum",
+            _one_maximum,
+            "your maximum is that of all scores: in a row far below it exp gives only zeros",
+            "subtract the maximum of each row: axis=1, keepdims=True",
         ),
         Mistake(
             "softmax over queries",

@@ -71,8 +71,8 @@ def _savings(change: Callable) -> Callable:
 def _cases(generator: Generator) -> list[Case]:
     cases = [
         Case("1 token", (1, 1, 1, 1, 1)),
-        Case("4 tokens, 1 head, width 2", (4, 1, 2, 2, 2)),
-        Case("3 heads", (4, 3, 2, 2, 4)),
+        Case("5 tokens, 1 head, width 3", (5, 1, 3, 2, 2)),
+        Case("7 heads", (5, 7, 3, 2, 4)),
         Case("window larger than n", (4, 2, 2, 9, 4)),
         Case("state larger than the matrix", (4, 2, 8, 2, 2)),
     ]

@@ -68,10 +68,10 @@ def _cases(generator: Generator) -> list[Case]:
     random = [tuple(int(x) for x in generator.integers(2, 40, 5)) for _ in range(3)]
     return [
         Case("1 of each", (1, 1, 1, 1, 1, 1)),
-        Case("3 tokens, float32", (3, 1, 1, 1, 2, 4)),
-        Case("2 heads, float16", (3, 1, 1, 2, 2, 2)),
-        Case("5 layers", (3, 1, 5, 2, 2, 4)),
-        Case("batch 7", (3, 7, 5, 2, 2, 4)),
+        Case("3 tokens, float32", (3, 1, 1, 1, 7, 4)),
+        Case("5 heads, float16", (3, 1, 1, 5, 7, 2)),
+        Case("11 layers", (3, 1, 11, 5, 7, 4)),
+        Case("batch 13", (3, 13, 11, 5, 7, 4)),
         Case("BERT-base, 8 texts of 4096", (4096, 8, 12, 12, 64, 4)),
         *(Case(f"random sizes {sizes}, float16", (*sizes, 2)) for sizes in random),
     ]

@@ -112,6 +112,12 @@ COUNT_CONNECTIONS = Exercise(
             "each query's own key belongs to the causal half in full",
         ),
         Mistake(
+            "causal ignored",
+            lambda n, window, causal: _count_by_triangles(n, window, False),
+            "your causal count has the keys after each query as well",
+            "if causal, a query has window keys before it and its own: window + 1",
+        ),
+        Mistake(
             "own key missing",
             lambda n, window, causal: _count_by_triangles(n, window, causal) - n,
             "your count is n too small: each query's own key is missing",

@@ -76,7 +76,7 @@ def _speedup_with(local: Callable | None = None, tiles: Callable | None = None) 
 def _speedup_cases(generator: Generator) -> list[Case]:
     fixed = [
         ("1 token", (1, 2, 1, 1)),
-        ("8 tokens, tiles of 2", (8, 4, 2, 2)),
+        ("10 tokens, tiles of 2", (10, 4, 7, 2)),
         ("tile of 1: nothing is rounded", (8, 4, 2, 1)),
         ("one tile", (16, 4, 8, 16)),
         ("half a window is no whole tile", (64, 24, 8, 8)),

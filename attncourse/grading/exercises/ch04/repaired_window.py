@@ -78,11 +78,12 @@ def _repaired_without_clipping(q, k, v, window, block=32):
 
 
 def _repair_cases(generator: Generator) -> list[Case]:
-    def case(name, n_queries, n_keys, window, dtype=np.float32):
+    def case(name, n_queries, n_keys, window, dtype=np.float32, longer=1.0):
         q, k, v = (
             generator.standard_normal((n, width)).astype(dtype)
-            for n, width in ((n_queries, 8), (n_keys, 8), (n_keys, 5))
+            for n, width in ((n_queries, 7), (n_keys, 7), (n_keys, 5))
         )
+        q[0] *= longer
         return Case(name, (q, k, v, window))
 
     n_queries, n_keys, window = (int(x) for x in generator.integers(1, (150, 150, 40)))
@@ -96,6 +97,10 @@ def _repair_cases(generator: Generator) -> list[Case]:
         case("window larger than n", 40, 40, 50),
         case("fewer queries than keys", 20, 70, 4),
         case("more queries than keys: whole blocks see nothing", 100, 10, 4),
+        case("60 queries, 20 keys: blocks that end before the first key", 60, 20, 1),
+        case("200 queries, 3 keys", 200, 3, 2),
+        case("3 queries, 200 keys", 3, 200, 2),
+        case("one query 100 times longer than the others", 40, 40, 9, longer=100),
         case("float64", 70, 70, 9, np.float64),
         case(
             f"random, {n_queries} queries, {n_keys} keys, window {window}",
@@ -158,6 +163,19 @@ REPAIRED_WINDOW = Exercise(
             _blocked(_stretch(ahead_sign=-1), _within),
             "your slice moves against the queries",
             "query i sits at key position i + ahead, with ahead = n_keys - n_queries",
+        ),
+        Mistake(
+            "end not clipped at 0",
+            _blocked(
+                lambda start, stop, window, ahead, n_keys: (
+                    max(0, start + ahead - window),
+                    min(n_keys, stop + ahead + window),
+                ),
+                _within,
+            ),
+            "your slice ends at a negative key for blocks before the first one: Python then counts "
+            "from the end",
+            "clip the end at 0 as well: max(0, min(n_keys, stop + ahead + window))",
         ),
         Mistake(
             "mask dropped",

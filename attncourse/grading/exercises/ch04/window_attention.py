@@ -10,6 +10,7 @@ graded: a loop over rows that computes all n scores of a row and masks them pass
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -22,7 +23,7 @@ from attncourse.grading.exercises.ch04.shared import (
     dense_window,
     metered_case,
 )
-from attncourse.grading.spec import Case, Exercise, Memory, Mistake
+from attncourse.grading.spec import TILE_SIZES, Case, Exercise, Memory, Mistake
 from attncourse.reference import window as reference
 from attncourse.softmax import softmax
 
@@ -124,9 +125,10 @@ def _attention_with_padding(q, k, v, window):
     return dense(q, np.pad(k, edges), np.pad(v, edges), visible)
 
 
-def _attention_in_islands(q, k, v, window):
-    block = np.arange(q.shape[-2]) // (window + 1)
-    return dense(q, k, v, block == block[:, None])
+def _attention_in_islands(q, k, v, window, size=None):
+    block = np.arange(q.shape[-2]) // (size or window + 1)
+    visible = block == block[:, None]
+    return dense(q, k, v, visible & _square(q, window) if size else visible)
 
 
 def _attention_causal(q, k, v, window):
@@ -139,28 +141,30 @@ def _attention_strict(q, k, v, window):
 
 
 def _attention_cases(generator: Generator) -> list[Case]:
-    def case(name, shape, window, *, dtype=np.float32, value_width=None, shift=0.0):
+    def case(name, shape, window, *, dtype=np.float32, value_width=None, shift=0.0, longer=1.0):
         q, k, v = (generator.standard_normal(shape) for _ in range(3))
         if value_width:
             v = generator.standard_normal((*shape[:-1], value_width))
         if shift:  # adds shift² / √D to each score: exp overflows unless the maximum is subtracted
             q[..., -1] = k[..., -1] = shift
+        q[..., 0, :] *= longer
         return Case(name, (q.astype(dtype), k.astype(dtype), v.astype(dtype), window))
 
     length, window = (int(x) for x in generator.integers((80, 1), (200, 40)))
     return [
-        case("1 token, window 0", (1, 4), 0),
-        case("1 token, window 3", (1, 4), 3),
-        case("window 0", (5, 4), 0),
-        case("window 1", (5, 4), 1),
-        case("window 2", (7, 4), 2),
-        case("window larger than n", (5, 4), 9),
-        case("values narrower than keys", (6, 8), 2, value_width=3),
-        case("2 heads", (2, 6, 4), 1),
-        case("batch of 2, 3 heads", (2, 3, 7, 4), 2),
-        case("float64", (9, 8), 2, dtype=np.float64),
-        case("float16", (9, 8), 2, dtype=np.float16),
+        case("1 token, window 0", (1, 3), 0),
+        case("1 token, window 3", (1, 3), 3),
+        case("window 0", (5, 3), 0),
+        case("window 1", (5, 3), 1),
+        case("window 2", (7, 3), 2),
+        case("window larger than n", (5, 3), 9),
+        case("values narrower than keys", (6, 7), 2, value_width=3),
+        case("2 heads", (2, 5, 3), 1),
+        case("batch of 2, 3 heads", (2, 3, 7, 5), 2),
+        case("float64", (9, 7), 2, dtype=np.float64),
+        case("float16", (9, 7), 2, dtype=np.float16),
         case("large scores, float64", (6, 64), 2, dtype=np.float64, shift=80.0),
+        case("one query 200 times longer than the others", (40, 16), 9, longer=200),
         case("63 tokens, window 100", (63, 16), 100),
         case(f"random, n = {length}, window {window}", (length, 32), window),
         case(f"random, 2 heads, n = {length}, window {window}", (2, length, 32), window),
@@ -247,6 +251,7 @@ WINDOW_ATTENTION = Exercise(
             _attention_in_islands,
             "your queries see only keys of their own block",
             "let the slice of keys reach window beyond both ends of the block of queries",
+            tuple(partial(_attention_in_islands, size=size) for size in TILE_SIZES),
         ),
         Mistake(
             "padding attended",

@@ -83,6 +83,9 @@ def _mask_cases(generator: Generator) -> list[Case]:
         ("fewer queries than keys, causal", (3, 7, 2, True)),
         ("more queries than keys: empty rows", (7, 3, 1, False)),
         ("more queries than keys, causal", (7, 3, 1, True)),
+        ("60 queries, 20 keys", (60, 20, 1, False)),
+        ("20 queries, 60 keys", (20, 60, 3, False)),
+        ("60 queries, 20 keys, causal", (60, 20, 3, True)),
     ]
     random = []
     for _ in range(6):

@@ -87,8 +87,8 @@ def _savings_percent(n, width, d):
 def _savings_cases(generator: Generator) -> list[Case]:
     fixed = [
         ("1 token", (1, 2, 1)),
-        ("8 tokens, width 4", (8, 4, 2)),
-        ("odd width 5", (8, 5, 2)),
+        ("11 tokens, width 4", (11, 4, 3)),
+        ("odd width 5", (11, 5, 3)),
         ("width larger than 2n", (4, 20, 8)),
         ("the document's n = 1024, w = 256, d = 64", (1024, 256, 64)),
     ]

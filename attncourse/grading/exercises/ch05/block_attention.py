@@ -128,10 +128,11 @@ def _exp_of_zero(q, k, v, layout, block):
 
 
 def _cases(generator: Generator) -> list[Case]:
-    def case(name, shape, block, layout, *, dtype=np.float32, value_width=None):
+    def case(name, shape, block, layout, *, dtype=np.float32, value_width=None, longer=1.0):
         q, k, v = (generator.standard_normal(shape) for _ in range(3))
         if value_width:
             v = generator.standard_normal((*shape[:-1], value_width))
+        q[..., 0, :] *= longer
         layout = np.array(layout, dtype=bool)
         return Case(name, (q.astype(dtype), k.astype(dtype), v.astype(dtype), layout, block))
 
@@ -141,16 +142,17 @@ def _cases(generator: Generator) -> list[Case]:
     tiles, block = (int(x) for x in generator.integers((3, 4), (9, 20)))
     lower = np.tri(3)
     return [
-        case("1 token", (1, 4), 1, [[1]]),
-        case("1 token, nothing listed", (1, 4), 1, [[0]]),
-        case("2 blocks of 2, each its own", (4, 4), 2, np.eye(2)),
-        case("2 blocks of 2, each the other", (4, 4), 2, [[0, 1], [1, 0]]),
-        case("all blocks", (6, 4), 2, np.ones((3, 3))),
-        case("a row without blocks", (6, 4), 2, [[1, 1, 0], [0, 0, 0], [1, 0, 1]]),
-        case("lower triangle of blocks", (9, 8), 3, lower),
-        case("the last block is cut", (7, 8), 3, [[1, 0, 1], [1, 1, 0], [0, 1, 1]]),
+        case("1 token", (1, 3), 1, [[1]]),
+        case("1 token, nothing listed", (1, 3), 1, [[0]]),
+        case("2 blocks of 2, each its own", (4, 3), 2, np.eye(2)),
+        case("2 blocks of 2, each the other", (4, 3), 2, [[0, 1], [1, 0]]),
+        case("all blocks", (6, 5), 2, np.ones((3, 3))),
+        case("a row without blocks", (6, 5), 2, [[1, 1, 0], [0, 0, 0], [1, 0, 1]]),
+        case("lower triangle of blocks", (9, 5), 3, lower),
+        case("the last block is cut", (7, 5), 3, [[1, 0, 1], [1, 1, 0], [0, 1, 1]]),
         case("values narrower than keys", (8, 8), 4, [[1, 1], [0, 1]], value_width=3),
-        case("batch of 2, 3 heads", (2, 3, 8, 4), 4, [[1, 0], [1, 1]]),
+        case("batch of 2, 3 heads", (2, 3, 8, 5), 4, [[1, 0], [1, 1]]),
+        case("one query 200 times longer than the others", (16, 8), 8, np.ones((2, 2)), longer=200),
         case("float64", (12, 8), 4, drawn(3), dtype=np.float64),
         case(f"random, {tiles} blocks of {block}", (tiles * block, 16), block, drawn(tiles)),
         case("random, 100 tokens in blocks of 16", (100, 16), 16, drawn(7)),

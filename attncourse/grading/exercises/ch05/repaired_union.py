@@ -35,6 +35,7 @@ def _passes(
     fade_acc: bool = True,
     hide: bool = True,
     hubs: bool = True,
+    scaled: bool = True,
 ) -> Callable:
     """Make the union in two passes, like the one in the exercise.
 
@@ -44,6 +45,7 @@ def _passes(
         fade_acc: Whether the weighted values are.
         hide: Whether a query sees its own window only, not its block's whole stretch.
         hubs: Whether there is a second pass at all.
+        scaled: Whether the scores are divided by √D.
     """
 
     def attention(q, k, v, window, n_global, block=32):
@@ -54,7 +56,7 @@ def _passes(
             near = np.arange(max(0, start - window), min(n, rows[-1] + window + 1))
             running_max, total, acc = -np.inf, 0.0, 0.0
             for keys in (near, np.arange(n_global if hubs else 0)):
-                scores = q[rows] @ k[keys].T / np.sqrt(width).astype(q.dtype)
+                scores = q[rows] @ k[keys].T / np.sqrt(width if scaled else 1).astype(q.dtype)
                 if keys is near:
                     hidden = np.abs(rows[:, None] - keys) > (window if hide else n)
                     if not overlap:
@@ -90,8 +92,9 @@ def _by_mask(q, k, v, window, n_global, block=32):
 
 
 def _cases(generator: Generator) -> list[Case]:
-    def case(name, n, window, n_global, dtype=np.float32):
-        q, k, v = (generator.standard_normal((n, width)).astype(dtype) for width in (8, 8, 5))
+    def case(name, n, window, n_global, dtype=np.float32, longer=1.0):
+        q, k, v = (generator.standard_normal((n, width)).astype(dtype) for width in (7, 7, 5))
+        q[0] *= longer
         return Case(name, (2 * q, k, v, window, n_global))
 
     n, window, n_global = (int(x) for x in generator.integers((60, 1, 1), (150, 30, 12)))
@@ -104,6 +107,7 @@ def _cases(generator: Generator) -> list[Case]:
         case("all keys are global", 6, 1, 6),
         case("two blocks", 40, 3, 2),
         case("more global keys than a block", 80, 2, 40),
+        case("one query 100 times longer than the others", 40, 9, 3, longer=100),
         case("float64", 70, 9, 3, np.float64),
         case(f"random, n = {n}, window {window}, {n_global} global", n, window, n_global),
     ]
@@ -176,6 +180,12 @@ REPAIRED_UNION = Exercise(
             _passes(overlap=True, hubs=False),
             "your output is that of the window alone",
             "the second pass adds the first n_global keys for every query",
+        ),
+        Mistake(
+            "no scale",
+            _passes(overlap=False, scaled=False),
+            "your output is what you get without 1/√D",
+            "the scale was right in the given code",
         ),
         Mistake(
             "window not hidden",

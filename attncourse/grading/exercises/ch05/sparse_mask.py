@@ -75,6 +75,8 @@ def _cases(generator: Generator) -> list[Case]:
         ("more queries than keys", (9, 4, 1, 3, 2, False)),
         ("more queries than keys, causal: empty rows", (9, 4, 1, 3, 2, True)),
         ("more global tokens than keys", (4, 4, 0, 3, 9, False)),
+        ("60 queries, 20 keys", (60, 20, 3, 7, 2, False)),
+        ("20 queries, 60 keys, causal", (20, 60, 3, 7, 2, True)),
     ]
     random = []
     for _ in range(6):
@@ -159,6 +161,14 @@ SPARSE_MASK = Exercise(
             _mask_of(row=lambda a: (a["own"] < a["n_global"]) & (a["key"] >= 0)),
             "your queries before the first key count as global tokens",
             "a global query sits at a position from 0 to n_global - 1",
+        ),
+        Mistake(
+            "rows by index",
+            _mask_of(
+                row=lambda a: (np.arange(a["n_queries"])[:, None] < a["n_global"]) & (a["key"] >= 0)
+            ),
+            "your global rows are the first n_global queries, wherever they sit",
+            "a query is global by its position, i + n_keys - n_queries",
         ),
         Mistake(
             "strictly less",

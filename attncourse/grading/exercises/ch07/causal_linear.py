@@ -18,7 +18,7 @@ from attncourse.grading.exercises.ch07.shared import (
     metered_case,
     normalised,
 )
-from attncourse.grading.spec import Case, Exercise, Memory, Mistake
+from attncourse.grading.spec import TILE_SIZES, Case, Exercise, Memory, Mistake
 from attncourse.reference import linear as reference
 
 CHUNK = 32
@@ -72,6 +72,31 @@ def _right(phi_q, phi_k, values, before, after):
     return phi_q @ before + _own(phi_q, phi_k, values)
 
 
+def _all_of_chunk(phi_q, phi_k, values, before, after):
+    return phi_q @ after
+
+
+def _chunk_twice(phi_q, phi_k, values, before, after):
+    return phi_q @ after + _own(phi_q, phi_k, values)
+
+
+def _without_own_key(phi_q, phi_k, values, before, after):
+    return phi_q @ before + _own(phi_q, phi_k, values, diagonal=-1)
+
+
+def _own_alone(phi_q, phi_k, values, before, after):
+    return _own(phi_q, phi_k, values)
+
+
+def _state_alone(phi_q, phi_k, values, before, after):
+    return phi_q @ before
+
+
+def _other_chunks(see: Callable) -> tuple[Callable, ...]:
+    """Return a mistake in other chunks, two of which the cases fill."""
+    return tuple(_chunked(see, chunk=chunk) for chunk in TILE_SIZES if chunk < 130)
+
+
 def _by_tokens(q, k, v):
     out = np.empty(q.shape[:-1] + v.shape[-1:], q.dtype)
     phi_q, phi_k, values = elu_plus_one(q), elu_plus_one(k), _with_ones(v)
@@ -120,13 +145,13 @@ def _causal_cases(generator: Generator) -> list[Case]:
 
     n, width = (int(x) for x in generator.integers((130, 2), (200, 20)))
     return [
-        case("1 token", 1, 4),
-        case("2 tokens", 2, 4),
-        case("17 tokens", 17, 4),
-        case("Dv ≠ D", 9, 4, value_width=7),
+        case("1 token", 1, 3),
+        case("2 tokens", 2, 3),
+        case("17 tokens", 17, 5),
+        case("Dv ≠ D", 9, 5, value_width=7),
         case("128 tokens", 128, 8),
         case("131 tokens", 131, 8),
-        case("2 batches, 3 heads", 70, 4, lead=(2, 3)),
+        case("2 batches, 3 heads", 70, 5, lead=(2, 3)),
         case("inputs shifted down by 12", 40, 4, shift=12),
         case("float64", 100, 5, dtype=np.float64),
         case(f"random, n = {n}, D = {width}", n, width),
@@ -181,41 +206,37 @@ CAUSAL_LINEAR = Exercise(
         ),
         Mistake(
             "future of the chunk",
-            _chunked(lambda phi_q, phi_k, values, before, after: phi_q @ after),
+            _chunked(_all_of_chunk),
             "your queries see all of their own chunk, later keys too",
             "in its own chunk a query sees the lower triangle only",
+            _other_chunks(_all_of_chunk),
         ),
         Mistake(
             "chunk twice",
-            _chunked(
-                lambda phi_q, phi_k, values, before, after: (
-                    phi_q @ after + _own(phi_q, phi_k, values)
-                )
-            ),
+            _chunked(_chunk_twice),
             "your chunk joins the state before its queries read it, and is counted twice",
             "read the state first, then add the chunk to it",
+            _other_chunks(_chunk_twice),
         ),
         Mistake(
             "own key missing",
-            _chunked(
-                lambda phi_q, phi_k, values, before, after: (
-                    phi_q @ before + _own(phi_q, phi_k, values, diagonal=-1)
-                )
-            ),
+            _chunked(_without_own_key),
             "your queries do not see their own key: the first one sees nothing",
             "the diagonal belongs to the triangle",
         ),
         Mistake(
             "state forgotten",
-            _chunked(lambda phi_q, phi_k, values, before, after: _own(phi_q, phi_k, values)),
+            _chunked(_own_alone),
             "your queries see their own chunk only",
             "add φ(q) @ state, the sum over all earlier chunks",
+            _other_chunks(_own_alone),
         ),
         Mistake(
             "own chunk forgotten",
-            _chunked(lambda phi_q, phi_k, values, before, after: phi_q @ before),
+            _chunked(_state_alone),
             "your queries see the earlier chunks only, and those of the first chunk nothing",
             "add the lower triangle of the own chunk's scores times its values",
+            _other_chunks(_state_alone),
         ),
         Mistake(
             "last chunk dropped",

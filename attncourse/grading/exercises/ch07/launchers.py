@@ -191,6 +191,47 @@ def _transposed(phi_q, phi_k, v, state, norm, rows):
     return acc, total, state, norm + tl.sum(phi_k, 0)
 
 
+@triton.jit
+def _mask_reversed(phi_q, phi_k, v, state, norm, rows):
+    acc, total = _read(phi_q, state, norm)
+    own = tl.dot(phi_q, tl.trans(phi_k), input_precision="ieee")
+    own = tl.where(rows[:, None] <= rows[None, :], own, 0.0)
+    acc += tl.dot(own, v, input_precision="ieee")
+    total += tl.sum(own, 1)
+    state, norm = _join(phi_k, v, state, norm)
+    return acc, total, state, norm
+
+
+@triton.jit
+def _norm_forgotten(phi_q, phi_k, v, state, norm, rows):
+    acc, _ = _read(phi_q, state, norm)
+    own = _triangle(phi_q, phi_k, rows, 0)
+    acc += tl.dot(own, v, input_precision="ieee")
+    state, norm = _join(phi_k, v, state, norm)
+    return acc, tl.sum(own, 1), state, norm
+
+
+@triton.jit
+def _keys_not_transposed(phi_q, phi_k, v, state, norm, rows):
+    acc, total = _read(phi_q, state, norm)
+    own = _triangle(phi_q, phi_k, rows, 0)
+    acc += tl.dot(own, v, input_precision="ieee")
+    total += tl.sum(own, 1)
+    state += tl.dot(phi_k, v, input_precision="ieee")
+    return acc, total, state, norm + tl.sum(phi_k, 0)
+
+
+@triton.jit
+def _scores_not_transposed(phi_q, phi_k, v, state, norm, rows):
+    acc, total = _read(phi_q, state, norm)
+    own = tl.dot(phi_q, phi_k, input_precision="ieee")
+    own = tl.where(rows[:, None] >= rows[None, :], own, 0.0)
+    acc += tl.dot(own, v, input_precision="ieee")
+    total += tl.sum(own, 1)
+    state, norm = _join(phi_k, v, state, norm)
+    return acc, total, state, norm
+
+
 def looking_back(phi_q, phi_k, v):
     """Launch the kernel without a state."""
     heads, n, width = phi_q.shape
@@ -209,3 +250,7 @@ state_forgotten = _launcher(_state_forgotten)
 state_replaced = _launcher(_state_replaced)
 normaliser_of_the_state = _launcher(_normaliser_of_the_state)
 transposed = _launcher(_transposed)
+mask_reversed = _launcher(_mask_reversed)
+norm_forgotten = _launcher(_norm_forgotten)
+keys_not_transposed = _launcher(_keys_not_transposed)
+scores_not_transposed = _launcher(_scores_not_transposed)

@@ -101,14 +101,16 @@ def _attention_cases(generator: Generator) -> list[Case]:
     n_queries, n_keys, width = (int(x) for x in generator.integers(2, (90, 90, 20)))
     return [
         case("1 query, 2 keys, D = 1", 1, 2, 1),
-        case("5 tokens", 5, 5, 4),
-        case("fewer queries than keys", 3, 9, 4),
-        case("more queries than keys", 9, 3, 4),
-        case("Dv ≠ D", 6, 6, 4, value_width=7),
-        case("2 batches, 3 heads", 7, 8, 4, lead=(2, 3)),
+        case("7 tokens", 7, 7, 3),
+        case("fewer queries than keys", 3, 11, 5),
+        case("more queries than keys", 11, 3, 5),
+        case("Dv ≠ D", 6, 6, 5, value_width=7),
+        case("2 batches, 3 heads", 7, 11, 5, lead=(2, 3)),
         case("inputs shifted down by 12", 6, 6, 4, shift=12),
         case("inputs shifted up by 200", 6, 6, 4, shift=-200),
         case("float64", 11, 12, 5, dtype=np.float64),
+        case("200 queries, 2 keys", 200, 2, 5),
+        case("2 queries, 200 keys", 2, 200, 5),
         case("100 tokens", 100, 100, 16),
         case(f"random, {n_queries} queries, {n_keys} keys, D = {width}", n_queries, n_keys, width),
     ]

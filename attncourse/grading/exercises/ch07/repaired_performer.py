@@ -76,9 +76,12 @@ def _repair_cases(generator: Generator) -> list[Case]:
         return Case(name, (dtype(factor) * q, dtype(factor) * k, v, directions))
 
     def lengths(name, of_q, of_k, width=4):
-        """All of one length; in a long vector e^(w·x) cannot make up for e^(-|x|²/2)."""
+        """Give all one length, or each its own.
+
+        In a long vector e^(w·x) cannot make up for e^(-|x|²/2).
+        """
         q, k = (
-            x * (length * width**0.25 / np.linalg.norm(x, axis=1, keepdims=True))
+            x * np.reshape(length, (-1, 1)) * width**0.25 / np.linalg.norm(x, axis=1, keepdims=True)
             for x, length in (
                 (generator.standard_normal((6, width)), of_q),
                 (generator.standard_normal((40, width)), of_k),
@@ -95,6 +98,10 @@ def _repair_cases(generator: Generator) -> list[Case]:
         case("short vectors", 8, 8, 4, 16, factor=0.1),
         lengths("long keys", 1, 24),
         lengths("long queries", 24, 1),
+        lengths("one query 24 times longer than the others", [1, 24, 1, 1, 1, 1], 1),
+        lengths("keys of all lengths", 1, np.linspace(0.1, 20, 40)),
+        case("many queries, 2 keys", 200, 2, 5, 16),
+        case("2 queries, many keys", 2, 200, 5, 16),
         case("D = 16", 20, 20, 16, 64),
         case("float64", 12, 12, 6, 30, dtype=np.float64),
         case(f"random, Tq, Tk, D, m = {sizes}", *sizes),
@@ -150,6 +157,12 @@ REPAIRED_PERFORMER = Exercise(
             "no maximum of queries",
             _performer(top_of_queries=None),
             "your queries' exponents are raised as they are: those of long vectors all vanish",
+            "the maximum of each query was right: it cancels in the quotient",
+        ),
+        Mistake(
+            "one maximum for all queries",
+            _performer(top_of_queries=lambda exponents: exponents.max()),
+            "your queries share one maximum: beside a short query a long one has only zeros, 0/0",
             "the maximum of each query was right: it cancels in the quotient",
         ),
         Mistake(

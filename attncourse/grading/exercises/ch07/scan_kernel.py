@@ -134,6 +134,30 @@ SCAN_KERNEL = Exercise(
             "your state is transposed: vᵀ φ(k) instead of φ(k)ᵀ v",
             "rows of the state are features, columns are those of v",
         ),
+        Mistake(
+            "mask reversed",
+            _kernel("mask_reversed"),
+            "your mask is the wrong way round: in its own chunk a query sees later keys only",
+            "keep the scores where rows[:, None] >= rows[None, :]",
+        ),
+        Mistake(
+            "norm forgotten",
+            _kernel("norm_forgotten"),
+            "your normaliser has the chunk's own keys only: norm is missing",
+            "start total with the sum of phi_q * norm[None, :] over the features",
+        ),
+        Mistake(
+            "keys not transposed",
+            _kernel("keys_not_transposed"),
+            "your state is φ(k) v instead of φ(k)ᵀ v: tl.trans is missing",
+            "add tl.dot(tl.trans(phi_k), v) to the state",
+        ),
+        Mistake(
+            "scores not transposed",
+            _kernel("scores_not_transposed"),
+            "your scores are φ(q) φ(k) instead of φ(q) φ(k)ᵀ: tl.trans is missing",
+            "multiply with tl.trans(phi_k)",
+        ),
     ),
     alternatives=(_kernel("right"), _kernel("by_difference"), _kernel("by_weights")),
 )

@@ -96,8 +96,8 @@ def _scores_alone(n, d, heads, rank, width, bytes_per_number):
 def _cases(generator: Generator) -> list[Case]:
     fixed = [
         ("3 tokens", (3, 1, 1, 1, 2, 1)),
-        ("8 tokens", (8, 4, 1, 1, 4, 4)),
-        ("2 heads", (8, 4, 2, 2, 4, 4)),
+        ("7 tokens", (7, 5, 1, 3, 2, 4)),
+        ("2 heads", (7, 10, 2, 3, 4, 4)),
         ("odd width 5", (10, 4, 2, 3, 5, 2)),
         ("a window of nearly everything", (6, 4, 2, 3, 9, 2)),
         ("rank larger than n: Linformer holds most", (8, 4, 2, 30, 4, 4)),

@@ -100,6 +100,8 @@ def _cases(generator: Generator) -> list[Case]:
         ("fewer queries than keys", (3, 11, 2, 4)),
         ("1 query, 100 keys: all is visible", (1, 100, 16, 16)),
         ("more queries than keys: some see nothing", (11, 3, 2, 2)),
+        ("60 queries, 20 keys", (60, 20, 7, 3)),
+        ("20 queries, 60 keys", (20, 60, 7, 3)),
         ("tiles larger than the text", (5, 7, 64, 64)),
         ("n = 4096, tiles of 128 × 64", (4096, 4096, 128, 64)),
     ]

@@ -128,6 +128,12 @@ FLASH_KERNEL = Exercise(
             "multiply running_sum and acc by tl.exp(running_max - new_max)",
         ),
         Mistake(
+            "maximum kept",
+            _kernel("maximum_kept"),
+            "your running_max stays at -inf: each tile forgets the ones before",
+            "end the turn with running_max = new_max",
+        ),
+        Mistake(
             "no maximum",
             _kernel("no_maximum"),
             "your exponentials overflow: no maximum is subtracted",

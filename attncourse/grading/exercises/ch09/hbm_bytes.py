@@ -61,7 +61,7 @@ def _bytes_with(standard: Callable | None = None, tiled: Callable | None = None)
 def _cases(generator: Generator) -> list[Case]:
     fixed = [
         ("1 query, 1 key", (1, 1, 1, 1, 1)),
-        ("one tile", (4, 4, 2, 4, 2)),
+        ("one tile", (5, 7, 3, 11, 2)),
         ("two tiles", (4, 4, 2, 2, 4)),
         ("the last tile is shorter", (5, 4, 2, 2, 4)),
         ("a tile longer than the text", (5, 7, 3, 64, 2)),

@@ -108,6 +108,13 @@ def _keeping_both(running_max, tile_max):
 
 
 @triton.jit
+def _not_updated(running_max, tile_max):
+    new_max = tl.maximum(running_max, tile_max)
+    rescale = tl.exp(running_max - new_max)
+    return running_max, new_max, rescale, rescale
+
+
+@triton.jit
 def _none(running_max, tile_max):
     one = tl.full(tile_max.shape, 1.0, tl.float32)
     return tile_max, 0.0 * one, one, one
@@ -234,6 +241,7 @@ values_not_rescaled = _launcher(_keeping_values)
 sum_not_rescaled = _launcher(_keeping_sum)
 nothing_rescaled = _launcher(_keeping_both)
 rescaled_upwards = _launcher(_upwards)
+maximum_kept = _launcher(_not_updated)
 no_maximum = _launcher(_none)
 no_scale = _launcher(scaled=False)
 padding_attended = _launcher(hide=False)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.random import Generator
 
-from attncourse.grading.spec import Case, Exercise, Memory, Mistake
+from attncourse.grading.spec import TILE_SIZES, Case, Exercise, Memory, Mistake
 from attncourse.reference import flash, full
 
 METERED_N, METERED_D = 1024, 64
@@ -36,12 +36,17 @@ def _tiled(
     causal: bool = True,
     scale_q: bool = True,
     scale_k: bool = True,
-    subtract: bool = True,
+    subtract: float = 1,
     lse_subtracted: bool = True,
+    size: int | None = None,
 ) -> Callable:
-    """Make a backward pass like the one in the exercise, with some of its lines wrong."""
+    """Make a backward pass like the one in the exercise, with some of its lines wrong.
+
+    `size` is that of the tiles, whatever the caller asks for.
+    """
 
     def backward(grad_out, q, k, v, out, lse, block=64):
+        block = size or block
         dq, dk, dv = (np.zeros_like(array) for array in (q, k, v))
         factor = q.dtype.type(q.shape[-1] ** -0.5)
         position = np.arange(len(q)) + (len(k) - len(q) if ahead else 0)
@@ -58,7 +63,7 @@ def _tiled(
                     np.exp(scores - shift, out=p, where=visible)
                 dp = grad_out[r] @ v[c].T
                 delta = row_delta[r] if of_row else (p * dp).sum(axis=-1, keepdims=True)
-                ds = p * (dp - delta if subtract else dp) * factor
+                ds = p * (dp - subtract * delta) * factor
                 dv[c] += p.T @ grad_out[r]
                 dq[r] += ds @ k[c] if scale_q else ds @ k[c] / factor
                 dk[c] += ds.T @ q[r] if scale_k else ds.T @ q[r] / factor
@@ -86,16 +91,18 @@ def _dense(grad_out, q, k, v, out, lse, block=64):
     return full.backward(grad_out, q, k, v, causal=True)
 
 
-def _inputs(generator, n_queries, n_keys, width, value_width, dtype):
+def _inputs(generator, n_queries, n_keys, width, value_width, dtype, shift=0.0):
     shapes = ((n_queries, value_width), (n_queries, width), (n_keys, width), (n_keys, value_width))
     grad_out, q, k, v = (generator.standard_normal(shape).astype(dtype) for shape in shapes)
+    if shift:  # adds shift² / √D to each score: exp overflows without lse
+        q[:, -1] = k[:, -1] = shift
     out, lse = flash.forward(q, k, v, block_q=64, block_k=64, causal=True)
     return grad_out, q, k, v, out, lse
 
 
 def _cases(generator: Generator) -> list[Case]:
-    def case(name, n_queries, n_keys, dtype=np.float32):
-        return Case(name, _inputs(generator, n_queries, n_keys, 8, 5, dtype))
+    def case(name, n_queries, n_keys, dtype=np.float32, shift=0.0):
+        return Case(name, _inputs(generator, n_queries, n_keys, 7, 5, dtype, shift))
 
     n_queries, n_keys = (int(x) for x in generator.integers(70, 200, 2))
     return [
@@ -106,6 +113,9 @@ def _cases(generator: Generator) -> list[Case]:
         case("two tiles of keys", 100, 100),
         case("fewer queries than keys", 40, 150),
         case("more queries than keys", 150, 40),
+        case("200 queries, 3 keys", 200, 3),
+        case("3 queries, 200 keys", 3, 200),
+        case("large scores", 30, 90, shift=17.0),
         case("float64", 130, 130, np.float64),
         case(f"random, {n_queries} queries, {n_keys} keys", n_queries, n_keys),
     ]
@@ -144,6 +154,7 @@ REPAIRED_BACKWARD = Exercise(
             _tiled(of_row=False, ahead=False),
             "both bugs are still there: your gradients are those of the given code",
             "compare with a single tile, block = 1000: which gradients change, and why?",
+            tuple(_tiled(of_row=False, ahead=False, size=size) for size in TILE_SIZES),
         ),
         Mistake(
             "only delta repaired",
@@ -156,11 +167,18 @@ REPAIRED_BACKWARD = Exercise(
             _tiled(of_row=False),
             "one bug is left: delta is summed over one tile of keys instead of the whole row",
             "rowsum(p · dp) equals rowsum(out · grad_out): take that, before the loops",
+            tuple(_tiled(of_row=False, size=size) for size in TILE_SIZES),
         ),
         Mistake(
             "delta dropped",
-            _tiled(subtract=False),
+            _tiled(subtract=0),
             "your dS is P · dP: the softmax's own derivative is missing",
+            "subtract delta from dP before you multiply by P",
+        ),
+        Mistake(
+            "delta added",
+            _tiled(subtract=-1),
+            "your delta has the wrong sign: it is added to dP",
             "subtract delta from dP before you multiply by P",
         ),
         Mistake(

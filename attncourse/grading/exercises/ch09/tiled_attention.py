@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.random import Generator
 
-from attncourse.grading.spec import Case, Exercise, Memory, Mistake
+from attncourse.grading.spec import TILE_SIZES, Case, Exercise, Memory, Mistake
 from attncourse.reference import flash
 from attncourse.softmax import softmax
 
@@ -74,7 +74,7 @@ def _attention_in_tiny_tiles(q, k, v):
     return out
 
 
-def _online(step: Callable, scale=None, first: float = -np.inf) -> Callable:
+def _online(step: Callable, scale=None, first: float = -np.inf, size: int = 16) -> Callable:
     """Make an online softmax whose update is `step(old_max, new_max, scores)` -> factors.
 
     The factors are those of the kept sum, of the kept values, and what is subtracted.
@@ -85,7 +85,7 @@ def _online(step: Callable, scale=None, first: float = -np.inf) -> Callable:
         running_max = np.full((*q.shape[:-1], 1), first, work)
         running_sum, acc = np.zeros_like(running_max), np.zeros(q.shape[:-1] + v.shape[-1:], work)
         with np.errstate(all="ignore"):
-            for k_part, v_part in _parts(k, v, 16):
+            for k_part, v_part in _parts(k, v, size):
                 scores = _scores(q, k_part, scale)
                 new_max = np.maximum(running_max, scores.max(axis=-1, keepdims=True))
                 keep_sum, keep_acc, shift = step(running_max, new_max)
@@ -102,6 +102,32 @@ def _right(old, new):
     return np.exp(old - new), np.exp(old - new), new
 
 
+def _keeping_values(old, new):
+    return np.exp(old - new), 1.0, new
+
+
+def _keeping_sum(old, new):
+    return 1.0, np.exp(old - new), new
+
+
+def _keeping_both(old, new):
+    return 1.0, 1.0, new
+
+
+def _of_all_sizes(make: Callable) -> tuple[Callable, ...]:
+    """Return a mistake in the sizes of tile that learners choose."""
+    return tuple(make(size) for size in TILE_SIZES)
+
+
+def _joined(join: Callable) -> Callable:
+    """Make a mistake for each size of tile: (size) -> the outputs of the tiles, joined."""
+
+    def of_size(size):
+        return lambda q, k, v: join(_softmax_of_parts(q, k, v, size), axis=0).astype(q.dtype)
+
+    return of_size
+
+
 def _whole_matrix(q, k, v):
     return (softmax(_scores(q, k)) @ v).astype(q.dtype)
 
@@ -113,32 +139,35 @@ def _row_by_row(q, k, v):
     return out
 
 
-def _softmax_of_parts(q, k, v, size=16):
+def _softmax_of_parts(q, k, v, size):
     return [softmax(_scores(q, k_part)) @ v_part for k_part, v_part in _parts(k, v, size)]
 
 
 def _cases(generator: Generator) -> list[Case]:
-    def case(name, shape, keys, *, dtype=np.float32, value_width=None, shift=0.0):
+    def case(name, shape, keys, *, dtype=np.float32, value_width=None, shift=0.0, longer=1.0):
         *lead, _, width = shape
         q = generator.standard_normal(shape)
         k = generator.standard_normal((*lead, keys, width))
         v = generator.standard_normal((*lead, keys, value_width or width))
         if shift:  # adds shift · |shift| / √D to each score
             q[..., -1], k[..., -1] = abs(shift), shift
+        q[..., 0, :] *= longer
         return Case(name, (q.astype(dtype), k.astype(dtype), v.astype(dtype)))
 
     queries, keys = (int(x) for x in generator.integers((20, 600), (120, 1200)))
     return [
-        case("1 query, 1 key", (1, 4), 1),
-        case("1 query, 5 keys", (1, 4), 5),
-        case("5 queries, 1 key", (5, 4), 1),
-        case("values narrower than keys", (6, 8), 20, value_width=3),
-        case("2 heads", (2, 6, 4), 40),
-        case("batch of 2, 3 heads", (2, 3, 7, 4), 33),
-        case("float64", (9, 8), 50, dtype=np.float64),
-        case("float16", (9, 8), 40, dtype=np.float16),
+        case("1 query, 1 key", (1, 3), 1),
+        case("1 query, 5 keys", (1, 3), 5),
+        case("5 queries, 1 key", (5, 3), 1),
+        case("values narrower than keys", (6, 7), 20, value_width=3),
+        case("2 heads", (2, 5, 3), 40),
+        case("batch of 2, 3 heads", (2, 3, 7, 5), 33),
+        case("float64", (9, 7), 50, dtype=np.float64),
+        case("float16", (9, 7), 40, dtype=np.float16),
         case("large scores", (6, 64), 40, shift=40.0),
         case("all scores far below 0", (6, 64), 40, shift=-40.0),
+        case("one query 200 times longer than the others", (5, 16), 60, longer=200),
+        case("200 queries, 3 keys", (200, 8), 3),
         case("65 queries, 129 keys", (65, 16), 129),
         case(f"random, {queries} queries, {keys} keys", (queries, 32), keys),
     ]
@@ -186,33 +215,38 @@ TILED_ATTENTION = Exercise(
         ),
         Mistake(
             "parts added",
-            lambda q, k, v: np.sum(_softmax_of_parts(q, k, v), axis=0).astype(q.dtype),
+            _joined(np.sum)(16),
             "you added the softmax outputs of the slices: their weights sum to more than 1",
             "carry maximum and sum from slice to slice, and divide once at the end",
+            _of_all_sizes(_joined(np.sum)),
         ),
         Mistake(
             "parts averaged",
-            lambda q, k, v: np.mean(_softmax_of_parts(q, k, v), axis=0).astype(q.dtype),
+            _joined(np.mean)(16),
             "you averaged the softmax outputs of the slices: a weak slice counts as a strong one",
             "each slice weighs as much as its sum of exponentials",
+            _of_all_sizes(_joined(np.mean)),
         ),
         Mistake(
             "values not rescaled",
-            _online(lambda old, new: (np.exp(old - new), 1.0, new)),
+            _online(_keeping_values),
             "a new maximum shrinks your sum, but not the values summed so far",
             "multiply acc by exp(old maximum - new maximum) as well",
+            _of_all_sizes(lambda size: _online(_keeping_values, size=size)),
         ),
         Mistake(
             "sum not rescaled",
-            _online(lambda old, new: (1.0, np.exp(old - new), new)),
+            _online(_keeping_sum),
             "a new maximum shrinks your summed values, but not the sum",
             "multiply running_sum by exp(old maximum - new maximum) as well",
+            _of_all_sizes(lambda size: _online(_keeping_sum, size=size)),
         ),
         Mistake(
             "nothing rescaled",
-            _online(lambda old, new: (1.0, 1.0, new)),
+            _online(_keeping_both),
             "a new maximum changes nothing of what you kept",
             "multiply both sums by exp(old maximum - new maximum)",
+            _of_all_sizes(lambda size: _online(_keeping_both, size=size)),
         ),
         Mistake(
             "maximum starts at 0",

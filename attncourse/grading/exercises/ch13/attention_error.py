@@ -71,9 +71,10 @@ def _root_mean_square(x):
 
 
 def _error_cases(generator: Generator) -> list[Case]:
-    def case(name, n_queries, n_keys, width, value_width, make):
+    def case(name, n_queries, n_keys, width, value_width, make, longer=1.0):
         shapes = ((n_queries, width), (n_keys, width), (n_keys, value_width))
         q, k, v = (generator.standard_normal(shape) for shape in shapes)
+        q[0] *= longer
         return Case(name, (q, k, v, make(q, k, v)))
 
     def noisy(q, k, v):
@@ -89,6 +90,7 @@ def _error_cases(generator: Generator) -> list[Case]:
         case("twice the right output", 5, 5, 4, 4, lambda q, k, v: 2 * full.attention(q, k, v)),
         case("noise", 6, 6, 16, 16, noisy),
         case("fewer queries than keys", 3, 70, 8, 5, noisy),
+        case("one query 2000 times longer than the others", 5, 40, 8, 5, noisy, longer=2000),
         case("a window of 4", 100, 100, 16, 16, near),
         case("the mean of v", 63, 63, 16, 16, lambda q, k, v: np.tile(v.mean(0), (63, 1))),
         case("random, n = 150", 150, 150, 32, 32, noisy),

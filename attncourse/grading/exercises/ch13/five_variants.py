@@ -73,7 +73,7 @@ def _one_head(n, heads, d, window, keys, rank):
 
 def _cases(generator: Generator) -> list[Case]:
     fixed = [
-        ("4 tokens", (4, 1, 2, 2, 2, 1)),
+        ("5 tokens", (5, 1, 7, 3, 2, 1)),
         ("1 token: a window longer than the text", (1, 2, 8, 16, 4, 2)),
         ("a short text: sparse holds least", (8, 1, 16, 4, 2, 6)),
         ("the window holds least", (16, 2, 64, 2, 8, 4)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 
 import numpy as np
 from numpy.random import Generator
@@ -42,6 +43,10 @@ def _exponent_of_ends(lengths, values):
 
 def _exponent_of_last(lengths, values):
     return float(np.log(values[-1] / values[-2]) / np.log(lengths[-1] / lengths[-2]))
+
+
+def _mean_of_steps(lengths, values):
+    return float(np.mean(np.diff(np.log(values)) / np.diff(np.log(lengths))))
 
 
 def _exponent_through_origin(lengths, values):
@@ -122,10 +127,24 @@ GROWTH_EXPONENT = Exercise(
             "take the logarithm of the lengths too",
         ),
         Mistake(
+            "logarithm of the lengths only",
+            _line_of(np.log, lambda y: y),
+            "your values are not on a logarithmic axis",
+            "take the logarithm of the values too",
+            (_line_of(np.log2, lambda y: y), _line_of(np.log10, lambda y: y)),
+        ),
+        Mistake(
+            "mean of the steps",
+            _mean_of_steps,
+            "your exponent is the mean of the steps' exponents: close lengths count as far ones",
+            "fit a line through all points",
+        ),
+        Mistake(
             "two bases",
             _line_of(np.log, np.log2),
-            "your slope is 1.44 times too large: two bases of the logarithm",
+            "your axes have two bases of the logarithm: your slope is off by a fixed factor",
             "use the same logarithm on both axes",
+            tuple(_line_of(*logs) for logs in permutations((np.log, np.log2, np.log10), 2)),
         ),
         Mistake(
             "intercept",

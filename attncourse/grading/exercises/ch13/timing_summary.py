@@ -66,6 +66,11 @@ def _summary_upper_middle(times):
     return low, np.sort(times)[len(times) // 2], high
 
 
+def _quartiles_by_index(times):
+    ordered = np.sort(times)
+    return ordered[len(ordered) // 4], np.median(ordered), ordered[3 * len(ordered) // 4]
+
+
 def _summary_deviation(times):
     middle = np.median(times)
     return middle - times.std(), middle, middle + times.std()
@@ -164,6 +169,18 @@ TIMING_SUMMARY = Exercise(
             "take the times a quarter and three quarters of the way",
         ),
         Mistake(
+            "tenths",
+            _with(lambda times: np.quantile(times, [0.1, 0.5, 0.9])),
+            "your quartiles lie a tenth from the ends, not a quarter",
+            "take the times a quarter and three quarters of the way: 0.25 and 0.75",
+        ),
+        Mistake(
+            "low and high swapped",
+            _with(lambda times: _quantiles(times)[::-1]),
+            "your low is the upper quartile, your high the lower one",
+            "low is the quartile of the fast calls: 0.25",
+        ),
+        Mistake(
             "standard deviation",
             _with(_summary_deviation),
             "your spread is the standard deviation around the median",
@@ -172,8 +189,15 @@ TIMING_SUMMARY = Exercise(
         Mistake(
             "quartiles without interpolation",
             _with(lambda times: _quantiles(times, method="nearest")),
-            "your quartiles are rounded to the nearest call",
+            "your quartiles are those of single calls, not interpolated between two",
             "interpolate between the two neighbouring calls, as np.quantile does",
+            (
+                _with(_quartiles_by_index),
+                *(
+                    _with(lambda times, method=method: _quantiles(times, method=method))
+                    for method in ("lower", "higher", "inverted_cdf")
+                ),
+            ),
         ),
     ),
     alternatives=(_summary_by_statistics, _summary_by_hand),
