@@ -3,10 +3,13 @@
 import json
 import os
 import re
+import signal
+import subprocess
 import threading
 import time
 from xml.etree import ElementTree
 
+import psutil
 import pytest
 import toy_course as toy
 
@@ -199,7 +202,8 @@ def test_lost_checks_come_after_what_stood_before_them(mine):
 
 def test_only_strange_cells_are_left(mine):
     toy.save(toy.exercises(COUNT) | {"cells": [toy.code("x = 1", "x")]}, mine)
-    assert order(mine) == [("setup", ""), *(("check", f"90.{n}") for n in range(1, COUNT + 1))]
+    checks = [("check", f"90.{n}") for n in range(1, COUNT + 1)]
+    assert order(mine) == [("setup", ""), *checks, ("learner", "")]
 
 
 def test_an_answer_below_its_check_is_run_before_it(mine):
@@ -299,6 +303,76 @@ def test_a_name_that_no_cell_defines(mine):
     assert results["90.1"].status == "not_attempted"
     assert results["90.1"].reason == "no cell above the check defines `f1`"
     assert results["90.2"].reason == ""
+
+
+@pytest.mark.parametrize("place", ["check-1", "check-2", f"check-{COUNT}"])
+@pytest.mark.parametrize("stub", [True, False])
+def test_an_answer_in_a_new_cell_below_its_check_is_pointed_out(mine, place, stub):
+    notebook = toy.exercises(COUNT)
+    if not stub:
+        toy.cell(notebook, "answer-1")["source"] = "# below"
+    notebook["cells"].insert(toy.position(notebook, place) + 1, toy.code(toy.right(1), "new"))
+    _, results = grade(notebook, mine)
+    assert results["90.1"].status == "not_attempted"
+    assert results["90.1"].reason == "`f1` is defined in a cell below this check: move it above"
+    assert results["90.2"].reason == ""
+
+
+def test_a_lone_surrogate_is_no_traceback(run, mine):
+    odd = "def f1(x):\n    print('\ud800')\n    return x + 1  # \udfff"
+    notebook = toy.answered(toy.exercises(COUNT), {1: odd, 2: "def f2(x): \ud800"})
+    notebook["metadata"]["mine"] = "\ud800"
+    mine.write_text(json.dumps(notebook), encoding="utf-8")
+    status, out, err = run("grade", mine, "--json", "a.json", "--junit", "a.xml")
+    assert (status, err) == (0, "")
+    assert "score 2/6 (1 passed, 2 not attempted)" in out
+    assert "SyntaxError" in out
+    assert run("reset", "90", "--exercise", "90.1")[0] == 0
+
+
+def test_what_a_cell_has_started_ends_with_the_grading(mine, course):
+    begin = "import subprocess, sys, os, pathlib\n" + toy.right(1) + "\n"
+    program = "import os, time; os.fork() or time.sleep(60)"
+    begin += (
+        "for own in (True, False):\n"
+        f"    p = subprocess.Popen([sys.executable, '-c', {program!r}], start_new_session=own)\n"
+        "    print(p.pid, file=open('pids', 'a'))\n"
+        # This one loses its parent at once.
+        f"subprocess.run(['sh', '-c', 'sleep 60 & echo $! >> pids'], start_new_session=True)\n"
+    )
+    other = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        _, results = grade(toy.answered(toy.exercises(COUNT), {1: begin}), mine)
+        assert results["90.1"].status == "passed"
+        pids = [int(pid) for pid in (mine.parent / "pids").read_text().split()]
+        assert len(pids) == 3
+        deadline = time.monotonic() + 5
+        while any(map(running, pids)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(map(running, pids))
+        assert running(other.pid)
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_kernel_can_be_interrupted_where_the_signal_is_ignored(course):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in `make test &` of a script
+    try:
+        watched = kernel.Kernel(course)
+        outcome = watched.run("import time\ntime.sleep(30)", seconds=0.5)
+        assert (outcome.ended, outcome.error) == ("time", "KeyboardInterrupt")
+        assert watched.is_alive()
+        watched.stop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def running(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_pass_must_show_the_released_line(mine, course):
@@ -435,23 +509,38 @@ def test_unknown_chapters_and_exercises_say_what_there_is(run, course):
 
 
 def test_hints_come_one_after_the_other_and_are_recorded(run):
-    for level, text in enumerate(("Think.", "Add.", "Add 1.", "Add 1."), 1):
+    for level, text in enumerate(("Think.", "Add.", "Add 1."), 1):
         status, out, _ = run("hint", "90.1")
-        assert (status, out) == (0, f"90.1 Add 1: hint {min(level, 3)} of 3\n{text}\n")
+        assert (status, out) == (0, f"90.1 Add 1: hint {level} of 3\n{text}\n")
+    last = "90.1 Add 1: hint 3 of 3, the last: there are no more\nAdd 1.\n"
+    assert run("hint", "90.1") == (0, last, "")
     assert progress.load().helped("90.1")
 
 
-def test_progress_lists_every_exercise(run):
+def test_progress_has_a_line_a_chapter(run):
+    progress.record_pass("90.1")
+    _, out, _ = run("progress")
+    chapter, total = out.splitlines()
+    assert chapter == "90_toy  1 of 20 passed, next 90.2 Add 2"
+    assert total.startswith("passed so far: 2/40 points")
+    for n in range(2, toy.COUNT + 1):
+        progress.record_pass(f"90.{n}")
+    assert run("progress")[1].splitlines()[0] == "90_toy  20 of 20 passed"
+
+
+def test_progress_lists_every_exercise(run, monkeypatch):
+    monkeypatch.setattr(toy, "TITLES", {3: "Add 3 and say in many words what came of it"})
     progress.record_hint("90.1")
     progress.record_pass("90.1")
     progress.record_hint("90.2")
-    status, out, _ = run("progress")
+    status, out, _ = run("progress", "--all")
     lines = out.splitlines()
     assert status == 0
     assert len(lines) == toy.COUNT + 1
     assert f"passed {time.strftime('%Y-%m-%d')}, hints 1" in lines[0]
     assert lines[1].endswith("open, hints 1")
     assert lines[2].endswith("open")
+    assert len({line.index("open") for line in lines[1:-1]}) == 1
     assert lines[-1].startswith("passed so far: 2/40 points")
 
 
@@ -524,7 +613,9 @@ def test_watch_grades_at_each_save_and_survives_a_bad_one(mine, capsys):
         for number, text in enumerate(saved, 1):
             while len(seen) < number:
                 time.sleep(0.02)
-            mine.write_text(text, encoding="utf-8")
+            fresh = mine.with_suffix(".new")
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(mine)  # a file that is half written would be a save of its own
 
     seen = []
     stamps = commands._told

@@ -34,7 +34,7 @@ def results_in(junit):
         outcomes[case.get("name")] = next((e.tag for e in case if e.tag != "properties"), "passed")
         for entry in case.iter("property"):
             if entry.get("name") == "attncourse_result":
-                _, _, result = json.loads(entry.get("value"))
+                *_, result = json.loads(entry.get("value"))
                 results[result["exercise"]] = result
     return results, outcomes
 
@@ -189,7 +189,18 @@ def test_backups_are_not_graded_in_passing(others):
 def test_one_exercise_may_be_run_alone(course, others):
     status, printed = run_pytest(course, "--nbval", "folder/mine.ipynb::exercise 90-4")
     assert status == 0
-    assert "score 2/2 (1 passed)" in printed
+    assert "1 of 20 exercises were run: 2/2 (1 passed)" in printed
+    assert "score" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(("-x",), "3 of 20 exercises were run: 2/6 (1 passed, 1 failed"), (("-k", "90-4"), "1 of 20")],
+)
+def test_a_part_of_the_exercises_is_called_a_part(course, handed_in, arguments, told):
+    _, printed = run_pytest(course, "--nbval", *arguments, str(handed_in["path"]))
+    assert told in printed
+    assert "score" not in printed
 
 
 def test_a_file_that_cannot_be_graded_is_one_line(course):

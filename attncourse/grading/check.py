@@ -5,32 +5,35 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from attncourse.grading import exercises, progress
 from attncourse.grading.judging import judge
 from attncourse.grading.messages import Verdict, error_words, plain, verdict
+from attncourse.grading.spec import Exercise
 
 __all__ = ["check", "hint", "judge"]
 
+STUB = "raise NotImplementedError"
+
 _broken_cells: dict[str, str] = {}  # function -> why the last cell that should define it failed
+_cells: dict[str, dict[str, bool]] = {}  # function -> cells that defined it: stub? Last run last
 
 
 def check(exercise_id: str, function: Callable | None = None) -> None:
     """Judge the answer to an exercise and show the verdict.
 
     Args:
-        exercise_id: "04.3".
+        exercise_id: "04.3". Of one that does not exist is said which there are.
         function: The answer, if it is not to be found by its name in the notebook.
-
-    Raises:
-        LookupError: There is no such exercise.
     """
     caller = sys._getframe(1).f_globals
     try:
-        exercise = exercises.exercise(exercise_id)
-    except LookupError:
-        raise
+        exercise = find_exercise(exercise_id)
+    except LookupError as error:
+        print(error)
+        return
     except Exception as error:
         _show(Verdict(str(exercise_id), "", "grader_error", 0, 0, reason=error_words(error)))
         return
@@ -43,18 +46,40 @@ def check(exercise_id: str, function: Callable | None = None) -> None:
         result = judge(exercise, function)
     if result.status == "passed":
         progress.record_pass(exercise.id)
+    elif result.status == "not_attempted" and not result.reason and _elsewhere(name):
+        reason = f"another cell has defined `{name}` too: if it is below this check, move it above"
+        result = replace(result, reason=reason)
     _show(result)
 
 
 def hint(exercise_id: str) -> None:
     """Show the next of an exercise's three hints and record that it was taken.
 
+    Of an exercise that does not exist is said which there are.
+    """
+    try:
+        show_hint(find_exercise(exercise_id))
+    except LookupError as error:
+        print(error)
+
+
+def find_exercise(exercise_id: Any) -> Exercise:
+    """Return an exercise; its chapter may be given with one digit, as in "4.3".
+
     Raises:
         LookupError: There is no such exercise.
     """
-    exercise = exercises.exercise(exercise_id)
+    chapter, dot, number = str(exercise_id).strip().partition(".")
+    return exercises.exercise(f"{chapter.zfill(2)}{dot}{number.upper()}")
+
+
+def show_hint(exercise: Exercise) -> None:
+    """Print the next hint and record it; after the last one, that one again."""
+    last = len(exercise.hints)
+    again = ", the last: there are no more"
+    again = again if progress.load().entry(exercise.id).hints >= last else ""
     level = progress.record_hint(exercise.id)
-    print(f"{exercise.id} {exercise.title}: hint {level} of {len(exercise.hints)}")
+    print(f"{exercise.id} {exercise.title}: hint {level} of {last}{again}")
     print(exercise.hints[level - 1])
 
 
@@ -71,6 +96,11 @@ def _find(name: str, caller: dict) -> tuple[Any, str]:
     return None, f"`{name}` is not defined: run the cell above first"
 
 
+def _elsewhere(name: str) -> bool:
+    """Whether a stub has taken the place of an answer that was run in another cell."""
+    return not all(list(_cells.get(name, {}).values())[:-1])
+
+
 def _shell() -> Any:
     ipython = sys.modules.get("IPython")
     return ipython.get_ipython() if ipython else None
@@ -82,6 +112,9 @@ def _after_cell(result: Any) -> None:
     for name in re.findall(r"^(?:async )?def (\w+)", result.info.raw_cell or "", re.MULTILINE):
         if error is None:
             _broken_cells.pop(name, None)
+            cells = _cells.setdefault(name, {})
+            cells.pop(result.info.cell_id, None)
+            cells[result.info.cell_id] = STUB in result.info.raw_cell
         else:
             kind = "SyntaxError" if isinstance(error, SyntaxError) else type(error).__name__
             line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""

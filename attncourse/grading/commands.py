@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from attncourse.grading import submission
+from attncourse.grading.progress import Entry
 
 
 class CommandError(Exception):
@@ -40,6 +41,7 @@ def add_parsers(subparsers) -> None:
     parser.set_defaults(run=_told(_hint))
 
     parser = subparsers.add_parser("progress", help="show what you have passed so far")
+    parser.add_argument("--all", action="store_true", help="list every exercise")
     parser.set_defaults(run=_told(_progress))
 
     parser = subparsers.add_parser(
@@ -123,12 +125,13 @@ def _show_grade(path: Path, json_out: Path | None = None, junit_out: Path | None
 
 
 def _hint(args: argparse.Namespace) -> int:
-    from attncourse.grading.check import hint
+    from attncourse.grading.check import find_exercise, show_hint
 
     try:
-        hint(_exercise_id(args.exercise))
+        exercise = find_exercise(args.exercise)
     except LookupError as error:
         raise CommandError(error) from None
+    show_hint(exercise)
     return 0
 
 
@@ -139,16 +142,29 @@ def _progress(args: argparse.Namespace) -> int:
     for note in recorded.notes:
         print(f"note: {note}")
     score = points = 0
+    lines = []
     for chapter in exercises.chapters():
-        for exercise in exercises.chapter_exercises(chapter):
-            entry = recorded.entry(exercise.id)
-            state = f"passed {entry.passed}" if entry.passed else "open"
-            hints = f", hints {entry.hints}" if entry.hints else ""
-            score += exercise.points if entry.passed else 0
-            points += exercise.points
-            print(f"{exercise.id:<6}{exercise.title:<44} {state}{hints}")
+        listed = exercises.chapter_exercises(chapter)
+        entries = {exercise.id: recorded.entry(exercise.id) for exercise in listed}
+        to_do = [exercise for exercise in listed if not entries[exercise.id].passed]
+        points += sum(exercise.points for exercise in listed)
+        score += sum(exercise.points for exercise in listed if exercise not in to_do)
+        if args.all:
+            lines += [(f"{each.id} {each.title}", _state(entries[each.id])) for each in listed]
+        else:
+            done = f"{len(listed) - len(to_do)} of {len(listed)} passed"
+            following = f", next {to_do[0].id} {to_do[0].title}" if to_do else ""
+            lines.append((_stem(chapter), done + following))
+    width = max((len(name) for name, _ in lines), default=0)
+    for name, state in lines:
+        print(f"{name:<{width}}  {state}")
     print(f"passed so far: {score}/{points} points (kept in {progress.path()})")
     return 0
+
+
+def _state(entry: Entry) -> str:
+    passed = f"passed {entry.passed}" if entry.passed else "open"
+    return passed + (f", hints {entry.hints}" if entry.hints else "")
 
 
 def _reset(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import copy
 import importlib
 import importlib.util
 import inspect
+import itertools
 import os
 import re
 import secrets
@@ -21,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from attncourse.cost import format_bytes
-from attncourse.grading import causes, guard
+from attncourse.grading import causes, guard, resident
 from attncourse.grading.assembly import Written
-from attncourse.grading.compare import difference, expected
+from attncourse.grading.carried import Carried, carried
+from attncourse.grading.compare import difference, expected, same
 from attncourse.grading.diagnose import argument_names
 from attncourse.grading.messages import (
     Finding,
@@ -36,8 +38,9 @@ from attncourse.grading.messages import (
 )
 from attncourse.grading.places import unwrap
 from attncourse.grading.spec import Case, Exercise
-from attncourse.grading.values import is_array, leaves, to_numpy, to_torch, unchanged
+from attncourse.grading.values import cast, is_array, leaves, to_numpy, to_torch, unchanged
 
+REPEATS = 2  # cases that are tried once more with other values
 _NUMPY = dict(vars(np))  # NumPy's names before the learner's code could replace one
 
 
@@ -103,10 +106,19 @@ class _Judge:
         again = self._try(self.function, self.cases[0])
         if again.finding:
             return self._report(self.cases[0], again, _unsteady(again.finding))
+        for case, before in itertools.islice(self._repeats(), REPEATS):
+            trial = self._try(self.function, case)
+            if trial.finding:
+                if difference(self._target(before), trial.outcome.value, before, self.exercise):
+                    return self._failed(case, trial, self.cases)
+                return self._report(case, trial, _stale(trial.finding))
         if self.exercise.memory:
+            kept = carried(self.function)  # before the call, which may add what it is metered for
             trial = self._try(self.function, self._memory_case, metered=True)
             if trial.finding:
                 return self._failed(self._memory_case, trial, [self._memory_case])
+            if finding := self._hidden(trial, kept):
+                return self._report(self._memory_case, trial, finding)
         if self._uncounted():
             reason = (
                 "its traffic is counted in Triton's interpreter: `attncourse grade` uses it, or "
@@ -114,6 +126,22 @@ class _Judge:
             )
             return verdict(self.exercise, "not_verified_here", reason=reason, seed=self.seed)
         return verdict(self.exercise, "passed", seed=self.seed, cause=_origin(self.function))
+
+    def _repeats(self) -> Iterator[tuple[Case, Case]]:
+        """Yield cases with the shapes of an earlier one, which follows, and another result."""
+
+        def result(case: Case) -> Any:
+            return self.exercise.reference(*cast(case.args), **cast(case.kwargs))
+
+        earlier = {signature(case): case for case in self.cases}
+        for case in self._second_draw:
+            before = earlier.get(signature(case))
+            if before and not same(result(case), result(before)):
+                yield case, before
+
+    @cached_property
+    def _second_draw(self) -> list[Case]:
+        return list(self.exercise.cases(np.random.default_rng([self.seed, 2])))
 
     @cached_property
     def _memory_case(self) -> Case:
@@ -277,6 +305,39 @@ class _Judge:
             "make that array smaller: a block at a time, or only the part that is used",
         )
 
+    def _hidden(self, trial: Trial, kept: list[Carried]) -> Finding | None:
+        """Find memory that the answer uses and the meter of allocations does not see."""
+        case, allowed = self._memory_case, self.exercise.memory.allowed_bytes
+        limit = f"at {case.name}, allowed {format_bytes(allowed)}"
+        n_kept = sum(each.bytes for each in kept)
+        if trial.held + n_kept > allowed:
+            return Finding(
+                f"peak {format_bytes(trial.held + n_kept)} {limit}: "
+                f"{format_bytes(n_kept)} of it kept from before the call",
+                "\n".join(str(each) for each in kept[:3] if each.bytes > 0.05 * n_kept),
+                "what is made once and kept counts like what is made in the call",
+                "make it inside the function, a block at a time, and keep nothing",
+            )
+        args, kwargs = self._arguments(case)
+        small = self._arguments(self.cases[0])
+        seconds = 3 * self.exercise.seconds
+        grown = resident.growth(self.function, args, kwargs, before=small, seconds=seconds)
+        if grown is None:
+            return None
+        if grown.started:
+            return Finding(
+                "started another process, whose memory cannot be metered",
+                next="compute everything in your function itself",
+            )
+        if grown.bytes > allowed + resident.NOISE:
+            return Finding(
+                f"the process took {format_bytes(grown.bytes)} {limit}",
+                f"NumPy and Python account for {format_bytes(trial.held)} of it",
+                "memory taken past NumPy, or an older buffer that is written to",
+                "make every buffer with NumPy, inside the function, and a block at a time",
+            )
+        return None
+
     def _failed(self, case: Case, trial: Trial, cases: list[Case]) -> Verdict:
         """Look for the likely cause and write the verdict."""
         if trial.outcome.raised and trial.outcome.raised.kind in (guard.TimeUp, MemoryError):
@@ -338,6 +399,15 @@ def _unsteady(finding: Finding) -> Finding:
         finding.reason,
         finding.where,
         "another result for the same arguments: random numbers, or something kept from a call",
+        "compute everything from the arguments, in each call anew",
+    )
+
+
+def _stale(finding: Finding) -> Finding:
+    return Finding(
+        finding.reason,
+        finding.where,
+        "it is what an earlier call with the same shapes returned: something was kept",
         "compute everything from the arguments, in each call anew",
     )
 

@@ -10,6 +10,7 @@ import re
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
@@ -153,8 +154,28 @@ class Kernel(RunningKernel):
     def stop(self):
         """End the kernel; doing it twice is no error."""
         if hasattr(self, "km"):
+            started = self._started()
             super().stop()
+            for process in started:
+                with suppress(psutil.Error):
+                    process.kill()
             self._home.cleanup()
+
+    def _started(self) -> list[psutil.Process]:
+        """What cells have started and not ended, in sessions of its own too.
+
+        The kernel's children are known by their parent, those that have lost it by the environment
+        that they were given: no other kernel has this home.
+        """
+        found = {}
+        with suppress(psutil.Error):
+            found = {process.pid: process for process in self._process.children(recursive=True)}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.environ().get("ATTNCOURSE_HOME") == self._home.name:
+                    found[process.pid] = process
+        found.pop(self._process.pid, None)
+        return list(found.values())
 
     def _holds(self) -> int:
         try:

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from attncourse import measure
+from attncourse.cost import format_bytes
 from attncourse.grading.places import Place, namespace, place
 from attncourse.grading.values import is_tensor, leaves
 
@@ -48,8 +49,10 @@ class Peak:
         bytes: The result included, what existed before the call not.
         place: The line of the learner's code, None if no line of it is to blame.
         shape: Shape of the array made there, None if unknown.
-        dtype: Its dtype, "float32".
-        times: How many such arrays were alive at once.
+        dtype: Its dtype, "float32"; None if the array itself was not seen and the shape is only
+            one that accounts for the bytes.
+        times: How many such arrays were alive at once; bytes for each of its positions if the
+            array was not seen.
     """
 
     bytes: int
@@ -73,6 +76,10 @@ class Peak:
             return ""
         if self.shape is None:
             return f"most of it made at {self.place}"
+        if self.dtype is None:
+            each, positions = self.times, " × ".join(map(str, self.shape))
+            made = format_bytes(each * math.prod(self.shape))
+            return f"{made}, {each} bytes for each of {positions}, made at {self.place}"
         many, plural = ("a", "") if self.times == 1 else (str(self.times), "s")
         return f"{many} {self.shape} {self.dtype} array{plural} made at {self.place}"
 
@@ -100,9 +107,10 @@ def held(function: Callable, *args: Any, **kwargs: Any) -> tuple[Any, int]:
     def run_numpy(*args: Any, **kwargs: Any) -> None:
         nonlocal beside
         with _tracing_kept(), _maps_counted() as mapped, _tensors_counted(function) as storages:
+            mark = bytearray(1)
             results.append(function(*args, **kwargs))
         beside = sum(mapped) + storages.peak
-        if not tracemalloc.is_tracing():
+        if tracemalloc.get_object_traceback(mark) is None:  # off, or off and on again
             raise Unmetered("tracemalloc was switched off")
 
     def run_torch(*args: Any, **kwargs: Any) -> None:
@@ -135,8 +143,8 @@ def located(n_bytes: int, function: Callable, *args: Any, **kwargs: Any) -> Peak
     guess = _guess(found.step, (args, kwargs))
     if guess is None:
         return Peak(n_bytes, where)
-    shape, dtype, together = guess
-    return Peak(n_bytes, where, shape, dtype, times * together)
+    shape, each = guess
+    return Peak(n_bytes, where, shape if times == 1 else (times, *shape), None, each)
 
 
 @dataclass
@@ -229,25 +237,23 @@ def _array_of(growth: int, values: list) -> tuple[tuple[int, ...], str] | None:
     return None
 
 
-def _guess(growth: int, arguments: Any) -> tuple[tuple[int, ...], str, int] | None:
-    """Write a number of bytes as shape, dtype and number of arrays, from sizes that are known.
+def _guess(growth: int, arguments: Any) -> tuple[tuple[int, ...], int] | None:
+    """Write a number of bytes as a shape, from sizes that are known, and bytes for each position.
 
-    The simplest reading wins: the dtype of the arguments, few axes, few arrays.
+    The simplest reading wins: few axes, few bytes. What arrays they were was not seen: 8 bytes may
+    be one float64 or two float32.
     """
-    sizes, dtypes = set(), []
+    sizes = set()
     for value in leaves(arguments):
         if isinstance(value, np.ndarray):
             sizes.update(value.shape)
-            dtypes.append(value.dtype)
         elif type(value) is int and value < 10**9:
             sizes.add(value)
     sizes = sorted((size for size in sizes if size > 1), reverse=True)[:8]
-    others = [np.dtype(name) for name in ("float64", "float32", "bool", "int64")]
-    for kinds in (dict.fromkeys(dtypes), others):
-        for n_axes, together, dtype in itertools.product((1, 2, 3, 4), (1, 2, 3, 4), kinds):
-            for shape in itertools.combinations_with_replacement(sizes[::-1], n_axes):
-                if _fits(together * math.prod(shape) * dtype.itemsize, growth):
-                    return shape, dtype.name, together
+    for n_axes, each in itertools.product((1, 2, 3, 4), (1, 2, 4, 8, 12, 16, 24, 32)):
+        for shape in itertools.combinations_with_replacement(sizes[::-1], n_axes):
+            if _fits(each * math.prod(shape), growth):
+                return shape, each
     return None
 
 

@@ -56,7 +56,7 @@ def place(function: Any, code: CodeType, line: int) -> Place:
     """Describe an absolute line of `code`, counted from the head of the function it stands in."""
     text = linecache.getline(code.co_filename, line).strip()
     answer = unwrap(function)
-    if answer is not None and code in _nested(answer.__code__):
+    if answer is not None and code in nested(answer.__code__):
         return Place(line - answer.__code__.co_firstlineno + 1, text)
     return Place(line - code.co_firstlineno + 1, text, code.co_name)
 
@@ -71,6 +71,7 @@ def last_place(function: Any, traceback: TracebackType | None) -> Place | None:
     return place(function, *found) if found and found[1] else None
 
 
-def _nested(code: CodeType) -> set[CodeType]:
+def nested(code: CodeType) -> set[CodeType]:
+    """Return a code object and those of the functions inside it."""
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return {code}.union(*(_nested(each) for each in inner))
+    return {code}.union(*(nested(each) for each in inner))

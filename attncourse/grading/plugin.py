@@ -83,9 +83,10 @@ class ExerciseItem(pytest.Item):
 
         file = self.parent
         result = file.session.grade(self.exercise)
-        place = file.submission.exercises.index(self.exercise)
+        exercises = file.submission.exercises
+        place = [self.nodeid.partition("::")[0], exercises.index(self.exercise), len(exercises)]
         self.user_properties += [
-            (RESULT, json.dumps([self.nodeid.partition("::")[0], place, vars(result)])),
+            (RESULT, json.dumps([*place, vars(result)])),
             (NOTES, json.dumps(file.submission.notes + file.session.notes)),
         ]
         if result.status in FAILED:
@@ -111,10 +112,11 @@ def pytest_terminal_summary(terminalreporter):
     """Print a line for each exercise, and the score of each notebook."""
     results: dict[str, dict[int, dict]] = defaultdict(dict)
     notes: dict[str, list[str]] = {}
+    counts: dict[str, int] = {}
     for report in chain.from_iterable(terminalreporter.stats.values()):
         found = dict(getattr(report, "user_properties", ()))
         if RESULT in found and report.when == "call":
-            notebook, place, result = json.loads(found[RESULT])
+            notebook, place, counts[notebook], result = json.loads(found[RESULT])
             results[notebook][place] = result
             notes[notebook] = json.loads(found[NOTES])
     if not results:
@@ -124,4 +126,5 @@ def pytest_terminal_summary(terminalreporter):
     for notebook, found in sorted(results.items()):
         parts = [Result(**found[place]) for place in sorted(found)]
         terminalreporter.section(f"attncourse: {notebook}")
-        terminalreporter.write_line(Report(notebook, parts, notes[notebook]).text())
+        report = Report(notebook, parts, notes[notebook], counts[notebook])
+        terminalreporter.write_line(report.text())

@@ -80,11 +80,19 @@ class Result:
 
 @dataclass
 class Report:
-    """The verdicts on one notebook, in its order, and remarks that concern all of it."""
+    """The verdicts on one notebook, in its order, and remarks that concern all of it.
+
+    Attributes:
+        notebook: its path.
+        results: the verdicts on the exercises that were run.
+        notes: the remarks.
+        exercises: how many exercises the notebook has; None if all were run.
+    """
 
     notebook: str
     results: list[Result] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    exercises: int | None = None
 
     def __post_init__(self) -> None:
         self.notes = [clean(note) for note in self.notes]
@@ -111,11 +119,15 @@ class Report:
         told = ", ".join(
             f"{counts[status]} {words}" for status, words in STATUS_WORDS.items() if counts[status]
         )
+        score = f"{self.score:g}/{self.points:g} ({told})"
+        whole = self.exercises in (None, len(self.results))
         return "\n".join(
             [
                 *(result.line(width) for result in self.results),
                 *(f"note: {note}" for note in self.notes),
-                f"score {self.score:g}/{self.points:g} ({told})",
+                f"score {score}"
+                if whole
+                else f"{len(self.results)} of {self.exercises} exercises were run: {score}",
             ]
         )
 

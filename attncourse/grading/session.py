@@ -5,6 +5,7 @@ metadata. The notebook is run from top to bottom. A kernel that hangs or dies co
 which it happened; a new one takes up what had run, and the rest is graded.
 """
 
+import re
 from dataclasses import replace
 
 from attncourse.grading import exercises, progress
@@ -17,6 +18,7 @@ from attncourse.grading.submission import (
     course_metadata,
 )
 
+STUB = "raise NotImplementedError"  # what stands in an answer cell as released
 LEARNER_SECONDS = 20.0  # for a learner's cell: a check has limits of its own, a bare loop has none
 RELEASED_SECONDS = 60.0  # for a set-up or check cell: all cases together, a first `import torch`
 
@@ -145,16 +147,27 @@ class Session:
 
     def _not_attempted(self, exercise: str, verdict: dict) -> Result:
         """There was no answer: the stub was left, or something stood in the way."""
+        function = exercises.exercise(exercise).function
+        below = self._below(exercise, function)
         if not verdict.get("reason"):
-            return _result(exercise, "not_attempted")
+            return _result(exercise, "not_attempted", reason=below)
         if trouble := self._trouble.get(exercise):
             gone = trouble.ended in ("died", "memory")
             reason = trouble.what_went_wrong("the cell above the check")
             return _result(exercise, "failed" if gone else "not_attempted", reason=reason)
-        function = exercises.exercise(exercise).function
-        reason = f"no cell above the check defines `{function}`"
-        reason = self.submission.obstacles.get(exercise, reason)
+        reason = self.submission.obstacles.get(exercise)
+        reason = below or reason or f"no cell above the check defines `{function}`"
         return _result(exercise, "not_attempted", reason=reason)
+
+    def _below(self, exercise: str, function: str) -> str:
+        """Say that a cell below the check has the answer, empty if none has."""
+        steps = self.submission.steps
+        at = next(i for i, s in enumerate(steps) if (s.role, s.exercise) == ("check", exercise))
+        defines = re.compile(rf"^(?:def {function}\b|{function}\s*=[^=])", re.MULTILINE)
+        below = [step.source for step in steps[at:] if step.role == "learner"]
+        if any(defines.search(source) and STUB not in source for source in below):
+            return f"`{function}` is defined in a cell below this check: move it above"
+        return ""
 
     def _with_progress(self, result: Result) -> Result:
         if self.submission.kind == "solutions" or result.status not in PASSED:

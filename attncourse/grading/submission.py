@@ -18,6 +18,7 @@ GRADED = ("exercises", "solutions")
 LOCKED = ("setup", "check")
 
 _CONFLICT = re.compile(r"^(<{7} |={7}$|>{7} )", re.MULTILINE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SKIP_COMMENT = re.compile(r"^\s*#+\s*NBVAL_\w+\s*$", re.MULTILINE)
 
 
@@ -43,7 +44,8 @@ class Submission:
         path: the file, which is never written.
         kind: "exercises" or "solutions".
         stem: "04_window".
-        steps: the cells to run, in order: set-up, then the learner's cells and the checks.
+        steps: the cells to run, in order: set-up, then the learner's cells and the checks. Cells
+            below the last check belong to no exercise and are not run.
         obstacles: exercise id -> why there is no answer to run ("its answer cell is missing").
         notes: what was put right, and what else the learner should know.
     """
@@ -137,7 +139,13 @@ def load(path: Path) -> dict:
         where = f"line {error.lineno}: {error.msg}" if hasattr(error, "lineno") else "too deep"
         raise CannotGradeError(f"{path} is not valid JSON ({where}){_restore(path)}") from None
     _check_format(path, notebook)
-    return notebook
+    return _as_text(notebook)
+
+
+def _as_text(notebook: dict) -> dict:
+    """The notebook with ? for each lone surrogate: JSON can hold one, UTF-8 and Python cannot."""
+    text = json.dumps(notebook, ensure_ascii=False)
+    return notebook if _SURROGATE.search(text) is None else json.loads(_SURROGATE.sub("?", text))
 
 
 def read(path: Path) -> Submission:
@@ -297,6 +305,7 @@ class _Repair:
             if i in checks_after:
                 self._add_checks(checks_after[i], pending)
                 pending = []
+        self._add_checks((), pending)
         self._find_obstacles()
 
     def _add_checks(self, checks: Sequence[int], sources: list[str]) -> None:
