@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from attncourse import bench, cli, measure, peers, records
+from attncourse import bench, cli, measure
+from attncourse.bench import peers, records
 from attncourse.catalogue import MECHANISMS
 
 needs_torch = pytest.mark.skipif(

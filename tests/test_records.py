@@ -1,6 +1,7 @@
 import pytest
 
-from attncourse import bench, records
+from attncourse import bench
+from attncourse.bench import records
 from attncourse.cost import DEVICES
 
 

@@ -10,7 +10,8 @@
 # %% role="setup"
 import numpy as np
 
-from attncourse import bench, claims, masks, measure, plots, records, widgets
+from attncourse import bench, claims, masks, measure, plots, widgets
+from attncourse.bench import records
 from attncourse.cost import format_bytes
 from attncourse.inputs import random_qkv
 from attncourse.reference import full, window

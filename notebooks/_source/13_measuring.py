@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from attncourse import MECHANISMS, bench, claims, cost, masks, measure, plots, records, widgets
+from attncourse import MECHANISMS, bench, claims, cost, masks, measure, plots, widgets
+from attncourse.bench import records
 from attncourse.cost import format_bytes
 from attncourse.inputs import random_qkv
 from attncourse.reference import bigbird, full, linear, strided, window

@@ -29,11 +29,12 @@ from typing import Any
 import numpy as np
 
 import attncourse
-from attncourse import measure, peers, records
+from attncourse import measure
+from attncourse.bench import peers, records
+from attncourse.bench.peers import Peer
 from attncourse.catalogue import MECHANISMS, Mechanism
 from attncourse.cost import NUMBER_BYTES, Cost, format_bytes, this_cpu
 from attncourse.inputs import random_qkv
-from attncourse.peers import Peer
 
 
 @dataclass(frozen=True)
