@@ -41,22 +41,6 @@ def test_seconds_refuses_counts_that_measure_nothing(wrong):
         measure.seconds(print, **wrong)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0 s"),
-        (2e-9, "2 ns"),
-        (1.5e-5, "15 µs"),
-        (0.00125, "1.25 ms"),
-        (0.9999, "1 s"),
-        (62.8, "62.8 s"),
-        (1234, "1230 s"),
-    ],
-)
-def test_seconds_are_written_with_their_unit(value, text):
-    assert measure.format_seconds(value) == text
-
-
 def test_timing_reads_as_a_sentence():
     timing = measure.Timing(0.002, 0.001, 0.003, 5)
     assert str(timing) == "2 ms (quartiles 1 ms to 3 ms, 5 calls)"

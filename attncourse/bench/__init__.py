@@ -33,8 +33,9 @@ from attncourse import measure
 from attncourse.bench import peers, records
 from attncourse.bench.peers import Peer
 from attncourse.catalogue import MECHANISMS, Mechanism
-from attncourse.cost import NUMBER_BYTES, Cost, format_bytes, this_cpu
+from attncourse.cost import NUMBER_BYTES, Cost, this_cpu
 from attncourse.inputs import random_qkv
+from attncourse.units import format_bytes, format_seconds
 
 
 @dataclass(frozen=True)
@@ -730,7 +731,7 @@ def _measure(
         return measured
     limit = (LONGEST_CALL if on_gpu else math.inf) if limit is None else limit
     if expected > limit:
-        about = measure.format_seconds(float(f"{expected:.1g}"))
+        about = format_seconds(float(f"{expected:.1g}"))
         measured["skipped"] = f"a call would take {about} or so"
         return measured
     if job.predict is not None:

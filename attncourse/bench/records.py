@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from attncourse.cost import DEVICES, NUMBER_BYTES, Cost, Device, format_bytes
-from attncourse.measure import format_seconds
+from attncourse.cost import DEVICES, NUMBER_BYTES, Cost, Device
+from attncourse.units import format_bytes, format_seconds
 
 OURS = ("NumPy", "Triton")
 MODES = ("forward", "backward", "decode")

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from attncourse.cost import format_bytes
 from attncourse.grading import guard
 from attncourse.grading.assembly import Written
 from attncourse.grading.compare import difference, expected, same
@@ -39,6 +38,7 @@ from attncourse.grading.messages import (
 from attncourse.grading.places import unwrap
 from attncourse.grading.spec import Case, Exercise, Mistake
 from attncourse.grading.values import is_array, leaves, to_numpy, to_torch, unchanged
+from attncourse.units import format_bytes
 
 DIAGNOSIS_SECONDS = 10.0  # how long a failure may be compared with known mistakes
 _NUMPY = dict(vars(np))  # NumPy's names before the learner's code could replace one

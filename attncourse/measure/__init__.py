@@ -27,18 +27,10 @@ from typing import Any
 
 import numpy as np
 
+from attncourse.units import format_seconds
+
 FLUSH_BYTES = 256 * 2**20  # more than the caches of a CPU or a GPU hold
 PROGRESS_AFTER = 2.0  # seconds; what is done sooner needs no bar
-SECONDS_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a time with three digits and its unit: "1.25 ms"."""
-    if seconds == 0:
-        return "0 s"
-    factor, unit = next((u for u in SECONDS_UNITS if abs(seconds) >= 0.9995 * u[0]), (1e-9, "ns"))
-    digits = f"{seconds / factor:.3g}"
-    return f"{float(digits):.0f} {unit}" if "e" in digits else f"{digits} {unit}"
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 
 from attncourse import measure
-from attncourse.cost import format_bytes
 from attncourse.inputs import check_qkv
 from attncourse.kernels import INTERPRETED
+from attncourse.units import format_bytes
 
 MAX_WIDTH = 256  # a wider tile of q, k and v no longer fits on chip
 MAX_GRID = 65_535  # CUDA's limit for the second and third axis of a grid
