@@ -32,8 +32,8 @@ def pretended_gpu(monkeypatch):
     monkeypatch.setattr(bench, "_has_cuda", lambda: True)
     monkeypatch.setattr(bench, "_is_lost", lambda: False)
     monkeypatch.setattr(measure, "free_bytes", lambda on_gpu: 2**33)
-    monkeypatch.setattr(measure, "FLUSH_BYTES", 1024)
-    monkeypatch.setattr(measure, "_gpu_name", lambda: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(measure.timing, "FLUSH_BYTES", 1024)
+    monkeypatch.setattr(measure.hardware, "_gpu_name", lambda: "NVIDIA H100 80GB HBM3")
     kept = (p for p in peers.PEERS if not p.slow and ("cpu" in p.devices or p.absent))
     monkeypatch.setattr(peers, "PEERS", tuple(kept))
 

@@ -1,0 +1,163 @@
+"""The matrix products that NumPy executes in a call, counted."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+# They drop the subclass or make an array without one, and `a @ b` on their results must be seen.
+_ARRAY_MAKERS = (
+    *("array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray"),
+    *("arange", "empty", "eye", "full", "identity", "linspace", "ones", "zeros"),
+)
+
+
+def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+    """Count the matrix products that `function(*args, **kwargs)` executes, 2 per multiply-add.
+
+    Counted are `@`, np.matmul, np.dot, np.inner, np.vdot, np.vecdot, np.matvec, np.vecmat,
+    np.einsum, np.tensordot and what NumPy builds from them. Exponentials, sums and scaling are
+    not. The call computes what it always computes: its arrays carry a counter, nothing else. They
+    inherit it from the arguments and from NumPy's array makers, which are replaced while the call
+    runs, so let no other thread use NumPy meanwhile. The product of two arrays that come from
+    elsewhere, such as two straight from a random generator, goes unseen.
+
+    Args:
+        function: What to run, once.
+        *args: Its arguments; arrays in tuples, lists and dicts count too.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        FLOPs: twice the number of multiply-adds.
+
+    Raises:
+        NotImplementedError: np.einsum was called with lists of indices instead of a string.
+    """
+    counted = type("Counted", (_Counted,), {"multiply_adds": 0})
+    makers = {name: getattr(np, name) for name in _ARRAY_MAKERS}
+    try:
+        for name, maker in makers.items():
+            setattr(np, name, counted.making(maker))
+        function(*counted.wrap(args), **counted.wrap(kwargs))
+    finally:
+        for name, maker in makers.items():
+            setattr(np, name, maker)
+    return 2 * counted.multiply_adds
+
+
+class _Counted(np.ndarray):
+    """An ndarray that counts the matrix products it takes part in."""
+
+    multiply_adds: int  # kept by the subclass that `count_flops` makes for one call
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        cls = type(self)
+        result = getattr(ufunc, method)(*cls.plain(inputs), **cls.plain(kwargs))
+        if ufunc.__name__ in ("matmul", "vecdot", "matvec", "vecmat") and method == "__call__":
+            axis = kwargs["axes"][0][-1] if "axes" in kwargs else kwargs.get("axis", -1)
+            cls.multiply_adds += np.size(result) * np.shape(inputs[0])[axis]
+        if "out" in kwargs:
+            return kwargs["out"] if ufunc.nout > 1 else kwargs["out"][0]
+        return cls.wrap(result)
+
+    def __array_function__(self, func, types, args, kwargs):
+        cls = type(self)
+        count = _PRODUCTS.get(func.__name__)
+        if count is None:  # NumPy's own code, and the products inside it, run on counted arrays
+            return cls.wrap(super().__array_function__(func, types, args, kwargs))
+        args, kwargs = cls.plain(args), cls.plain(kwargs)
+        result = func(*args, **kwargs)
+        cls.multiply_adds += count(result, *args, **kwargs)
+        return cls.wrap(result)
+
+    def dot(self, b, out=None):
+        return np.dot(self, b, out)
+
+    @classmethod
+    def wrap(cls, value):
+        """Let the plain arrays in `value` count, over the same memory."""
+        return _convert(value, np.ndarray, cls)
+
+    @classmethod
+    def plain(cls, value):
+        """See the counted arrays in `value` as plain ones, over the same memory."""
+        return _convert(value, cls, np.ndarray)
+
+    @classmethod
+    def making(cls, maker):
+        return lambda *args, **kwargs: cls.wrap(maker(*args, **kwargs))
+
+
+def _convert(value, old: type, new: type):
+    if type(value) is old:
+        return value.view(new)
+    if type(value) in (tuple, list):
+        return type(value)(_convert(part, old, new) for part in value)
+    if type(value) is dict:
+        return {key: _convert(part, old, new) for key, part in value.items()}
+    return value
+
+
+def _dot_products(result, a, b, out=None) -> int:
+    return np.size(result) * np.shape(a)[-1] if np.ndim(a) and np.ndim(b) else 0
+
+
+def _vdot_products(result, a, b) -> int:
+    return np.size(a)
+
+
+def _tensordot_products(result, a, b, axes=2) -> int:
+    a_axes = range(-axes, 0) if isinstance(axes, int) else np.ravel(axes[0]).tolist()
+    return np.size(result) * math.prod(np.shape(a)[axis] for axis in a_axes)
+
+
+def _einsum_products(result, subscripts, *arrays, optimize=False, **_) -> int:
+    """Multiply-adds of einsum: for each product of a pair, the sizes of all its indices."""
+    if not isinstance(subscripts, str):
+        raise NotImplementedError(
+            "measure.count_flops: np.einsum is counted with its indices in a string only"
+        )
+    terms, kept = _einsum_terms(subscripts, arrays)
+    sizes: dict[str, int] = {}
+    for term, array in zip(terms, arrays, strict=True):
+        for index, size in zip(term, np.shape(array), strict=True):
+            sizes[index] = max(size, sizes.get(index, 1))
+    path = [tuple(range(len(arrays)))]
+    if optimize is not False:
+        path = np.einsum_path(subscripts, *arrays, optimize=optimize)[0][1:]
+    total = 0
+    for step in path:
+        together = set().union(*(terms[position] for position in step))
+        total += (len(step) - 1) * math.prod(sizes[index] for index in together)
+        terms = [term for position, term in enumerate(terms) if position not in step]
+        terms.append("".join(together & kept.union(*terms)))
+    return total
+
+
+def _einsum_terms(subscripts: str, arrays) -> tuple[list[str], set[str]]:
+    """Return each array's indices, the ellipsis spelt out, and the indices of the result."""
+    given, arrow, result = subscripts.replace(" ", "").partition("->")
+    spare = [letter for letter in string.ascii_letters if letter not in subscripts]
+    terms, leading = [], ""
+    for term, array in zip(given.split(","), arrays, strict=True):
+        n_leading = np.ndim(array) - len(term.replace("...", ""))
+        ellipsis = "".join(spare[:n_leading][::-1])  # aligned at the right, as broadcasting is
+        leading = max(leading, ellipsis, key=len)
+        terms.append(term.replace("...", ellipsis))
+    if not arrow:
+        result = "".join(i for i in set(given) if i.isalpha() and given.count(i) == 1)
+        return terms, set(result + leading)
+    return terms, set(result.replace("...", leading))
+
+
+_PRODUCTS = {
+    "dot": _dot_products,
+    "inner": _dot_products,
+    "vdot": _vdot_products,
+    "tensordot": _tensordot_products,
+    "einsum": _einsum_products,
+}

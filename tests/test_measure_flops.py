@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from attncourse import measure
+from attncourse.inputs import random_qkv
+from attncourse.reference import full, window
+
+
+def ones(*shape):
+    return np.ones(shape, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "multiply_adds"),
+    [
+        (lambda: ones(3, 4) @ ones(4, 5), 3 * 4 * 5),
+        (lambda: np.matmul(ones(3, 4), ones(4, 5)), 3 * 4 * 5),
+        (lambda: np.matmul(ones(2, 1, 3, 4), ones(6, 4, 5)), 2 * 6 * 3 * 4 * 5),  # broadcast
+        (lambda: ones(4) @ ones(4), 4),
+        (lambda: ones(2, 3, 4) @ ones(4), 2 * 3 * 4),
+        (lambda: ones(0, 4) @ ones(4, 5), 0),
+        (lambda: np.matmul(ones(4, 3), ones(4, 5), axes=[(1, 0), (0, 1), (0, 1)]), 3 * 4 * 5),
+        (lambda: np.matmul(ones(3, 4), ones(4, 5), out=ones(3, 5)) @ ones(5, 2), 60 + 30),
+        (lambda: np.dot(ones(2, 3, 4), ones(5, 4, 6)), 2 * 3 * 5 * 6 * 4),
+        (lambda: ones(3, 4).dot(ones(4, 5)), 3 * 4 * 5),
+        (lambda: np.dot(ones(3, 4), 2.0), 0),
+        (lambda: np.inner(ones(3, 4), ones(5, 4)), 3 * 5 * 4),
+        (lambda: np.vdot(ones(3, 4), ones(3, 4)), 12),
+        (lambda: np.vecdot(ones(3, 4), ones(3, 4)), 12),
+        (lambda: np.tensordot(ones(3, 4, 5), ones(4, 5, 6)), 3 * 6 * 20),
+        (lambda: np.tensordot(ones(3, 4), ones(5, 3), axes=([0], [1])), 4 * 5 * 3),
+        (lambda: np.linalg.multi_dot([ones(3, 4), ones(4, 5), ones(5, 6)]), 60 + 90),
+        (lambda: np.einsum("id,jd->ij", ones(3, 4), ones(5, 4)), 3 * 4 * 5),
+        (lambda: np.einsum("id,jd->ij", ones(3, 4), ones(5, 4), optimize=True), 3 * 4 * 5),
+        (lambda: np.einsum("...id,...jd->...ij", ones(2, 3, 4), ones(5, 4)), 2 * 3 * 4 * 5),
+        (lambda: np.einsum("...id, ...jd", ones(2, 3, 4), ones(2, 5, 4)), 2 * 3 * 4 * 5),
+        (lambda: np.einsum("...ij,...ij->...i", ones(3, 4), ones(3, 4)), 12),
+        (lambda: np.einsum("ij->ji", ones(3, 4)), 0),
+        (
+            lambda: np.einsum("ij,jk,kl->il", ones(4, 5), ones(5, 6), ones(6, 3), optimize=True),
+            5 * 6 * 3 + 4 * 5 * 3,
+        ),
+        (lambda: ones(3, 4) * ones(3, 4) + np.exp(ones(3, 4)), 0),
+    ],
+)
+def test_count_flops_is_exact(call, multiply_adds):
+    plain = call()
+    assert measure.count_flops(call) == 2 * multiply_adds
+    seen = []
+    measure.count_flops(lambda: seen.append(call()))
+    np.testing.assert_array_equal(seen[0], plain)
+
+
+def test_count_flops_survives_what_drops_a_subclass():
+    def call(q, k):
+        k = np.asarray(k)
+        near = np.lib.stride_tricks.sliding_window_view(k, 3, axis=0)
+        strided = np.lib.stride_tricks.as_strided(k, (2, 4), k.strides)
+        picked = np.where(k > 0, k, 0)[np.arange(5)].astype(np.float64).reshape(5, 4)
+        acc = np.zeros((4, 4))
+        acc += picked.T @ picked
+        return near @ np.ones(3) @ acc, strided @ acc, np.concatenate([picked, picked]) @ acc
+
+    expected = (3 * 4 * 3 + 3 * 4 * 4) + 2 * 4 * 4 + 10 * 4 * 4 + 4 * 5 * 4
+    assert measure.count_flops(call, ones(3, 4), ones(5, 4)) == 2 * expected
+
+
+def test_count_flops_sees_arrays_inside_containers_and_keywords():
+    def call(pair, *, table):
+        return pair[0] @ pair[1] @ table["v"]
+
+    flops = measure.count_flops(call, (ones(2, 3), ones(3, 4)), table={"v": ones(4, 5)})
+    assert flops == 2 * (2 * 3 * 4 + 2 * 4 * 5)
+
+
+def test_count_flops_puts_numpy_back_even_after_an_error():
+    before = {name: getattr(np, name) for name in measure.flops._ARRAY_MAKERS}
+    with pytest.raises(ValueError, match="matmul"):
+        measure.count_flops(lambda: ones(3, 4) @ ones(3, 4))
+    assert all(getattr(np, name) is function for name, function in before.items())
+
+
+def test_count_flops_refuses_what_it_cannot_count():
+    with pytest.raises(NotImplementedError, match=r"np\.einsum"):
+        measure.count_flops(lambda: np.einsum(ones(2, 3), [0, 1], ones(3, 2), [1, 2]))
+
+
+def test_counted_calls_change_nothing_for_the_references():
+    q, k, v = random_qkv(100, 130, heads=2, width=8)
+    for call in (
+        lambda q, k, v: full.attention(q, k, v, causal=True),
+        lambda q, k, v: window.attention(q, k, v, window=9, dilation=2),
+    ):
+        expected, seen = call(q, k, v), []
+        measure.count_flops(lambda *args, call=call, seen=seen: seen.append(call(*args)), q, k, v)
+        np.testing.assert_array_equal(np.asarray(seen[0]), expected)
+
+
+def test_count_flops_of_full_attention_is_its_cost():
+    q, k, v = random_qkv(60, 70, heads=3, batch=2, width=16)
+    assert measure.count_flops(full.attention, q, k, v) == 4 * 2 * 3 * 60 * 70 * 16
