@@ -113,6 +113,63 @@ def test_progress_is_quiet_for_two_seconds_and_wipes_its_line(monkeypatch, capsy
     assert capsys.readouterr().err == ""
 
 
+def test_progress_says_beforehand_how_long_it_takes(monkeypatch, capsys):
+    for _ in measure.progress(range(2), "sweep", expect_seconds=40, show=True):
+        assert capsys.readouterr().err in ("\rsweep: about 40 s", "")
+    assert capsys.readouterr().err == f"\r{'':<17}\r"
+    list(measure.progress(range(2), "sweep", expect_seconds=1.5, show=True))
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_writes_one_line_for_loops_inside_each_other(capsys):
+    for _ in measure.progress(range(2), "outer", expect_seconds=9, show=True):
+        list(measure.progress(range(2), "inner", expect_seconds=9, show=True))
+    with pytest.raises(KeyboardInterrupt):
+        for _ in measure.progress(range(2), "stopped", expect_seconds=9, show=True):
+            raise KeyboardInterrupt
+    list(measure.progress(range(2), "later", expect_seconds=9, show=True))
+    said = capsys.readouterr().err
+    assert "inner" not in said and "later: about 9 s" in said
+
+
+def test_progress_writes_seldom_however_short_the_steps(monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    for _ in measure.progress(range(10_000), "sweep", show=True):
+        now += 0.001
+    assert 20 < capsys.readouterr().err.count("\rsweep") <= 41
+
+
+class Shown:
+    """What IPython's display was given."""
+
+    def __init__(self):
+        self.lines = []
+
+    def __call__(self, data, **how):
+        assert how.pop("raw") and how in ({}, {"display_id": True})
+        self.lines.append(data["text/plain"])
+        return self
+
+    update = __call__
+
+
+@pytest.mark.parametrize("runner", ["a person", "nbval", "the build"])
+def test_progress_shows_below_the_cell_to_a_person_only(monkeypatch, capsys, runner):
+    shown = Shown()
+    monkeypatch.setattr("IPython.display.display", shown)
+    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    if runner != "the build":
+        monkeypatch.setenv("JPY_SESSION_NAME", "13_measuring.ipynb")
+    if runner == "nbval":
+        monkeypatch.setenv("PYTEST_CURRENT_TEST", "13_measuring.ipynb::Cell 3 (setup)")
+    assert list(measure.progress("ab", "sweep", expect_seconds=40)) == ["a", "b"]
+    assert shown.lines == (["sweep: about 40 s", ""] if runner == "a person" else [])
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.gpu
 def test_cuda_peak_and_seconds():
     torch = pytest.importorskip("torch")
