@@ -41,7 +41,7 @@ def pretended_gpu(monkeypatch):
     monkeypatch.setattr(jobs, "CUDA", "cpu")
     monkeypatch.setattr(measuring, "has_cuda", lambda: True)
     monkeypatch.setattr(measuring, "is_lost", lambda: False)
-    monkeypatch.setattr(measure, "free_bytes", lambda on_gpu: 2**33)
+    monkeypatch.setattr(measure, "free_bytes", lambda device: 2**33)
     monkeypatch.setattr(measure.timing, "FLUSH_BYTES", 1024)
     monkeypatch.setattr(measure.hardware, "_gpu_name", lambda: "NVIDIA H100 80GB HBM3")
     kept = (p for p in peers.PEERS if not p.slow and ("cpu" in p.devices or p.absent))
@@ -140,7 +140,7 @@ def test_short_calls_are_timed_often_and_long_ones_a_few_times(tmp_path, monkeyp
 
 
 def test_what_does_not_fit_is_skipped_with_its_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(measure, "free_bytes", lambda on_gpu: 100_000)
+    monkeypatch.setattr(measure, "free_bytes", lambda device: 100_000)
     assert cli.main(["bench", "--cpu", "--n", "256", "--repeats", "1", "--out", str(tmp_path)]) == 0
     (full,) = [
         m

@@ -51,7 +51,7 @@ def test_at_most_ends_the_repeats_but_one_is_always_made():
 def test_flushing_fills_the_caches_before_each_call_and_outside_of_its_time(monkeypatch):
     order = []
     monkeypatch.setattr(
-        measure.timing, "_cpu_flusher", lambda: lambda: (order.append("flush"), time.sleep(0.05))
+        measure.timing, "_flusher", lambda device: lambda: (order.append("flush"), time.sleep(0.05))
     )
     timing = measure.seconds(lambda: order.append("call"), flush=True, repeats=2, warmup=1)
     assert order == ["call", "flush", "call", "flush", "call"]
@@ -69,8 +69,8 @@ class FakeCuda:
         device = type("Device", (), {"type": "cuda"})
 
     class cuda:
-        synchronize = staticmethod(lambda: None)
-        get_device_properties = staticmethod(lambda: type("P", (), {"uuid": "12"}))
+        synchronize = staticmethod(lambda device: None)
+        get_device_properties = staticmethod(lambda device: type("P", (), {"uuid": "12"}))
 
 
 @pytest.mark.parametrize("meter", ["counter", "power", "none"])

@@ -99,3 +99,42 @@ def test_counted_calls_change_nothing_for_the_references():
 def test_count_flops_of_full_attention_is_its_cost():
     q, k, v = random_qkv(60, 70, heads=3, batch=2, width=16)
     assert measure.count_flops(full.attention, q, k, v) == 4 * 2 * 3 * 60 * 70 * 16
+
+
+def test_count_flops_inside_count_flops_counts_for_both():
+    inner = []
+
+    def outer(a, b):
+        a @ b
+        inner.append(measure.count_flops(np.matmul, a, b))
+        inner.append(measure.count_flops(lambda: ones(2, 3) @ ones(3, 4)))
+        return a @ b
+
+    flops = measure.count_flops(outer, ones(3, 4), ones(4, 5))
+    assert inner == [2 * 60, 2 * 24]
+    assert flops == 3 * 2 * 60 + 2 * 24
+
+
+def test_count_flops_forgets_an_inner_one_that_failed():
+    def outer(a):
+        with pytest.raises(ZeroDivisionError):
+            measure.count_flops(lambda: 1 / 0)
+        return a @ a
+
+    assert measure.count_flops(outer, ones(3, 3)) == 2 * 27
+    assert measure.count_flops(outer, ones(3, 3)) == 2 * 27
+
+
+@pytest.mark.parametrize("held", ["argument", "closure"])
+def test_count_flops_counts_the_products_of_tensors_too(held):
+    torch = pytest.importorskip("torch")
+    a, b = torch.ones(3, 4), torch.ones(4, 5)
+    call = (np.matmul, ones(3, 4), ones(4, 5))
+    if held == "argument":
+        assert measure.count_flops(torch.matmul, a, b) == 2 * 60
+    else:
+        assert measure.count_flops(lambda: a @ b) == 2 * 60
+    both = measure.count_flops(lambda: (a @ b, measure.count_flops(*call)))
+    assert both == 2 * 60 + 2 * 60
+    twice = measure.count_flops(lambda: (a @ b, measure.count_flops(torch.matmul, a, b)))
+    assert twice == 2 * 60 + 2 * 60

@@ -1,4 +1,8 @@
+import contextlib
+import dataclasses
+import functools
 import sys
+import threading
 import time
 
 import numpy as np
@@ -96,3 +100,179 @@ def test_resident_peak_says_where_it_cannot_be_read(monkeypatch, tmp_path):
     )
     with pytest.raises(NotImplementedError, match="this system gives no peak to read"):
         measure.resident_peak_bytes(lambda: None)
+
+
+@dataclasses.dataclass
+class Holder:
+    tensor: object
+
+
+class Slotted:
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def double(self):
+        return self.tensor * 2
+
+
+def ways_to_hold(torch, tensor):
+    """Calls that double a tensor which is not among their arguments, or deep in one."""
+    layer = torch.nn.Identity()
+    layer.kept = torch.nn.Parameter(tensor, requires_grad=False)
+    return {
+        "closure": (lambda: tensor * 2, ()),
+        "default": (lambda t=tensor: t * 2, ()),
+        "partial": (functools.partial(torch.mul, tensor, 2), ()),
+        "bound method": (Slotted(tensor).double, ()),
+        "slots": (lambda held: held.tensor * 2, (Slotted(tensor),)),
+        "dataclass": (lambda held: held.tensor * 2, (Holder(tensor),)),
+        "module": (lambda module: module.kept * 2, (layer,)),
+        "list of modules": (lambda modules: modules[1].kept * 2, ([print, layer],)),
+        "set": (lambda held: next(iter(held)) * 2, ({tensor},)),
+        "made inside": (lambda: torch.ones(512, 1024), ()),
+    }
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["closure", "default", "partial", "bound method", "slots", "dataclass", "module",
+     "list of modules", "set", "made inside"],
+)  # fmt: skip
+def test_peak_bytes_finds_tensors_wherever_they_are_held(way):
+    torch = pytest.importorskip("torch")
+    tensor = torch.ones(512, 1024)
+    function, args = ways_to_hold(torch, tensor)[way]
+    assert measure.peak_bytes(function, *args) == pytest.approx(2 * 2**20, rel=0.01)
+
+
+def test_peak_bytes_of_arrays_beside_a_small_tensor_is_that_of_the_arrays():
+    torch = pytest.importorskip("torch")
+    small = torch.ones(10)
+    held = measure.peak_bytes(lambda: (np.ones(10**6), small + 1))
+    assert held == pytest.approx(8e6, rel=0.01)
+
+
+def test_peak_bytes_inside_peak_bytes_leaves_the_outer_one_right():
+    inner = []
+
+    def outer():
+        ones(2**20).sum()  # 4 MiB, gone before the inner one begins
+        inner.append(measure.peak_bytes(ones, 2**18))
+        with measure.watch() as seen:
+            inner.append(measure.peak_bytes(ones, 2**17))
+            ones(2**19)
+        inner.append(seen.peak_bytes)
+
+    with measure.watch() as seen:
+        held = measure.peak_bytes(outer)
+    assert inner == pytest.approx([2**20, 2**19, 2**21], rel=0.02)
+    assert [held, seen.peak_bytes] == pytest.approx([4 * 2**20] * 2, rel=0.02)
+
+
+def test_peak_bytes_of_tensors_inside_another_is_refused():
+    torch = pytest.importorskip("torch")
+    tensor = torch.ones(10)
+
+    def outer(tensor):
+        return measure.peak_bytes(torch.neg, tensor)
+
+    with pytest.raises(NotImplementedError, match=r"measure\.peak_bytes: .* inside each other"):
+        measure.peak_bytes(outer, tensor)
+    assert measure.peak_bytes(torch.neg, tensor) == 40  # nothing is left on
+
+
+@contextlib.contextmanager
+def other_thread(work):
+    go, done, end = threading.Event(), threading.Event(), threading.Event()
+
+    def run():
+        go.wait()
+        work()
+        done.set()
+        end.wait()
+
+    def let():
+        go.set()
+        done.wait(10)
+
+    thread = threading.Thread(target=run, name="other", daemon=True)
+    thread.start()
+    try:
+        yield let
+    finally:
+        go.set()
+        end.set()
+        thread.join()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs clocks of threads")
+@pytest.mark.parametrize("watched", ["peak_bytes", "watch"])
+def test_memory_of_another_thread_is_refused(watched):
+    says = r"measure\.\w+: the thread 'other' worked at the same time"
+    with other_thread(lambda: ones(2**24)) as let, pytest.raises(RuntimeError, match=says):
+        if watched == "watch":
+            with measure.watch() as seen:
+                let()
+        else:
+            measure.peak_bytes(let)
+    if watched == "watch":
+        assert seen.seconds > 0
+
+
+def test_threads_that_wait_and_threads_of_the_call_itself_are_welcome():
+    def call():
+        threads = [threading.Thread(target=lambda: ones(2**20).sum()) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+            thread.join()
+
+    with other_thread(lambda: None) as let:
+        assert measure.peak_bytes(call) == pytest.approx(4 * 2**20, rel=0.02)
+        let()
+
+
+class FakeGpus:
+    """Two GPUs: the first is the current one, the tensors lie on the second."""
+
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    class cuda:
+        memory_reserved = staticmethod(lambda device=None: 30)
+        memory_allocated = staticmethod(lambda device=None: 10)
+        mem_get_info = staticmethod(lambda device=None: (50 if device == "cuda:1" else 1000, 2000))
+
+
+def test_free_bytes_asks_the_gpu_in_question(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", FakeGpus)
+    assert measure.free_bytes("cuda:1") == 50 + 20
+    assert measure.free_bytes("cuda:0") == 1000 + 20
+    assert measure.free_bytes("cpu") == pytest.approx(measure.free_bytes(), rel=0.2)
+    assert measure.free_bytes() > 2000
+
+
+def test_a_kernel_that_finds_no_room_tells_what_is_free_on_its_own_gpu(monkeypatch):
+    pytest.importorskip("triton")
+    from attncourse.kernels import tiles
+
+    asked = []
+    monkeypatch.setattr(measure, "free_bytes", lambda device: asked.append(device) or 512)
+    says = "full: 64.0 MiB asked for scores, 512 B are free: n = 512 would fit"
+    room = tiles.room_for("full", "scores", 2**26, lambda free: f"n = {free}", "cuda:1")
+    with pytest.raises(tiles.torch.OutOfMemoryError, match=says), room:
+        raise RuntimeError("cannot allocate")
+    assert asked == ["cuda:1"]
+
+
+class FakeTensor:
+    def __init__(self, place):
+        self.device = type("Device", (), {"type": "cuda", "__str__": lambda _: place})()
+
+
+def test_tensors_on_two_gpus_are_refused(monkeypatch):
+    fake = type("torch", (), {"Tensor": FakeTensor})
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    with pytest.raises(NotImplementedError, match="on one GPU, got cuda:0 and cuda:1"):
+        measure.peak_bytes(print, FakeTensor("cuda:1"), [FakeTensor("cuda:0")])

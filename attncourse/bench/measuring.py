@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from attncourse import measure
-from attncourse.bench.jobs import Job
+from attncourse.bench.jobs import CUDA, Job
 from attncourse.bench.settings import Setting
 from attncourse.catalogue import MECHANISMS
 from attncourse.units import format_bytes, format_seconds
@@ -57,7 +57,7 @@ def measure_job(
         return measured
     if job.predict is not None:
         measured["predicted"] = asdict(job.predict())
-    needs, free = job.needs_bytes(), measure.free_bytes(on_gpu)
+    needs, free = job.needs_bytes(), measure.free_bytes(CUDA if on_gpu else None)
     if needs > 0.8 * free:
         measured["skipped"] = f"needs {format_bytes(needs)}, {format_bytes(free)} are free"
         return measured

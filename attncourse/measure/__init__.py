@@ -1,8 +1,9 @@
 """Measure a call: its seconds, its peak bytes, its floating-point operations; and the machine.
 
-Torch is never imported here. Where a caller passes torch tensors it is there already, and the
-measurement follows them: CUDA events and the CUDA allocator for tensors on a GPU, torch's
-allocator events for tensors on the CPU, `tracemalloc` for NumPy.
+Torch is imported only to ask a GPU for its free memory. Where a call uses tensors it is there
+already, and the measurement follows them, wherever the call holds them: CUDA events and the CUDA
+allocator for tensors on a GPU, torch's allocator events for tensors on the CPU, `tracemalloc` for
+NumPy.
 """
 
 from attncourse.measure.flops import count_flops

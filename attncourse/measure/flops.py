@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,15 +18,20 @@ _ARRAY_MAKERS = (
 )
 
 
+_open: list[list[int]] = []  # the multiply-adds of each count under way, those inside it included
+
+
 def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
     """Count the matrix products that `function(*args, **kwargs)` executes, 2 per multiply-add.
 
     Counted are `@`, np.matmul, np.dot, np.inner, np.vdot, np.vecdot, np.matvec, np.vecmat,
-    np.einsum, np.tensordot and what NumPy builds from them. Exponentials, sums and scaling are
-    not. The call computes what it always computes: its arrays carry a counter, nothing else. They
-    inherit it from the arguments and from NumPy's array makers, which are replaced while the call
-    runs, so let no other thread use NumPy meanwhile. The product of two arrays that come from
-    elsewhere, such as two straight from a random generator, goes unseen.
+    np.einsum, np.tensordot and what NumPy builds from them, and torch's products as torch itself
+    counts them. Exponentials, sums and scaling are not. The call computes what it always computes:
+    its arrays carry a counter, nothing else. They inherit it from the arguments and from NumPy's
+    array makers, which are replaced while the call runs, so let no other thread use NumPy
+    meanwhile. The product of two arrays that come from elsewhere, such as two straight from a
+    random generator or two in a closure, goes unseen: pass them as arguments. Counts may be taken
+    inside each other.
 
     Args:
         function: What to run, once.
@@ -37,29 +44,30 @@ def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
     Raises:
         NotImplementedError: np.einsum was called with lists of indices instead of a string.
     """
-    counted = type("Counted", (_Counted,), {"multiply_adds": 0})
+    count = [0]
     makers = {name: getattr(np, name) for name in _ARRAY_MAKERS}
+    _open.append(count)
     try:
         for name, maker in makers.items():
-            setattr(np, name, counted.making(maker))
-        function(*counted.wrap(args), **counted.wrap(kwargs))
+            setattr(np, name, _Counted.making(maker))
+        with _torch_counted() as torch_flops:
+            function(*_Counted.wrap(args), **_Counted.wrap(kwargs))
     finally:
         for name, maker in makers.items():
             setattr(np, name, maker)
-    return 2 * counted.multiply_adds
+        _open.pop()
+    return 2 * count[0] + torch_flops()
 
 
 class _Counted(np.ndarray):
     """An ndarray that counts the matrix products it takes part in."""
-
-    multiply_adds: int  # kept by the subclass that `count_flops` makes for one call
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
         cls = type(self)
         result = getattr(ufunc, method)(*cls.plain(inputs), **cls.plain(kwargs))
         if ufunc.__name__ in ("matmul", "vecdot", "matvec", "vecmat") and method == "__call__":
             axis = kwargs["axes"][0][-1] if "axes" in kwargs else kwargs.get("axis", -1)
-            cls.multiply_adds += np.size(result) * np.shape(inputs[0])[axis]
+            _book(np.size(result) * np.shape(inputs[0])[axis])
         if "out" in kwargs:
             return kwargs["out"] if ufunc.nout > 1 else kwargs["out"][0]
         return cls.wrap(result)
@@ -71,7 +79,7 @@ class _Counted(np.ndarray):
             return cls.wrap(super().__array_function__(func, types, args, kwargs))
         args, kwargs = cls.plain(args), cls.plain(kwargs)
         result = func(*args, **kwargs)
-        cls.multiply_adds += count(result, *args, **kwargs)
+        _book(count(result, *args, **kwargs))
         return cls.wrap(result)
 
     def dot(self, b, out=None):
@@ -90,6 +98,23 @@ class _Counted(np.ndarray):
     @classmethod
     def making(cls, maker):
         return lambda *args, **kwargs: cls.wrap(maker(*args, **kwargs))
+
+
+def _book(multiply_adds: int) -> None:
+    for count in _open:
+        count[0] += multiply_adds
+
+
+@contextmanager
+def _torch_counted() -> Iterator[Callable[[], int]]:
+    """Let torch count its products, if it is loaded; yield what gives their FLOPs."""
+    if "torch" not in sys.modules:
+        yield lambda: 0
+        return
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        yield counter.get_total_flops
 
 
 def _convert(value, old: type, new: type):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attncourse.measure.hardware import output_of
-from attncourse.measure.tensors import home_of
+from attncourse.measure.tensors import cuda_in_use, device_of, devices_used, one_of
 
 
 def energy(
@@ -23,29 +23,34 @@ def energy(
 
     Args:
         function: What to run.
-        *args: Its arguments, with CUDA tensors among them.
+        *args: Its arguments.
         at_least: Seconds to repeat for.
         **kwargs: Its keyword arguments.
 
     Returns:
-        Joules of one call, or None without CUDA tensors or a meter.
+        Joules of one call, or None if it uses no CUDA tensors or there is no meter.
     """
-    if home_of(args, kwargs) != "cuda":
-        return None
-    torch = sys.modules["torch"]
+    where = "measure.energy"
     call = functools.partial(function, *args, **kwargs)
-    gpu = (
-        f"GPU-{torch.cuda.get_device_properties().uuid}"  # NVML counts GPUs that torch may not see
-    )
+    device = device_of(where, args, kwargs)
+    if device is None and cuda_in_use():
+        with devices_used() as devices:
+            call()
+        device = one_of(where, devices)
+    if device is None or device.type != "cuda":
+        return None
+    cuda = sys.modules["torch"].cuda
+    # NVML counts GPUs that torch may not see, so it is asked for this one by name.
+    gpu = f"GPU-{cuda.get_device_properties(device).uuid}"
     read = _energy_meter(gpu)
     call()
-    torch.cuda.synchronize()
+    cuda.synchronize(device)
     start, calls, watts = time.perf_counter(), 0, []
     first = read() if read else None
     while (elapsed := time.perf_counter() - start) < at_least or not calls:
         call()
         calls += 1
-        torch.cuda.synchronize()
+        cuda.synchronize(device)
         if read is None and elapsed > len(watts) * at_least / 5:
             watts.append(_watts(gpu))
     if read:

@@ -5,60 +5,90 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attncourse.measure.tensors import home_of
+from attncourse.measure.marks import alone, cuda_marked, python_marked
+from attncourse.measure.tensors import device_of, devices_used, one_of
+
+_profiling = False  # torch's profiler serves one measurement at a time
 
 
 def peak_bytes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
     """Return the most bytes that `function(*args, **kwargs)` holds at once.
 
-    What existed before does not count, so the inputs are left out and the output is included.
+    What existed before does not count, so the inputs are left out and the output is included. Calls
+    may be measured inside each other, but for those on CPU tensors.
 
     Args:
-        function: What to run, once. For tensors on the CPU it runs twice; the first run takes
-            what torch allocates only once.
+        function: What to run, once; for tensors on the CPU twice, because the first run takes what
+            torch allocates only once. Once more if it uses tensors that are not among its
+            arguments, but in a closure, a module or another object, or made by itself: the first
+            run finds that out.
         *args: Its arguments; where they lie decides which allocator is watched.
         **kwargs: Its keyword arguments.
 
     Returns:
         Bytes in NumPy arrays and Python objects; with tensors among the arguments, bytes in
-        tensors of the same device.
+        tensors of the same device; with tensors elsewhere, the larger of the two.
+
+    Raises:
+        NotImplementedError: The tensors lie on more than one GPU, or calls on CPU tensors are
+            measured inside each other.
+        RuntimeError: Another thread worked at the same time. Memory is counted for the process.
     """
+    where = "measure.peak_bytes"
     call = functools.partial(function, *args, **kwargs)
-    home = home_of(args, kwargs)
-    if home == "cuda":
-        return _cuda_peak(call)
-    if home == "cpu":
-        return _torch_cpu_peak(call)
-    return _numpy_peak(call)
+    device = device_of(where, args, kwargs)
+    if device is not None:
+        return _tensor_peak(where, call, device)
+    with devices_used() as devices:
+        held = python_peak_bytes(where, call)
+    device = one_of(where, devices)
+    return held if device is None else max(held, _tensor_peak(where, call, device))
 
 
-def _numpy_peak(call: Callable[[], Any]) -> int:
-    was_tracing = tracemalloc.is_tracing()
-    if not was_tracing:
-        tracemalloc.start()
-    try:
-        tracemalloc.reset_peak()
-        before, _ = tracemalloc.get_traced_memory()
+def python_peak_bytes(where: str, call: Callable[[], Any]) -> int:
+    """Return the most bytes in NumPy arrays and Python objects that a call holds, tensors aside.
+
+    Args:
+        where: The function that asks.
+        call: What to run, once.
+
+    Raises:
+        RuntimeError: Another thread worked at the same time.
+    """
+    with alone(where), python_marked() as mark:
         call()
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        if not was_tracing:
-            tracemalloc.stop()
-    return max(0, peak - before)
+    return mark.bytes
 
 
-def _torch_cpu_peak(call: Callable[[], Any]) -> int:
+def _tensor_peak(where: str, call: Callable[[], Any], device: Any) -> int:
+    if device.type == "cpu":
+        return _torch_cpu_peak(where, call)
+    with alone(where), cuda_marked(sys.modules["torch"].cuda, device) as mark:
+        call()
+    return mark.bytes
+
+
+def _torch_cpu_peak(where: str, call: Callable[[], Any]) -> int:
+    global _profiling
+    if _profiling:
+        raise NotImplementedError(
+            f"{where}: calls on CPU tensors cannot be measured inside each other; torch's profiler "
+            "serves one at a time"
+        )
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # its start and stop lines go to stderr
     from torch.profiler import ProfilerActivity, profile
 
-    call()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        result = call()  # kept, so that its memory is not freed inside the record
+    _profiling = True
+    try:
+        call()
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+            result = call()  # kept, so that its memory is not freed inside the record
+    finally:
+        _profiling = False
     del result
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = peak = 0
@@ -66,16 +96,6 @@ def _torch_cpu_peak(call: Callable[[], Any]) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
-
-
-def _cuda_peak(call: Callable[[], Any]) -> int:
-    torch = sys.modules["torch"]
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
 
 
 def resident_peak_bytes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
@@ -115,17 +135,18 @@ def _status_bytes(status: Path, field: str) -> int:
     raise FileNotFoundError(f"no {field} in {status}")
 
 
-def free_bytes(on_gpu: bool = False) -> int:
-    """Return how many bytes are still to be had: on the current GPU, or in this machine's memory.
+def free_bytes(device: Any = None) -> int:
+    """Return how many bytes are still to be had on a device.
 
     Args:
-        on_gpu: Ask CUDA, and count what torch has reserved and does not use.
+        device: A GPU, as torch names it ("cuda" is the current one): CUDA is asked, and what torch
+            has reserved there and does not use counts. The machine's memory for "cpu" or None.
     """
-    if on_gpu:
+    if device is not None and not str(device).startswith("cpu"):
         import torch
 
-        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return torch.cuda.mem_get_info()[0] + unused
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     import psutil
 
     return psutil.virtual_memory().available

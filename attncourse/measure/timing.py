@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from attncourse.measure.loops import progress
-from attncourse.measure.tensors import home_of
+from attncourse.measure.tensors import cuda_in_use, device_of
 from attncourse.units import format_seconds
 
 FLUSH_BYTES = 256 * 2**20  # more than the caches of a CPU or a GPU hold
@@ -54,8 +54,9 @@ def seconds(
 
     The first calls pay for things that later ones do not: page faults, compilation, caches. They
     are made and thrown away. A GPU only queues a call, so with CUDA tensors among the arguments
-    the GPU's own clock is read, before and after the work. Ctrl-C ends it and leaves nothing
-    changed; from two seconds on a terminal shows how far it is.
+    the GPU's own clock is read, before and after the work; for CUDA tensors that the call holds
+    elsewhere, it is the time until the GPU is done, launch included. Ctrl-C ends it and leaves
+    nothing changed; from two seconds on `progress` shows how far it is.
 
     Args:
         function: What to time.
@@ -83,9 +84,11 @@ def seconds(
     call = functools.partial(function, *args, **kwargs)
     for _ in range(warmup):
         call()
-    on_gpu = home_of(args, kwargs) == "cuda"
-    once, empty = (_cuda_once, _cuda_flusher) if on_gpu else (_cpu_once, _cpu_flusher)
-    flusher = empty() if flush else None
+    device = device_of("measure.seconds", args, kwargs)
+    once = _cpu_once
+    flusher = _flusher(device) if flush else None
+    if device is not None and device.type == "cuda":
+        once = functools.partial(_cuda_once, device)
     times: list[float] = []
     for _ in progress(range(repeats), "timing"):
         if at_most is not None and sum(times) >= at_most and len(times) >= max(1, at_least):
@@ -102,30 +105,37 @@ def _timing(times: list[float]) -> Timing:
 
 
 def _cpu_once(call: Callable[[], Any], flusher: Callable[[], Any] | None = None) -> float:
+    cuda = cuda_in_use()
     if flusher:
         flusher()
+    if cuda:
+        cuda.synchronize()
     start = time.perf_counter()
     call()
+    if cuda:
+        cuda.synchronize()
     return time.perf_counter() - start
 
 
-def _cuda_once(call: Callable[[], Any], flusher: Callable[[], Any] | None = None) -> float:
-    torch = sys.modules["torch"]
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    if flusher:
-        flusher()
-    start.record()
-    call()
-    end.record()
-    end.synchronize()
+def _cuda_once(
+    device: Any, call: Callable[[], Any], flusher: Callable[[], Any] | None = None
+) -> float:
+    cuda = sys.modules["torch"].cuda
+    with cuda.device(device):
+        start, end = (cuda.Event(enable_timing=True) for _ in range(2))
+        cuda.synchronize()
+        if flusher:
+            flusher()
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
     return start.elapsed_time(end) / 1e3  # CUDA counts milliseconds
 
 
-def _cpu_flusher() -> Callable[[], Any]:
-    return functools.partial(np.empty(FLUSH_BYTES // 4, np.uint8).fill, 0)
-
-
-def _cuda_flusher() -> Callable[[], Any]:
+def _flusher(device: Any) -> Callable[[], Any]:
+    """Return what fills the caches of a device, the CPU's if there is none."""
+    if device is None or device.type == "cpu":
+        return functools.partial(np.empty(FLUSH_BYTES // 4, np.uint8).fill, 0)
     torch = sys.modules["torch"]
-    return torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda").zero_
+    return torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device).zero_

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
-import tracemalloc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+
+from attncourse.measure.marks import alone, cuda_marked, python_marked
+from attncourse.measure.tensors import cuda_in_use
 
 
 @dataclass
@@ -18,7 +19,7 @@ class Seen:
     Attributes:
         seconds: From entering to leaving.
         peak_bytes: The most bytes in NumPy arrays and Python objects, beyond those at the start.
-        cuda_peak_bytes: The same in tensors on the GPU; None where torch uses no GPU.
+        cuda_peak_bytes: The same in tensors on the current GPU; None where torch uses no GPU.
     """
 
     seconds: float = math.nan
@@ -36,6 +37,10 @@ def watch() -> Iterator[Seen]:
     Yields:
         A record that is filled when the block ends, by an error or Ctrl-C too.
 
+    Raises:
+        RuntimeError: At the end, if another thread worked at the same time. Memory is counted for
+            the process.
+
     Examples:
         >>> with watch() as seen:
         ...     zeros = np.zeros(10**6)
@@ -43,25 +48,18 @@ def watch() -> Iterator[Seen]:
         True
     """
     seen = Seen()
-    torch = sys.modules.get("torch")
-    cuda = torch.cuda if torch is not None and torch.cuda.is_initialized() else None
-    was_tracing = tracemalloc.is_tracing()
-    if not was_tracing:
-        tracemalloc.start()
-    tracemalloc.reset_peak()
-    before, _ = tracemalloc.get_traced_memory()
-    if cuda:
-        cuda.synchronize()
-        cuda.reset_peak_memory_stats()
-        cuda_before = cuda.memory_allocated()
-    start = time.perf_counter()
+    cuda = cuda_in_use()
+    gpu_marked = cuda_marked(cuda, cuda.current_device()) if cuda else nullcontext()
     try:
-        yield seen
+        with alone("measure.watch"), python_marked() as python, gpu_marked as gpu:
+            start = time.perf_counter()
+            try:
+                yield seen
+            finally:
+                if cuda:
+                    cuda.synchronize()
+                seen.seconds = time.perf_counter() - start
     finally:
-        if cuda:
-            cuda.synchronize()
-            seen.cuda_peak_bytes = cuda.max_memory_allocated() - cuda_before
-        seen.seconds = time.perf_counter() - start
-        seen.peak_bytes = max(0, tracemalloc.get_traced_memory()[1] - before)
-        if not was_tracing:
-            tracemalloc.stop()
+        seen.peak_bytes = python.bytes
+        if gpu:
+            seen.cuda_peak_bytes = gpu.bytes
