@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 
@@ -138,3 +140,39 @@ def test_count_flops_counts_the_products_of_tensors_too(held):
     assert both == 2 * 60 + 2 * 60
     twice = measure.count_flops(lambda: (a @ b, measure.count_flops(torch.matmul, a, b)))
     assert twice == 2 * 60 + 2 * 60
+
+
+GLOBAL = ones(3, 4)
+
+
+class Holder:
+    def __init__(self, array):
+        self.array = array
+
+    def product(self, other):
+        return other @ GLOBAL
+
+
+def test_count_flops_sees_arrays_that_a_function_carries():
+    a, b = ones(3, 4), ones(4, 5)
+    pair = (a, b)
+    calls = {
+        "closure": lambda: a @ b,
+        "tuple in a closure": lambda: pair[0] @ pair[1],
+        "default": lambda x=a, y=b: x @ y,
+        "partial": functools.partial(np.matmul, a, out=None),
+        "global": lambda: GLOBAL @ GLOBAL.T,
+        "method": Holder(a).product,
+    }
+    more = {"partial": (b,), "method": (ones(5, 3),)}
+    flops = {how: measure.count_flops(f, *more.get(how, ())) for how, f in calls.items()}
+    assert flops == dict.fromkeys(calls, 2 * 60) | {"global": 2 * 3 * 4 * 3}
+    assert {type(x) for x in (a, b, *pair, GLOBAL)} == {np.ndarray}
+    assert calls["default"].__defaults__[0] is a
+
+    def rebinds():
+        nonlocal a
+        a = a @ b
+        return a
+
+    assert measure.count_flops(rebinds) == 2 * 60 and a.shape == (3, 5)

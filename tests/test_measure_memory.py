@@ -276,3 +276,62 @@ def test_tensors_on_two_gpus_are_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", fake)
     with pytest.raises(NotImplementedError, match="on one GPU, got cuda:0 and cuda:1"):
         measure.peak_bytes(print, FakeTensor("cuda:1"), [FakeTensor("cuda:0")])
+
+
+class FakeMemory:
+    """The memory of GPUs, of which nothing but the marks is there."""
+
+    Tensor = FakeTensor
+
+    def __init__(self):
+        self.cuda, self.order = self, []
+        self.now, self.most = {}, {}
+
+    def hold(self, device, n_bytes):
+        self.now[device] = self.now.get(device, 0) + n_bytes
+        self.most[device] = max(self.most.get(device, 0), self.now[device])
+
+    def is_initialized(self):
+        return True
+
+    def synchronize(self, device=None):
+        self.order.append("wait")
+
+    def memory_allocated(self, device):
+        return self.now.get(str(device), 0)
+
+    def max_memory_allocated(self, device):
+        return self.most.get(str(device), 0)
+
+    def reset_peak_memory_stats(self, device):
+        self.most[str(device)] = self.now.get(str(device), 0)
+
+
+@pytest.fixture
+def fake_memory(monkeypatch):
+    fake = FakeMemory()
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    return fake
+
+
+def test_peak_bytes_on_a_gpu_watches_the_one_of_the_tensors_and_nests(fake_memory):
+    inner = []
+
+    def outer(tensor):
+        fake_memory.hold("cuda:1", 500)
+        fake_memory.hold("cuda:1", -400)
+        fake_memory.hold("cuda:0", 9000)
+        inner.append(measure.peak_bytes(fake_inner, tensor))
+        fake_memory.hold("cuda:1", 50)
+
+    def fake_inner(tensor):
+        fake_memory.hold("cuda:1", 30)
+
+    fake_memory.hold("cuda:1", 1000)
+    assert measure.peak_bytes(outer, FakeTensor("cuda:1")) == 500
+    assert inner == [30]
+
+
+def test_seconds_waits_for_a_gpu_whose_tensors_are_not_among_the_arguments(fake_memory):
+    measure.seconds(lambda: fake_memory.order.append("call"), repeats=2, warmup=1)
+    assert fake_memory.order == ["call", *["wait", "call", "wait"] * 2]

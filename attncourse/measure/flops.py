@@ -6,7 +6,9 @@ import math
 import string
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import CellType
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,6 @@ _ARRAY_MAKERS = (
     *("array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray"),
     *("arange", "empty", "eye", "full", "identity", "linspace", "ones", "zeros"),
 )
-
 
 _open: list[list[int]] = []  # the multiply-adds of each count under way, those inside it included
 
@@ -29,9 +30,10 @@ def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
     counts them. Exponentials, sums and scaling are not. The call computes what it always computes:
     its arrays carry a counter, nothing else. They inherit it from the arguments and from NumPy's
     array makers, which are replaced while the call runs, so let no other thread use NumPy
-    meanwhile. The product of two arrays that come from elsewhere, such as two straight from a
-    random generator or two in a closure, goes unseen: pass them as arguments. Counts may be taken
-    inside each other.
+    meanwhile. Arrays in the function's closure, its defaults and the globals that it names count as
+    arguments do. The product of two arrays that come from elsewhere, such as two straight from a
+    random generator or two attributes of an object, goes unseen: pass them as arguments. Counts may
+    be taken inside each other.
 
     Args:
         function: What to run, once.
@@ -44,13 +46,16 @@ def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
     Raises:
         NotImplementedError: np.einsum was called with lists of indices instead of a string.
     """
+    if isinstance(function, partial):
+        args, kwargs = (*function.args, *args), function.keywords | kwargs
+        return count_flops(function.func, *args, **kwargs)
     count = [0]
     makers = {name: getattr(np, name) for name in _ARRAY_MAKERS}
     _open.append(count)
     try:
         for name, maker in makers.items():
             setattr(np, name, _Counted.making(maker))
-        with _torch_counted() as torch_flops:
+        with _carried_counted(function), _torch_counted() as torch_flops:
             function(*_Counted.wrap(args), **_Counted.wrap(kwargs))
     finally:
         for name, maker in makers.items():
@@ -103,6 +108,41 @@ class _Counted(np.ndarray):
 def _book(multiply_adds: int) -> None:
     for count in _open:
         count[0] += multiply_adds
+
+
+@contextmanager
+def _carried_counted(function: Callable[..., Any]) -> Iterator[None]:
+    """Let the arrays count that a function finds in its closure, its defaults and its globals."""
+    function = getattr(function, "__func__", function)
+    if not hasattr(function, "__code__"):  # not written in Python
+        yield
+        return
+    cells, own = function.__closure__ or (), function.__globals__
+    names = [partial(own.get, name) for name in function.__code__.co_names]
+    places = [(partial(_content, cell), partial(setattr, cell, "cell_contents")) for cell in cells]
+    places += [(get, partial(own.__setitem__, *get.args)) for get in names]
+    places += [(lambda: function.__defaults__, partial(setattr, function, "__defaults__"))]
+    with ExitStack() as later:
+        for get, put in places:
+            plain = get()
+            counted = _Counted.wrap(plain) if isinstance(plain, (np.ndarray, tuple)) else plain
+            if counted is not plain:
+                put(counted)
+                later.callback(_put_back, get, put, plain, counted)
+        yield
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is still empty
+        return None
+
+
+def _put_back(get: Callable, put: Callable, plain: Any, counted: Any) -> None:
+    """Give a place what it held, unless the call has put something else there."""
+    if get() is counted:
+        put(plain)
 
 
 @contextmanager
