@@ -255,7 +255,7 @@ def test_free_bytes_asks_the_gpu_in_question(monkeypatch):
 
 def test_a_kernel_that_finds_no_room_tells_what_is_free_on_its_own_gpu(monkeypatch):
     pytest.importorskip("triton")
-    from attncourse.kernels import tiles
+    from attncourse.kernels._parts import tiles
 
     asked = []
     monkeypatch.setattr(measure, "free_bytes", lambda device: asked.append(device) or 512)
