@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import functools
+import subprocess
 import sys
 import threading
 import time
@@ -145,6 +146,16 @@ def test_peak_bytes_finds_tensors_wherever_they_are_held(way):
     tensor = torch.ones(512, 1024)
     function, args = ways_to_hold(torch, tensor)[way]
     assert measure.peak_bytes(function, *args) == pytest.approx(2 * 2**20, rel=0.01)
+
+
+def test_what_torch_loads_when_it_is_first_used_does_not_count():
+    pytest.importorskip("torch")
+    code = (
+        "import torch; from attncourse import measure; held = torch.ones(512, 1024);"
+        "print(measure.peak_bytes(lambda: held * 2))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == pytest.approx(2 * 2**20, rel=0.01)
 
 
 def test_peak_bytes_of_arrays_beside_a_small_tensor_is_that_of_the_arrays():

@@ -23,7 +23,7 @@ def peak_bytes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
 
     Args:
         function: What to run, once; for tensors on the CPU twice, because the first run takes what
-            torch allocates only once. Once more if it uses tensors that are not among its
+            torch allocates only once. Twice more if it uses tensors that are not among its
             arguments, but in a closure, a module or another object, or made by itself: the first
             run finds that out.
         *args: Its arguments; where they lie decides which allocator is watched.
@@ -46,7 +46,10 @@ def peak_bytes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
     with devices_used() as devices:
         held = python_peak_bytes(where, call)
     device = one_of(where, devices)
-    return held if device is None else max(held, _tensor_peak(where, call, device))
+    if device is None:
+        return held
+    held = python_peak_bytes(where, call)  # without what torch loads when it is first used
+    return max(held, _tensor_peak(where, call, device))
 
 
 def python_peak_bytes(where: str, call: Callable[[], Any]) -> int:
