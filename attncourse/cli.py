@@ -18,7 +18,7 @@ COMMANDS = {
     "progress": ("attncourse.grading.commands", "show what you have passed so far"),
     "reset": ("attncourse.grading.commands", "put back the exercises of a chapter as released"),
     "watch": ("attncourse.grading.commands", "grade a notebook each time it is saved"),
-    "bench": ("attncourse.bench", "measure every mechanism on this machine"),
+    "bench": ("attncourse.bench.command", "measure every mechanism on this machine"),
     "build": ("attncourse.authoring", "build the notebooks from their text sources"),
     "new": ("attncourse.skeletons", "write the skeleton of a chapter or an exercise"),
 }

@@ -287,27 +287,3 @@ def implied(
         verdict = "plausible"
     limit = "computing" if computing >= moving else "moving"
     return Implied(seconds, least, flops / seconds, n_bytes / seconds, share, limit, verdict)
-
-
-def format_bytes(n_bytes: float, *, decimal: bool = False) -> str:
-    """Write a number of bytes with its unit, to three significant digits or one decimal.
-
-    Args:
-        n_bytes: A number of bytes.
-        decimal: Powers of 10 (kB, MB, GB) instead of powers of 2 (KiB, MiB, GiB).
-
-    Examples:
-        >>> format_bytes(67_108_864), format_bytes(67_108_864, decimal=True)
-        ('64.0 MiB', '67.1 MB')
-    """
-    base, units = (
-        (1000, ("B", "kB", "MB", "GB", "TB", "PB"))
-        if decimal
-        else (1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB"))
-    )
-    value, unit = float(n_bytes), units[0]
-    for unit in units:
-        if round(abs(value), 1) < base or unit == units[-1]:
-            break
-        value /= base
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from attncourse.cost import format_bytes
 from attncourse.kernels import INTERPRETED  # and so before triton, which it prepares
+from attncourse.units import format_bytes
 
 if INTERPRETED:
     from triton.runtime import interpreter

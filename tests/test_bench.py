@@ -6,7 +6,18 @@ import sys
 
 import pytest
 
-from attncourse import bench, cli, measure, peers, records
+from attncourse import bench, cli, measure
+from attncourse.bench import (
+    jobs,
+    measuring,
+    notebook,
+    peers,
+    records,
+    reports,
+    runner,
+    settings,
+    store,
+)
 from attncourse.catalogue import MECHANISMS
 
 needs_torch = pytest.mark.skipif(
@@ -27,12 +38,12 @@ def pretended_gpu(monkeypatch):
     pytest.importorskip("triton")
     pytest.importorskip("torch")
     assert MECHANISMS["full"].kernel  # before anything else imports triton
-    monkeypatch.setattr(bench, "CUDA", "cpu")
-    monkeypatch.setattr(bench, "_has_cuda", lambda: True)
-    monkeypatch.setattr(bench, "_is_lost", lambda: False)
-    monkeypatch.setattr(measure, "free_bytes", lambda on_gpu: 2**33)
-    monkeypatch.setattr(measure, "FLUSH_BYTES", 1024)
-    monkeypatch.setattr(measure, "_gpu_name", lambda: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(jobs, "CUDA", "cpu")
+    monkeypatch.setattr(measuring, "has_cuda", lambda: True)
+    monkeypatch.setattr(measuring, "is_lost", lambda: False)
+    monkeypatch.setattr(measure, "free_bytes", lambda device: 2**33)
+    monkeypatch.setattr(measure.timing, "FLUSH_BYTES", 1024)
+    monkeypatch.setattr(measure.hardware, "_gpu_name", lambda: "NVIDIA H100 80GB HBM3")
     kept = (p for p in peers.PEERS if not p.slow and ("cpu" in p.devices or p.absent))
     monkeypatch.setattr(peers, "PEERS", tuple(kept))
 
@@ -83,24 +94,21 @@ def test_peers_can_be_left_out_and_absent_ones_are_listed(tmp_path, monkeypatch)
     assert measured["nobody"]["absent"] == "no_such_package is not installed"
 
 
-def test_quick_is_small(tmp_path):
+def test_quick_is_small(tmp_path, monkeypatch):
     setting_of = []
 
     def stop(setting):
         setting_of.append(setting)
         return iter(())
 
-    original, bench._jobs = bench._jobs, stop
-    try:
-        assert cli.main(["bench", "--cpu", "--quick", "--out", str(tmp_path)]) == 0
-    finally:
-        bench._jobs = original
-    assert setting_of[0].lengths == bench.QUICK_LENGTHS
+    monkeypatch.setattr(jobs, "sweep", stop)
+    assert cli.main(["bench", "--cpu", "--quick", "--out", str(tmp_path)]) == 0
+    assert setting_of[0].lengths == settings.QUICK_LENGTHS
     assert record_in(tmp_path)["measurements"] == []
 
 
 def test_control_c_keeps_what_was_measured(tmp_path, monkeypatch, capsys):
-    original, calls = bench._measure, []
+    original, calls = measuring.measure_job, []
 
     def interrupted(job, *rest):
         calls.append(job)
@@ -108,7 +116,7 @@ def test_control_c_keeps_what_was_measured(tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
         return original(job, *rest)
 
-    monkeypatch.setattr(bench, "_measure", interrupted)
+    monkeypatch.setattr(measuring, "measure_job", interrupted)
     assert cli.main(["bench", "--cpu", "--n", "32", "--out", str(tmp_path)]) == 130
     record = record_in(tmp_path)
     assert not record["complete"] and len(record["measurements"]) == 1
@@ -132,7 +140,7 @@ def test_short_calls_are_timed_often_and_long_ones_a_few_times(tmp_path, monkeyp
 
 
 def test_what_does_not_fit_is_skipped_with_its_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(measure, "free_bytes", lambda on_gpu: 100_000)
+    monkeypatch.setattr(measure, "free_bytes", lambda device: 100_000)
     assert cli.main(["bench", "--cpu", "--n", "256", "--repeats", "1", "--out", str(tmp_path)]) == 0
     (full,) = [
         m
@@ -157,7 +165,7 @@ def test_a_mechanism_that_fails_is_named_and_the_rest_is_measured(tmp_path, monk
 
 
 def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "_has_cuda", lambda: False)
+    monkeypatch.setattr(measuring, "has_cuda", lambda: False)
     assert cli.main(["bench", "--gpu", "--out", str(tmp_path)]) == 1
     assert "no CUDA device" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -180,8 +188,8 @@ def test_latest_takes_the_newest_readable_record(tmp_path):
 
 
 def test_show_gpu_says_that_there_is_neither_gpu_nor_record(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "_has_cuda", lambda: False)
-    monkeypatch.setattr(bench, "latest", lambda device: None)
+    monkeypatch.setattr(measuring, "has_cuda", lambda: False)
+    monkeypatch.setattr(store, "latest", lambda device: None)
     bench.show_gpu("window")
     assert "no run on one is recorded yet" in capsys.readouterr().out
 
@@ -201,8 +209,8 @@ def test_show_gpu_shows_the_record_with_machine_and_date(monkeypatch, capsys):
         "settings": {"heads": 16, "width": 64, "dtype": "float16"},
         "measurements": [measured, measured | {"mechanism": "other"}],
     }
-    monkeypatch.setattr(bench, "_has_cuda", lambda: False)
-    monkeypatch.setattr(bench, "latest", lambda device: record)
+    monkeypatch.setattr(measuring, "has_cuda", lambda: False)
+    monkeypatch.setattr(store, "latest", lambda device: record)
     bench.show_gpu("window")
     text = capsys.readouterr().out
     assert "Some GPU, recorded on 2026-05-04, commit 0123456789ab" in text
@@ -213,26 +221,26 @@ def test_show_gpu_shows_the_record_with_machine_and_date(monkeypatch, capsys):
 
 
 def test_the_commit_is_unknown_outside_a_checkout(monkeypatch, tmp_path):
-    monkeypatch.setattr(bench.attncourse, "__file__", str(tmp_path / "attncourse" / "__init__.py"))
+    monkeypatch.setattr(store.attncourse, "__file__", str(tmp_path / "attncourse" / "__init__.py"))
     (tmp_path / "attncourse").mkdir()
-    assert bench._commit() == "unknown"
+    assert store.commit() == "unknown"
 
     # A package inside somebody else's checkout, as in .venv, must not borrow its commit.
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], cwd=tmp_path, check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], cwd=tmp_path, check=True)
-    assert bench._commit() == "unknown"
+    assert store.commit() == "unknown"
     (tmp_path / "attncourse" / "__init__.py").touch()
     subprocess.run([*git, "add", "."], cwd=tmp_path, check=True)
     subprocess.run([*git, "commit", "-q", "-m", "y"], cwd=tmp_path, check=True)
-    assert len(bench._commit()) == 40
+    assert len(store.commit()) == 40
     (tmp_path / "attncourse" / "__init__.py").write_text("changed")
-    assert bench._commit().endswith("+")
+    assert store.commit().endswith("+")
 
 
 @pytest.mark.gpu
 def test_the_kernels_are_measured_on_a_gpu(tmp_path):
-    if not bench._has_cuda():
+    if not measuring.has_cuda():
         pytest.skip("needs a CUDA device")
     assert cli.main(["bench", "--gpu", "--quick", "--out", str(tmp_path)]) == 0
     record = record_in(tmp_path)
@@ -246,7 +254,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, ca
                  "SDPA with a dense mask", "--out", str(tmp_path)]  # fmt: skip
     clock = iter(range(1000))
     with monkeypatch.context() as stopped:
-        stopped.setattr(bench.time, "monotonic", lambda: next(clock))
+        stopped.setattr(runner.time, "monotonic", lambda: next(clock))
         assert cli.main([*arguments, "--minutes", "0.2"]) == 0
     first = record_in(tmp_path)
     assert not first["complete"] and 0 < len(first["measurements"]) < 20
@@ -263,17 +271,17 @@ def test_the_same_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize("change", ["commit", "settings", "complete", "broken"])
 def test_what_does_not_fit_is_not_gone_on_with(tmp_path, change):
-    setting = bench.DEFAULTS["cpu"]
-    record = json.loads(json.dumps(bench._header(setting)))
-    path = bench._path(record, tmp_path)
-    bench._write(record, path)
-    assert bench._unfinished(setting, tmp_path) == (record, path)
+    setting = settings.DEFAULTS["cpu"]
+    record = json.loads(json.dumps(store.header(setting)))
+    path = store.path_of(record, tmp_path)
+    store.write(record, path)
+    assert store.unfinished(setting, tmp_path) == (record, path)
     record |= {"commit": {"commit": "another"}, "settings": {"settings": {}},
                "complete": {"complete": True}, "broken": {}}[change]  # fmt: skip
-    bench._write(record, path)
+    store.write(record, path)
     if change == "broken":
         path.write_text("{")
-    assert bench._unfinished(setting, tmp_path) == (None, None)
+    assert store.unfinished(setting, tmp_path) == (None, None)
 
 
 def test_a_gpu_run_measures_every_kernel_in_every_mode(tmp_path, monkeypatch, pretended_gpu):
@@ -309,12 +317,12 @@ def test_a_wrong_peer_is_measured_and_told(tmp_path, monkeypatch, pretended_gpu)
         "wrong", "torch", lambda m: m.stem == "full", lambda *a: (lambda q, k, v: v + 1, {})
     )
     monkeypatch.setattr(peers, "PEERS", (wrong,))
-    monkeypatch.setattr(bench, "MECHANISMS", {"full": MECHANISMS["full"]})
+    monkeypatch.setattr(jobs, "MECHANISMS", {"full": MECHANISMS["full"]})
     gpu(tmp_path, "--n", "64", "--heads", "1", "--width", "16", "--mode", "forward",
         "--causal", "no")  # fmt: skip
     (row,) = records.rows(record_in(tmp_path), implementation="wrong")
     assert row["differs"].endswith("of the largest value from our kernel's result")
-    assert "differs: by" in records.report(record_in(tmp_path))
+    assert "differs: by" in reports.tables(record_in(tmp_path))
 
 
 def test_a_lost_gpu_starts_the_command_again(tmp_path, monkeypatch, pretended_gpu):
@@ -323,9 +331,11 @@ def test_a_lost_gpu_starts_the_command_again(tmp_path, monkeypatch, pretended_gp
 
     started = []
     monkeypatch.setattr(MECHANISMS["full"].kernel, "attention", lost)
-    monkeypatch.setattr(bench, "_is_lost", lambda: True)
-    monkeypatch.setattr(bench.os, "execv", lambda *given: started.append(given) or 1 / 0)
-    monkeypatch.setattr(bench.sys, "argv", ["attncourse", "bench", "--gpu", "--fresh", "--n", "64"])
+    monkeypatch.setattr(measuring, "is_lost", lambda: True)
+    monkeypatch.setattr(runner.os, "execv", lambda *given: started.append(given) or 1 / 0)
+    monkeypatch.setattr(
+        runner.sys, "argv", ["attncourse", "bench", "--gpu", "--fresh", "--n", "64"]
+    )
     with pytest.raises(ZeroDivisionError):
         gpu(tmp_path, "--n", "64", "--heads", "1", "--width", "16", "--minutes", "5")
     ((_, command),) = started
@@ -336,8 +346,8 @@ def test_a_lost_gpu_starts_the_command_again(tmp_path, monkeypatch, pretended_gp
 
 
 def test_what_would_take_too_long_is_skipped(tmp_path, monkeypatch, pretended_gpu):
-    monkeypatch.setattr(bench, "LONGEST_CALL", 0.0)
-    monkeypatch.setattr(bench, "MECHANISMS", {"full": MECHANISMS["full"]})
+    monkeypatch.setattr(measuring, "LONGEST_CALL", 0.0)
+    monkeypatch.setattr(jobs, "MECHANISMS", {"full": MECHANISMS["full"]})
     gpu(tmp_path, "--n", "32", "64", "--heads", "1", "--width", "16", "--mode", "forward",
         "--causal", "no")  # fmt: skip
     first, second = records.rows(record_in(tmp_path), implementation="Triton")
@@ -345,35 +355,35 @@ def test_what_would_take_too_long_is_skipped(tmp_path, monkeypatch, pretended_gp
 
 
 def test_how_long_a_call_may_take_follows_from_shorter_ones():
-    job = bench.Job("window", "Triton", bench.Point(4096, 64, 16), {}, None, int, None)
+    job = jobs.Job("window", "Triton", settings.Point(4096, 64, 16), {}, None, int, None)
     rest = (1, 16, 64, False, "forward")
-    assert bench._expected(job, {}) == 0
-    assert bench._expected(job, {("window", "Triton", 1024, *rest): 1.0}) == 16
+    assert measuring.expected_seconds(job, {}) == 0
+    assert measuring.expected_seconds(job, {("window", "Triton", 1024, *rest): 1.0}) == 16
     two = {("window", "Triton", n, *rest): n / 1024 for n in (1024, 2048)}
-    assert bench._expected(job, two) == pytest.approx(4)
+    assert measuring.expected_seconds(job, two) == pytest.approx(4)
     other = {("window", "Triton", 2048, 1, 16, 128, False, "forward"): 9.0}
-    assert bench._expected(job, other | {("full", "Triton", 2048, *rest): 9.0}) == 0
+    assert measuring.expected_seconds(job, other | {("full", "Triton", 2048, *rest): 9.0}) == 0
 
 
 def test_the_default_run_on_a_gpu_begins_with_what_is_worth_most():
-    jobs = list(bench._jobs(bench.DEFAULTS["gpu"]))
-    assert len({job.key for job in jobs}) == len(jobs)
-    first = jobs[0].point
+    found = list(jobs.sweep(settings.DEFAULTS["gpu"]))
+    assert len({job.key for job in found}) == len(found)
+    first = found[0].point
     assert (first.n, first.heads, first.batch, first.width) == (4096, 12, 1, 64)
-    window = next(job for job in jobs if job.mechanism == "window")
+    window = next(job for job in found if job.mechanism == "window")
     assert window.knobs["window"] == 512  # as chapter E counts
-    points = {(j.point.n, j.point.width, j.point.causal, j.point.mode) for j in jobs}
+    points = {(j.point.n, j.point.width, j.point.causal, j.point.mode) for j in found}
     for n in (512, 131072):
         for width in (64, 128):
             assert {(n, width, causal, mode) for causal in (False, True)
                     for mode in ("forward", "backward")} <= points  # fmt: skip
-    slow = [number for number, job in enumerate(jobs) if job.implementation == "FlexAttention"]
+    slow = [number for number, job in enumerate(found) if job.implementation == "FlexAttention"]
     assert not slow  # left out by the fixture above
-    own = [job for job in jobs if job.implementation == "Triton"]
+    own = [job for job in found if job.implementation == "Triton"]
     between = next(i for i, job in enumerate(own) if job.point.n == 1024)
     assert {job.point.mode for job in own[:between]} == set(records.MODES)
     forward = {job.point.n for job in own if job.point.width == 64 and job.point.mode == "forward"}
-    assert forward == set(bench.DEFAULTS["gpu"].lengths)
+    assert forward == set(settings.DEFAULTS["gpu"].lengths)
 
 
 def test_caches_are_measured_decoding(tmp_path, monkeypatch, pretended_gpu):
@@ -403,12 +413,12 @@ def test_caches_are_measured_decoding(tmp_path, monkeypatch, pretended_gpu):
         MECHANISMS["paged"], has=frozenset({"kernel", "step"}), kernel_module="fake_paged"
     )
     monkeypatch.setitem(sys.modules, "fake_paged", Kernel)
-    monkeypatch.setattr(bench, "MECHANISMS", {"paged": paged})
+    monkeypatch.setattr(jobs, "MECHANISMS", {"paged": paged})
     assert gpu(tmp_path, "--n", "100", "--width", "16", "--mode", "decode") == 0
     row, xformers = record_in(tmp_path)["measurements"]
     assert row["mode"] == "decode" and row["groups"] == 8 and row["seconds"]["median"] > 0
     assert xformers["absent"] == "xformers is not installed"
-    assert "decode, causal, batch 8, 32 heads of 16" in records.report(record_in(tmp_path))
+    assert "decode, causal, batch 8, 32 heads of 16" in reports.tables(record_in(tmp_path))
 
 
 def test_the_caches_of_the_kernels_are_measured_decoding(tmp_path, pretended_gpu):
@@ -427,8 +437,8 @@ def test_report_draws_and_tabulates_the_latest_record(tmp_path, monkeypatch, cap
     arguments = ["--n", "32", "64", "--repeats", "1", "--out", str(results)]
     assert cli.main(["bench", "--cpu", *arguments]) == 0
     capsys.readouterr()
-    latest = bench.latest
-    monkeypatch.setattr(bench, "latest", lambda device: latest(device, results))
+    latest = store.latest
+    monkeypatch.setattr(store, "latest", lambda device: latest(device, results))
     assert bench.report(tmp_path / "docs") == 0
     assert (tmp_path / "docs" / "bench-cpu.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
@@ -454,7 +464,7 @@ def test_the_picture_of_a_record_names_every_mechanism(tmp_path):
 
 
 def test_nothing_recorded_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "latest", lambda device: None)
+    monkeypatch.setattr(store, "latest", lambda device: None)
     assert bench.report(tmp_path) == 1
     assert "no run on a cpu is recorded yet" in capsys.readouterr().out
 
@@ -485,14 +495,14 @@ def test_here_skips_what_would_take_too_long_and_keeps_what_control_c_left(monke
     always = {"repeats": 1, "device": "cpu", "limit": 0, "always": ["full"]}
     record = bench.here([64, 512], stems=["full"], **always)
     assert all(row["seconds"] for row in record["measurements"])
-    original = bench._error
+    original = notebook._error
 
     def interrupted(job, exact):
         if job.mechanism == "flash":
             raise KeyboardInterrupt
         return original(job, exact)
 
-    monkeypatch.setattr(bench, "_error", interrupted)
+    monkeypatch.setattr(notebook, "_error", interrupted)
     record = bench.here([64], stems=["full", "flash", "window"], repeats=1, device="cpu")
     assert not record["complete"] and len(record["measurements"]) == 1
 

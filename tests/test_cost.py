@@ -1,21 +1,7 @@
 import pytest
 
-from attncourse.cost import DEVICES, Cost, format_bytes, implied, this_cpu
+from attncourse.cost import DEVICES, Cost, implied, this_cpu
 from attncourse.reference import full
-
-
-def test_units_are_powers_of_two_or_ten_as_they_say():
-    assert format_bytes(67_108_864) == "64.0 MiB"
-    assert format_bytes(67_108_864, decimal=True) == "67.1 MB"
-    assert format_bytes(0) == "0 B"
-    assert format_bytes(1023) == "1023 B"
-    assert format_bytes(1000, decimal=True) == "1.0 kB"
-    assert format_bytes(3 * 2**60) == "3072.0 PiB"
-
-
-def test_rounding_never_shows_a_thousand_of_the_smaller_unit():
-    assert format_bytes(999_999, decimal=True) == "1.0 MB"
-    assert format_bytes(2**20 - 1) == "1.0 MiB"
 
 
 def test_time_is_the_larger_of_computing_and_moving():

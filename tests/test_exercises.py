@@ -15,13 +15,13 @@ import pytest
 from numpy.lib.stride_tricks import as_strided
 
 from attncourse.claims import LEDGER
-from attncourse.cost import format_bytes
 from attncourse.grading import assembly
 from attncourse.grading import exercises as registry
 from attncourse.grading.judging import judge
 from attncourse.grading.solution import stub, without_markers
 from attncourse.reference import longformer, window
 from attncourse.sources import read
+from attncourse.units import format_bytes
 
 ROOT = Path(__file__).parents[1]
 SEEDS = range(10)

@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from attncourse import MECHANISMS, measure, peers
+from attncourse import MECHANISMS, measure
+from attncourse.bench import peers
 from attncourse.inputs import random_qkv
 
 torch = pytest.importorskip("torch")

@@ -1,6 +1,7 @@
 import pytest
 
-from attncourse import bench, records
+from attncourse import bench
+from attncourse.bench import records, reports
 from attncourse.cost import DEVICES
 
 
@@ -35,7 +36,7 @@ def test_old_records_get_their_setting():
 def test_the_recorded_run_can_be_read():
     recorded = bench.latest("gpu")
     assert records.device_of(recorded) is DEVICES["H100 80 GB"]
-    text = records.report(recorded)
+    text = reports.tables(recorded)
     assert "NVIDIA H100 80GB HBM3" in text and recorded["commit"][:12] in text
     crossed = {stem: words for stem, *words in records.crossovers(recorded)}
     assert crossed["window"] and "linear" in crossed
@@ -78,7 +79,7 @@ def test_rates_follow_from_the_work():
 
 
 def test_rates_are_said_in_a_unit_that_fits():
-    said = [records._per_second(rate, "FLOP") for rate in (375.4e12, 1e12, 999.9e9, 67.1e9, 4.32e8)]
+    said = [reports._per_second(rate, "FLOP") for rate in (375.4e12, 1e12, 999.9e9, 67.1e9, 4.32e8)]
     assert said == ["375 TFLOP/s", "1 TFLOP/s", "1 TFLOP/s", "67.1 GFLOP/s", "432 MFLOP/s"]
 
 
@@ -87,9 +88,9 @@ def test_shares_of_a_cpu_are_of_what_it_reached_when_the_run_began():
     limits |= {"memory_bytes": 0, "source": "measured: a CPU", "peaks": {"float32": 2e11}}
     measured = row("full", "NumPy", n=1024, seconds=0.1)
     on_cpu = record(measured) | {"settings": {"device": "cpu", "dtype": "float32"}}
-    assert records.device_of(on_cpu) is None and ", 21%" not in records.report(on_cpu)
+    assert records.device_of(on_cpu) is None and ", 21%" not in reports.tables(on_cpu)
     on_cpu["limits"] = limits
-    text = records.report(on_cpu)
+    text = reports.tables(on_cpu)
     assert "Shares are of this CPU: 200 GFLOP/s and 20 GB/s (measured: a CPU)." in text
     assert f", {4 * 16 * 1024**2 * 64 / 2e11 / 0.1:.0%}" in text
 
@@ -117,7 +118,7 @@ def test_chapter_e_is_compared_in_its_own_setting():
         row("full", "SDPA", seconds=1e-6, **e),
     )  # fmt: skip
     assert records.chapter_e(measured) == [(4096, "performer", 8.2, 4.0), (4096, "flash", 3.9, 8.0)]
-    text = records.report(measured)
+    text = reports.tables(measured)
     assert "| 4096 | performer | 8.2× | 4.0× | no |" in text
     assert "| 4096 | flash | 3.9× | 8.0× | yes |" in text
 
@@ -131,7 +132,7 @@ def test_the_report_names_what_was_not_measured_and_estimates_nothing():
     )  # fmt: skip
     for unmeasured in measured["measurements"][-2:]:
         del unmeasured["seconds"]
-    text = records.report(measured)
+    text = reports.tables(measured)
     assert "driver 570.1" in text and "not complete: the same command goes on" in text
     assert "| flash | Triton | – | 1 ms ±10% | – |" in text
     assert "1.0 MiB (1.00 of predicted)" in text

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from attncourse.cost import format_bytes
 from attncourse.grading import causes, guard, resident
 from attncourse.grading.assembly import Written
 from attncourse.grading.carried import Carried, carried
@@ -39,6 +38,7 @@ from attncourse.grading.messages import (
 from attncourse.grading.places import unwrap
 from attncourse.grading.spec import Case, Exercise
 from attncourse.grading.values import cast, is_array, leaves, to_numpy, to_torch, unchanged
+from attncourse.units import format_bytes
 
 REPEATS = 2  # cases that are tried once more with other values
 _NUMPY = dict(vars(np))  # NumPy's names before the learner's code could replace one

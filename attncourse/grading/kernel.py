@@ -18,7 +18,7 @@ from queue import Empty
 import psutil
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME, RunningKernel, start_new_kernel
 
-from attncourse.cost import format_bytes
+from attncourse.units import format_bytes
 
 LOOK_SECONDS = 0.1
 INTERRUPT_SECONDS = 2.0  # what an interrupted cell gets to stop before its kernel is ended

@@ -25,7 +25,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from types import CodeType, FrameType
 from typing import Any
 
@@ -35,6 +35,7 @@ from attncourse import measure
 from attncourse.cost import format_bytes
 from attncourse.grading.places import Place, namespace, place
 from attncourse.grading.values import is_tensor, leaves
+from attncourse.measure.memory import python_peak_bytes
 
 
 class Unmetered(Exception):
@@ -116,8 +117,10 @@ def held(function: Callable, *args: Any, **kwargs: Any) -> tuple[Any, int]:
     def run_torch(*args: Any, **kwargs: Any) -> None:
         results.append(function(*args, **kwargs))
 
-    run = run_torch if _holds_tensors((args, kwargs)) else run_numpy
-    n_bytes = measure.peak_bytes(run, *args, **kwargs)
+    if _holds_tensors((args, kwargs)):
+        n_bytes = measure.peak_bytes(run_torch, *args, **kwargs)
+    else:
+        n_bytes = python_peak_bytes("meter.held", partial(run_numpy, *args, **kwargs))
     return results[-1], n_bytes + beside
 
 

@@ -77,7 +77,8 @@ def attention(
     scale = check_scale(where, scale, D)
     BLOCK_Q, BLOCK_KV, options = tiling(max(D, Dv), q.element_size())
     grid = (triton.cdiv(Tq, BLOCK_Q), H, B)
-    with room_for(where, "scores", 4 * B * H * Tq * Tk, lambda free: _fitting(free, B * H)):
+    n_bytes = 4 * B * H * Tq * Tk
+    with room_for(where, "scores", n_bytes, lambda free: _fitting(free, B * H), q.device):
         scores = q.new_empty(B, H, Tq, Tk, dtype=torch.float32)
     out = q.new_empty(B, H, Tq, Dv)
     with torch.cuda.device_of(q):

@@ -37,7 +37,8 @@ def start(k: torch.Tensor, v: torch.Tensor, *, capacity: int | None = None) -> "
 
 def _room_for(where: str, tokens: int, k: torch.Tensor, v: torch.Tensor):
     each = sum(math.prod(a.shape[:-2]) * a.shape[-1] * a.element_size() for a in (k, v))
-    return room_for(where, f"{tokens} tokens", tokens * each, lambda free: f"{free // each} tokens")
+    asked = where, f"{tokens} tokens", tokens * each
+    return room_for(*asked, lambda free: f"{free // each} tokens", k.device)
 
 
 def step(

@@ -77,7 +77,7 @@ def start(k: torch.Tensor, v: torch.Tensor, *, page: int, n_pages: int | None = 
     n_pages = check_count("paged.start", "n_pages", n_pages)
     each = G * page * (k.shape[-1] + v.shape[-1]) * k.element_size()
     asked = "paged.start", f"{n_pages} pages", n_pages * each
-    with room_for(*asked, lambda free: f"{free // each} pages"):
+    with room_for(*asked, lambda free: f"{free // each} pages", k.device):
         pools = [a.new_empty(n_pages, G, page, a.shape[-1]) for a in (k, v)]
     return PagedCache(*pools, n_sequences=B)
 

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
-from attncourse.cost import format_bytes
-from attncourse.measure import Timing, format_seconds
+from attncourse.measure import Timing
+from attncourse.units import format_bytes, format_seconds
 
 DPI = 120  # one and a quarter pixels for each that a browser lays out: sharp, and still quick
 CSS_DPI = 96  # a browser's pixels per inch

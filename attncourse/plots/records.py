@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from attncourse import records
+from attncourse.bench import records
 from attncourse.catalogue import MECHANISMS
 from attncourse.cost import Device
 from attncourse.plots.base import (

@@ -11,9 +11,10 @@
 import numpy as np
 
 from attncourse import claims, measure, plots, widgets
-from attncourse.cost import DEVICES, format_bytes
+from attncourse.cost import DEVICES
 from attncourse.inputs import random_qkv
 from attncourse.reference import full, window
+from attncourse.units import format_bytes
 
 # %% [markdown]
 # ## What is stored

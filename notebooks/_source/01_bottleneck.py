@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from attncourse import MECHANISMS, claims, measure, plots, widgets
-from attncourse.cost import DEVICES, format_bytes, implied, this_cpu
+from attncourse.cost import DEVICES, implied, this_cpu
 from attncourse.inputs import random_qkv
 from attncourse.reference import flash, full, window
 from attncourse.softmax import softmax
+from attncourse.units import format_bytes
 
 # %% [markdown]
 # ## What one head holds

@@ -10,11 +10,12 @@
 # %% role="setup"
 import numpy as np
 
-from attncourse import bench, claims, masks, measure, plots, records, widgets
-from attncourse.cost import format_bytes
+from attncourse import bench, claims, masks, measure, plots, widgets
+from attncourse.bench import records
 from attncourse.inputs import random_qkv
 from attncourse.reference import full, window
 from attncourse.softmax import softmax
+from attncourse.units import format_bytes
 
 # %% [markdown]
 # ## One rule

@@ -11,9 +11,9 @@
 import numpy as np
 
 from attncourse import bench, claims, graph, masks, measure, plots, widgets
-from attncourse.cost import format_bytes
 from attncourse.inputs import random_qkv
 from attncourse.reference import bigbird, full, longformer, random_keys, window
+from attncourse.units import format_bytes
 
 # %% [markdown]
 # ## Three questions

@@ -13,9 +13,9 @@ import numpy as np
 
 from attncourse import bench, claims, measure, plots, widgets
 from attncourse.claims import printed_features
-from attncourse.cost import format_bytes
 from attncourse.inputs import random_qkv
 from attncourse.reference import full, linear, performer
+from attncourse.units import format_bytes
 
 # %% [markdown]
 # ## A weight is a similarity

@@ -14,10 +14,11 @@ import math
 import numpy as np
 
 from attncourse import bench, claims, measure, plots, side_by_side, widgets
-from attncourse.cost import DEVICES, format_bytes
+from attncourse.cost import DEVICES
 from attncourse.inputs import random_qkv
 from attncourse.reference import chunked, flash, full
 from attncourse.softmax import softmax
+from attncourse.units import format_bytes
 
 # %% [markdown]
 # ## Who asked for the matrix?

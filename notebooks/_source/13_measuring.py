@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from attncourse import MECHANISMS, bench, claims, cost, masks, measure, plots, records, widgets
-from attncourse.cost import format_bytes
+from attncourse import MECHANISMS, bench, claims, cost, masks, measure, plots, widgets
+from attncourse.bench import records
 from attncourse.inputs import random_qkv
 from attncourse.reference import bigbird, full, linear, strided, window
+from attncourse.units import format_bytes, format_seconds
 
 # %% [markdown]
 # ## A time is not a number
@@ -60,7 +61,7 @@ def draw_statistics(disturbed):
     calls = np.where(np.arange(20) < disturbed, 8 * quiet, quiet)
     found = {name: function(calls) for name, function in statistics.items()}
     live_statistics.update(found)
-    words = ", ".join(f"{name} {measure.format_seconds(x)}" for name, x in found.items())
+    words = ", ".join(f"{name} {format_seconds(x)}" for name, x in found.items())
     return f"{disturbed} of 20 calls disturbed: {words}."
 
 
@@ -739,7 +740,7 @@ def measured_here(n, heads, batch, dtype, tolerance, causal):
     table = [
         {
             "mechanism": MECHANISMS[row["mechanism"]].title,
-            "time": measure.format_seconds(row["seconds"]["median"]),
+            "time": format_seconds(row["seconds"]["median"]),
             "peak memory": format_bytes(row["peak_bytes"]),
             "error": f"{row['error']:.1e}",
         }

@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 
 from attncourse import measure
-from attncourse.cost import format_bytes
 from attncourse.inputs import check_qkv
 from attncourse.kernels import INTERPRETED
+from attncourse.units import format_bytes
 
 MAX_WIDTH = 256  # a wider tile of q, k and v no longer fits on chip
 MAX_GRID = 65_535  # CUDA's limit for the second and third axis of a grid
@@ -233,7 +233,9 @@ def check_grid(where: str, axes: dict[str, int]) -> None:
 
 
 @contextlib.contextmanager
-def room_for(where: str, what: str, n_bytes: int, fits: Callable[[int], str]) -> Iterator[None]:
+def room_for(
+    where: str, what: str, n_bytes: int, fits: Callable[[int], str], device: torch.device
+) -> Iterator[None]:
     """Say of an allocation that fails how many bytes it asked for, and what would fit.
 
     Args:
@@ -241,6 +243,7 @@ def room_for(where: str, what: str, n_bytes: int, fits: Callable[[int], str]) ->
         what: What for, such as "scores".
         n_bytes: How much.
         fits: Turns the bytes that are free into words, such as "n = 4096".
+        device: Where it allocates.
 
     Raises:
         torch.OutOfMemoryError: There is no room.
@@ -250,7 +253,7 @@ def room_for(where: str, what: str, n_bytes: int, fits: Callable[[int], str]) ->
     except RuntimeError as error:  # of which torch.OutOfMemoryError is one; a CPU has the former
         if "allocate" not in str(error):
             raise
-        free = measure.free_bytes(not INTERPRETED)
+        free = measure.free_bytes(device)
         raise torch.OutOfMemoryError(
             f"{where}: {format_bytes(n_bytes)} asked for {what}, {format_bytes(free)} are free: "
             f"{fits(free)} would fit"

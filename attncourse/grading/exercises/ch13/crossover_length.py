@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import Generator
 
+from attncourse.bench.records import crossover
 from attncourse.grading.spec import Case, Exercise, Mistake
-from attncourse.records import crossover
 
 
 def crossover_length(lengths: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> int:

@@ -1,16 +1,15 @@
-"""What a record of `attncourse bench` says: rates, shares of the limit, crossovers, tables.
+"""What a record of `attncourse bench` says: rates, shares of the limit, crossovers.
 
 A record is the JSON that `attncourse bench` writes to results/. Nothing here measures or estimates:
-what was not measured is missing from every table.
+what was not measured is missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from attncourse.cost import DEVICES, NUMBER_BYTES, Cost, Device, format_bytes
-from attncourse.measure import format_seconds
+from attncourse.cost import DEVICES, NUMBER_BYTES, Cost, Device
 
 OURS = ("NumPy", "Triton")
 MODES = ("forward", "backward", "decode")
@@ -115,7 +114,7 @@ def least_seconds(row: Row, device: Device) -> float:
 def forward_flops(record: Mapping[str, Any]) -> dict[tuple, float]:
     """Return the FLOPs of our kernels' forward passes, by mechanism and setting."""
     return {
-        (row["mechanism"], *_setting(row)): row["predicted"]["flops"]
+        (row["mechanism"], *setting_key(row)): row["predicted"]["flops"]
         for row in rows(record, mode="forward")
         if row["implementation"] in OURS and row.get("predicted")
     }
@@ -195,32 +194,6 @@ def chapter_e(record: Mapping[str, Any]) -> list[tuple[int, str, float, float]]:
     ]
 
 
-def report(record: Mapping[str, Any]) -> str:
-    """Return a record's tables in Markdown: times, rates, memory, crossovers, printed speedups."""
-    device, flops = device_of(record), forward_flops(record)
-    parts = [_head(record, device)]
-    for setting in settings_of(record):
-        found = rows(record, **setting)
-        parts.append(f"### {setting_words(setting)}")
-        parts.append(_times(found))
-        if setting["mode"] != "decode" or device is not None:
-            parts.append(_rates(found, device, flops))
-        if setting["mode"] != "decode":
-            crossed = crossovers(record, **setting)
-            parts.append(
-                _table(("mechanism", "faster than standard", "faster than flash"), crossed)
-            )
-        parts.append(_not_measured(found))
-    if printed := chapter_e(record):
-        parts.append("### Chapter E's speedups over standard attention, in its own setting")
-        body = [
-            (f"{n}", stem, f"{said:g}×", f"{found:.1f}×", "yes" if found >= said else "no")
-            for n, stem, said, found in printed
-        ]
-        parts.append(_table(("n", "mechanism", "printed", "measured", "reached"), body))
-    return "\n\n".join(part for part in parts if part)
-
-
 def setting_words(setting: Mapping[str, Any]) -> str:
     """Say a setting in words: "forward, causal, 16 heads of 64"."""
     causal = "causal" if setting["causal"] else "not causal"
@@ -229,93 +202,6 @@ def setting_words(setting: Mapping[str, Any]) -> str:
     return f"{setting['mode']}, {causal}, {batch}{setting['heads']} {heads} of {setting['width']}"
 
 
-def _per_second(rate: float, unit: str) -> str:
-    """Say a rate in words: "375 TFLOP/s"."""
-    for prefix, factor in (("T", 1e12), ("G", 1e9)):
-        if rate >= 0.9995 * factor:
-            return f"{rate / factor:.3g} {prefix}{unit}/s"
-    return f"{rate / 1e6:.3g} M{unit}/s"
-
-
-def _head(record: Mapping[str, Any], device: Device | None) -> str:
-    machine = record["machine"]
-    name = machine.get("gpu") if record["settings"]["device"] == "gpu" else machine["cpu"]
-    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items() if v)
-    driver = f", driver {machine['driver']}" if machine.get("driver") else ""
-    lines_ = [
-        f"{name}{driver}; {versions}; {record['settings']['dtype']}; {record['date'][:10]}, commit "
-        f"{record['commit'][:12]}"
-        + ("" if record["complete"] else "; not complete: the same command goes on with it")
-    ]
-    if device is not None:
-        lines_.append(
-            f"Shares are of {device.name}: {_per_second(device.peak(), 'FLOP')} and "
-            f"{_per_second(device.bytes_per_second, 'B')} ({device.source})."
-        )
-    return "\n\n".join(lines_)
-
-
-def _times(found: list[Row]) -> str:
-    def cell(row: Row) -> str:
-        timing = row["seconds"]
-        spread = (timing["high"] - timing["low"]) / timing["median"] if timing["median"] else 0
-        return f"{format_seconds(timing['median'])} ±{spread / 2:.0%}"
-
-    return _by_length(found, cell, "time (half the distance of the quartiles)")
-
-
-def _rates(found: list[Row], device: Device | None, flops: Mapping[tuple, float]) -> str:
-    def cell(row: Row) -> str:
-        rate = rates(row, device, flops.get((row["mechanism"], *_setting(row))))
-        share = f", {rate['share']:.0%}" if "share" in rate else ""
-        memory = _memory(row)
-        text = f"{_per_second(rate['flops'], 'FLOP')}, {_per_second(rate['bytes'], 'B')}{share}"
-        return f"{text}, {memory}" if memory else text
-
-    return _by_length(found, cell, "rates, share of the limit, extra memory")
-
-
-def _memory(row: Row) -> str:
-    if "peak_bytes" not in row:
-        return ""
-    predicted = (row.get("predicted") or {}).get("peak_bytes")
-    words = format_bytes(row["peak_bytes"])
-    return f"{words} ({row['peak_bytes'] / predicted:.2f} of predicted)" if predicted else words
-
-
-def _by_length(found: list[Row], cell: Callable[[Row], str], title: str) -> str:
-    lengths = sorted({row["n"] for row in found})
-    cells: dict[tuple[str, str], dict[int, str]] = {}
-    for row in found:
-        line = cells.setdefault((row["mechanism"], row["implementation"]), {})
-        if "seconds" in row:
-            line[row["n"]] = cell(row)
-    head = ("mechanism", "implementation", *(f"n = {n}" for n in lengths))
-    body = [(*name, *(line.get(n, "–") for n in lengths)) for name, line in cells.items() if line]
-    return f"{title}\n\n{_table(head, body)}" if body else ""
-
-
-def _not_measured(found: list[Row]) -> str:
-    reasons: dict[str, dict[str, None]] = {}
-    for row in found:
-        for kind in ("absent", "skipped", "failed", "differs"):
-            if kind in row:
-                name = f"{row['mechanism']}, {row['implementation']}"
-                where = "" if kind == "absent" else f" at n = {row['n']}"
-                reasons.setdefault(f"{kind}: {row[kind]}", {})[name + where] = None
-    return "\n".join(f"- {'; '.join(names)}: {reason}" for reason, names in reasons.items())
-
-
-def _setting(row: Row) -> tuple:
+def setting_key(row: Row) -> tuple:
+    """Return what tells the setting of a row from that of others, its mode aside."""
     return tuple(row[key] for key in ("n", "batch", "heads", "width", "causal"))
-
-
-def _table(head: Iterable[str], body: Iterable[Iterable[Any]]) -> str:
-    def lines_() -> Iterator[str]:
-        names = list(head)
-        yield "| " + " | ".join(names) + " |"
-        yield "| --- " * len(names) + "|"
-        for row in body:
-            yield "| " + " | ".join(str(cell) for cell in row) + " |"
-
-    return "\n".join(lines_())

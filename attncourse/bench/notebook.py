@@ -1,0 +1,137 @@
+"""What a notebook asks for: a sweep here and now, and how fast a kernel is on a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from attncourse import measure
+from attncourse.bench import measuring, records, store
+from attncourse.bench.jobs import Job, inputs_of, own_job, sweep
+from attncourse.bench.settings import Point, Setting
+from attncourse.catalogue import MECHANISMS
+
+
+def here(
+    lengths: Iterable[int],
+    *,
+    stems: Iterable[str] | None = None,
+    always: Iterable[str] = (),
+    heads: int = 1,
+    batch: int = 1,
+    width: int = 64,
+    dtype: str = "float32",
+    causal: bool = False,
+    repeats: int = 3,
+    limit: float = 0.5,
+    device: str | None = None,
+    expect_seconds: float | None = None,
+    show_progress: bool | None = None,
+) -> dict[str, Any]:
+    """Measure our own implementations now, and how far each is from full attention.
+
+    The shortest length comes first. A mechanism of which one call at the next length should take
+    over `limit` seconds, judging from the lengths before, is skipped there and says so. Ctrl-C ends
+    it with what is measured.
+
+    Args:
+        lengths: Sequence lengths n.
+        stems: Which mechanisms; all that run here if not given.
+        always: Mechanisms that are measured at each length, whatever `limit` says.
+        heads: H.
+        batch: B.
+        width: D.
+        dtype: A NumPy floating type; on a GPU "float16", "bfloat16" or "float32".
+        causal: Whether later keys are hidden.
+        repeats: Timed calls of each.
+        limit: Seconds that one call may take.
+        device: "cpu" or "gpu"; the GPU if there is one, if not given.
+        expect_seconds: About how long all of it takes, if that is known: told beforehand.
+        show_progress: Whether to write how far it is; if not given, where a person waits.
+
+    Returns:
+        A record as `attncourse bench` writes it. Each measurement has `error` too: the root mean
+        square of the difference from full attention's output, over that of the output itself. Full
+        attention in float64 is the measure, masked if `causal`.
+    """
+    device = device or ("gpu" if measuring.has_cuda() else "cpu")
+    setting = Setting(device, tuple(lengths), heads, (width,), repeats, (causal,), dtype=dtype)
+    record = store.header(setting)
+    chosen = [MECHANISMS[stem] for stem in (MECHANISMS if stems is None else stems)]
+    points = [Point(n, width, heads, batch, causal=causal) for n in sorted(setting.lengths)]
+    jobs = [
+        job
+        for point in points
+        for mechanism in chosen
+        if (job := own_job(mechanism, point, setting))
+    ]
+    seconds: dict[tuple, float] = {}
+    exact: dict[int, np.ndarray] = {}
+    with contextlib.suppress(KeyboardInterrupt):
+        waited = {"expect_seconds": expect_seconds, "show": show_progress}
+        for job in measure.progress(jobs, "measuring", **waited):
+            n = job.point.n
+            expected = 0.0 if job.mechanism in always else measuring.expected_seconds(job, seconds)
+            measured = measuring.measure_job(job, setting, expected, limit)
+            if "seconds" in measured:
+                seconds[job.key] = measured["seconds"]["median"]
+                if n not in exact:
+                    exact = {n: _exact(job.point, setting)}  # one length's at a time
+                measured["error"] = _error(job, exact[n])
+            record["measurements"].append(measured)
+        record["complete"] = True
+    return record
+
+
+def _exact(point: Point, setting: Setting) -> np.ndarray:
+    """Return full attention's output in float64 for the inputs of a point."""
+    from attncourse.reference import chunked
+
+    q, k, v = (_as_float64(x) for x in inputs_of(point, setting, torch=setting.device == "gpu"))
+    return chunked.attention(q, k, v, chunk=128, causal=point.causal)
+
+
+def _error(job: Job, exact: np.ndarray) -> float:
+    function, args, kwargs = job.prepare()
+    difference = _as_float64(function(*args, **kwargs)) - exact
+    return float(np.sqrt(np.mean(difference**2) / np.mean(exact**2)))
+
+
+def _as_float64(array: Any) -> np.ndarray:
+    return np.asarray(array.cpu().double() if hasattr(array, "cpu") else array, np.float64)
+
+
+def show_gpu(stem: str, lengths: Iterable[int] = (1024, 4096, 16384)) -> None:
+    """Print how fast a mechanism's kernel is on a GPU: measured now, else the latest record.
+
+    Args:
+        stem: A mechanism of the catalogue.
+        lengths: What to measure if there is a GPU.
+    """
+    if measuring.has_cuda():
+        setting = Setting("gpu", tuple(lengths), 16, (64,), 10, dtype="float16")
+        record = store.header(setting)
+        jobs = [job for job in sweep(setting) if job.mechanism in (stem, "full")]
+        record["measurements"] = [
+            measuring.measure_job(job, setting) for job in measure.progress(jobs, "measuring")
+        ]
+        origin = "measured now"
+    else:
+        record = store.latest("gpu")
+        if record is None:
+            print(
+                "There is no GPU here, and no run on one is recorded yet.\n"
+                "`attncourse bench --gpu`, where there is one, records it in results/."
+            )
+            return
+        origin = f"recorded on {record['date'][:10]}, commit {record['commit'][:12]}"
+    print(f"{record['machine']['gpu']}, {origin}")
+    chosen = records.rows(record, batch=1, heads=16, width=64, causal=False, mode="forward")
+    print(f"16 heads, width 64, {record['settings']['dtype']}")
+    for measured in sorted(chosen, key=lambda row: row["n"]):
+        if measured["mechanism"] in (stem, "full"):
+            name = f"{measured['mechanism']}, {measured['implementation']}"
+            print(f"n = {measured['n']:>6}  {name:<32} {measuring.in_words(measured)}")
