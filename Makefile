@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 ALLOW_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test build grade bench doctor clean
+.PHONY: help lab test lint build grade bench doctor clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,11 @@ lab: $(VENV)/.lab ## Open the course in JupyterLab (on a server: ARGS=--no-brows
 test: $(VENV)/.test ## Run every test and every notebook (ARGS="tests -k window" for some)
 	@# two workers with a thread each: two threads each would wait for one another
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint: $(VENV)/.test ## Check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 build: $(VENV)/.lab ## Build the notebooks from their sources (ARGS=--check compares only)
 	$(BIN)/attncourse build $(ARGS)
@@ -36,7 +41,7 @@ doctor: $(VENV)/.lab ## Say what this machine has, and what to do about what it 
 	$(BIN)/attncourse doctor $(ARGS)
 
 clean: ## Remove .venv and caches; your answers and results stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Two stamps: to read the course nobody needs the test tools.

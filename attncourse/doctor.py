@@ -59,7 +59,7 @@ def examine() -> list[Finding]:
         _chromium,
         lambda: _interpreter(probe),
     ]
-    findings = []
+    findings: list[Finding] = []
     for check in checks:
         try:
             findings += check()

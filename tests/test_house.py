@@ -119,7 +119,7 @@ case "$*" in
     *ensurepip*) exit $ENSUREPIP;;
     *--version) echo Python 3.12.1;;
     "-m venv"*) mkdir -p .venv/bin
-        for name in python jupyter; do cp "$0" .venv/bin/$name; done;;
+        for name in python jupyter ruff mypy; do cp "$0" .venv/bin/$name; done;;
     "-m pip install"*) exit $PIP;;
 esac
 """
@@ -266,22 +266,44 @@ needs_bash = pytest.mark.skipif(
 )
 
 
+def ci(folder, tools):
+    """Run .ci/run with stand-ins for what it calls."""
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    for name, text in tools.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}")
+        (folder / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    return subprocess.run(
+        [ROOT / ".ci/run"], env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+@needs_make
+def test_make_lint_checks_style_format_and_types(make):
+    assert "mypy" in PYPROJECT["tool"] and "ruff" in PYPROJECT["tool"]
+    assert make("lint").returncode == 0
+    assert make.calls[-3:] == ["check .", "format --check .", ""]
+
+
+@needs_bash
+def test_ci_stops_where_style_or_types_are_wrong(tmp_path):
+    tools = {"chromium": "", "make": 'echo "make $1"\n[ "$1" != lint ]\n'}
+    done = ci(tmp_path, tools)
+    assert (done.returncode, done.stdout) == (1, "make lint\n")
+
+
 @needs_bash
 @pytest.mark.parametrize("status", [0, 1])
 def test_ci_ends_with_the_summary_of_pytest(tmp_path, status):
-    run = ROOT / ".ci/run"
-    assert os.access(run, os.X_OK)
-    for name, text in {
+    tools = {
         "chromium": "",
-        "make": "echo browser $ATTNCOURSE_REQUIRE_BROWSER\n"
+        "make": '[ "$1" = lint ] && exit 0\n'
+        "echo browser $ATTNCOURSE_REQUIRE_BROWSER\n"
         'echo "==== 1 failed, 3 passed in 2.50s ===="\n'
         f"[ {status} = 0 ] || echo 'make: *** [Makefile:9: test] Error {status}' >&2\n"
         f"exit {status}\n",
-    }.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}")
-        (tmp_path / name).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run([run], env=environment, capture_output=True, text=True, timeout=60)
+    }
+    done = ci(tmp_path, tools)
     assert done.returncode == status
     assert "browser 1" in done.stdout
     assert done.stdout.splitlines()[-1] == "==== 1 failed, 3 passed in 2.50s ===="
