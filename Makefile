@@ -3,7 +3,9 @@
 
 PYTHON ?= python3 python3.13 python3.12 python3.11
 CHAPTER ?= 04
+# .venv takes 2600 MB with torch's CPU build, and 3800 MB more with the CUDA build.
 NEED_MB ?= 3000
+NEED_CUDA_MB ?= 6800
 VENV := .venv
 BIN := $(VENV)/bin
 # In containers and on rented GPU machines one is root, which JupyterLab refuses unless told.
@@ -17,6 +19,7 @@ help: ## Show this list
 
 lab: $(VENV)/.lab ## Open the course in JupyterLab (on a server: ARGS=--no-browser)
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" $(ALLOW_ROOT) \
+	    --LabApp.app_settings_dir="$(CURDIR)/jupyter" \
 	    --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb $(ARGS)
 
 test: $(VENV)/.test ## Run every test and every notebook (ARGS="tests -k window" for some)
@@ -57,7 +60,9 @@ $(VENV)/.test: pyproject.toml constraints.txt
 # missing is said in one line.
 define install
 stop() { echo "make: $$*" >&2; exit 1; }; \
-free_mb() { df -Pk . | awk 'NR == 2 {print int($$4 / 1024)}'; }; \
+free_mb() { df -Pk . | awk 'NR == 2 {print int($$4 * 1.024 / 1000)}'; }; \
+need() { [ "$$(free_mb)" -ge "$$1" ] || stop "needs about $$1 MB of disk for .venv$$2;" \
+    "only $$(free_mb) MB are free here."; }; \
 if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
     for candidate in $(PYTHON); do \
         $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -67,10 +72,15 @@ if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
         "Install one, or name it: make lab PYTHON=/path/to/python3.12"; \
     $$python -c 'import ensurepip, venv' >/dev/null 2>&1 || stop "$$python cannot make virtual" \
         "environments: its venv module is missing (Debian, Ubuntu: sudo apt install python3-venv)."; \
-    [ "$$(free_mb)" -ge $(NEED_MB) ] || stop "needs about $(NEED_MB) MB of disk for .venv;" \
-        "only $$(free_mb) MB are free here."; \
+    need $(NEED_MB); \
     echo "Making .venv with $$($$python --version) and installing; this takes a few minutes."; \
     $$python -m venv --clear $(VENV) || stop "$$python -m venv failed; its message is above."; \
+fi; \
+if [ "$$(uname -s)" = Linux ] && ! $(BIN)/python -c 'import torch' >/dev/null 2>&1; then \
+    case "$$($(BIN)/python -m pip install --dry-run --no-deps -c constraints.txt torch 2>&1)" in \
+        *"Would install torch-"*+cpu*) ;; \
+        *"Would install torch-"*) need $(NEED_CUDA_MB) " with torch's CUDA build, which pip picks here";; \
+    esac; \
 fi; \
 $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e "$(1)" || \
     stop "the install failed; pip's message is above ($$(free_mb) MB of disk are free)." \

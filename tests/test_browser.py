@@ -186,6 +186,7 @@ def test_all_cells_run(chapter):
     errors = [out for cell in cells for out in cell["outputs"] if out["output_type"] == "error"]
     assert not errors
     assert chapter.box.get_by_text("Error displaying widget").count() == 0
+    assert chapter.page.locator(".Toastify__toast").count() == 0  # a notice would lie over the text
 
 
 def test_headings_are_an_outline(chapter):
