@@ -641,6 +641,14 @@ def test_the_first_screen_is_two_commands_and_a_picture():
     assert re.search(r"!\[[^]]{20,}\]\(docs/chapter04\.png\)", first)
 
 
+def test_citation_and_changelog_are_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    newest = re.search(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest[1] == PROJECT["version"]
+
+
 def test_python_in_the_readme_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", TEXTS["README.md"], re.DOTALL)
     names = {}
