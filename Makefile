@@ -3,25 +3,33 @@
 
 PYTHON ?= python3 python3.13 python3.12 python3.11
 CHAPTER ?= 04
+# .venv takes 2600 MB with torch's CPU build, and 3800 MB more with the CUDA build.
 NEED_MB ?= 3000
+NEED_CUDA_MB ?= 6800
 VENV := .venv
 BIN := $(VENV)/bin
 # In containers and on rented GPU machines one is root, which JupyterLab refuses unless told.
 ALLOW_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test build grade bench doctor clean
+.PHONY: help lab test lint build grade bench doctor clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 lab: $(VENV)/.lab ## Open the course in JupyterLab (on a server: ARGS=--no-browser)
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" $(ALLOW_ROOT) \
+	    --LabApp.app_settings_dir="$(CURDIR)/jupyter" \
 	    --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb $(ARGS)
 
 test: $(VENV)/.test ## Run every test and every notebook (ARGS="tests -k window" for some)
 	@# two workers with a thread each: two threads each would wait for one another
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint: $(VENV)/.test ## Check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 build: $(VENV)/.lab ## Build the notebooks from their sources (ARGS=--check compares only)
 	$(BIN)/attncourse build $(ARGS)
@@ -36,7 +44,7 @@ doctor: $(VENV)/.lab ## Say what this machine has, and what to do about what it 
 	$(BIN)/attncourse doctor $(ARGS)
 
 clean: ## Remove .venv and caches; your answers and results stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Two stamps: to read the course nobody needs the test tools.
@@ -52,7 +60,9 @@ $(VENV)/.test: pyproject.toml constraints.txt
 # missing is said in one line.
 define install
 stop() { echo "make: $$*" >&2; exit 1; }; \
-free_mb() { df -Pk . | awk 'NR == 2 {print int($$4 / 1024)}'; }; \
+free_mb() { df -Pk . | awk 'NR == 2 {print int($$4 * 1.024 / 1000)}'; }; \
+need() { [ "$$(free_mb)" -ge "$$1" ] || stop "needs about $$1 MB of disk for .venv$$2;" \
+    "only $$(free_mb) MB are free here."; }; \
 if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
     for candidate in $(PYTHON); do \
         $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -62,10 +72,15 @@ if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
         "Install one, or name it: make lab PYTHON=/path/to/python3.12"; \
     $$python -c 'import ensurepip, venv' >/dev/null 2>&1 || stop "$$python cannot make virtual" \
         "environments: its venv module is missing (Debian, Ubuntu: sudo apt install python3-venv)."; \
-    [ "$$(free_mb)" -ge $(NEED_MB) ] || stop "needs about $(NEED_MB) MB of disk for .venv;" \
-        "only $$(free_mb) MB are free here."; \
+    need $(NEED_MB); \
     echo "Making .venv with $$($$python --version) and installing; this takes a few minutes."; \
     $$python -m venv --clear $(VENV) || stop "$$python -m venv failed; its message is above."; \
+fi; \
+if [ "$$(uname -s)" = Linux ] && ! $(BIN)/python -c 'import torch' >/dev/null 2>&1; then \
+    case "$$($(BIN)/python -m pip install --dry-run --no-deps -c constraints.txt torch 2>&1)" in \
+        *"Would install torch-"*+cpu*) ;; \
+        *"Would install torch-"*) need $(NEED_CUDA_MB) " with torch's CUDA build, which pip picks here";; \
+    esac; \
 fi; \
 $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e "$(1)" || \
     stop "the install failed; pip's message is above ($$(free_mb) MB of disk are free)." \

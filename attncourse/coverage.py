@@ -40,7 +40,7 @@ class Topic:
 def inventory() -> dict[str, Topic]:
     """Return the topics by their ids."""
     path = importlib.resources.files("attncourse") / "data" / "inventory.csv"
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8") as file:
         return {
             row["id"]: Topic(
                 row["id"],

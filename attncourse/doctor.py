@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -23,6 +25,9 @@ PACKAGES = ("numpy", "torch", "triton", "jupyterlab", "ipywidgets", "matplotlib"
 LARGEST_ERROR = 1e-5
 MARKS = {"ok": "✓", "note": "–", "problem": "✗"}
 GIB = 2**30
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+# What torch's CUDA build takes beyond the CPU build on Linux, with the libraries that it brings.
+CUDA_BUILD_GB = 3.8
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def examine() -> list[Finding]:
         _chromium,
         lambda: _interpreter(probe),
     ]
-    findings = []
+    findings: list[Finding] = []
     for check in checks:
         try:
             findings += check()
@@ -152,23 +157,40 @@ def _nbval() -> Iterator[Finding]:
 
 
 def _kernel() -> Iterator[Finding]:
-    """Start a kernel, let it add, and end it."""
+    """Start the kernel that Jupyter would start, and compare its Python with this one."""
     import nbformat
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
+    from nbclient.exceptions import DeadKernelError
 
-    from attncourse.execution import kernel_manager
-
+    manager = AsyncKernelManager(kernel_name="python3")  # as the notebooks name it
+    spec = manager.kernel_spec
+    instead = f"Jupyter finds this kernel first: remove or rename the folder {spec.resource_dir}"
+    if os.environ.get("JUPYTER_PATH"):
+        instead += ", or unset JUPYTER_PATH"
+    cells = ["import sys; print(sys.prefix)", "import numpy, attncourse; print(40 + 2)"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     start = time.perf_counter()
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import numpy; 40 + 2")])
-    NotebookClient(notebook, km=kernel_manager(), timeout=30, startup_timeout=30).execute(
-        stderr=subprocess.DEVNULL
-    )
+    client = NotebookClient(notebook, km=manager, timeout=30, startup_timeout=30, allow_errors=True)
+    try:
+        client.execute(stderr=subprocess.DEVNULL)
+    except (OSError, RuntimeError, DeadKernelError) as error:
+        found = f"{spec.argv[0]} does not start: {type(error).__name__}: {error}"
+        yield Finding("problem", "kernel", found, f"{instead}; otherwise {REINSTALL}")
+        return
     seconds = time.perf_counter() - start
-    outputs = notebook.cells[0].outputs
-    if [output.get("data", {}).get("text/plain") for output in outputs] == ["42"]:
+    prefix, answer = ("".join(map(_shown, cell.outputs)).strip() for cell in notebook.cells)
+    if Path(prefix) != Path(sys.prefix):
+        found = f"Jupyter starts the Python of {prefix}, not this one, of {sys.prefix}"
+        yield Finding("problem", "kernel", found, instead)
+    elif answer == "42":
         yield Finding("ok", "kernel", f"started and answered in {seconds:.1f} s")
     else:
-        yield Finding("problem", "kernel", f"started, but answered {outputs}", REINSTALL)
+        yield Finding("problem", "kernel", f"started, but answered {answer}", REINSTALL)
+
+
+def _shown(output: dict) -> str:
+    return output.get("text") or f"{output.get('ename')}: {output.get('evalue')}"
 
 
 def _chromium() -> Iterator[Finding]:
@@ -209,13 +231,7 @@ def _interpreter(probe: subprocess.Popen | None) -> Iterator[Finding]:
         yield Finding("problem", "interpreter", f"torch or Triton fails: {last}", REINSTALL)
         return
     findings = json.loads(output)
-    if findings["gpu"]:
-        yield Finding("ok", "GPU", findings["gpu"])
-    else:
-        advice = (
-            "nothing to do: kernels run in Triton's interpreter, slowly, and timings are the CPU's"
-        )
-        yield Finding("note", "GPU", "none", advice)
+    yield _gpu(findings)
     for dtype in ("float32", "float16"):
         error = findings["errors"][dtype]
         if isinstance(error, float) and error < LARGEST_ERROR:
@@ -231,6 +247,48 @@ def _interpreter(probe: subprocess.Popen | None) -> Iterator[Finding]:
         advice = "nothing to do: known of Triton 3.4 to 3.9; the course refuses it there"
         found = f"tl.dot of bfloat16 is wrong ({_printed(error)})"
         yield Finding("note", "interpreter", found, advice)
+
+
+def _gpu(findings: dict) -> Finding:
+    """Tell which GPU torch uses, or why it uses none although there may be one."""
+    if findings["gpu"]:
+        return Finding("ok", "GPU", findings["gpu"])
+    card, cuda = _nvidia_card(), findings["cuda"]
+    if card and cuda and os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        found = f"{card}, hidden by CUDA_VISIBLE_DEVICES"
+        return Finding("note", "GPU", found, "unset CUDA_VISIBLE_DEVICES to use it")
+    if cuda and (card or findings["warnings"]):
+        said = " ".join(findings["warnings"]) or "torch does not say why"
+        found = f"{card or 'not usable'}: torch for CUDA {cuda} cannot use it: {said}"
+        advice = (
+            f"install an NVIDIA driver made for CUDA {cuda} or newer, or mend what torch names; "
+            "until then all runs on the CPU"
+        )
+        return Finding("problem", "GPU", found, advice)
+    if card and not findings["hip"]:
+        found = f"{card}, but this torch is a build for the CPU"
+        advice = (
+            f"to use it install torch's CUDA build, {CUDA_BUILD_GB} GB larger: "
+            "pip install --isolated --force-reinstall -c constraints.txt torch"
+        )
+        return Finding("note", "GPU", found, advice)
+    advice = "nothing to do: kernels run in Triton's interpreter, slowly, and timings are the CPU's"
+    return Finding("note", "GPU", "none", advice)
+
+
+def _nvidia_card() -> str | None:
+    """Return the first NVIDIA card of this machine, as its driver names it."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            encoding="utf-8",
+            timeout=20,
+            check=True,
+        ).stdout.splitlines()
+        if listed:
+            return listed[0]
+    return "an NVIDIA card" if NVIDIA_DRIVER.exists() else None
 
 
 def _printed(error: float | str) -> str:

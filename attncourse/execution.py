@@ -131,7 +131,7 @@ def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
     """Return the outputs, printed text in one piece: where a kernel cuts it is a matter of time."""
     joined: list[NotebookNode] = []
     for output in outputs:
-        last = joined[-1] if joined else {}
+        last = joined[-1] if joined else NotebookNode()
         if output.output_type == "stream" and last.get("name") == output.name:
             joined[-1] = NotebookNode(output, text=last.text + output.text)
         else:

@@ -1,15 +1,17 @@
 """Asks torch and Triton what they can do here. `doctor` runs this as a process of its own.
 
-It prints one JSON object: the GPU's name or null, and for each dtype the largest error of a tiled
-matrix product in Triton's interpreter, relative to the largest entry, or the exception it raised.
-The loop runs to a bound that is an argument, as the course's kernels do: that is what breaks with
-Triton 3.6 and NumPy 2.4.
+It prints one JSON object: the GPU's name or null, the CUDA or HIP version that torch was built for
+or null, what torch warns of when it looks for a GPU, and for each dtype the largest error of a
+tiled matrix product in Triton's interpreter, relative to the largest entry, or the exception it
+raised. The loop runs to a bound that is an argument, as the course's kernels do: that is what
+breaks with Triton 3.6 and NumPy 2.4.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 
@@ -47,11 +49,19 @@ def error(dtype: torch.dtype, n: int = 64, block: int = 16) -> float | str:
 def main() -> None:
     """Print the findings."""
     gpu = None
-    if torch.cuda.is_available():
-        device = torch.cuda.get_device_properties(0)
-        gpu = f"{device.name}, {device.total_memory / 2**30:.0f} GiB"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            device = torch.cuda.get_device_properties(0)
+            gpu = f"{device.name}, {device.total_memory / 2**30:.0f} GiB"
+    findings = {
+        "gpu": gpu,
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+        "warnings": [str(warning.message).strip() for warning in caught],
+    }
     errors = {name: error(getattr(torch, name)) for name in ("float32", "float16", "bfloat16")}
-    print(json.dumps({"gpu": gpu, "errors": errors}))
+    print(json.dumps(findings | {"errors": errors}))
 
 
 if __name__ == "__main__":

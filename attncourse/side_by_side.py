@@ -71,12 +71,12 @@ class SideBySide:
             ValueError: A step or a note that fits no line.
         """
         self.titles, self.steps, self.notes = titles, dict(steps or {}), dict(notes or {})
-        columns = [_lines(left), _lines(right)]
-        every = [line.text.strip() for column in columns for line in column]
+        ours, theirs = _lines(left), _lines(right)
+        every = [line.text.strip() for line in (*ours, *theirs)]
         for start in (*self.steps, *self.notes):
             if not any(text.startswith(start) for text in every):
                 raise ValueError(f"side_by_side.SideBySide: no line begins with {start!r}")
-        self.rows = _aligned(*columns, dict(same or {}))
+        self.rows = _aligned(ours, theirs, dict(same or {}))
 
     def __repr__(self) -> str:
         width = max(len(left.text) for left, _, _ in self.rows)
@@ -150,8 +150,9 @@ def _lines(text: str) -> list[Line]:
     """Return the lines of a function's body without its docstring."""
     text = textwrap.dedent(text)
     node = ast.parse(text).body[0]
+    assert isinstance(node, ast.FunctionDef)
     body = node.body[1:] if ast.get_docstring(node) else node.body
-    keys = {}
+    keys: dict[int, str] = {}
     for statement in ast.walk(ast.Module(body, [])):
         if isinstance(statement, ast.stmt):
             keys.setdefault(statement.lineno, _key(statement))
@@ -194,7 +195,8 @@ def _aligned(left: list[Line], right: list[Line], same: dict[str, str]) -> list[
                 if keys[i] and keys[i] == right[j].key
                 else max(longest[i + 1][j], longest[i][j + 1])
             )
-    rows, alone = [], ([], [])
+    rows: list[tuple[Line, Line, bool]] = []
+    alone: tuple[list[Line], list[Line]] = ([], [])
 
     def flush():
         # First lines stand beside first lines, and whatever is left stands alone.

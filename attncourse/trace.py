@@ -216,7 +216,7 @@ def _around(original, hook):
         return hook(original, *args, **kwargs)
 
     # the recorder may be switched on twice, and then looks at the names again
-    hooked.__signature__ = inspect.signature(original)
+    vars(hooked)["__signature__"] = inspect.signature(original)
     return hooked
 
 

@@ -29,7 +29,6 @@ FLAGS = [
 SETTINGS = {
     # All cells are in the page, seen or not.
     "notebook-extension/tracker": {"windowingMode": "none"},
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 IDLE_SECONDS = 300  # a server whose tests were killed ends by itself
 OPEN = """async path => {
@@ -133,6 +132,7 @@ def server(folder: Path):
     port, token, log = _free_port(), secrets.token_hex(16), own / "log"
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser"]
     options = {
+        "LabApp.app_settings_dir": ROOT / "jupyter",
         "ServerApp.allow_root": True,
         "ServerApp.ip": "127.0.0.1",
         "ServerApp.port": port,

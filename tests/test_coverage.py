@@ -17,7 +17,7 @@ WRITTEN = [read(path, ROOT) for path in sources(ROOT)]
 def toy(text, stem="04_window", kind="chapter"):
     cells = jupytext.reads(text, fmt="py:percent").cells
     lines = list(range(1, len(cells) + 1))
-    return Source(f"notebooks/_source/{stem}.py", stem, kind, cells, lines, lines)
+    return Source(f"notebooks/_source/{stem}.py", stem, kind, cells, [], lines, lines)
 
 
 def test_the_inventory_is_whole():

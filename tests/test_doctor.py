@@ -3,10 +3,12 @@
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import subprocess
 import sys
 import time
+import venv
 from types import SimpleNamespace
 
 import psutil
@@ -43,6 +45,46 @@ def test_the_doctor_on_this_machine():
     assert seconds < 60  # a few seconds on an idle machine; here others run beside it
 
 
+@pytest.fixture
+def kernelspec(tmp_path, monkeypatch):
+    """Put a kernelspec where Jupyter looks first, with another Python."""
+
+    def put(python, **environment):
+        folder = tmp_path / "jupyter" / "kernels" / "python3"
+        folder.mkdir(parents=True)
+        argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        spec = {"argv": argv, "display_name": "Python 3", "language": "python", "env": environment}
+        (folder / "kernel.json").write_text(json.dumps(spec))
+        monkeypatch.setenv("JUPYTER_PATH", str(folder.parents[1]))
+        return folder
+
+    return put
+
+
+def test_a_kernel_of_another_python_is_told(kernelspec, tmp_path):
+    venv.create(tmp_path / "other", with_pip=False)
+    other = tmp_path / "other" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    folder = kernelspec(other, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    (problem,) = doctor._kernel()
+    assert problem.status == "problem"
+    assert str(tmp_path / "other") in problem.found and sys.prefix in problem.found
+    assert str(folder) in problem.advice and "JUPYTER_PATH" in problem.advice
+
+
+def test_a_kernel_that_does_not_start_is_told(kernelspec):
+    folder = kernelspec("/nowhere/python")
+    (problem,) = doctor._kernel()
+    assert problem.status == "problem" and "/nowhere/python" in problem.found
+    assert str(folder) in problem.advice
+
+
+def test_a_kernel_that_cannot_import_the_course_is_told(kernelspec, tmp_path):
+    (tmp_path / "attncourse.py").write_text("raise ImportError('half installed')")
+    kernelspec(sys.executable, PYTHONPATH=str(tmp_path))
+    (problem,) = doctor._kernel()
+    assert problem.status == "problem" and "ImportError: half installed" in problem.found
+
+
 @linux
 def test_the_probe_computes_in_the_interpreter():
     done = subprocess.run(
@@ -53,10 +95,13 @@ def test_the_probe_computes_in_the_interpreter():
     assert not errors["bfloat16"] < doctor.LARGEST_ERROR  # once this fails, tell the learners
 
 
-def probe(errors=None, gpu=None, returncode=0, complaints=""):
+NO_GPU = {"gpu": None, "cuda": None, "hip": None, "warnings": []}
+
+
+def probe(errors=None, returncode=0, complaints="", **about_gpu):
     """A finished probe."""
     right = {"float32": 1e-7, "float16": 1e-7, "bfloat16": 1e9}
-    output = json.dumps({"gpu": gpu, "errors": right | (errors or {})})
+    output = json.dumps({**NO_GPU, **about_gpu, "errors": right | (errors or {})})
     return SimpleNamespace(communicate=lambda timeout: (output, complaints), returncode=returncode)
 
 
@@ -74,8 +119,67 @@ def test_what_the_probe_says_is_judged():
         judged = list(doctor._interpreter(probe({"float32": wrong})))
         assert statuses(judged) == ["note", "problem", "ok", "note"]
         assert judged[1].advice
-    (gpu, *_) = doctor._interpreter(probe(gpu="Some GPU, 80 GiB"))
-    assert (gpu.status, gpu.found) == ("ok", "Some GPU, 80 GiB")
+
+
+TOO_OLD = "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040)."
+
+
+@pytest.mark.parametrize(
+    ("about_gpu", "card", "status", "says", "advises"),
+    [
+        ({"gpu": "Some GPU, 80 GiB"}, "Card", "ok", "Some GPU, 80 GiB", ""),
+        ({}, None, "note", "none", "nothing to do"),
+        ({"cuda": "13.0"}, None, "note", "none", "nothing to do"),
+        ({"cuda": "13.0", "warnings": [TOO_OLD]}, "Card", "problem", TOO_OLD, "CUDA 13.0 or newer"),
+        ({"cuda": "13.0", "warnings": [TOO_OLD]}, None, "problem", TOO_OLD, "CUDA 13.0 or newer"),
+        ({"cuda": "13.0"}, "Card", "problem", "does not say why", "CUDA 13.0 or newer"),
+        ({}, "Card", "note", "Card, but this torch is a build for the CPU", "--force-reinstall"),
+        ({"hip": "6.4"}, "Card", "note", "none", "nothing to do"),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_told(monkeypatch, about_gpu, card, status, says, advises):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(doctor, "_nvidia_card", lambda: card)
+    (gpu, *_) = doctor._interpreter(probe(**about_gpu))
+    assert (gpu.name, gpu.status) == ("GPU", status)
+    assert says in gpu.found and advises in gpu.advice
+
+
+def test_a_hidden_gpu_is_told(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(doctor, "_nvidia_card", lambda: "Card")
+    (gpu, *_) = doctor._interpreter(probe(cuda="13.0"))
+    assert gpu.status == "note" and "hidden by CUDA_VISIBLE_DEVICES" in gpu.found
+
+
+@linux
+def test_the_probe_tells_what_torch_warns_of():
+    code = (
+        "import torch, warnings\n"
+        f"torch.cuda.is_available = lambda: warnings.warn({TOO_OLD!r})\n"
+        "torch.version.cuda = '13.0'\n"
+        "from attncourse import interpreter_probe\n"
+        "interpreter_probe.error = lambda dtype: 0.0\n"
+        "interpreter_probe.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    told = json.loads(done.stdout)
+    assert (told["gpu"], told["cuda"], told["warnings"]) == (None, "13.0", [TOO_OLD])
+
+
+@linux
+def test_a_card_is_found_by_its_tool_or_its_driver(tmp_path, monkeypatch):
+    tool, driver = tmp_path / "nvidia-smi", tmp_path / "version"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "NVIDIA_DRIVER", driver)
+    assert doctor._nvidia_card() is None
+    driver.touch()
+    assert doctor._nvidia_card() == "an NVIDIA card"
+    tool.write_text("#!/bin/sh\necho Some GPU\n")
+    tool.chmod(0o755)
+    assert doctor._nvidia_card() == "Some GPU"
+    tool.write_text("#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
+    assert doctor._nvidia_card() == "an NVIDIA card"
 
 
 def test_a_probe_that_dies_or_hangs_is_a_problem():

@@ -119,7 +119,9 @@ case "$*" in
     *ensurepip*) exit $ENSUREPIP;;
     *--version) echo Python 3.12.1;;
     "-m venv"*) mkdir -p .venv/bin
-        for name in python jupyter; do cp "$0" .venv/bin/$name; done;;
+        for name in python jupyter ruff mypy; do cp "$0" .venv/bin/$name; done;;
+    *--dry-run*) echo "Would install torch-$TORCH";;
+    "-c import torch") exit 1;;
     "-m pip install"*) exit $PIP;;
 esac
 """
@@ -133,11 +135,11 @@ def make(tmp_path):
     tools.mkdir()
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, course)
-    for tool in ("sh", "awk", "df", "touch", "mkdir", "cp", "id", "rm", "find"):
+    for tool in ("sh", "awk", "df", "touch", "mkdir", "cp", "id", "rm", "find", "uname"):
         (tools / tool).symlink_to(shutil.which(tool))
     log = tmp_path / "log"
 
-    def run(*arguments, pythons=("python3",), version=0, ensurepip=0, pip=0):
+    def run(*arguments, pythons=("python3",), version=0, ensurepip=0, pip=0, torch="2.0+cpu"):
         for name in ("python3", "python3.12"):
             (tools / name).unlink(missing_ok=True)
         for name in pythons:
@@ -150,6 +152,7 @@ def make(tmp_path):
             "VERSION": str(version),
             "ENSUREPIP": str(ensurepip),
             "PIP": str(pip),
+            "TORCH": torch,
         }
         done = subprocess.run(
             [shutil.which("make"), *arguments],
@@ -164,6 +167,10 @@ def make(tmp_path):
 
     run.course, run.tools = course, tools
     return run
+
+
+def installs(make):
+    return [call for call in make.calls if "pip install" in call and "--dry-run" not in call]
 
 
 def complaint(done):
@@ -213,15 +220,33 @@ def test_make_says_that_the_venv_module_is_missing(make):
     assert not (make.course / ".venv").exists()
 
 
-@needs_make
-def test_make_says_that_the_disk_is_full(make):
+def free_disk(make, megabytes):
     df = make.tools / "df"
     df.unlink()
-    df.write_text("#!/bin/sh\necho Filesystem blocks Used Available\necho disk 9 9 204800\n")
+    blocks = megabytes * 1000 * 1000 // 1024 + 1
+    df.write_text(f"#!/bin/sh\necho Filesystem blocks Used Available\necho disk 9 9 {blocks}\n")
     df.chmod(0o755)
+
+
+@needs_make
+def test_make_says_that_the_disk_is_full(make):
+    free_disk(make, 200)
     said = complaint(make("lab"))
     assert "3000 MB" in said and "only 200 MB" in said
     assert not (make.course / ".venv").exists()
+
+
+@needs_make
+@pytest.mark.skipif(sys.platform != "linux", reason="pip picks the CUDA build on Linux alone")
+def test_make_says_that_the_disk_is_too_small_for_the_build_of_torch_that_pip_picks(make):
+    free_disk(make, 5000)
+    said = complaint(make("lab", torch="2.0"))
+    assert "6800 MB" in said and "CUDA build" in said and "only 5000 MB" in said
+    assert not [call for call in make.calls if call.endswith("-e .")]
+    assert make("lab", torch="2.0+cpu").returncode == 0
+    assert make("clean").returncode == 0
+    free_disk(make, 7000)
+    assert make("lab", torch="2.0").returncode == 0
 
 
 @needs_make
@@ -235,7 +260,7 @@ def test_make_goes_on_after_a_failed_install(make):
 @needs_make
 def test_make_installs_once_and_again_when_versions_change(make):
     assert make("lab", "ARGS=--no-browser").returncode == 0
-    (install,) = [call for call in make.calls if "pip install" in call]
+    (install,) = installs(make)
     assert install.endswith("-c constraints.txt -e .")
     assert "--no-browser" in make.calls[-1] and "00_start.ipynb" in make.calls[-1]
     assert make("lab").returncode == 0
@@ -243,14 +268,14 @@ def test_make_installs_once_and_again_when_versions_change(make):
     later = (make.course / ".venv/.lab").stat().st_mtime + 5
     os.utime(make.course / "constraints.txt", (later, later))
     assert make("lab").returncode == 0
-    assert [call for call in make.calls if "pip install" in call]
+    assert installs(make)
     assert not [call for call in make.calls if call.startswith("-m venv")]
 
 
 @needs_make
 def test_make_test_is_one_pytest_run_with_the_test_tools(make):
     assert make("test").returncode == 0
-    (install,) = [call for call in make.calls if "pip install" in call]
+    (install,) = installs(make)
     assert install.endswith("-e .[test]")
     (run,) = [call for call in make.calls if call.startswith("-m pytest")]
     assert "-n 2 --dist loadfile" in run
@@ -266,22 +291,44 @@ needs_bash = pytest.mark.skipif(
 )
 
 
+def ci(folder, tools):
+    """Run .ci/run with stand-ins for what it calls."""
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    for name, text in tools.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}")
+        (folder / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    return subprocess.run(
+        [ROOT / ".ci/run"], env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+@needs_make
+def test_make_lint_checks_style_format_and_types(make):
+    assert "mypy" in PYPROJECT["tool"] and "ruff" in PYPROJECT["tool"]
+    assert make("lint").returncode == 0
+    assert make.calls[-3:] == ["check .", "format --check .", ""]
+
+
+@needs_bash
+def test_ci_stops_where_style_or_types_are_wrong(tmp_path):
+    tools = {"chromium": "", "make": 'echo "make $1"\n[ "$1" != lint ]\n'}
+    done = ci(tmp_path, tools)
+    assert (done.returncode, done.stdout) == (1, "make lint\n")
+
+
 @needs_bash
 @pytest.mark.parametrize("status", [0, 1])
 def test_ci_ends_with_the_summary_of_pytest(tmp_path, status):
-    run = ROOT / ".ci/run"
-    assert os.access(run, os.X_OK)
-    for name, text in {
+    tools = {
         "chromium": "",
-        "make": "echo browser $ATTNCOURSE_REQUIRE_BROWSER\n"
+        "make": '[ "$1" = lint ] && exit 0\n'
+        "echo browser $ATTNCOURSE_REQUIRE_BROWSER\n"
         'echo "==== 1 failed, 3 passed in 2.50s ===="\n'
         f"[ {status} = 0 ] || echo 'make: *** [Makefile:9: test] Error {status}' >&2\n"
         f"exit {status}\n",
-    }.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}")
-        (tmp_path / name).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run([run], env=environment, capture_output=True, text=True, timeout=60)
+    }
+    done = ci(tmp_path, tools)
     assert done.returncode == status
     assert "browser 1" in done.stdout
     assert done.stdout.splitlines()[-1] == "==== 1 failed, 3 passed in 2.50s ===="
@@ -575,10 +622,31 @@ def test_links_lead_somewhere(name):
         assert link.startswith("https://") or (ROOT / link).exists(), link
 
 
+def test_jupyterlab_is_always_started_with_the_course_s_settings():
+    texts = {**TEXTS, "Makefile": "", "environment.yml": ""}
+    starts = [
+        line
+        for name in texts
+        for line in (ROOT / name).read_text().replace("\\\n", " ").splitlines()
+        if re.search(r"jupyter lab\b", line)
+    ]
+    assert len(starts) == 4
+    assert [line for line in starts if "--LabApp.app_settings_dir=" not in line] == []
+    assert (ROOT / "jupyter/overrides.json").exists()
+
+
 def test_the_first_screen_is_two_commands_and_a_picture():
     first = TEXTS["README.md"].split("\n## ")[0]
     assert re.findall(r"^    make (\w+)", first, re.MULTILINE) == ["lab", "test"]
     assert re.search(r"!\[[^]]{20,}\]\(docs/chapter04\.png\)", first)
+
+
+def test_citation_and_changelog_are_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    newest = re.search(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest[1] == PROJECT["version"]
 
 
 def test_python_in_the_readme_runs(capsys):

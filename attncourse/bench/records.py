@@ -17,7 +17,7 @@ MODES = ("forward", "backward", "decode")
 BACKWARD_FLOPS = 2.5
 # Chapter E's setting, one text and 12 heads of 64, and the speedups over standard attention that it
 # prints: claims C321 to C330.
-CHAPTER_E = {"batch": 1, "heads": 12, "width": 64}
+CHAPTER_E: dict[str, Any] = {"batch": 1, "heads": 12, "width": 64}
 CHAPTER_E_SPEEDUPS = {
     4096: {"longformer": 5.4, "bigbird": 6.5, "linformer": 4.9, "performer": 8.2, "flash": 3.9},
     16384: {"window": 21, "bigbird": 25, "linformer": 19, "performer": 31, "flash": 6.8},

@@ -15,6 +15,7 @@ import math
 import operator
 import re
 import textwrap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -120,7 +121,7 @@ def recompute(id: str) -> float:
     return evaluate(claim.formula, claim.parameters)
 
 
-def evaluate(formula: str, parameters: dict[str, float | str]) -> float:
+def evaluate(formula: str, parameters: Mapping[str, float | str]) -> float:
     """Evaluate arithmetic over named numbers: + - * / // % **, and a few functions of one number.
 
     Args:
@@ -208,65 +209,16 @@ def check(id: str, found: float | str | None = None, why: str | None = None) -> 
         display(checked)
 
 
-_TOPICS = {
-    "01": "attention memory; model facts; backward memory; training memory; memory table; memory; "
-    "FLOPs; hardware; roofline; timing; complexity; metrics; standard timing; scaling check; "
-    "memory analysis; per-head d; exercise 2",
-    "02": "cross-attention; decoder; masks; dropout; layer norm; numerics",
-    "03": "positions; relative positions; T5 bias; visualising; exercise 7; exercise 9",
-    "04": "local attention; window definition; window; exercise 1",
-    "05": "strided attention; random attention; BigBird; sparse attention; Longformer; strided; "
-    "Longformer count; Longformer memory; global tokens; exercise 4; practice",
-    "06": "low rank; Linformer; Linformer FLOPs; Linformer memory; Synthesizer",
-    "07": "linear attention; Performer; Performer FLOPs; Performer memory; exercise 3; "
-    "exercise 3 table; exercise 5",
-    "08": "LSH; Reformer; sparsity premise",
-    "09": "flash attention; flash memory; flash tiles; flash timing; HBM traffic; cache; "
-    "FlashAttention-2; chunking",
-    "11": "checkpointing; mixed precision; reversible",
-    "12": "KV cache",
-    "13": "GPU efficiency; speed table; benchmark; Longformer timing; BigBird timing; "
-    "Linformer timing; Performer timing; exercise 6; cross-document",
-    "14": "quality; Longformer quality; BigBird quality; Linformer quality; Performer quality; "
-    "exercise 8",
-    "15": "comparison; comparison table; method table; method comparison; decision guide; "
-    "taxonomy; software",
-}
-# Where the topic alone would lead astray: exercises share numbers between the texts, for one.
-_IDS = {
-    "01": "C480",
-    "02": "C149",
-    "04": "C163-C168 C170 C216 C309-C310 C312 C398-C404 C406 C476",
-    "06": "C389-C397 C409 C442 C477",
-    "07": "C440 C478",
-    "11": "C479",
-    "14": "C405",
-}
-
-
-def _chapters() -> tuple[dict[str, str], dict[str, str]]:
-    """Return topic -> chapter and id -> chapter."""
-    by_topic = {topic: chapter for chapter, t in _TOPICS.items() for topic in t.split("; ")}
-    by_id = {}
-    for chapter, spans in _IDS.items():
-        for span in spans.split():
-            first, _, last = span.partition("-")
-            for number in range(int(first[1:]), int((last or first)[1:]) + 1):
-                by_id[f"C{number:03}"] = chapter
-    return by_topic, by_id
-
-
 def _ledger() -> MappingProxyType[str, Claim]:
-    by_topic, by_id = _chapters()
     path = importlib.resources.files("attncourse") / "data" / "claims.csv"
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8") as file:
         return MappingProxyType(
             {
                 row["id"]: Claim(
                     id=row["id"],
                     texts=tuple(TEXTS[name[:3]] for name in row["source_file"].split(";")),
                     topic=row["topic"],
-                    chapter=by_id.get(row["id"]) or by_topic[row["topic"]],
+                    chapter=row["chapter"],
                     claim=row["claim"],
                     parameters=MappingProxyType(_parameters(row["parameters"])),
                     printed=row["printed_value"],
@@ -299,7 +251,7 @@ def _note(text: str) -> str:
     return re.sub(r"(?<![\d.,])00[0-3](?!\d|[.,]\d)", lambda found: TEXTS[found[0]], text)
 
 
-_OPERATORS = {
+_OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -308,9 +260,16 @@ _OPERATORS = {
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
 }
-_SIGNS = {ast.UAdd: operator.pos, ast.USub: operator.neg}
-_FUNCTIONS = {f.__name__: f for f in (math.sqrt, math.log, math.log2, math.log10, math.exp)} | {
-    f.__name__: f for f in (math.ceil, math.floor, abs, round)
+_SIGNS: dict[type[ast.unaryop], Callable[[float], float]] = {
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+}
+_FUNCTIONS: dict[str, Callable[[float], float]] = {
+    function.__name__: function
+    for function in (
+        *(math.sqrt, math.log, math.log2, math.log10, math.exp),
+        *(math.ceil, math.floor, abs, round),
+    )
 }
 
 

@@ -27,6 +27,8 @@ Cell = Mapping[str, Any]  # role, exercise (or None), cell_type, source
 class Written:
     """A function that is given as the text of a cell."""
 
+    texts: _Texts  # of a solution alone: from them its edits are made
+
     def __init__(self, name: str, text: str, label: str, before: Callable[[], dict]) -> None:
         """Keep the text until it is needed.
 
@@ -57,9 +59,13 @@ def execute(text: str, label: str, namespace: dict) -> Any:
     """Run a cell and return the value of its last line, None if that is no expression."""
     linecache.cache[label] = (len(text), None, text.splitlines(keepends=True), label)
     tree = ast.parse(text, label)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if tree.body else None
+    if not isinstance(last, ast.Expr):
+        exec(compile(tree, label, "exec"), namespace)
+        return None
+    del tree.body[-1]
     exec(compile(tree, label, "exec"), namespace)
-    return last and eval(compile(ast.Expression(last.value), label, "eval"), namespace)
+    return eval(compile(ast.Expression(last.value), label, "eval"), namespace)
 
 
 def exercises(cells: Iterable[Cell]) -> tuple[Exercise, ...]:

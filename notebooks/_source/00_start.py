@@ -169,9 +169,9 @@ _ = main(["progress"])
 # %% [markdown]
 # ## What is here
 #
-# Each mechanism is a NumPy module, most of them with a Triton kernel of the same signature. These are
-# the ones that a mask describes; the others keep something else than pairs. Which of them could you
-# tell apart by their count of pairs alone?
+# Each mechanism is a NumPy module, most of them with a Triton kernel of the same signature. These
+# are the ones that a mask describes; the others keep something else than pairs. Which of them could
+# you tell apart by their count of pairs alone?
 
 # %%
 plots.show(plots.gallery(), "Full attention fills the square; the others leave pairs out.")
