@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from attncourse.cost import format_bytes
 from attncourse.grading.places import namespace, nested, unwrap
 from attncourse.grading.values import is_tensor
+from attncourse.units import format_bytes
 
 WORTH_NAMING = 1024  # bytes
 MOST_OBJECTS = 10**5  # that are looked at

@@ -32,10 +32,10 @@ from typing import Any
 import numpy as np
 
 from attncourse import measure
-from attncourse.cost import format_bytes
 from attncourse.grading.places import Place, namespace, place
 from attncourse.grading.values import is_tensor, leaves
 from attncourse.measure.memory import python_peak_bytes
+from attncourse.units import format_bytes
 
 
 class Unmetered(Exception):
