@@ -119,7 +119,9 @@ def _carried_counted(function: Callable[..., Any]) -> Iterator[None]:
         return
     cells, own = function.__closure__ or (), function.__globals__
     names = [partial(own.get, name) for name in function.__code__.co_names]
-    places = [(partial(_content, cell), partial(setattr, cell, "cell_contents")) for cell in cells]
+    places: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
+        (partial(_content, cell), partial(setattr, cell, "cell_contents")) for cell in cells
+    ]
     places += [(get, partial(own.__setitem__, *get.args)) for get in names]
     places += [(lambda: function.__defaults__, partial(setattr, function, "__defaults__"))]
     with ExitStack() as later:
