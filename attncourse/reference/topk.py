@@ -185,14 +185,17 @@ def _choices(q, k, keep, causal, factor) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield (queries, chosen keys) of one head, block by block."""
     work = np.result_type(q.dtype, np.float32)
     k = k.astype(work, copy=False)
+    mantissa, exponent = math.frexp(factor)
+    power = math.ldexp(np.sign(mantissa), exponent)  # ranks as the factor does, and never rounds
     for rows, seen in _blocks(len(q), len(k), causal):
         own = rows.start + len(k) - len(q) if causal else seen  # the last key of the first query
-        yield rows, _choose(scaled(q[rows], factor), k[:seen], min(keep, seen), own)
+        yield rows, _choose(scaled(q[rows], power), k[:seen], min(keep, seen), own)
 
 
 def _choose(q, k, keep, own) -> np.ndarray:
     """Return the best keys int (block, keep) of one block, -1 where fewer are visible."""
-    scores = np.matmul(q, k.T)
+    # matmul sums in an order that depends on the column: equal keys would get unequal scores
+    scores = np.einsum("id,jd->ij", q, k)
     np.copyto(scores, np.inf, where=np.isnan(scores))
     np.copyto(scores, -np.inf, where=~np.tri(*scores.shape, own, dtype=bool))
     least = np.partition(scores, len(k) - keep, axis=-1)[:, len(k) - keep, None].copy()
