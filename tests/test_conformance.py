@@ -83,10 +83,10 @@ def settings_of_twins(mechanism):
     return [knobs for n, knobs in enumerate(everything) if n // ends % ends == n % ends]
 
 
-def start(mechanism, k, v, knobs=None):
+def start(mechanism, k, v, knobs=None, module=None):
     """The state before the first step: None, or what `start` makes from the shapes of k and v."""
     knobs = mechanism.values if knobs is None else knobs
-    begin = getattr(mechanism.reference, "start", None)
+    begin = getattr(module or mechanism.reference, "start", None)
     if begin is None:
         return None
     accepted = set(inspect.signature(begin).parameters)
@@ -456,6 +456,23 @@ def test_steps_equal_causal_attention(mechanism, tokens):
         outs.append(out)
     whole = run(mechanism, q, k, v, causal=True, **knobs)
     np.testing.assert_allclose(np.concatenate(outs, axis=-2), whole, atol=1e-12)
+
+
+@having("step")
+@pytest.mark.parametrize("twin", [False, True], ids=["reference", "kernel"])
+def test_a_step_refuses_more_queries_than_keys(mechanism, twin):
+    module, (q, k, v) = mechanism.reference, random_qkv(5, 3, width=16)
+    if twin:
+        if "kernel" not in mechanism.has or not hasattr(kernel_of(mechanism), "step"):
+            pytest.skip("its twin has no step")
+        module, (q, k, v) = kernel_of(mechanism), on_device(q, k, v)
+    state = start(mechanism, k, v, module=module)
+    message = rf"{mechanism.stem}\.step: q .*must have .* tokens.*, got 5 and 3"
+    with pytest.raises(ValueError, match=message):
+        module.step(state, q, k, v)
+    fresh = start(mechanism, k, v, module=module)
+    outs = [module.step(one, q[..., :3, :], k, v)[0] for one in (state, fresh)]
+    assert (outs[0] == outs[1]).all()  # the state is as it was
 
 
 # Costs
