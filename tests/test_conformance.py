@@ -296,6 +296,42 @@ def test_nan_passes_through_to_its_row_only(mechanism):
     assert np.all(np.isfinite(np.delete(out, 4, axis=-2)))
 
 
+def rows_that_change(before, after):
+    """bool (B, H, Tq): the rows in which a number is another."""
+    return (before != after).any(axis=-1)
+
+
+def spoil_and_compare(mechanism, call, arrays, keys):
+    """A value that is not finite spoils the rows that attend to it, and no others."""
+    q, k, v = arrays
+    clean = call(q, k, v)
+    for key, number in zip(keys, itertools.cycle((np.nan, np.inf, -np.inf)), strict=False):
+        changed = v.copy()
+        changed[..., key, :] += 1
+        attending = rows_that_change(clean, call(q, k, changed))
+        changed[..., key, 0] = number
+        out = call(q, k, changed)
+        assert np.array_equal(~np.isfinite(out[..., 0]), attending), (key, number)
+        assert np.array_equal(out[~attending], clean[~attending]), (key, number)
+        if mechanism.family != "content":  # else the key changes who attends to whom
+            changed = k.copy()
+            changed[..., key, :] = number
+            out = call(q, changed, v)
+            assert np.array_equal(out[~attending], clean[~attending]), (key, number)
+
+
+@having()
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")
+@pytest.mark.parametrize("sizes", [(40, 40), (9, 40), (40, 9)], ids=str)
+def test_what_is_not_finite_spoils_the_rows_that_attend_to_it(mechanism, sizes):
+    sizes_for(mechanism, sizes)
+    arrays = random_qkv(*sizes, heads=2, width=8, dtype=np.float64)
+    keys = sorted({0, 3, sizes[1] // 2, sizes[1] - 2, sizes[1] - 1})
+    for knobs in settings(mechanism):
+        call = functools.partial(run, mechanism, **knobs)
+        spoil_and_compare(mechanism, call, arrays, keys)
+
+
 @having()
 @pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")
 @pytest.mark.parametrize("sizes", [(1, 1), (9, 9), (3, 20)], ids=str)

@@ -11,7 +11,7 @@ from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import BLOCK, attend_each, held_bytes
 from attncourse.reference._parts.predictor import Predictor, fit_predictor, ranked
-from attncourse.softmax import scaled
+from attncourse.softmax import nan_to_keys, scaled
 
 __all__ = ["Predictor", "attention", "cost", "fit_predictor", "mask_of", "recall", "select"]
 
@@ -63,7 +63,7 @@ def attention(
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     ranked_q, ranked_k = ranked("topk.attention", q, k, predictor)
     for head in np.ndindex(q.shape[:-2]):
-        q_, k_, v_ = (array[head] for array in (q, k, v))
+        q_, (k_, v_) = q[head], nan_to_keys(k[head], v[head])
         for rows, chosen in _choices(ranked_q[head], ranked_k[head], keep, causal, factor):
             # -1 takes the last key, which is as good as any: its score is hidden
             out[head][rows] = attend_each(q_[rows], k_, v_, chosen, chosen < 0, factor)
