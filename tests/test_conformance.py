@@ -819,6 +819,23 @@ def test_kernel_passes_infinity_as_the_reference_does(mechanism, sizes):
 
 
 @having("kernel")
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:All-NaN slice")
+def test_kernel_spoils_the_rows_that_attend_once_nan_is_in_the_keys(mechanism):
+    kernel = kernel_of(mechanism)
+    from attncourse.kernels.tiles import nan_to_keys
+
+    if mechanism.family in {"learned scores", "content"}:
+        pytest.skip("its scores know no keys, or a key says who attends to whom")
+    knobs = mechanism.values | {"causal": mechanism.causal}
+
+    def call(*arrays):
+        q, k, v = on_device(*arrays)
+        return run(mechanism, q, *nan_to_keys(k, v), module=kernel, **knobs).cpu().numpy()
+
+    spoil_and_compare(mechanism, call, random_qkv(40, width=16), (15, 39))
+
+
+@having("kernel")
 def test_kernel_traffic_is_what_its_cost_says(mechanism):
     kernel = kernel_of(mechanism)
     from attncourse import trace
