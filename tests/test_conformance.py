@@ -822,7 +822,7 @@ def test_kernel_passes_infinity_as_the_reference_does(mechanism, sizes):
 @pytest.mark.filterwarnings("ignore:invalid value", "ignore:All-NaN slice")
 def test_kernel_spoils_the_rows_that_attend_once_nan_is_in_the_keys(mechanism):
     kernel = kernel_of(mechanism)
-    from attncourse.kernels.tiles import nan_to_keys
+    from attncourse.kernels._parts.tiles import nan_to_keys
 
     if mechanism.family in {"learned scores", "content"}:
         pytest.skip("its scores know no keys, or a key says who attends to whom")
