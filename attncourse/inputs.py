@@ -159,6 +159,23 @@ def check_qkv(where: str, q: Any, k: Any, v: Any) -> None:
         raise ValueError(f"{where}: q, k and v must have the same leading axes, got {shapes}")
 
 
+def check_new_tokens(where: str, q: Any, k: Any) -> None:
+    """Refuse a step with more queries than new keys: whose tokens would the others be?
+
+    Args:
+        where: The function that asks, such as "kv_cache.step".
+        q: (..., T, D); fewer than keys belong to the last of them.
+        k: (..., T, D).
+
+    Raises:
+        ValueError: More queries than keys.
+    """
+    if q.shape[-2] > k.shape[-2]:
+        raise ValueError(
+            f"{where}: q must have at most as many tokens as k, got {q.shape[-2]} and {k.shape[-2]}"
+        )
+
+
 def check_positions(where: str, name: str, value: Any, size: int) -> np.ndarray:
     """Return which of `size` positions are meant: the first few, or those in a list.
 

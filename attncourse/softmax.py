@@ -20,6 +20,36 @@ def scaled(q: np.ndarray, factor: float) -> np.ndarray:
     return out
 
 
+def spoiled(v: np.ndarray) -> np.ndarray | None:
+    """Return which values hold a NaN or an infinity, bool (..., Tk); None if none do."""
+    if not v.size or (np.isfinite(v.min()) and np.isfinite(v.max())):  # no array of bools
+        return None
+    return ~np.isfinite(v).all(axis=-1)
+
+
+def nan_to_keys(k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return k and v with what is not finite in a value moved to its key, as NaN.
+
+    A hidden key has weight 0, and 0 · NaN is NaN: in a product with a whole tile of values it would
+    spoil rows that may not attend to it, which rows depending on the size of the tile. A key that
+    is NaN is hidden with its score.
+
+    Args:
+        k: (..., Tk, D) floating.
+        v: (..., Tk, Dv).
+
+    Memory:
+        Copies, if there is such a value; nothing else.
+    """
+    bad = spoiled(v)
+    if bad is None:
+        return k, v
+    return tuple(
+        np.where(bad[..., None], array.dtype.type(number), array)
+        for array, number in ((k, np.nan), (v, 0))
+    )
+
+
 def softmax_in_place(scores: np.ndarray) -> np.ndarray:
     """Turn scores into weights without a second array.
 

@@ -83,10 +83,10 @@ def settings_of_twins(mechanism):
     return [knobs for n, knobs in enumerate(everything) if n // ends % ends == n % ends]
 
 
-def start(mechanism, k, v, knobs=None):
+def start(mechanism, k, v, knobs=None, module=None):
     """The state before the first step: None, or what `start` makes from the shapes of k and v."""
     knobs = mechanism.values if knobs is None else knobs
-    begin = getattr(mechanism.reference, "start", None)
+    begin = getattr(module or mechanism.reference, "start", None)
     if begin is None:
         return None
     accepted = set(inspect.signature(begin).parameters)
@@ -296,6 +296,42 @@ def test_nan_passes_through_to_its_row_only(mechanism):
     assert np.all(np.isfinite(np.delete(out, 4, axis=-2)))
 
 
+def rows_that_change(before, after):
+    """bool (B, H, Tq): the rows in which a number is another."""
+    return (before != after).any(axis=-1)
+
+
+def spoil_and_compare(mechanism, call, arrays, keys):
+    """A value that is not finite spoils the rows that attend to it, and no others."""
+    q, k, v = arrays
+    clean = call(q, k, v)
+    for key, number in zip(keys, itertools.cycle((np.nan, np.inf, -np.inf)), strict=False):
+        changed = v.copy()
+        changed[..., key, :] += 1
+        attending = rows_that_change(clean, call(q, k, changed))
+        changed[..., key, 0] = number
+        out = call(q, k, changed)
+        assert np.array_equal(~np.isfinite(out[..., 0]), attending), (key, number)
+        assert np.array_equal(out[~attending], clean[~attending]), (key, number)
+        if mechanism.family != "content":  # else the key changes who attends to whom
+            changed = k.copy()
+            changed[..., key, :] = number
+            out = call(q, changed, v)
+            assert np.array_equal(out[~attending], clean[~attending]), (key, number)
+
+
+@having()
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")
+@pytest.mark.parametrize("sizes", [(40, 40), (9, 40), (40, 9)], ids=str)
+def test_what_is_not_finite_spoils_the_rows_that_attend_to_it(mechanism, sizes):
+    sizes_for(mechanism, sizes)
+    arrays = random_qkv(*sizes, heads=2, width=8, dtype=np.float64)
+    keys = sorted({0, 3, sizes[1] // 2, sizes[1] - 2, sizes[1] - 1})
+    for knobs in settings(mechanism):
+        call = functools.partial(run, mechanism, **knobs)
+        spoil_and_compare(mechanism, call, arrays, keys)
+
+
 @having()
 @pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")
 @pytest.mark.parametrize("sizes", [(1, 1), (9, 9), (3, 20)], ids=str)
@@ -456,6 +492,23 @@ def test_steps_equal_causal_attention(mechanism, tokens):
         outs.append(out)
     whole = run(mechanism, q, k, v, causal=True, **knobs)
     np.testing.assert_allclose(np.concatenate(outs, axis=-2), whole, atol=1e-12)
+
+
+@having("step")
+@pytest.mark.parametrize("twin", [False, True], ids=["reference", "kernel"])
+def test_a_step_refuses_more_queries_than_keys(mechanism, twin):
+    module, (q, k, v) = mechanism.reference, random_qkv(5, 3, width=16)
+    if twin:
+        if "kernel" not in mechanism.has or not hasattr(kernel_of(mechanism), "step"):
+            pytest.skip("its twin has no step")
+        module, (q, k, v) = kernel_of(mechanism), on_device(q, k, v)
+    state = start(mechanism, k, v, module=module)
+    message = rf"{mechanism.stem}\.step: q .*must have .* tokens.*, got 5 and 3"
+    with pytest.raises(ValueError, match=message):
+        module.step(state, q, k, v)
+    fresh = start(mechanism, k, v, module=module)
+    outs = [module.step(one, q[..., :3, :], k, v)[0] for one in (state, fresh)]
+    assert (outs[0] == outs[1]).all()  # the state is as it was
 
 
 # Costs
@@ -763,6 +816,23 @@ def test_kernel_passes_infinity_as_the_reference_does(mechanism, sizes):
             knobs = mechanism.values | {"causal": causal}
             out = run(mechanism, *on_device(q, k, v), module=kernel, **knobs).cpu().numpy()
             np.testing.assert_allclose(out, run(mechanism, q, k, v, **knobs), atol=1e-4)
+
+
+@having("kernel")
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:All-NaN slice")
+def test_kernel_spoils_the_rows_that_attend_once_nan_is_in_the_keys(mechanism):
+    kernel = kernel_of(mechanism)
+    from attncourse.kernels._parts.tiles import nan_to_keys
+
+    if mechanism.family in {"learned scores", "content"}:
+        pytest.skip("its scores know no keys, or a key says who attends to whom")
+    knobs = mechanism.values | {"causal": mechanism.causal}
+
+    def call(*arrays):
+        q, k, v = on_device(*arrays)
+        return run(mechanism, q, *nan_to_keys(k, v), module=kernel, **knobs).cpu().numpy()
+
+    spoil_and_compare(mechanism, call, random_qkv(40, width=16), (15, 39))
 
 
 @having("kernel")

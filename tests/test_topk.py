@@ -73,14 +73,42 @@ def test_of_equal_scores_the_first_keys_are_kept(keep):
     np.testing.assert_allclose(out, expected, atol=1e-6)
 
 
-@given(seed=st.integers(0, 99), keep=st.integers(1, 12), causal=st.booleans())
-@settings(max_examples=30, deadline=None)
-def test_ties_among_whole_numbers(seed, keep, causal):
+SIZES = {
+    "seed": st.integers(0, 2**32 - 1),
+    "n_queries": st.integers(1, 80),
+    "n_keys": st.integers(1, 130),
+    "width": st.integers(1, 70),
+    "keep": st.integers(1, 130),
+    "causal": st.booleans(),
+    "dtype": st.sampled_from([np.float16, np.float32, np.float64]),
+}
+
+
+@given(**SIZES, scale=st.sampled_from([None, 0.3, -1.7, 0.0]))
+@settings(max_examples=150, deadline=None)
+def test_ties_among_whole_numbers(seed, n_queries, n_keys, width, keep, causal, dtype, scale):
     generator = np.random.default_rng(seed)
-    q, k = (generator.integers(-1, 2, (12, 3)).astype(np.float64) for _ in range(2))
-    kept = topk.select(q, k, keep=keep, causal=causal)
-    rows = best_by_loops(q, k, keep, causal)
+    q, k = (generator.integers(-2, 3, (n, width)) for n in (n_queries, n_keys))
+    kept = topk.select(q.astype(dtype), k.astype(dtype), keep=keep, causal=causal, scale=scale)
+    rows = best_by_loops(q, k, keep, causal, scale=np.sign(1 if scale is None else scale))
     assert [[j for j in row if j >= 0] for row in kept.tolist()] == rows
+
+
+@given(**SIZES, turned=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_of_keys_that_are_equal_the_first_are_kept(
+    seed, n_queries, n_keys, width, keep, causal, dtype, turned
+):
+    generator = np.random.default_rng(seed)
+    q = generator.standard_normal((n_queries, width)).astype(dtype)
+    some = generator.standard_normal((max(1, n_keys // 6), width)).astype(dtype)
+    which = generator.integers(0, len(some), n_keys)
+    k = np.asfortranarray(some[which]) if turned else some[which]
+    kept = topk.mask_of(topk.select(q, k, keep=keep, causal=causal), n_keys)
+    visible = full.mask(n_queries, n_keys, causal=causal)
+    for key in range(len(some)):
+        row = np.where(visible, kept, False)[:, which == key]
+        assert np.all(row[:, 1:] <= row[:, :-1]), key
 
 
 def test_a_negative_scale_keeps_the_lowest_products():

@@ -2,6 +2,10 @@
 
 Where no CUDA device is available the kernels run in Triton's interpreter, program by program on
 the CPU. Triton decides that when it is first imported, so this package must come before it.
+
+A query that is not finite and a NaN in a key spoil the rows that they do in the references. A value
+must be finite: else 0 · NaN spoils rows of its tile that may not attend to it, unless k and v go
+through `_parts.tiles.nan_to_keys` first, after which the rule is the references'.
 """
 
 import importlib.util

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_new_tokens, check_qkv, check_scale
 from attncourse.kernels._parts import splits
 from attncourse.kernels._parts.splits import attend_tile, key_tiles, packed_rows, visible_keys
 from attncourse.kernels._parts.tiles import (
@@ -53,16 +53,20 @@ def step(
 
     Args:
         state: The cache; it is changed in place.
-        q: (B, H, T, D); T is 1 in generation, more in prefill.
+        q: (B, H, T, D); T is 1 in generation, more in prefill, and fewer than keys are the last.
         k: (B, G, T, D); G divides H.
         v: (B, G, T, Dv).
         scale: Factor of the scores; 1/√D if not given.
 
     Returns:
         out (B, H, T, Dv), and the state.
+
+    Raises:
+        ValueError: More queries than new keys, or shapes or dtypes that do not fit.
     """
     splits.check("kv_cache.step", q, k, v)
     scale = check_scale("kv_cache.step", scale, q.shape[-1])
+    check_new_tokens("kv_cache.step", q, k)
     state.append(k, v)
     return state.attend(q, causal=True, scale=scale), state
 

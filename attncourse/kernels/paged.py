@@ -4,7 +4,7 @@ import torch
 import triton
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_new_tokens, check_scale
 from attncourse.kernels._parts import splits
 from attncourse.kernels._parts.block_table import attend
 from attncourse.kernels._parts.pages import PagedCache
@@ -94,16 +94,20 @@ def step(
 
     Args:
         state: The cache; it is changed in place.
-        q: (B, H, T, D).
+        q: (B, H, T, D). If fewer than keys, those of the last tokens.
         k: (B, G, T, D); G divides H.
         v: (B, G, T, Dv).
         scale: Factor of the scores; 1/√D if not given.
 
     Returns:
         out (B, H, T, Dv), and the state.
+
+    Raises:
+        ValueError: More queries than new keys, or shapes or dtypes that do not fit.
     """
     splits.check("paged.step", q, k, v)
     scale = check_scale("paged.step", scale, q.shape[-1])
+    check_new_tokens("paged.step", q, k)
     state.append(k, v)
     return state.attend(q, causal=True, scale=scale), state
 

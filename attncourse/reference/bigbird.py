@@ -14,6 +14,7 @@ from attncourse.cost import Cost
 from attncourse.definitions import patterns
 from attncourse.inputs import check_qkv, check_scale
 from attncourse.reference import block_sparse
+from attncourse.softmax import nan_to_keys
 
 
 def attention(
@@ -60,6 +61,7 @@ def attention(
     """
     check_qkv("bigbird.attention", q, k, v)
     scale = check_scale("bigbird.attention", scale, q.shape[-1])
+    k, v = nan_to_keys(k, v)
     knobs = (block, window_blocks, random_blocks, global_blocks, seed, causal)
     chosen = patterns.bigbird("bigbird.attention", q.shape[-2], k.shape[-2], *knobs)
     return block_sparse.attention(q, k, v, layout=chosen, block=block, causal=causal, scale=scale)

@@ -11,6 +11,7 @@ from attncourse.cost import Cost
 from attncourse.definitions.patterns import check_grids
 from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import attend, held_bytes
+from attncourse.softmax import nan_to_keys
 
 
 def attention(
@@ -59,6 +60,7 @@ def attention(
     """
     check_qkv("block_sparse.attention", q, k, v)
     causal = check_flag("block_sparse.attention", "causal", causal)
+    k, v = nan_to_keys(k, v)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     block = check_grids(
         "block_sparse.attention", n_queries, n_keys, layout, block, partial, visible

@@ -8,7 +8,7 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
-from attncourse.softmax import exp_in_place, scaled
+from attncourse.softmax import exp_in_place, nan_to_keys, scaled
 
 
 def attention(
@@ -50,6 +50,7 @@ def attention(
     check_qkv("chunked.attention", q, k, v)
     chunk = check_count("chunked.attention", "chunk", chunk, least=1)
     causal = check_flag("chunked.attention", "causal", causal)
+    k, v = nan_to_keys(k, v)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     work = np.result_type(q.dtype, np.float32)
     factor = check_scale("chunked.attention", scale, q.shape[-1])

@@ -14,7 +14,7 @@ from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.flash_backward import gradients
 from attncourse.reference._parts.tiles import finite, hide_future, merge, tiles
-from attncourse.softmax import scaled
+from attncourse.softmax import nan_to_keys, scaled
 
 __all__ = ["Bias", "attention", "backward", "cost", "forward", "merge"]
 
@@ -205,6 +205,7 @@ def _forward(q, k, v, block_q, block_k, causal, factor, bias=None):
     work = np.result_type(q.dtype, np.float32)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     lse = np.full(q.shape[:-1], -np.inf, work)
+    k, v = nan_to_keys(k, v)
     for rows in tiles(0, n_queries, block_q):
         q_tile = scaled(q[..., rows, :], factor)
         out[..., rows, :], lse[..., rows] = _query_tile(

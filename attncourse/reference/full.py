@@ -7,7 +7,7 @@ import numpy as np
 from attncourse import masks
 from attncourse.cost import Cost
 from attncourse.inputs import check_flag, check_qkv, check_scale
-from attncourse.softmax import softmax_in_place
+from attncourse.softmax import nan_to_keys, softmax_in_place
 
 
 def attention(
@@ -47,6 +47,7 @@ def attention(
         Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
     """
     check_qkv("full.attention", q, k, v)
+    k, v = nan_to_keys(k, v)
     scores = _scores("full.attention", q, k, mask, bias, causal, scale)
     weights = softmax_in_place(scores)
     return np.matmul(weights, v.astype(weights.dtype, copy=False)).astype(q.dtype, copy=False)

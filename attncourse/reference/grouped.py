@@ -7,6 +7,7 @@ import numpy as np
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts import pieces
+from attncourse.softmax import nan_to_keys
 
 
 def attention(
@@ -46,6 +47,7 @@ def attention(
     check_grouped("grouped.attention", q, k, v)
     causal = check_flag("grouped.attention", "causal", causal)
     factor = check_scale("grouped.attention", scale, q.shape[-1])
+    k, v = nan_to_keys(k, v)
     keys, values = pieces.of_array(k), pieces.of_array(v)
     return pieces.attend(q, keys, values, k.shape[:-1], v.shape[-1], causal, factor)
 

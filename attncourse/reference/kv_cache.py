@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_new_tokens, check_scale
 from attncourse.reference import grouped
 from attncourse.reference._parts import pieces
 from attncourse.reference._parts.growing import KVCache, size_bytes
@@ -32,16 +32,20 @@ def step(
 
     Args:
         state: The cache; it is changed in place.
-        q: (..., H, T, D); T is 1 in generation, more in prefill.
+        q: (..., H, T, D); T is 1 in generation, more in prefill, and fewer than keys are the last.
         k: (..., G, T, D).
         v: (..., G, T, Dv).
         scale: Factor of the scores; 1/√D if not given.
 
     Returns:
         out (..., H, T, Dv), and the state.
+
+    Raises:
+        ValueError: More queries than new keys, or shapes or dtypes that do not fit.
     """
     grouped.check_grouped("kv_cache.step", q, k, v)
     scale = check_scale("kv_cache.step", scale, q.shape[-1])
+    check_new_tokens("kv_cache.step", q, k)
     state.append(k, v)
     return state.attend(q, causal=True, scale=scale), state
 

@@ -10,6 +10,7 @@ from attncourse.inputs import check_count, check_flag, check_qkv
 from attncourse.reference._parts.feature_maps import FeatureMap, elu_plus_one, elu_plus_one_backward
 from attncourse.reference._parts.linear_backward import backward
 from attncourse.reference._parts.scan import ahead_of, quotient, turn, turns, with_ones
+from attncourse.softmax import nan_to_keys
 
 __all__ = [
     "FeatureMap",
@@ -65,6 +66,7 @@ def attention(
     check_qkv("linear.attention", q, k, v)
     chunk = check_count("linear.attention", "chunk", chunk, least=1)
     causal = check_flag("linear.attention", "causal", causal)
+    k, v = nan_to_keys(k, v)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     state = None
@@ -129,7 +131,7 @@ def step(
     expected = (*k.shape[:-2], n_features, v.shape[-1] + 1)
     if state is not None and state.shape != expected:
         raise ValueError(f"linear.step: state must have shape {expected}, got {state.shape}")
-    out, state = _attend(state, q, k, v, feature_map)
+    out, state = _attend(state, q, *nan_to_keys(k, v), feature_map)
     return out.astype(q.dtype, copy=False), state
 
 

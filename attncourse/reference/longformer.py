@@ -11,6 +11,7 @@ from attncourse.cost import Cost
 from attncourse.inputs import check_flag, check_positions, check_qkv, check_scale
 from attncourse.reference import window as local
 from attncourse.reference._parts.block import BLOCK, attend, held_bytes
+from attncourse.softmax import nan_to_keys
 
 
 def attention(
@@ -62,6 +63,7 @@ def attention(
     """
     check_qkv("longformer.attention", q, k, v)
     causal = check_flag("longformer.attention", "causal", causal)
+    k, v = nan_to_keys(k, v)
     knobs = (window, dilation, global_tokens)
     window, dilation, chosen = _check_knobs("longformer.attention", k.shape[-2], *knobs)
     own = {"q": (q, q_global), "k": (k, k_global), "v": (v, v_global)}

@@ -15,7 +15,7 @@ from attncourse.reference._parts.hashing import (
     hash_vectors,
 )
 from attncourse.reference._parts.sorted_chunks import sorted_chunks
-from attncourse.softmax import scaled
+from attncourse.softmax import nan_to_keys, scaled
 
 __all__ = [
     "attention",
@@ -208,7 +208,7 @@ def _attend(q, k, v, seen, factor) -> np.ndarray:
 
 def _merge(out, total, top, i, q, k, v, hidden, factor) -> None:
     """Add one chunk to the running output, sum and maximum of its queries i."""
-    k, v = (array.astype(out.dtype, copy=False) for array in (k, v))
+    k, v = nan_to_keys(*(array.astype(out.dtype, copy=False) for array in (k, v)))
     scores = np.matmul(scaled(q, factor), k.T)
     np.copyto(scores, -np.inf, where=hidden)
     new_top = np.maximum(top[i], scores.max(axis=-1, keepdims=True))

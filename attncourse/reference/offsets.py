@@ -17,6 +17,7 @@ from attncourse.cost import Cost
 from attncourse.definitions.patterns import offset_steps
 from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import BLOCK, attend_each, held_bytes
+from attncourse.softmax import nan_to_keys
 
 
 def exponential(n: int) -> tuple[int, ...]:
@@ -97,6 +98,7 @@ def attention(
     """
     check_qkv("offsets.attention", q, k, v)
     causal = check_flag("offsets.attention", "causal", causal)
+    k, v = nan_to_keys(k, v)
     steps = offset_steps("offsets.attention", offsets, causal)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     factor = check_scale("offsets.attention", scale, q.shape[-1])

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_new_tokens, check_scale
 from attncourse.reference import grouped
 from attncourse.reference._parts import pieces
 from attncourse.reference._parts.block_table import PagedCache, attend
@@ -98,16 +98,20 @@ def step(
 
     Args:
         state: The cache; it is changed in place.
-        q: (..., H, T, D).
+        q: (..., H, T, D). If fewer than keys, those of the last tokens.
         k: (..., G, T, D).
         v: (..., G, T, Dv).
         scale: Factor of the scores; 1/√D if not given.
 
     Returns:
         out (..., H, T, Dv), and the state.
+
+    Raises:
+        ValueError: More queries than new keys, or shapes or dtypes that do not fit.
     """
     grouped.check_grouped("paged.step", q, k, v)
     scale = check_scale("paged.step", scale, q.shape[-1])
+    check_new_tokens("paged.step", q, k)
     state.append(k, v)
     return state.attend(q, causal=True, scale=scale), state
 

@@ -10,6 +10,7 @@ from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.definitions.directions import draw_directions
 from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.scan import quotient, turns, with_ones
+from attncourse.softmax import nan_to_keys
 
 FEATURES = ("positive", "trigonometric")
 
@@ -66,6 +67,7 @@ def attention(
     n_features = check_count("performer.attention", "n_features", n_features, least=1)
     chunk = check_count("performer.attention", "chunk", chunk, least=1)
     causal = check_flag("performer.attention", "causal", causal)
+    k, v = nan_to_keys(k, v)
     factor = _factor("performer.attention", q.shape[-1], features, scale)
     directions = draw_directions("performer.attention", n_features, q.shape[-1], orthogonal, seed)
     work = np.result_type(q.dtype, np.float32)

@@ -10,7 +10,7 @@ from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import BLOCK
 from attncourse.reference._parts.pooling import KINDS, check_pooling, cuts, each_head, pool_tokens
-from attncourse.softmax import scaled, softmax_in_place
+from attncourse.softmax import nan_to_keys, scaled, softmax_in_place
 
 __all__ = ["KINDS", "attention", "cost", "cuts", "pool_tokens"]
 
@@ -66,11 +66,13 @@ def attention(
     causal = check_flag("pooled.attention", "causal", causal)
     pool = check_pooling("pooled.attention", pool, kind, pooling_vector, causal)
     factor = check_scale("pooled.attention", scale, q.shape[-1])
+    k, v = nan_to_keys(k, v)
     ahead = k.shape[-2] - q.shape[-2]
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     if pooling_vector is not None:
         pooling_vector = each_head("pooled.attention", pooling_vector, k)
-    pooled = pool_tokens(k, v, pool=pool, kind=kind, pooling_vector=pooling_vector)
+    *pooled, log_size = pool_tokens(k, v, pool=pool, kind=kind, pooling_vector=pooling_vector)
+    pooled = (*nan_to_keys(*pooled), log_size)
     for rows, runs, own in _blocks(q.shape[-2], k.shape[-2], pool, causal):
         hidden = _hidden(rows, runs, own, ahead, pool) if causal else None
         past = tuple(array[..., : len(runs), :] for array in pooled)

@@ -8,6 +8,7 @@ from attncourse.cost import Cost
 from attncourse.definitions import patterns
 from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import BLOCK, attend_each, held_bytes
+from attncourse.softmax import nan_to_keys
 
 
 def attention(
@@ -50,6 +51,7 @@ def attention(
     check_qkv("random_keys.attention", q, k, v)
     causal = check_flag("random_keys.attention", "causal", causal)
     n_random, seed = _check_knobs("random_keys.attention", n_random, seed)
+    k, v = nan_to_keys(k, v)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     factor = check_scale("random_keys.attention", scale, q.shape[-1])
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)

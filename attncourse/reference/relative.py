@@ -13,7 +13,7 @@ from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.definitions.buckets import t5_bucket
 from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.encodings import alibi_bias, alibi_slopes, rotate, t5_bias
-from attncourse.softmax import scaled
+from attncourse.softmax import nan_to_keys, scaled
 
 __all__ = [
     "alibi_bias",
@@ -72,15 +72,15 @@ def attention(
     check_qkv("relative.attention", q, k, v)
     causal = check_flag("relative.attention", "causal", causal)
     _check_tables(relative_keys, relative_values, q.shape[-1], v.shape[-1])
-    n_queries, n_keys = q.shape[-2], k.shape[-2]
+    (k, v), ahead = nan_to_keys(k, v), k.shape[-2] - q.shape[-2]
     work = np.result_type(q.dtype, np.float32)
     factor = check_scale("relative.attention", scale, q.shape[-1])
     tables = relative_keys.astype(work, copy=False), relative_values.astype(work, copy=False)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
-    for first in range(0, n_queries, BLOCK):
+    for first in range(0, q.shape[-2], BLOCK):
         rows = slice(first, first + BLOCK)
         q_tile = scaled(q[..., rows, :], factor)
-        out[..., rows, :] = _query_tile(q_tile, k, v, *tables, first + n_keys - n_queries, causal)
+        out[..., rows, :] = _query_tile(q_tile, k, v, *tables, first + ahead, causal)
     return out
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
-from attncourse.softmax import softmax_in_place
+from attncourse.softmax import nan_to_keys, softmax_in_place
 
 BLOCK = 32  # queries handled together, and keys of a tile: (32, 32, hidden) fits in the cache
 
@@ -129,6 +129,7 @@ def attention(
     check_qkv("scoring.attention", q, k, v)
     causal = check_flag("scoring.attention", "causal", causal)
     _check_parameters(q.shape[-1], query_weights, key_weights, vector)
+    k, v = nan_to_keys(k, v)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     work = np.result_type(q.dtype, np.float32)
     vector = vector.astype(work) * work.type(check_scale("scoring.attention", scale))

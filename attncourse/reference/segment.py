@@ -11,6 +11,7 @@ from attncourse import masks
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import attend, held_bytes
+from attncourse.softmax import nan_to_keys
 
 
 def attention(
@@ -55,6 +56,7 @@ def attention(
     check_qkv("segment.attention", q, k, v)
     causal = check_flag("segment.attention", "causal", causal)
     chunk, memory = _check_knobs("segment.attention", chunk, memory)
+    k, v = nan_to_keys(k, v)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     factor = check_scale("segment.attention", scale, q.shape[-1])
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)

@@ -13,7 +13,7 @@ from attncourse.definitions.patterns import check_factors
 from attncourse.inputs import check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import held_bytes
 from attncourse.reference._parts.factors import factors, passes
-from attncourse.softmax import scaled
+from attncourse.softmax import nan_to_keys, scaled
 
 __all__ = ["attention", "cost", "factors", "mask"]
 
@@ -63,6 +63,7 @@ def attention(
     check_qkv("sparse_transformer.attention", q, k, v)
     causal = check_flag("sparse_transformer.attention", "causal", causal)
     stride, summary = check_factors("sparse_transformer.attention", stride, pattern, summary)
+    k, v = nan_to_keys(k, v)
     work = np.result_type(q.dtype, np.float32)
     factor = check_scale("sparse_transformer.attention", scale, q.shape[-1])
     acc = np.zeros(q.shape[:-1] + v.shape[-1:], work)

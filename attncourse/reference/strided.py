@@ -10,6 +10,7 @@ from attncourse import masks
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import BLOCK, attend, held_bytes
+from attncourse.softmax import nan_to_keys
 
 
 def attention(
@@ -51,6 +52,7 @@ def attention(
     check_qkv("strided.attention", q, k, v)
     stride = check_count("strided.attention", "stride", stride, least=1)
     causal = check_flag("strided.attention", "causal", causal)
+    k, v = nan_to_keys(k, v)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     factor = check_scale("strided.attention", scale, q.shape[-1])
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)

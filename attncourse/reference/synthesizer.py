@@ -9,7 +9,7 @@ import numpy as np
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.inputs import check_count, check_flag, check_qkv
 from attncourse.reference._parts.block import BLOCK
-from attncourse.softmax import softmax_in_place
+from attncourse.softmax import softmax_in_place, spoiled
 
 KINDS = ("dense", "random", "factorised")
 Logits = Callable[[np.ndarray, slice], np.ndarray]
@@ -61,12 +61,15 @@ def attention(
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     work = np.result_type(q.dtype, np.float32)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
-    values = v.astype(work, copy=False)
+    bad = spoiled(v)  # there are no keys to hide it with: the scores take it
+    values = v.astype(work, copy=False) if bad is None else np.where(bad[..., None], 0, v)
     for first in range(0, n_queries, BLOCK):
         rows = slice(first, min(first + BLOCK, n_queries))
         future = _future(rows, n_queries, n_keys) if causal else None
         scores = logits(q[..., rows, :].astype(work, copy=False), rows)
         _check_rows(scores, q.shape[:-2], rows.stop - rows.start, n_keys)
+        if bad is not None:
+            np.copyto(scores, np.nan, where=bad[..., None, :])
         if causal:
             np.copyto(scores, -np.inf, where=future)
         out[..., rows, :] = np.matmul(softmax_in_place(scores), values)

@@ -11,7 +11,7 @@ from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import BLOCK, attend_each, held_bytes
 from attncourse.reference._parts.predictor import Predictor, fit_predictor, ranked
-from attncourse.softmax import scaled
+from attncourse.softmax import nan_to_keys, scaled
 
 __all__ = ["Predictor", "attention", "cost", "fit_predictor", "mask_of", "recall", "select"]
 
@@ -63,7 +63,7 @@ def attention(
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     ranked_q, ranked_k = ranked("topk.attention", q, k, predictor)
     for head in np.ndindex(q.shape[:-2]):
-        q_, k_, v_ = (array[head] for array in (q, k, v))
+        q_, (k_, v_) = q[head], nan_to_keys(k[head], v[head])
         for rows, chosen in _choices(ranked_q[head], ranked_k[head], keep, causal, factor):
             # -1 takes the last key, which is as good as any: its score is hidden
             out[head][rows] = attend_each(q_[rows], k_, v_, chosen, chosen < 0, factor)
@@ -185,14 +185,17 @@ def _choices(q, k, keep, causal, factor) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield (queries, chosen keys) of one head, block by block."""
     work = np.result_type(q.dtype, np.float32)
     k = k.astype(work, copy=False)
+    mantissa, exponent = math.frexp(factor)
+    power = math.ldexp(np.sign(mantissa), exponent)  # ranks as the factor does, and never rounds
     for rows, seen in _blocks(len(q), len(k), causal):
         own = rows.start + len(k) - len(q) if causal else seen  # the last key of the first query
-        yield rows, _choose(scaled(q[rows], factor), k[:seen], min(keep, seen), own)
+        yield rows, _choose(scaled(q[rows], power), k[:seen], min(keep, seen), own)
 
 
 def _choose(q, k, keep, own) -> np.ndarray:
     """Return the best keys int (block, keep) of one block, -1 where fewer are visible."""
-    scores = np.matmul(q, k.T)
+    # matmul sums in an order that depends on the column: equal keys would get unequal scores
+    scores = np.einsum("id,jd->ij", q, k)
     np.copyto(scores, np.inf, where=np.isnan(scores))
     np.copyto(scores, -np.inf, where=~np.tri(*scores.shape, own, dtype=bool))
     least = np.partition(scores, len(k) - keep, axis=-1)[:, len(k) - keep, None].copy()

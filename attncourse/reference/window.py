@@ -10,6 +10,7 @@ from attncourse.inputs import check_flag, check_qkv, check_scale
 from attncourse.reference._parts.block import attend, held_bytes
 from attncourse.reference._parts.window_backward import backward
 from attncourse.reference._parts.window_blocks import blocks, check_window, outside
+from attncourse.softmax import nan_to_keys
 
 __all__ = ["attention", "backward", "blocks", "cost", "count", "dynamic_window", "mask", "outside"]
 
@@ -54,6 +55,7 @@ def attention(
     check_qkv("window.attention", q, k, v)
     causal = check_flag("window.attention", "causal", causal)
     window, dilation = check_window("window.attention", window, dilation)
+    k, v = nan_to_keys(k, v)
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     factor = check_scale("window.attention", scale, q.shape[-1])
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)

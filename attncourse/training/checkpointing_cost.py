@@ -73,7 +73,7 @@ def measured(n_layers: int, every: int | None, tokens: int, width: int) -> Step:
     Args:
         n_layers: L.
         every: k; None keeps everything.
-        tokens: n, so large that n · d hides d · d parameters and 5 kB of random state a segment.
+        tokens: n, so large that n · d hides the d · d parameters.
         width: d.
     """
     layers = [_Layer(width) for _ in range(n_layers)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from attncourse.training import replay
 
 
 class Block(nn.Module):
@@ -16,7 +18,7 @@ class Block(nn.Module):
     """
 
     def __init__(self, f: nn.Module, g: nn.Module) -> None:
-        """Take F and G, modules from one tensor to one of the same shape, without randomness."""
+        """Take F and G, modules from one tensor to one of the same shape."""
         super().__init__()
         self.f, self.g = f, g
 
@@ -26,7 +28,7 @@ class Block(nn.Module):
         return y1, x2 + self.g(y1)
 
     def inverse(self, y1: Tensor, y2: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (x1, x2) up to rounding."""
+        """Return (x1, x2) up to rounding, if F and G give again what they gave."""
         x2 = y2 - self.g(y1)
         return y1 - self.f(x2), x2
 
@@ -36,7 +38,8 @@ def forward(blocks: Sequence[Block], x1: Tensor, x2: Tensor) -> tuple[Tensor, Te
 
     The backward pass goes from the last block to the first. It computes the block's inputs from
     its outputs, runs F and G once more with gradients on, and forgets both: one forward pass more,
-    so 4/3 of the FLOPs, and the activations of one F or G instead of those of all.
+    so 4/3 of the FLOPs, and the activations of one F or G instead of those of all. `replay.run`
+    says what the second run finds as the first one did: random numbers, autocast, buffers.
 
     Args:
         blocks: The blocks; those of plain autograd would each keep their activations.
@@ -47,7 +50,7 @@ def forward(blocks: Sequence[Block], x1: Tensor, x2: Tensor) -> tuple[Tensor, Te
         (y1, y2) of the last block.
 
     Raises:
-        ValueError: Halves of different shapes.
+        ValueError: Halves of different shapes, or an F or G that changes its input in place.
 
     Paper:
         Gomez, Ren, Urtasun, Grosse 2017, arXiv:1707.04585; in attention Kitaev,
@@ -58,7 +61,11 @@ def forward(blocks: Sequence[Block], x1: Tensor, x2: Tensor) -> tuple[Tensor, Te
             f"reversible.forward: x1 and x2 must have one shape, got {tuple(x1.shape)} and "
             f"{tuple(x2.shape)}"
         )
-    parameters = [parameter for block in blocks for parameter in block.parameters()]
+    if not torch.is_grad_enabled():
+        for block in blocks:
+            x1, x2 = block(x1, x2)
+        return x1, x2
+    parameters = nn.ModuleList(blocks).parameters()  # each once, whoever shares it
     return _Reversible.apply(blocks, x1, x2, *parameters)
 
 
@@ -94,38 +101,48 @@ class _Reversible(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, blocks, x1, x2, *parameters):
+        ctx.blocks, ctx.runs = blocks, []
         for block in blocks:
-            x1, x2 = block(x1, x2)
-        ctx.blocks = blocks
-        ctx.save_for_backward(x1, x2)
+            added, f_again = replay.run("reversible.forward", block.f, x2)
+            x1 = x1 + added
+            added, g_again = replay.run("reversible.forward", block.g, x1)
+            x2 = x2 + added
+            ctx.runs.append((f_again, g_again))
+        ctx.save_for_backward(x1, x2, *parameters)  # torch sees if parameters change meanwhile
         return x1, x2
 
     @staticmethod
     def backward(ctx, grad1, grad2):
-        y1, y2 = ctx.saved_tensors
-        grads: list[Tensor | None] = []
-        for block in reversed(ctx.blocks):
-            y2, part, of_g = _undo(block.g, y1, y2, grad2)  # y2 is x2 from here on
+        y1, y2, *parameters = ctx.saved_tensors
+        sums: dict[Tensor, Tensor] = {}
+        for block, (f_again, g_again) in zip(reversed(ctx.blocks), reversed(ctx.runs), strict=True):
+            y2, part = _undo(block.g, g_again, y1, y2, grad2, sums)  # y2 is x2 from here on
             grad1 = grad1 + part
-            y1, part, of_f = _undo(block.f, y2, y1, grad1)
+            y1, part = _undo(block.f, f_again, y2, y1, grad1, sums)
             grad2 = grad2 + part
-            grads = of_f + of_g + grads
-        return None, grad1, grad2, *grads
+        return None, grad1, grad2, *(sums.get(parameter) for parameter in parameters)
 
 
 def _undo(
-    module: nn.Module, given: Tensor, total: Tensor, grad: Tensor
-) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """Return total - module(given), and the gradients of module(given): for `given`, parameters."""
+    module: nn.Module,
+    again: Callable[[Tensor], Tensor],
+    given: Tensor,
+    total: Tensor,
+    grad: Tensor,
+    sums: dict[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Return total - module(given), and its gradient for `given`; add the parameters' to `sums`."""
     given = given.detach().requires_grad_()
-    with torch.enable_grad():
-        added = module(given)
-    wanted = [given, *(p for p in module.parameters() if p.requires_grad)]
-    found = iter(torch.autograd.grad(added, wanted, grad, allow_unused=True))
-    of_given = next(found)
-    of_parameters = [next(found) if p.requires_grad else None for p in module.parameters()]
+    added = again(given)
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    of_given, *found = torch.autograd.grad(
+        added, [given, *parameters], grad.to(added.dtype), allow_unused=True
+    )
+    for parameter, new in zip(parameters, found, strict=True):
+        if new is not None:
+            sums[parameter] = sums[parameter] + new if parameter in sums else new
     of_given = torch.zeros_like(given) if of_given is None else of_given
-    return total - added.detach(), of_given, of_parameters
+    return total - added.detach(), of_given
 
 
 class _Layer(nn.Module):

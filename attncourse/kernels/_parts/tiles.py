@@ -178,6 +178,23 @@ def tiling(width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
     return BLOCK_Q, BLOCK_KV, {"num_warps": num_warps, "num_stages": num_stages}
 
 
+def nan_to_keys(k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return copies with what is not finite in a value moved to its key, as NaN.
+
+    Then a kernel hides it with the score of its key, and it spoils the rows that may attend to it
+    and no others; not so in `lsh`, which hashes keys, and `synthesizer`, which has none. The
+    references do this themselves. A kernel that did would need v in registers: on
+    an A100 the flash kernel then spills at some widths, and at D = 128 in 16 bits it takes more
+    shared memory than an RTX 30 or 40 has.
+
+    Args:
+        k: (B, H, Tk, D) floating.
+        v: (B, H, Tk, Dv).
+    """
+    bad = ~v.isfinite().all(-1, keepdim=True)
+    return k.masked_fill(bad, torch.nan), v.masked_fill(bad, 0.0)
+
+
 def check_tensors(where: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
     """Refuse what a kernel cannot run on.
 

@@ -6,6 +6,8 @@ import numpy as np
 
 from attncourse.inputs import check_flag, check_qkv, check_scale
 from attncourse.reference import grouped
+from attncourse.reference._parts import pieces
+from attncourse.softmax import nan_to_keys
 
 
 class KVCache:
@@ -54,6 +56,7 @@ class KVCache:
                     f"kv_cache.append: {name} must be {room.dtype} {fits}, "
                     f"got {new.dtype} {new.shape}"
                 )
+        k, v = nan_to_keys(k, v)
         end, capacity = self.length + k.shape[-2], self._arrays[0].shape[-2]
         if end > capacity:
             self._grow(max(end, 2 * capacity))
@@ -65,7 +68,11 @@ class KVCache:
         """Return attention of q (..., H, T, D); if causal, q are the cache's last T tokens."""
         causal = check_flag("kv_cache.attend", "causal", causal)
         scale = check_scale("kv_cache.attend", scale, q.shape[-1])
-        return grouped.attention(q, self.keys, self.values, causal=causal, scale=scale)
+        keys, values = self.keys, self.values
+        grouped.check_grouped("kv_cache.attend", q, keys, values)
+        tokens, width = keys.shape[:-1], values.shape[-1]
+        keys, values = pieces.of_array(keys), pieces.of_array(values)
+        return pieces.attend(q, keys, values, tokens, width, causal, scale)
 
     def _grow(self, capacity: int) -> None:
         for which, filled in enumerate((self.keys, self.values)):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from attncourse.inputs import check_qkv, check_scale
+from attncourse.softmax import nan_to_keys
 
 LEVELS = 127  # int8 from -127 to 127: the same on both sides of 0
 
@@ -85,6 +86,7 @@ class QuantisedCache:
                     f"quantised_cache.append: {name} must be {room.dtype} {fits}, "
                     f"got {new.dtype} {new.shape}"
                 )
+        k, v = nan_to_keys(k, v)
         done = 0
         while done < k.shape[-2]:
             if self.n_newest == self.group:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from attncourse.inputs import check_count, check_qkv
+from attncourse.softmax import nan_to_keys
 
 
 class PagePool:
@@ -103,6 +104,7 @@ class PageTable:
         """
         pool, page = self.pool, self.pool.page
         self._check(k, v)
+        k, v = nan_to_keys(k, v)
         end = self.length + k.shape[-2]
         used = self.length % page
         copies = int(end > self.length and used > 0 and pool.owners[self.pages[-1]] > 1)
