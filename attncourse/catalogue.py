@@ -160,9 +160,9 @@ def _synthesizer_tensors(n_queries, n_keys, width, value_width, like, *, hidden,
 
 
 def _synthesizer_layers(n_keys, width, hidden):
-    import numpy as np
+    from attncourse.inputs import stream
 
-    generator = np.random.default_rng(0)
+    generator = stream("synthesizer", 0)
     yield generator.standard_normal((width, hidden)) / width**0.5
     yield generator.standard_normal((hidden, n_keys)) / hidden**0.5
 

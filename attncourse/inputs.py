@@ -33,7 +33,7 @@ def random_qkv(
         batch: B.
         width: D, numbers in one query or key.
         value_width: Dv, numbers in one value; the same as `width` if not given.
-        seed: The same seed gives the same arrays.
+        seed: The same seed gives the same arrays, those of `numpy.random.default_rng(seed)`.
         dtype: A NumPy floating dtype.
 
     Returns:
@@ -45,6 +45,21 @@ def random_qkv(
     shapes = ((n_queries, width), (n_keys, width), (n_keys, value_width))
     q, k, v = (generator.standard_normal((batch, heads, *s)).astype(dtype) for s in shapes)
     return q, k, v
+
+
+def stream(purpose: str, seed: int, *part: int) -> np.random.Generator:
+    """Return a generator of random numbers for one purpose.
+
+    Directions that are the very numbers of the queries look good for no reason. So each purpose has
+    numbers of its own at a given seed, and none has those of `random_qkv`.
+
+    Args:
+        purpose: What is drawn, such as "performer".
+        seed: At least 0.
+        *part: Which part of it, each at least 0, where parts are drawn on their own.
+    """
+    key = (*purpose.encode(), *part)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 LARGEST = 2**63 - 1  # of NumPy's integers; beyond, it raises errors of its own

@@ -1,7 +1,13 @@
+import itertools
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from attncourse.inputs import check_count, random_qkv
+import attncourse
+from attncourse.inputs import check_count, random_qkv, stream
+from attncourse.reference import lsh, performer, printed_features, relative, scoring, t5
 
 
 def test_shapes_dtype_and_seed():
@@ -26,3 +32,54 @@ def test_what_is_no_integer_is_named(value):
 def test_the_bound_is_named():
     with pytest.raises(ValueError, match=r"window\.attention: window must be at least 0, got -3"):
         check_count("window.attention", "window", -3)
+
+
+def drawn(purpose, seed):
+    """The numbers that are drawn for a purpose, flat."""
+    if purpose == "performer":
+        return performer.draw_features(256, 64, orthogonal=False, seed=seed).ravel()
+    if purpose == "lsh":
+        return lsh.draw_rotations(64, n_buckets=32, n_rounds=16, seed=seed).ravel()
+    if purpose == "printed features":
+        return printed_features.draw_features(256, 64, seed=seed).ravel()
+    if purpose == "relative":
+        return np.concatenate([table.ravel() for table in relative.random_tables(64, 64, 64)])
+    if purpose == "t5":
+        return t5.random_table(64, 64, seed=seed).ravel()
+    return scoring.random_parameters(64, 64, seed=seed)[0].ravel()
+
+
+PURPOSES = ("performer", "lsh", "printed features", "relative", "t5", "scoring")
+
+
+def test_what_is_drawn_at_one_seed_is_unlike_for_two_purposes():
+    numbers = {"random_qkv": random_qkv(64)[0].ravel(), **{p: drawn(p, 0) for p in PURPOSES}}
+    for (one, a), (other, b) in itertools.combinations(numbers.items(), 2):
+        n = min(len(a), len(b))
+        assert abs(np.corrcoef(a[:n], b[:n])[0, 1]) < 5 / np.sqrt(n), (one, other)
+
+
+def test_directions_are_no_queries():
+    q = random_qkv(512)[0][0, 0]
+    directions = performer.draw_features(256, 64, orthogonal=False)
+    cosines = (q / np.linalg.norm(q, axis=1, keepdims=True)) @ directions.T
+    cosines /= np.linalg.norm(directions, axis=1)
+    assert np.abs(cosines).max() < 0.7  # 131,072 random ones reach 0.6; a copy has 1
+
+
+def test_parts_are_drawn_on_their_own():
+    draws = [stream("a", 0), stream("a", 1), stream("a", 0, 0), stream("a", 0, 1), stream("b", 0)]
+    assert len({generator.integers(2**62) for generator in draws}) == len(draws)
+    assert stream("a", 3, 1).integers(2**62) == stream("a", 3, 1).integers(2**62)
+
+
+def test_nothing_else_makes_generators():
+    """A second `default_rng(seed)` would draw the numbers of `random_qkv` once more."""
+    package = Path(attncourse.__file__).parent
+    making = re.compile(r"default_rng\(|PCG64\(|SeedSequence\(|RandomState\(")
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if making.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {"inputs.py", "grading/judging.py"}  # a grader's cases are a learner's input

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from attncourse.inputs import check_count, check_flag, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, stream
 from attncourse.reference import full, linear
 
 
@@ -26,7 +26,8 @@ def draw_features(n_features: int, width: int, *, seed: int = 0) -> np.ndarray:
     n_features = check_count("printed_features.draw_features", "n_features", n_features, least=1)
     width = check_count("printed_features.draw_features", "width", width, least=1)
     seed = check_count("printed_features.draw_features", "seed", seed)
-    return np.random.default_rng(seed).standard_normal((n_features, width)) / math.sqrt(width)
+    generator = stream("printed features", seed)
+    return generator.standard_normal((n_features, width)) / math.sqrt(width)
 
 
 def feature_map(x: np.ndarray, directions: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attncourse.inputs import check_count, check_flag
+from attncourse.inputs import check_count, check_flag, stream
 
 
 def draw_directions(
@@ -24,7 +24,7 @@ def draw_directions(
     """
     n_features = check_count(where, "n_features", n_features, least=1)
     orthogonal = check_flag(where, "orthogonal", orthogonal)
-    generator = np.random.default_rng(check_count(where, "seed", seed))
+    generator = stream("performer", check_count(where, "seed", seed))
     directions = generator.standard_normal((n_features, width))
     if orthogonal:
         lengths = np.linalg.norm(directions, axis=-1, keepdims=True)
@@ -45,7 +45,7 @@ def draw_rotations(width: int, n_buckets: int, n_rounds: int, seed: int) -> np.n
         n_rounds: Independent drawings; more leave the earlier ones as they were.
         seed: At least 0.
     """
-    generator = np.random.default_rng(seed)
+    generator = stream("lsh", seed)
     return generator.standard_normal((n_rounds, width, n_buckets // 2))
 
 

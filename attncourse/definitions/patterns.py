@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from attncourse.inputs import check_count, check_flag, check_positions
+from attncourse.inputs import check_count, check_flag, check_positions, stream
 
 
 def grid(n_queries: int, n_keys: int, *, block: int) -> tuple[range, range]:
@@ -98,8 +98,8 @@ def _bigbird(
     listed[:, everywhere] = True
     for row, number in zip(listed, own, strict=True):
         free = np.flatnonzero(~row[: max(number, 0)] if causal else ~row)
-        stream = np.random.default_rng((seed, max(number, 0)))
-        row[stream.permutation(free)[:random_blocks]] = True
+        generator = stream("bigbird", seed, max(number, 0))
+        row[generator.permutation(free)[:random_blocks]] = True
         if causal:
             row[max(number + 1, 0) :] = False
     return listed
@@ -117,9 +117,10 @@ def random_keys(
         candidates = np.maximum(own, 0)
     else:
         candidates = n_keys - (own >= 0)
-    stream = np.random.PCG64(seed)
-    stream.advance(max(n_keys - n_queries, 0) * n_random)  # what earlier positions draw
-    luck = np.random.Generator(stream).random((n_queries, n_random))
+    generator = stream("random keys", seed)
+    earlier = max(n_keys - n_queries, 0) * n_random
+    generator.bit_generator.advance(earlier)  # what earlier positions draw
+    luck = generator.random((n_queries, n_random))
     drawn = np.full((n_queries, 1 + n_random), -1)
     for t in range(n_random):
         last = candidates - n_random + t  # the last candidate of this draw; negative: none is left

@@ -11,7 +11,7 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.definitions.buckets import t5_bucket
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, stream
 from attncourse.reference._parts.encodings import alibi_bias, alibi_slopes, rotate, t5_bias
 from attncourse.softmax import nan_to_keys, scaled
 
@@ -97,7 +97,7 @@ def random_tables(
         dtype: A NumPy floating dtype.
     """
     max_distance = check_count("relative.random_tables", "max_distance", max_distance)
-    generator = np.random.default_rng(seed)
+    generator = stream("relative", seed)
     drawn = (generator.standard_normal((2 * max_distance + 1, n)) for n in (width, value_width))
     keys, values = (table.astype(np.float16).astype(dtype) for table in drawn)
     return keys, values

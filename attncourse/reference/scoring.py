@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, stream
 from attncourse.softmax import nan_to_keys, softmax_in_place
 
 BLOCK = 32  # queries handled together, and keys of a tile: (32, 32, hidden) fits in the cache
@@ -156,7 +156,7 @@ def random_parameters(
         dtype: A NumPy floating dtype.
     """
     hidden = check_count("scoring.random_parameters", "hidden", hidden, least=1)
-    generator = np.random.default_rng(seed)
+    generator = stream("scoring", seed)
     drawn = (generator.standard_normal(shape) for shape in ((width, hidden), (width, hidden)))
     query_weights, key_weights = (weights / width**0.5 for weights in drawn)
     parameters = (query_weights, key_weights, generator.standard_normal(hidden))

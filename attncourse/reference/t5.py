@@ -8,7 +8,7 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.definitions.buckets import check_table, rows_by_distance
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, stream
 from attncourse.reference import flash
 
 BLOCK = 256  # queries and keys of a tile
@@ -95,7 +95,7 @@ def random_table(
         seed: The same seed gives the same numbers, in any dtype.
         dtype: A NumPy floating dtype.
     """
-    drawn = np.random.default_rng(seed).standard_normal((n_buckets, heads))
+    drawn = stream("t5", seed).standard_normal((n_buckets, heads))
     return drawn.astype(np.float16).astype(dtype)
 
 
