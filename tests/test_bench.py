@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import importlib.util
 import json
 import subprocess
@@ -187,11 +188,29 @@ def test_latest_takes_the_newest_readable_record(tmp_path):
     assert bench.latest("gpu", tmp_path / "none") is None
 
 
+def test_latest_passes_over_records_without_what_is_asked_for(tmp_path):
+    def keep(day, heads, *stems):
+        timed = {"implementation": "Triton", "n": 512, "seconds": {"median": 1.0}}
+        rows = [{**timed, "mechanism": stem, "heads": heads} for stem in stems]
+        record = {"date": f"2026-01-0{day}", "settings": {}, "measurements": rows}
+        (tmp_path / f"bench-gpu-{day}.json").write_text(json.dumps(record))
+
+    keep(1, 16, "full", "window")
+    keep(2, 8, "full", "window")
+    keep(3, 16, "full")
+    ask = functools.partial(bench.latest, "gpu", tmp_path)
+    assert ask()["date"] == ask(mechanisms=["full"], heads=16)["date"] == "2026-01-03"
+    assert ask(mechanisms=["full", "window"], heads=16)["date"] == "2026-01-01"
+    assert ask(mechanisms=["full", "window"])["date"] == "2026-01-02"
+    assert ask(mechanisms=["flash"]) is None and ask(mechanisms=["full"], heads=4) is None
+
+
 def test_show_gpu_says_that_there_is_neither_gpu_nor_record(monkeypatch, capsys):
     monkeypatch.setattr(measuring, "has_cuda", lambda: False)
-    monkeypatch.setattr(store, "latest", lambda device: None)
+    monkeypatch.setattr(store, "latest", lambda device, **wanted: None)
     bench.show_gpu("window")
-    assert "no run on one is recorded yet" in capsys.readouterr().out
+    said = "no run on one is recorded yet that has window forward, not causal, 16 heads of 64"
+    assert said in capsys.readouterr().out
 
 
 def test_show_gpu_shows_the_record_with_machine_and_date(monkeypatch, capsys):
@@ -210,7 +229,7 @@ def test_show_gpu_shows_the_record_with_machine_and_date(monkeypatch, capsys):
         "measurements": [measured, measured | {"mechanism": "other"}],
     }
     monkeypatch.setattr(measuring, "has_cuda", lambda: False)
-    monkeypatch.setattr(store, "latest", lambda device: record)
+    monkeypatch.setattr(store, "latest", lambda device, **wanted: record)
     bench.show_gpu("window")
     text = capsys.readouterr().out
     assert "Some GPU, recorded on 2026-05-04, commit 0123456789ab" in text
@@ -495,6 +514,10 @@ def test_here_skips_what_would_take_too_long_and_keeps_what_control_c_left(monke
     always = {"repeats": 1, "device": "cpu", "limit": 0, "always": ["full"]}
     record = bench.here([64, 512], stems=["full"], **always)
     assert all(row["seconds"] for row in record["measurements"])
+    record = bench.here(
+        [64, 128, 512], stems=["full"], repeats=1, device="cpu", limit=0, limit_from=512
+    )
+    assert ["skipped" in row for row in record["measurements"]] == [False, False, True]
     original = notebook._error
 
     def interrupted(job, exact):

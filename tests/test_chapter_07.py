@@ -122,7 +122,7 @@ def test_the_numbers_after_v3_are_right():
     for seed in range(10):
         q, k, v = random_qkv(512, seed=seed)
         exact = full.attention(q, k, v)
-        found = printed_features.attention(q, k, v, n_features=256, seed=1000 + seed)
+        found = printed_features.attention(q, k, v, n_features=256, seed=seed)
         flat = np.broadcast_to(v.mean(axis=-2, keepdims=True), exact.shape)
         errors.append([np.square(out - exact).mean() for out in (found, flat)])
         cosines.append(

@@ -21,11 +21,13 @@ def live(**knobs):
     return plots.LiveErrors(COUNTS, errors, 0.6, **words, low=0.01, high=10, **knobs), errors
 
 
-def test_every_seed_is_a_line_and_the_mean_has_the_name():
+def test_the_band_holds_every_seed_and_the_mean_has_the_name():
     drawn, _ = live()
-    assert len(drawn.seeds["ours"].get_segments()) == 2
+    [band] = drawn.bands["ours"].get_paths()
+    around = [[32, 1.0], [64, 0.5], [128, 0.25], [128, 0.75], [64, 1.5], [32, 3.0]]
+    np.testing.assert_allclose(band.vertices[:6], around)
     np.testing.assert_allclose(drawn.means["ours"].get_ydata(), [2.0, 1.0, 0.5])
-    assert len(drawn.seeds["printed"].get_segments()) == 0
+    assert len(drawn.bands["printed"].get_paths()) == 0
     assert [text.get_text() for text in drawn.legend.get_texts()] == ["ours", "printed"]
 
 

@@ -110,6 +110,21 @@ def test_crossover(ours, theirs, found, words):
     assert records.crossover_words(ours, theirs) == words
 
 
+def test_speedups_are_of_our_own_where_both_are_timed():
+    found = record(
+        row("full", n=512, seconds=4e-3), row("full", n=1024, seconds=9e-3), row("window", n=1024),
+        row("window", n=2048), row("full", "SDPA", n=1024, seconds=1.0),
+        row("full", n=2048, heads=8),
+    )  # fmt: skip
+    setting = {"heads": 16, "mode": "forward"}
+    assert records.times(found, "full", **setting) == {512: 4e-3, 1024: 9e-3}
+    gains = records.speedups(found, "full", "window", **setting)
+    assert gains == {1024: 9.0} and records.speedup_words(gains) == "9.0× at n = 1024"
+    assert records.speedup_words({1: 2.0, 2: 3.0, 4: 8.0}) == "2.0× at n = 1, 8.0× at n = 4"
+    assert records.times(None, "full") == records.speedups(found, "full", "topk") == {}
+    assert records.speedup_words({}) == "no such run is recorded"
+
+
 def test_chapter_e_is_compared_in_its_own_setting():
     e = {"heads": 12}
     measured = record(

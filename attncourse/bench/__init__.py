@@ -6,8 +6,8 @@ where the kernel has one, the backward pass, causal and not, at two widths; and 
 `attncourse bench` writes a record of it to results/; `here` measures in a notebook.
 """
 
-from attncourse.bench.notebook import here, show_gpu
+from attncourse.bench.notebook import SHOWN, here, show_gpu
 from attncourse.bench.reports import report
 from attncourse.bench.store import latest
 
-__all__ = ["here", "latest", "report", "show_gpu"]
+__all__ = ["SHOWN", "here", "latest", "report", "show_gpu"]

@@ -14,6 +14,9 @@ from attncourse.bench.jobs import Job, inputs_of, own_job, sweep
 from attncourse.bench.settings import Point, Setting
 from attncourse.catalogue import MECHANISMS
 
+# What chapters show of a run on a GPU.
+SHOWN = {"batch": 1, "heads": 16, "width": 64, "causal": False, "mode": "forward"}
+
 
 def here(
     lengths: Iterable[int],
@@ -27,6 +30,7 @@ def here(
     causal: bool = False,
     repeats: int = 3,
     limit: float = 0.5,
+    limit_from: int = 0,
     device: str | None = None,
     expect_seconds: float | None = None,
     show_progress: bool | None = None,
@@ -48,6 +52,7 @@ def here(
         causal: Whether later keys are hidden.
         repeats: Timed calls of each.
         limit: Seconds that one call may take.
+        limit_from: Shorter lengths are measured whatever `limit` says.
         device: "cpu" or "gpu"; the GPU if there is one, if not given.
         expect_seconds: About how long all of it takes, if that is known: told beforehand.
         show_progress: Whether to write how far it is; if not given, where a person waits.
@@ -74,7 +79,8 @@ def here(
         waited = {"expect_seconds": expect_seconds, "show": show_progress}
         for job in measure.progress(jobs, "measuring", **waited):
             n = job.point.n
-            expected = 0.0 if job.mechanism in always else measuring.expected_seconds(job, seconds)
+            unlimited = job.mechanism in always or n < limit_from
+            expected = 0.0 if unlimited else measuring.expected_seconds(job, seconds)
             measured = measuring.measure_job(job, setting, expected, limit)
             if "seconds" in measured:
                 seconds[job.key] = measured["seconds"]["median"]
@@ -112,7 +118,8 @@ def show_gpu(stem: str, lengths: Iterable[int] = (1024, 4096, 16384)) -> None:
         lengths: What to measure if there is a GPU.
     """
     if measuring.has_cuda():
-        setting = Setting("gpu", tuple(lengths), 16, (64,), 10, dtype="float16")
+        heads, width = SHOWN["heads"], SHOWN["width"]
+        setting = Setting("gpu", tuple(lengths), heads, (width,), 10, dtype="float16")
         record = store.header(setting)
         jobs = [job for job in sweep(setting) if job.mechanism in (stem, "full")]
         record["measurements"] = [
@@ -120,17 +127,18 @@ def show_gpu(stem: str, lengths: Iterable[int] = (1024, 4096, 16384)) -> None:
         ]
         origin = "measured now"
     else:
-        record = store.latest("gpu")
+        record = store.latest("gpu", mechanisms=[stem], **SHOWN)
         if record is None:
             print(
-                "There is no GPU here, and no run on one is recorded yet.\n"
+                f"There is no GPU here, and no run on one is recorded yet that has {stem} "
+                f"{records.setting_words(SHOWN)}.\n"
                 "`attncourse bench --gpu`, where there is one, records it in results/."
             )
             return
         origin = f"recorded on {record['date'][:10]}, commit {record['commit'][:12]}"
     print(f"{record['machine']['gpu']}, {origin}")
-    chosen = records.rows(record, batch=1, heads=16, width=64, causal=False, mode="forward")
-    print(f"16 heads, width 64, {record['settings']['dtype']}")
+    chosen = records.rows(record, **SHOWN)
+    print(f"{SHOWN['heads']} heads, width {SHOWN['width']}, {record['settings']['dtype']}")
     for measured in sorted(chosen, key=lambda row: row["n"]):
         if measured["mechanism"] in (stem, "full"):
             name = f"{measured['mechanism']}, {measured['implementation']}"

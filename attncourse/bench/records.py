@@ -178,6 +178,33 @@ def lines(
     return found
 
 
+def times(record: Mapping[str, Any] | None, stem: str, **setting: Any) -> dict[int, float]:
+    """Return n -> median seconds of our implementation in a setting, shortest first.
+
+    Args:
+        record: As read from results/; where there is none, nothing is timed.
+        stem: The mechanism's.
+        **setting: As in `rows`.
+    """
+    found = lines(record, **setting) if record else {}
+    ours = (found.get((stem, implementation)) for implementation in OURS)
+    return dict(sorted(next(filter(None, ours), {}).items()))
+
+
+def speedups(
+    record: Mapping[str, Any] | None, over: str, of: str, **setting: Any
+) -> dict[int, float]:
+    """Return n -> how many times faster `of` is than `over`, where both are timed; see `times`."""
+    slow, fast = (times(record, stem, **setting) for stem in (over, of))
+    return {n: slow[n] / fast[n] for n in slow if n in fast}
+
+
+def speedup_words(gains: Mapping[int, float]) -> str:
+    """Say the first and the last of some speedups: "2.1× at n = 512, 8.4× at n = 16384"."""
+    ends = dict.fromkeys([min(gains), max(gains)]) if gains else ()
+    return ", ".join(f"{gains[n]:.1f}× at n = {n}" for n in ends) or "no such run is recorded"
+
+
 def chapter_e(record: Mapping[str, Any]) -> list[tuple[int, str, float, float]]:
     """Return (n, mechanism, printed, measured speedup over standard attention) where measured."""
     ours = {

@@ -8,12 +8,14 @@ import importlib.util
 import json
 import os
 import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import attncourse
 from attncourse import measure
+from attncourse.bench import records
 from attncourse.bench.settings import Setting
 from attncourse.cost import this_cpu
 
@@ -66,12 +68,18 @@ def unfinished(setting: Setting, folder: Path) -> tuple[dict[str, Any] | None, P
     return None, None
 
 
-def latest(device: str, folder: Path | None = None) -> dict[str, Any] | None:
-    """Return the newest record of a device in results/, or None.
+def latest(
+    device: str, folder: Path | None = None, *, mechanisms: Iterable[str] = (), **setting: Any
+) -> dict[str, Any] | None:
+    """Return the newest record in results/ that has what is asked for, or None.
+
+    Ask for all that will be looked up: the newest may be of other heads or lengths than ours.
 
     Args:
         device: "cpu" or "gpu".
         folder: Where to look; if not given, results/ beside the package or above this folder.
+        mechanisms: Stems that must be timed, our implementation, in the setting.
+        **setting: What these timings must have, such as heads=16; see `records.rows`.
     """
     places = [Path(attncourse.__file__).parents[1], Path.cwd(), *Path.cwd().parents]
     folders = [place / "results" for place in places] if folder is None else [folder]
@@ -80,7 +88,9 @@ def latest(device: str, folder: Path | None = None) -> dict[str, Any] | None:
         {file for place in folders for file in place.glob(f"bench-{device}-*.json")}
     ):
         with contextlib.suppress(json.JSONDecodeError):
-            found.append(json.loads(path.read_text(encoding="utf-8")))
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if all(records.times(record, stem, **setting) for stem in mechanisms):
+                found.append(record)
     return max(found, key=lambda record: record["date"], default=None)
 
 

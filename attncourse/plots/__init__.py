@@ -20,6 +20,7 @@ from attncourse.plots.base import (
     png,
     show,
 )
+from attncourse.plots.distributions import distribution, table
 from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
 from attncourse.plots.matrices import (
     LiveGraph,
@@ -64,6 +65,7 @@ __all__ = [
     "budget",
     "css_width",
     "curves",
+    "distribution",
     "errors",
     "figure",
     "freeze",
@@ -80,5 +82,6 @@ __all__ = [
     "roofline",
     "scatter",
     "show",
+    "table",
     "tiles",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import PolyCollection
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
@@ -26,10 +26,10 @@ from attncourse.plots.base import (
 
 
 class LiveErrors:
-    """Errors of several methods on a logarithmic axis, every seed a thin line, their mean a thick.
+    """Errors of several methods on a logarithmic axis: a line for the mean, a band for the seeds.
 
-    A dashed line marks the error of an answer that costs nothing; above it, in the shade, a method
-    is worse than that answer.
+    The band reaches from the best seed to the worst. A dashed line marks the error of an answer
+    that costs nothing; above it, in the shade, a method is worse than that answer.
     """
 
     @styled
@@ -78,12 +78,12 @@ class LiveErrors:
         look = {"transform": ax.transAxes, "fontsize": 9, "color": INK}
         ax.text(0.015, 0.975, above, va="top", **look)
         ax.text(0.015, 0.025, below, **look)
-        self.means, self.seeds = {}, {}
+        self.means, self.bands = {}, {}
         for place, label in enumerate(errors):
             colour = SERIES[place % len(SERIES)]
-            thin = LineCollection([], colors=[colour], linewidths=0.7, alpha=0.3, zorder=2)
-            ax.add_collection(thin, autolim=False)
-            self.seeds[label] = thin
+            band = PolyCollection([], facecolors=[colour], linewidths=0, alpha=0.25, zorder=2)
+            ax.add_collection(band, autolim=False)
+            self.bands[label] = band
             (self.means[label],) = ax.plot(
                 [], [], color=colour, linestyle=LINES[place % 4], zorder=3, label=label,
                 marker=MARKERS[place % len(MARKERS)] if log_x else "", markersize=6,
@@ -124,8 +124,9 @@ class LiveErrors:
         """
         for (label, values), text in zip(errors.items(), self.legend.get_texts(), strict=True):
             rows = np.atleast_2d(values)
-            several = rows if len(rows) > 1 else rows[:0]
-            self.seeds[label].set_segments([np.stack([self.x, row], -1) for row in several])
+            edges = np.concatenate([rows.min(axis=0), rows.max(axis=0)[::-1]])
+            around = np.stack([np.concatenate([self.x, self.x[::-1]]), edges], -1)
+            self.bands[label].set_verts([around] if len(rows) > 1 else [])
             self.means[label].set_data(self.x, rows.mean(axis=0))
             text.set_text(f"{label}: {notes[label]}" if notes and label in notes else label)
         self.shade.set(y=bar, height=self.high - bar)

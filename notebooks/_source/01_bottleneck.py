@@ -570,8 +570,8 @@ for id in ("C130", "C132", "C134", "C135"):
 #
 # ## Operations are not time
 #
-# Does time follow $n^2$? On this machine, yes: measure it. The slope of a line on doubly
-# logarithmic paper is the exponent.
+# Does time follow $n^2$? Measure it. The slope of a line on doubly logarithmic paper is the
+# exponent; what a call costs before it computes anything makes it smaller.
 
 # %% covers="A13 P2"
 lengths = [256, 512, 1024, 2048]
@@ -769,10 +769,9 @@ def loop():
 
 times = {"Python loop": measure.seconds(loop), "NumPy": measure.seconds(np.dot, x, y)}
 np.testing.assert_allclose(loop(), np.dot(x, y), rtol=1e-3)
-assert times["Python loop"].median > 5 * times["NumPy"].median
 
 # %% covers="O5"
-plots.show(plots.bars(times, unit="s"), "The loop takes more than five times as long as NumPy.")
+plots.show(plots.bars(times, unit="s"), "One dot product of 2000 numbers, by a loop and by NumPy.")
 
 # %% [markdown] covers="O11"
 # Algorithms are built for such hardware, and hardware for such algorithms: tensor cores exist since

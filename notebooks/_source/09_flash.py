@@ -14,6 +14,7 @@ import math
 import numpy as np
 
 from attncourse import bench, claims, measure, plots, side_by_side, widgets
+from attncourse.bench import records
 from attncourse.cost import DEVICES
 from attncourse.inputs import random_qkv
 from attncourse.reference import chunked, flash, full
@@ -853,12 +854,10 @@ widgets.explore(draw_bounds, live_bounds.figure, width=head_widths, **sliders)
 # recorded run, or says that there is none. A text promises a gain of 2 to 4, twice.
 
 # %% covers="L11"
-record = bench.latest("gpu") or {"measurements": []}
-ours = [m for m in record["measurements"] if m["implementation"] == "Triton" and "seconds" in m]
-ours = [m for m in ours if m["mechanism"] in ("full", "flash")]
-median = {(m["mechanism"], m["n"]): m["seconds"]["median"] for m in ours}
-gains = {n: median["full", n] / median["flash", n] for name, n in median if name == "flash"}
-found = ", ".join(f"{gain:.1f}× at n = {n}" for n, gain in gains.items()) or "no run recorded"
+setting = bench.SHOWN
+recorded = bench.latest("gpu", mechanisms=["full", "flash"], **setting)
+gains = records.speedups(recorded, "full", "flash", **setting)
+found = records.speedup_words(gains)
 
 # %% tags=["nbval-ignore-output"] covers="L11 C052 C146"
 bench.show_gpu("flash")
@@ -866,22 +865,21 @@ claims.check("C052", found, "recorded: our standard kernel over our flash kernel
 claims.check("C146", found, "full attention, without any mask: it depends on n")
 
 # %% [markdown]
-# The recorded run as shares of the GPU's peak, counting only what must travel at least. Standard
-# attention keeps the memory busy and the tensor cores idle. FlashAttention turns that round.
+# The recorded run as shares of the GPU's peak, counting only what must travel at least. Which of
+# the two keeps the memory busy, and which the tensor cores?
 
 # %% tags=["nbval-ignore-output"] covers="L16 P4"
-device = DEVICES["H200"] if "H200" in str(record.get("machine")) else h100
-setting = record.get("settings", {})
-for (name, length), seconds in median.items():
-    size = (1, setting["heads"], length, length, setting["width"])
-    work = full.cost(*size, dtype_bytes=2)
+device, heads = records.device_of(recorded) if recorded else None, setting["heads"]
+if device is None:
+    print("no run on a GPU whose peaks are listed is recorded")
+for name, n in ((name, n) for name in ("full", "flash") for n in gains if device):
+    work = full.cost(1, heads, n, n, setting["width"], dtype_bytes=2)
     moved = work.bytes_read + work.bytes_written
     if name == "flash":  # q, k, v and out, once each
-        moved = 4 * setting["heads"] * length * setting["width"] * 2
-    rates = moved / seconds / device.bytes_per_second, work.flops / seconds / device.peak("float16")
-    print(
-        f"{name:<6} n = {length:>5}: memory {rates[0]:4.0%} of its peak, products {rates[1]:4.0%}"
-    )
+        moved = 4 * heads * n * setting["width"] * 2
+    took = records.times(recorded, name, **setting)[n]
+    rates = moved / took / device.bytes_per_second, work.flops / took / device.peak("float16")
+    print(f"{name:<6} n = {n:>5}: memory {rates[0]:4.0%} of its peak, products {rates[1]:4.0%}")
 
 # %% [markdown]
 # Printed times can be tested without a GPU. A layer of width 768 takes $4n^2 \cdot 768$ FLOPs. What
@@ -939,8 +937,8 @@ for name, attend, knobs in (
     print(f"{name:<13} {measure.seconds(attend, q4, k4, v4, repeats=3, **knobs)}")
 
 # %% [markdown]
-# The products take most of a CPU's time. So tiles gain little of it, and small ones lose some to
-# Python's loop. What they save everywhere is memory.
+# The products take most of a CPU's time. So tiles can gain little of it, and small ones lose some
+# to Python's loop. What they save everywhere is memory.
 #
 # ## One number per row
 #

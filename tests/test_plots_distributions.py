@@ -1,0 +1,35 @@
+"""Pictures of how values scatter, and tables with their numbers in the cells."""
+
+import matplotlib
+import numpy as np
+
+from attncourse import plots
+
+
+def test_every_value_is_a_dot_and_the_box_ends_at_the_quartiles():
+    values = [1.0, 2.0, 3.0, 4.0, 9.0]
+    ax = plots.distribution({"one": values, "other": [2.0, 2.5]}, unit="s", title="times")
+    dots = ax.collections
+    assert sorted(dots[0].get_offsets()[:, 0]) == values and len(dots[1].get_offsets()) == 2
+    box = ax.patches[0].get_path().vertices
+    assert (box[:, 0].min(), box[:, 0].max()) == (2.0, 4.0)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "other"]
+    assert ax.get_xlabel() == "time of one call" and ax.get_title(loc="left") == "times"
+
+
+def test_a_table_says_each_share_in_its_cell():
+    shares = np.array([[0.0, 0.25, 1.0], [0.5, 0.126, 0.75]])
+    ax = plots.table(shares, ["a", "b"], ["x", "y", "z"], x="pattern", y="data", label="share")
+    assert [text.get_text() for text in ax.texts] == ["0%", "25%", "100%", "50%", "13%", "75%"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.get_xlabel() == "pattern" and ax.get_ylabel() == "data"
+
+
+def test_figures_stay_out_of_pyplot_and_settings_as_they_were():
+    before = dict(matplotlib.rcParams)
+    plots.distribution({"one": [1.0, 2.0]})
+    plots.table(np.eye(2), "ab", "xy", x="", y="", label="")
+    import matplotlib.pyplot as plt
+
+    assert plt.get_fignums() == []
+    assert {key for key in before if before[key] != matplotlib.rcParams[key]} <= {"backend"}
