@@ -5,6 +5,7 @@ sentence that depends on either, or looks up what a record need not have, fails 
 says no test can hold: there, outcomes are asked for, and never told.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -42,10 +43,10 @@ DAILY = {("05_sparse", "erratic"), ("13_measuring", "erratic"), ("04_window", "n
 
 def ways(chapters, names):
     """Return each chapter with each way, marked unless it is run every day."""
-    for chapter in chapters:
-        for name in names:
-            marks = () if (chapter, name) in DAILY else pytest.mark.nightly
-            yield pytest.param(chapter, name, marks=marks)
+    return [
+        pytest.param(*each, marks=() if each in DAILY else pytest.mark.nightly)
+        for each in itertools.product(chapters, names)
+    ]
 
 
 def run(chapter, folder, compare, clock=""):

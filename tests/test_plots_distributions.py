@@ -17,6 +17,11 @@ def test_every_value_is_a_dot_and_the_box_ends_at_the_quartiles():
     assert ax.get_xlabel() == "time of one call" and ax.get_title(loc="left") == "times"
 
 
+def test_dots_that_crowd_are_drawn_without_a_warning(recwarn):
+    plots.distribution({"one": [1e-6] * 80 + [1.0]}, unit="s")
+    assert not [warning for warning in recwarn if issubclass(warning.category, UserWarning)]
+
+
 def test_a_table_says_each_share_in_its_cell():
     shares = np.array([[0.0, 0.25, 1.0], [0.5, 0.126, 0.75]])
     ax = plots.table(shares, ["a", "b"], ["x", "y", "z"], x="pattern", y="data", label="share")

@@ -34,7 +34,8 @@ def distribution(
     values = {name: np.asarray(sample, dtype=float) for name, sample in samples.items()}
     box = {"showfliers": False, "whis": 0, "showcaps": False, "width": 0.75}
     sns.boxplot(values, orient="h", ax=ax, color=SERIES[2], linecolor=INK, linewidth=1.3, **box)
-    sns.swarmplot(values, orient="h", ax=ax, color=INK, size=4)
+    # in one line, each half transparent: a swarm warns where dots crowd, and jitter draws numbers
+    sns.stripplot(values, orient="h", ax=ax, color=INK, size=6, alpha=0.4, jitter=False)
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_unit(value, unit)))
     ax.set(xlabel=axis_words(unit), ylabel="")

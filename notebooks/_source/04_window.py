@@ -8,6 +8,8 @@
 # **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
 
 # %% role="setup"
+import functools
+
 import numpy as np
 
 from attncourse import bench, claims, masks, measure, plots, widgets
@@ -396,11 +398,13 @@ plots.show(
 
 # %% covers="F2 A13 C060 C061"
 often = {"repeats": 50, "at_least": 3, "at_most": 0.2}  # short calls more often than long ones
+calls = {
+    "full": full.attention,
+    "window 128": functools.partial(window.attention, window=128),
+}
 timings = {
-    "full": [measure.seconds(full.attention, *inputs[n], **often) for n in lengths],
-    "window 128": [
-        measure.seconds(window.attention, *inputs[n], window=128, **often) for n in lengths
-    ],
+    name: [measure.seconds(attend, *inputs[n], **often) for n in lengths]
+    for name, attend in measure.progress(calls.items(), "timing", expect_seconds=3)
 }
 rate = full.cost(1, 1, 2048, 2048, 64).flops / timings["full"][2].median
 expected = {
@@ -707,8 +711,9 @@ plots.show(figure, "Nine pixels around one pixel: a square patch; or a stretch o
 # ## The kernel, tile by tile
 #
 # On a GPU one *program* takes a tile of queries and walks over the tiles of keys that its window
-# touches. **The loop bounds are the mechanism**: a tile outside the window is never loaded.
-# Without a GPU, Triton's interpreter runs the same kernel here, and `trace` notes every access.
+# touches. **The loop bounds are the mechanism**: a tile outside the window is never loaded. Without
+# a GPU, Triton's interpreter runs the same kernel here, and `trace` notes every access. That takes
+# some seconds.
 
 # %% tags=["nbval-ignore-output"] covers="F36 F2"
 try:

@@ -1029,7 +1029,7 @@ often = {"repeats": 50, "at_least": 3, "at_most": 0.2}  # short calls more often
 timings = {"full": [measure.seconds(full.attention, *x, **often) for x in inputs]}
 rate = full.cost(1, 1, 2048, 2048, 64).flops / timings["full"][1].median
 expected = {"full": [full.cost(1, 1, n, n, 64).flops / rate for n in lengths]}
-for name, (module, knobs) in named.items():
+for name, (module, knobs) in measure.progress(named.items(), "timing", expect_seconds=4):
     timings[name] = [measure.seconds(module.attention, *x, **often, **knobs) for x in inputs]
     expected[name] = [module.cost(1, 1, n, n, 64, **knobs).flops / rate for n in lengths]
 axes = plots.growth(lengths, timings, expected, unit="s", title="time")
@@ -1076,7 +1076,7 @@ best = dict(zip(links, (list(bets)[row.argmax()] for row in caught), strict=True
 words = {"x": "pattern", "y": "data", "label": "share of the links"}
 axes = plots.table(caught, list(links), list(bets), title="links caught", **words)
 found = (f"{name}: {best[name]}, {row.max():.0%}" for name, row in zip(links, caught, strict=True))
-plots.show(axes, "What catches most. " + "; ".join(found))
+plots.show(axes, f"What catches most of the links: {'; '.join(found)}.")
 
 # %% [markdown]
 # No column wins everywhere, and nobody wins at code. Chapter E advises random links there, but a
@@ -1174,7 +1174,7 @@ widgets.explore(draw_studio, studio, **knob_ranges, hubs=(0, 8, 1, 0))
 #
 # One Triton kernel serves the block patterns. Each program takes a block of queries and walks over
 # the list of its key blocks: the list is the loop. `trace` notes what it loads, in Triton's
-# interpreter if there is no GPU.
+# interpreter if there is no GPU; that takes some seconds.
 
 # %% tags=["nbval-ignore-output"] covers="F28 F29"
 try:

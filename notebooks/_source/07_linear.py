@@ -1354,7 +1354,8 @@ claims.check("C440", f"{1 / (4 * 64):.1%} of the FLOPs with heads of 64, but {sh
 #
 # Two launches. The first adds up $\phi(k) v^\top$ for each part of the keys. In the second a
 # program takes a part of the queries, adds the states before it, and walks on chunk by chunk, its
-# state in registers. Triton's interpreter runs it here, and `trace` notes every access.
+# state in registers. Triton's interpreter runs it here, in some seconds, and `trace` notes every
+# access.
 
 # %% tags=["nbval-ignore-output"] covers="I4"
 try:

@@ -515,7 +515,7 @@ side_by_side.SideBySide(numpy_code, triton_code, titles=titles, **names)
 # loop of their own, so that the others pay nothing for it.
 #
 # Same names, same numbers? Triton's interpreter runs the kernel here, without a GPU, and `trace`
-# notes every access.
+# notes every access. That takes some seconds.
 
 # %% tags=["nbval-ignore-output"] covers="L1 L5 P19"
 try:

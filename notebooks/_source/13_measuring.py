@@ -337,7 +337,7 @@ for m in (64, 256, 1024):
     print(f"{m:>4} features, 16 seeds: mean error {mean:.1f}, from {few:.1f} to {most:.1f}")
 
 # %% covers="P18"
-axes = plots.distribution(found, unit="error", title="one Performer, sixteen draws each")
+axes = plots.distribution(found, title="error of one Performer, sixteen draws each")
 plots.show(axes, "Draws of one size scatter: a single one can stand anywhere in its row.")
 
 # %% [markdown]
