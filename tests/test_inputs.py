@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import attncourse
+from attncourse.claims import printed_features
 from attncourse.inputs import check_count, random_qkv, stream
-from attncourse.reference import lsh, performer, printed_features, relative, scoring, t5
+from attncourse.reference import lsh, performer, relative, scoring, t5
 
 
 def test_shapes_dtype_and_seed():

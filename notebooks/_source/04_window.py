@@ -398,10 +398,7 @@ plots.show(
 
 # %% covers="F2 A13 C060 C061"
 often = {"repeats": 50, "at_least": 3, "at_most": 0.2}  # short calls more often than long ones
-calls = {
-    "full": full.attention,
-    "window 128": functools.partial(window.attention, window=128),
-}
+calls = {"full": full.attention, "window 128": functools.partial(window.attention, window=128)}
 timings = {
     name: [measure.seconds(attend, *inputs[n], **often) for n in lengths]
     for name, attend in measure.progress(calls.items(), "timing", expect_seconds=3)

@@ -9,6 +9,7 @@
 
 # %% role="setup"
 import inspect
+import itertools
 import math
 
 import numpy as np
@@ -872,14 +873,16 @@ claims.check("C146", found, "full attention, without any mask: it depends on n")
 device, heads = records.device_of(recorded) if recorded else None, setting["heads"]
 if device is None:
     print("no run on a GPU whose peaks are listed is recorded")
-for name, n in ((name, n) for name in ("full", "flash") for n in gains if device):
-    work = full.cost(1, heads, n, n, setting["width"], dtype_bytes=2)
+for name, length in itertools.product(("full", "flash"), gains if device else ()):
+    work = full.cost(1, heads, length, length, setting["width"], dtype_bytes=2)
     moved = work.bytes_read + work.bytes_written
     if name == "flash":  # q, k, v and out, once each
-        moved = 4 * heads * n * setting["width"] * 2
-    took = records.times(recorded, name, **setting)[n]
+        moved = 4 * heads * length * setting["width"] * 2
+    took = records.times(recorded, name, **setting)[length]
     rates = moved / took / device.bytes_per_second, work.flops / took / device.peak("float16")
-    print(f"{name:<6} n = {n:>5}: memory {rates[0]:4.0%} of its peak, products {rates[1]:4.0%}")
+    print(
+        f"{name:<6} n = {length:>5}: memory {rates[0]:4.0%} of its peak, products {rates[1]:4.0%}"
+    )
 
 # %% [markdown]
 # Printed times can be tested without a GPU. A layer of width 768 takes $4n^2 \cdot 768$ FLOPs. What
