@@ -190,7 +190,7 @@ plots.show(axes, "What three meters say of one call: tracemalloc sees next to no
 lengths = [256, 512, 1024, 2048]
 chosen = ["full", "flash", "window", "strided", "linear", "linformer"]  # for close-ups below
 always = {"limit": 0.25, "limit_from": 1024, "always": [*chosen, "performer"]}
-record = bench.here(lengths, repeats=3, expect_seconds=15, **always)
+record = bench.here(lengths, repeats=3, expect_seconds=10, **always)
 assert record["complete"], "it was stopped: run this cell again before you go on"
 limits = records.device_of(record) or cost.this_cpu()
 rows = {(row["mechanism"], row["n"]): row for row in records.rows(record) if "seconds" in row}
