@@ -20,21 +20,22 @@ SOURCES = {
     path.stem: path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "notebooks" / "_source").glob("[0-9][0-9]_*.py"))
 }
-# Runs in the kernel before the first cell. `slow` is a machine slowed to a tenth; on `erratic` from
-# one look at the clock to the next anything from a microsecond to a second went by.
+# Runs in the kernel before the first cell, and leaves no name that a cell may reuse. `slow` is a
+# machine slowed to a tenth; on `erratic` from one look at the clock to the next anything from a
+# microsecond to a second went by.
 CLOCKS = {
     "slow": """
 import time
 
-real = time.perf_counter
-time.perf_counter = lambda: 10 * real()
+time.perf_counter = lambda real=time.perf_counter: 10 * real()
 """,
     "erratic": """
 import itertools, random, time
 
-luck = random.Random(0)
-steps = itertools.accumulate(10 ** luck.uniform(-6, 0) for _ in itertools.count())
-time.perf_counter = lambda: next(steps)
+def steps(luck=random.Random(0), count=itertools.count):
+    return (10 ** luck.uniform(-6, 0) for _ in count())
+
+time.perf_counter = itertools.accumulate(steps()).__next__
 """,
 }
 # Each run takes as long as its chapter, so most of them wait for the night.
