@@ -1,7 +1,7 @@
 """Where the course handles each topic of its inventory and each claim of its ledger.
 
-Cells of the text sources name what they handle, `covers="F2 C057"`; an exercise of the source
-documents handles the topic of its name. `attncourse build` writes docs/coverage.md from that, and a
+A heading of the text sources names what its section handles, `covers="F2 C057"`; an exercise of the
+source documents handles the topic of its name. `attncourse build` writes docs/coverage.md from that, and a
 chapter that leaves out one of its topics or claims cannot be built or checked.
 """
 
@@ -10,13 +10,12 @@ from __future__ import annotations
 import csv
 import functools
 import importlib.resources
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attncourse import claims
-from attncourse.sources import BuildError, Source, covered, marker_options
+from attncourse.sources import HEADING, BuildError, Source, covered, marker_options
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,10 @@ def inventory() -> dict[str, Topic]:
 
 
 def places(sources: Iterable[Source]) -> dict[str, list[str]]:
-    """Return for each id the cells that handle it, as links from docs/ into the notebooks.
+    """Return for each id where it is handled, as links from docs/ into the notebooks.
 
     Raises:
-        BuildError: A cell names an id that neither the inventory nor the ledger has.
+        BuildError: A source names an id that neither the inventory nor the ledger has.
     """
     found: dict[str, list[str]] = defaultdict(list)
     problems = []
@@ -64,9 +63,7 @@ def places(sources: Iterable[Source]) -> dict[str, list[str]]:
         section = source.stem
         folder = "solutions" if source.kind == "solutions" else "notebooks"
         for index, cell in enumerate(source.cells):
-            if cell.cell_type == "markdown" and (
-                title := re.search(r"^#+ (.+)$", cell.source, re.MULTILINE)
-            ):
+            if cell.cell_type == "markdown" and (title := HEADING.search(cell.source)):
                 section = title[1]
             options = marker_options(cell)
             ids = covered(options.get("covers", ""))

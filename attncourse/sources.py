@@ -2,7 +2,7 @@
 
 A source is a Python file in py:percent form. Options on a cell's marker say what the cell is for:
 
-    # %% [markdown] covers="F2 C057"
+    # %% [markdown] covers="F2 C057"            (a heading: what its section handles)
     # %% tags=["nbval-ignore-output"]
     # %% role="answer" exercise="04.3"
 
@@ -24,6 +24,7 @@ from nbformat import NotebookNode
 from attncourse.grading.solution import BEGIN, END, stub, without_markers
 
 MAX_LINES = 15
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 _ROLES = ("setup", "prompt", "answer", "check", "hints", "spec")
 _GRADERS = ("hints", "spec")  # roles that no notebook shows
@@ -148,6 +149,8 @@ def _complaints(cell: NotebookNode, source: Source) -> Iterator[tuple[int, str]]
     for pattern, what in _FORBIDDEN[cell.cell_type]:
         if found := pattern.search(cell.source):
             yield 1 + cell.source.count("\n", 0, found.start()), f"holds {what}"
+    if "covers" in options and not HEADING.search(cell.source * (cell.cell_type == "markdown")):
+        yield 0, "`covers` stands on a heading, and holds for its section"
     role, exercise = options.get("role"), options.get("exercise")
     if cell.cell_type == "code":
         yield from _code_complaints(cell.source, role)

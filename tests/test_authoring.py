@@ -29,7 +29,7 @@ CHAPTER = (
 import os
 from IPython.display import Image, display
 
-# %% covers="F2"
+# %%
 {"rows": 3}
 
 # %%
@@ -314,6 +314,8 @@ def complaints(tmp_path, chapter=None, solutions=None):
         ('# %% role="check" exercise="04.1"\n1\n', 1, "exercises belong in solutions/_source"),
         ("# %%\ndef f():\n    # BEGIN SOLUTION\n", 2, "`# BEGIN SOLUTION` stands in answer cells"),
         ("# %% [raw]\n# x\n", 1, "a raw cell"),
+        ('# %% covers="F2"\n1\n', 1, "`covers` stands on a heading"),
+        ('# %% [markdown] covers="F2"\n# text\n', 1, "`covers` stands on a heading"),
     ],
 )
 def test_a_broken_rule_is_named_with_file_line_and_cell(tmp_path, cell, line, says):

@@ -34,7 +34,7 @@ def test_written_chapters_leave_nothing_out():
 
 
 def test_a_chapter_that_drops_a_topic_or_a_claim_is_told():
-    everything = coverage.missing([toy('# %% covers="F1"\n1')])
+    everything = coverage.missing([toy('# %% [markdown] covers="F1"\n# # One')])
     assert not any("topic F1," in line for line in everything)
     assert any(line.startswith("chapter 04: no cell covers topic F2, ") for line in everything)
     assert any(line.startswith("chapter 04: no cell covers claim C057, ") for line in everything)
@@ -45,11 +45,11 @@ def test_an_unknown_id_is_refused():
     with pytest.raises(
         BuildError, match=r"04_window\.py:1: cell 1: there is no topic or claim F99"
     ):
-        coverage.places([toy('# %% covers="F99"\n1')])
+        coverage.places([toy('# %% [markdown] covers="F99"\n# # One')])
 
 
 def test_a_place_names_section_and_cell_and_links_to_the_notebook():
-    text = '# %% [markdown]\n# ## Edges\n\n# %% covers="F2 F4-F5"\n1'
+    text = '# %%\n1\n\n# %% [markdown] covers="F2 F4-F5"\n# ## Edges'
     link = "[Edges](../notebooks/04_window.ipynb), cell 2"
     assert coverage.places([toy(text)]) == {"F2": [link], "F4": [link], "F5": [link]}
     exercise = '# %% role="check" exercise="04.V1"\ncheck("04.V1")'

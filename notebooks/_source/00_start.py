@@ -16,19 +16,19 @@ from attncourse.inputs import random_qkv
 from attncourse.reference import full, window
 from attncourse.units import format_bytes
 
-# %% [markdown]
+# %% [markdown] covers="A1 S7"
 # ## What is stored
 #
 # Each query scores each key, and a softmax turns its row of scores into weights that sum to 1.
 # Sixteen tokens make a 16 × 16 matrix. Run the cell: a light square is a key that counts.
 
-# %% covers="A1 S7"
+# %%
 q, k, v = random_qkv(16, width=8)
 weights = full.weights(q, k)[0, 0]
 axes = plots.heatmap(weights, title="weights of 16 tokens", label="weight")
 plots.show(axes, f"{weights.size} weights in 16 rows; each row sums to 1.")
 
-# %% [markdown]
+# %% [markdown] covers="A1 A3 A10"
 # ## The bill
 #
 # For $n$ tokens, each head computes $n \times n$ scores. A model has several heads in each of
@@ -39,11 +39,11 @@ plots.show(axes, f"{weights.size} weights in 16 rows; each row sums to 1.")
 #
 # Twelve heads, twelve layers, one text of 4096 tokens, float32: guess before you run the cell.
 
-# %% covers="A1 A3 A10"
+# %%
 n_bytes = 4096**2 * 12 * 12 * 1 * 4
 print("scores of one text:", format_bytes(n_bytes), "or", format_bytes(n_bytes, decimal=True))
 
-# %% [markdown]
+# %% [markdown] covers="A1 A3 A7 A11 A12 O3"
 # Two units for one number: MiB and GiB are powers of 2, MB and GB powers of 10. The course always
 # prints which.
 #
@@ -53,7 +53,7 @@ print("scores of one text:", format_bytes(n_bytes), "or", format_bytes(n_bytes, 
 # within 128 tokens: the subject of chapter 04. Move the sliders until the full curve leaves the
 # last GPU. Which factor gets you there fastest?
 
-# %% covers="A1 A3 A11 A12"
+# %%
 lengths = 2 ** np.arange(7, 20)
 numbers = {"float32": 4, "float16": 2}
 gpus = [(device.name, device.memory_bytes) for device in DEVICES.values()]
@@ -65,7 +65,7 @@ def bill(heads, layers, batch, bytes_each):
     return {"all pairs": lengths.astype(float) ** 2 * factor, "window 128": near * factor}
 
 
-# %% covers="A1 A3 A7 A11 A12 O3"
+# %%
 live = plots.LiveBudget(lengths, bill(12, 12, 1, 4), gpus, at=4096, low=1e6, high=1e16)
 
 
@@ -82,7 +82,7 @@ sliders = {"heads": (1, 96, 1, 12), "layers": (1, 96, 1, 12), "batch": (1, 64, 1
 sizes = widgets.choice({f"{n:,}": int(n) for n in lengths}, 4096)
 widgets.explore(draw, live.figure, n=sizes, **sliders, dtype=list(numbers))
 
-# %% [markdown]
+# %% [markdown] covers="A1 P1"
 # Doubling the heads doubles the bill. Doubling the text multiplies it by four. That is the whole
 # reason for this course.
 #
@@ -91,26 +91,26 @@ widgets.explore(draw, live.figure, n=sizes, **sliders, dtype=list(numbers))
 # Every mechanism here states its memory *before* it runs. Then it runs, and the measured peak
 # stands beside the prediction.
 
-# %% covers="A1 P1"
+# %%
 q, k, v = random_qkv(1024, heads=4)
 predicted = full.cost(1, 4, 1024, 1024, 64).peak_bytes
 measured = measure.peak_bytes(full.attention, q, k, v)
 print("predicted", format_bytes(predicted))
 print("measured within a hundredth:", abs(measured / predicted - 1) < 0.01)
 
-# %% covers="P1"
+# %%
 predicted = window.cost(1, 4, 1024, 1024, 64, window=128).peak_bytes
 measured = measure.peak_bytes(window.attention, q, k, v, window=128)
 print("the same text, window 128: predicted", format_bytes(predicted))
 print("measured within a tenth:", abs(measured / predicted - 1) < 0.1)
 
-# %% [markdown]
+# %% [markdown] covers="A20 C002"
 # ## Promise two: what is printed gets checked
 #
 # The course grew from four texts on efficient attention and recomputes their 480 claims. Here is
 # the first: a survey says that 8192 tokens and 32 heads need "over 2 GB". Is that so?
 
-# %% covers="C002 A20"
+# %%
 entries = 8192**2 * 32
 claims.check(
     "C002", f"{entries * 2 / 1e9:.2f} GB in float16, {entries * 4 / 1e9:.2f} GB in float32"
@@ -119,7 +119,7 @@ claims.check(
 # %% [markdown]
 # Six in ten claims do not simply hold, and the reasons teach more than the claims:
 
-# %% covers="A20"
+# %%
 for verdict in claims.VERDICTS:
     print(f"{len(claims.find(verdict=verdict)):>4}  {verdict:<18} {claims.VERDICTS[verdict][1]}")
 

@@ -21,7 +21,7 @@ from attncourse.reference import flash, full, window
 from attncourse.softmax import softmax
 from attncourse.units import format_bytes
 
-# %% [markdown]
+# %% [markdown] covers="A1 A4-A6 C003"
 # ## What one head holds
 #
 # A head has a query, a key and a value for each of $n$ tokens, each $D$ numbers wide. Every query
@@ -32,7 +32,7 @@ from attncourse.units import format_bytes
 #
 # Six arrays. For 1024 tokens of width 64, how many times larger than $Q$ is the largest?
 
-# %% covers="A1 A4 A6 C003"
+# %%
 n, width = 1024, 64
 q, k, v = (array[0, 0] for array in random_qkv(n, width=width))
 scores = q @ k.T / np.sqrt(width, dtype=np.float32)
@@ -42,7 +42,7 @@ arrays = {"q": q, "k": k, "v": v, "scores": scores, "weights": weights, "out": o
 for name, array in arrays.items():
     print(f"{name:<8} {array.shape!s:<13} {format_bytes(array.nbytes):>9}")
 
-# %% covers="A1"
+# %%
 np.testing.assert_allclose(out, full.attention(q, k, v), atol=1e-6)
 print("scores are", scores.nbytes // q.nbytes, "times q; the six arrays give full attention")
 
@@ -54,7 +54,7 @@ print("scores are", scores.nbytes // q.nbytes, "times q; the six arrays give ful
 # there. In training the weights stay until the backward pass has used them, and two more squares
 # come to life.
 
-# %% covers="A4 A5 A6"
+# %%
 steps = ["scores", "softmax", "out", "grad of weights", "grad of scores", "grads of q, k"]
 spans = {"q, k": (0, 6), "v": (0, 4), "scores  n × n": (0, 2), "weights  n × n": (1, 5)}
 spans |= {"out": (2, 4), "grad of weights  n × n": (3, 5), "grad of scores  n × n": (4, 6)}
@@ -69,18 +69,18 @@ axes.set_title("forward pass   |   backward pass", fontsize=9)
 axes.invert_yaxis()
 plots.show(axes, "Thick bars are squares. Only the weights bridge forward and backward pass.")
 
-# %% [markdown]
+# %% [markdown] covers="A8 A21 C025 C184 C307 C313 C314 C480"
 # ## Bytes have units
 #
 # One score matrix, 4096 tokens, float32. One text calls it 64 MB, another 67 MB. Who is right?
 
-# %% covers="A21 C025 C184"
+# %%
 matrix_bytes = 4096**2 * 4
 print(f"{matrix_bytes:,} bytes")
 print(format_bytes(matrix_bytes), "in powers of 2 (1 MiB = 1024 · 1024 bytes)")
 print(format_bytes(matrix_bytes, decimal=True), "in powers of 10")
 
-# %% covers="A21 C480"
+# %%
 why = "both are right; the texts mix powers of 2 and of 10 and call both MB"
 claims.check("C480", f"{matrix_bytes / 2**20:.0f} MiB = {matrix_bytes / 1e6:.1f} MB", why)
 
@@ -88,7 +88,7 @@ claims.check("C480", f"{matrix_bytes / 2**20:.0f} MiB = {matrix_bytes / 1e6:.1f}
 # The gap is small, and grows with the prefix. Then somebody multiplies the one and labels it with
 # the other:
 
-# %% covers="C313 C314 A21"
+# %%
 print(f"MiB is {2**20 / 1e6 - 1:.1%} more than MB, GiB {2**30 / 1e9 - 1:.1%} more than GB")
 all_heads = 16384**2 * 4 * 144
 why = "1074 MB times 144 heads is 154.7 GB; 151 divides by 1024 once"
@@ -99,7 +99,7 @@ claims.check("C314")
 # The larger slip is to count numbers and print bytes. $Q$, $K$ and $V$ together hold $3nd$
 # *elements*, $d$ being the width of all heads:
 
-# %% covers="A8 C307"
+# %%
 elements = 3 * 4096 * 768
 claims.check(
     "C307",
@@ -107,7 +107,7 @@ claims.check(
     "elements were called bytes; in float32 it is four times as much",
 )
 
-# %% [markdown]
+# %% [markdown] covers="A3 A10 A20 C002 C004 C054 C285"
 # ## Six factors
 #
 # One matrix of one head is never the bill. A model has $h$ heads in each of $L$ layers and works on
@@ -118,7 +118,7 @@ claims.check(
 # Here it is for BERT-base: 12 heads, 12 layers, $b = 4$ bytes a number, and 8 texts of 4096 tokens.
 # Guess the last line.
 
-# %% covers="A3 A10 C054"
+# %%
 n_bytes = 4096**2
 print(f"{'entries of one matrix':<22} {n_bytes:>15,}")
 for name, factor in {"bytes": 4, "heads": 12, "layers": 12, "batch": 8}.items():
@@ -130,7 +130,7 @@ for name, factor in {"bytes": 4, "heads": 12, "layers": 12, "batch": 8}.items():
 # be missing for the printed value to come out?
 
 
-# %% covers="A3"
+# %%
 def forgotten(printed, **factors):
     """Return the smallest sets of factors without which the product is within 8 % of `printed`."""
     for size in range(len(factors)):
@@ -144,7 +144,7 @@ def forgotten(printed, **factors):
     return []
 
 
-# %% covers="A3 A20 C285 C002"
+# %%
 print("C285:", forgotten(6.4e9, n=4096, n_=4096, bytes=4, heads=12, layers=12, batch=8))
 print("C002:", forgotten(2.0e9, n=8192, n_=8192, bytes=4, heads=32))
 
@@ -152,7 +152,7 @@ print("C002:", forgotten(2.0e9, n=8192, n_=8192, bytes=4, heads=32))
 # Two slips in the first line would explain it: the heads or the layers, both 12. The text's own
 # words, "67 × 12 × 8", settle it: 67 MB is one head, so the heads are missing.
 
-# %% covers="C285 C002 A20"
+# %%
 claims.check("C285", 4096**2 * 4 * 12 * 12 * 8 / 1e9, "67 MB is one head; 12 heads are forgotten")
 entries = 8192**2 * 32
 claims.check("C002", f"{entries / 1e9:.2f} billion entries; {entries * 2 / 1e9:.2f} in float16")
@@ -161,10 +161,10 @@ claims.check("C002", f"{entries / 1e9:.2f} billion entries; {entries * 2 / 1e9:.
 # How many heads there are depends on the model; and queries may have more heads than keys and
 # values, which chapter 12 uses:
 
-# %% covers="C004"
+# %%
 claims.check("C004", "12 in BERT-base, the example of this chapter")
 
-# %% [markdown]
+# %% [markdown] covers="A7 A8 C118 C162 C234"
 # **Exercise 01.1** is this bill with all its factors.
 #
 # ## 768 is not a head
@@ -173,7 +173,7 @@ claims.check("C004", "12 in BERT-base, the example of this chapter")
 # belongs. Does it matter? Keep $d = h \cdot D = 768$ and change $h$. Which of the two bars moves?
 
 
-# %% covers="A7 A8"
+# %%
 def layer(n, heads):
     return {"scores of all heads": heads * n**2 * 4, "q, k, v and out": 4 * n * 768 * 4}
 
@@ -181,7 +181,7 @@ def layer(n, heads):
 live_heads = plots.LiveBars(layer(1024, 12), unit="bytes", title=" ")
 
 
-# %% covers="A7 A8"
+# %%
 def draw_heads(n, heads):
     parts = layer(n, heads)
     live_heads.update(parts, f"{n} tokens, d = 768, {heads} heads of {768 // heads}")
@@ -197,14 +197,14 @@ widgets.explore(draw_heads, live_heads.figure, n=n_choice, heads=head_choice)
 # Every head has its own square. The inputs are shared out among the heads and stay the same.
 # So "one head of width 768" hides eleven squares of twelve:
 
-# %% covers="C234"
+# %%
 claims.check("C234", 768 // 12, "BERT-base has 12 heads of 64; a single one hides 11 squares")
 
 # %% [markdown]
 # The state of linear attention (chapter 07) is $h \cdot D \cdot D = d^2 / h$ numbers. There the
 # same slip goes the other way. Three values stand in one chapter for this one quantity:
 
-# %% covers="C118 C162 A7"
+# %%
 state = {dtype: 12 * 64 * 64 * size for dtype, size in {"float32": 4, "float16": 2}.items()}
 claims.check("C162", f"{state['float16'] / 1e6:.3f}")
 claims.check(
@@ -213,14 +213,14 @@ claims.check(
     "the printed row grows with n: it is proportional to 144·n·4 bytes, which means nothing",
 )
 
-# %% [markdown]
+# %% [markdown] covers="P16 C106-C125 C127 C128 C316 C407"
 # ## A table, recomputed
 #
 # Chapter V prints the memory of five methods at four lengths, for 12 heads in float32. Here is the
 # whole table again. Cells that do not come out show the right value behind ✗. Before you run it:
 # how many of 20 are wrong?
 
-# %% covers="P16 C106-C125"
+# %%
 starts = {"full": 106, "local": 110, "sparse": 114, "linear": 118, "low rank": 122}
 print(f"{'MB':<9}" + "".join(f"{n:>18}" for n in (512, 4096, 8192, 16384)))
 for method, start in starts.items():
@@ -232,7 +232,7 @@ for method, start in starts.items():
         row += f"{claim.printed + found:>18}"
     print(row)
 
-# %% covers="C114 C119 C120 C121"
+# %%
 wrong = [c for c in claims.find(topic="memory table") if c.verdict != "holds"]
 print(len(wrong), "of 20 are wrong:", ", ".join(claim.id for claim in wrong))
 claims.check("C114")
@@ -241,7 +241,7 @@ claims.check("C114")
 # The row of linear attention is the slip from above. The conclusions drawn from it fall with it,
 # and so do others that leave out the layers:
 
-# %% covers="C128 C127"
+# %%
 claims.check("C128", f"{40e9 / 9.4e6:,.0f} with the printed 9.4 MB, as many as that state fits")
 one_layer = 12 * 16384 * 256 * 4 * 32 / 1e9
 why = "one layer; training keeps the weights of all 12"
@@ -251,7 +251,7 @@ claims.check("C127", f"{one_layer:.1f} for one layer, {12 * one_layer:.0f} for 1
 # Chapter E ranks memory by another such table. Its winner needs two projections that it does not
 # count:
 
-# %% covers="C407"
+# %%
 qkv = 3 * 4096 * 768
 window_mb = (4096 * 512 + qkv) * 4 / 1e6
 linformer_mb = (2 * 256 * 768 + 4096 * 256 + qkv) * 4 / 1e6
@@ -262,18 +262,18 @@ claims.check("C407", f"{with_projections:.1f} with the projections, against {win
 # %% [markdown]
 # Flash attention (chapter 09) keeps one number a query, not two:
 
-# %% covers="C316"
+# %%
 kept = 16384 * 4 * 144 / 1e6
 claims.check("C316", f"{2 * kept:.1f} for maximum and sum, {kept:.1f} for their log-sum-exp")
 
-# %% [markdown]
+# %% [markdown] covers="A11 A12 A18 N9 O3 P2 C190 C192 C195"
 # ## Growth
 #
 # $$ \frac{\text{bytes}(a\,n)}{\text{bytes}(n)} = a^2 $$
 #
 # From 512 tokens to 8192 the text becomes 16 times longer. And the matrix? Decide, then run.
 
-# %% covers="A12 P2 C190 C192"
+# %%
 for n in (512, 1024, 2048, 4096, 8192, 16384):
     n_bytes = n**2 * 4
     print(f"n = {n:>5}: {format_bytes(n_bytes):>9} a head, {(n // 512) ** 2:>4} times 512's")
@@ -282,7 +282,7 @@ for n in (512, 1024, 2048, 4096, 8192, 16384):
 # BERT stopped at 512 tokens and GPT-2 at 1024. Now look at what people want to read. The lengths
 # below follow from stated assumptions, one for each kind of input.
 
-# %% covers="A11 A18 C195"
+# %%
 inputs = {
     "BERT": 512,
     "GPT-2": 1024,
@@ -299,7 +299,7 @@ for name, n in inputs.items():
 # All of it on one axis, with the memory of real GPUs and of two small devices. The slider walks
 # through the inputs. Where does a single head leave the largest GPU?
 
-# %% covers="A11 A18 N9 O3 P2"
+# %%
 axis = 2 ** np.arange(7, 22)
 budgets = [(device.name, device.memory_bytes) for device in DEVICES.values()]
 budgets += [("phone", 8 * 10**9), ("single-board computer", 10**9)]
@@ -312,7 +312,7 @@ def scores_bytes(heads, size):
 live_budget = plots.LiveBudget(axis, scores_bytes(1, 4), budgets, at=512, low=1e4, high=1e15)
 
 
-# %% covers="A11 A18 N9 O3"
+# %%
 def draw_budget(what, heads, dtype):
     n, size = inputs[what], np.dtype(dtype).itemsize
     live_budget.update(scores_bytes(heads, size), at=n)
@@ -326,13 +326,13 @@ widgets.explore(
     draw_budget, live_budget.figure, what=list(inputs), heads=(1, 32, 1, 1), dtype=dtypes
 )
 
-# %% [markdown]
+# %% [markdown] covers="A15 A19 N9 C055 C056 C126 C187 C194 C286"
 # ## What fits needs a subtraction
 #
 # "38.6 GB exceeds a 40 GB card": says a chapter, twice. Compare before you multiply further, and
 # subtract what is already there.
 
-# %% covers="C194 C286 C187"
+# %%
 need = 8192**2 * 4 * 144
 print(f"needed {need / 1e9:.2f} GB of 40 GB: {40 - need / 1e9:.2f} GB are left")
 why = "it fits, and leaves no room for weights and activations: that should have been said"
@@ -341,7 +341,7 @@ claims.check("C286", f"{need / 40e9:.1%} of the card", "the same sentence again"
 nearly = 4096**2 * 4 * 144 / 16e9
 claims.check("C187", f"{nearly:.0%} of the card", "two fifths are free")
 
-# %% covers="C056 C126 A19 C055"
+# %%
 for id, need in {"C056": 4096**2 * 12 * 4 * 32, "C126": 16384**2 * 12 * 4}.items():
     fits = [name for name, size in budgets if size >= need]
     claims.check(id, f"{need / 1e9:.1f}", f"it fits into: {', '.join(fits)}")
@@ -354,7 +354,7 @@ for id, need in {"C056": 4096**2 * 12 * 4 * 32, "C126": 16384**2 * 12 * 4}.items
 #    \frac{\text{memory} - 16 \cdot 12 d^2 L}{\text{bytes of one text}} \right\rfloor $$
 
 
-# %% covers="A15"
+# %%
 def texts_that_fit(memory, n, layers=12, heads=12, d=768, size=4):
     left = memory - 16 * 12 * d**2 * layers
     inputs_and_out = 4 * n * d * layers * size
@@ -365,7 +365,7 @@ def texts_that_fit(memory, n, layers=12, heads=12, d=768, size=4):
     }
 
 
-# %% covers="A15 N9"
+# %%
 live_fit = plots.LiveBars(texts_that_fit(40 * 10**9, 2048), unit="texts")
 
 
@@ -380,7 +380,7 @@ sizes = widgets.choice([512, 1024, 2048, 4096, 8192, 16384], 2048)
 names = widgets.choice([name for name, _ in budgets], "A100 40 GB")
 widgets.explore(draw_fit, live_fit.figure, device=names, n=sizes, layers=(1, 48, 1, 12))
 
-# %% [markdown]
+# %% [markdown] covers="A3 A7-A9 C007"
 # **Exercise 01.3** turns this round: the longest text that fits.
 #
 # ## The bill of training
@@ -388,7 +388,7 @@ widgets.explore(draw_fit, live_fit.figure, device=names, n=sizes, layers=(1, 48,
 # Parameters have gradients, and Adam keeps two moments for each. A survey says that gradients
 # double the memory of the learnable part. What comes out with Adam?
 
-# %% covers="A9 C007"
+# %%
 parameters, gradients, moments = 1, 1, 2
 claims.check("C007", (parameters + gradients + moments) / parameters)
 
@@ -396,7 +396,7 @@ claims.check("C007", (parameters + gradients + moments) / parameters)
 # Now everything at once. At which length do the squares overtake the model?
 
 
-# %% covers="A3 A7 A8 A9"
+# %%
 def training_bill(n, batch, layers, heads, d, size=4):
     model = 12 * d**2 * layers * size
     return {
@@ -409,7 +409,7 @@ def training_bill(n, batch, layers, heads, d, size=4):
     }
 
 
-# %% covers="A3 A7 A8 A9"
+# %%
 live_bill = plots.LiveBars(training_bill(1024, 8, 12, 12, 768), unit="bytes", title=" ")
 
 
@@ -424,14 +424,14 @@ sizes = widgets.choice([128, 256, 512, 1024, 2048, 4096, 8192], 512)
 knobs = {"batch": (1, 64, 1, 8), "layers": (1, 48, 1, 12), "heads": (1, 48, 1, 12)}
 widgets.explore(draw_bill, live_bill.figure, n=sizes, **knobs)
 
-# %% [markdown]
+# %% [markdown] covers="A5 P5 C005 C183"
 # ## What the backward pass really keeps
 #
 # "The forward pass keeps one n × n matrix per head, the backward pass adds further ones": no need
 # to believe that. PyTorch tells which tensors it saves. How many squares will it be?
 
 
-# %% covers="A5 C005"
+# %%
 def saved_squares(attention, n=256):
     """Return how many different (n, n) tensors autograd keeps for the backward pass."""
     tensors = [torch.from_numpy(a).requires_grad_() for a in random_qkv(n)]
@@ -447,7 +447,7 @@ def saved_squares(attention, n=256):
     return len(kept) if out.requires_grad else None
 
 
-# %% covers="A5 C005"
+# %%
 def attention_in_torch(q, k, v):
     return torch.softmax(q @ k.mT / 8, dim=-1) @ v
 
@@ -459,7 +459,7 @@ backward = measure.peak_bytes(full.backward, q, q, k, v) / (512**2 * 4)
 print(f"PyTorch keeps {squares} square between forward and backward pass")
 print(f"our NumPy code holds {forward:.1f} at most going forward, {backward:.1f} going back")
 
-# %% covers="A5 C005"
+# %%
 claims.check(
     "C005",
     f"{squares} kept; {round(forward)} at most in the forward pass, {round(backward)} in the other",
@@ -470,7 +470,7 @@ claims.check(
 # Must it be kept at all? Chapter E says so, and refutes itself some pages later. Ask PyTorch's
 # fused kernel the same question:
 
-# %% covers="C183 A5"
+# %%
 fused = saved_squares(torch.nn.functional.scaled_dot_product_attention)
 claims.check("C183", f"{fused} squares kept by a fused kernel", "chapter 09 shows how that works")
 
@@ -478,7 +478,7 @@ claims.check("C183", f"{fused} squares kept by a fused kernel", "chapter 09 show
 # And the operations? Two products forward, and backward two for each of them, besides those that
 # are made again.
 
-# %% covers="A5 P5"
+# %%
 q, k, v = random_qkv(128)
 forward_flops = measure.count_flops(full.attention, q, k, v)
 backward_flops = measure.count_flops(full.backward, q, q, k, v)
@@ -486,7 +486,7 @@ print("forward ", forward_flops, "FLOPs =", forward_flops // (2 * 128**2 * 64), 
 print("backward", backward_flops, "FLOPs: the scores again, and four more products")
 assert backward_flops * 2 > 4 * forward_flops
 
-# %% [markdown]
+# %% [markdown] covers="A2 P5 C053 C080-C082 C129-C135 C182"
 # ## Operations, counted
 #
 # A multiply-add is two operations, in this course as in the data sheets of GPUs. Attention has two
@@ -495,7 +495,7 @@ assert backward_flops * 2 > 4 * forward_flops
 # $$ \text{FLOPs} = \underbrace{2 n^2 D}_{QK^\top} + \underbrace{\sim 5 n^2}_{\text{softmax}}
 #    + \underbrace{2 n^2 D}_{PV} $$
 
-# %% covers="A2 P5 C053 C182"
+# %%
 n, width = 1024, 64
 q, k, v = (array[0, 0] for array in random_qkv(n, width=width))
 products = {
@@ -505,7 +505,7 @@ products = {
 print(products, "together", measure.count_flops(full.attention, q, k, v))
 assert sum(products.values()) == full.cost(1, 1, n, n, width).flops == 4 * n * n * width
 
-# %% covers="A2 P5"
+# %%
 live_parts = plots.LiveBars({"q kᵀ": 1.0, "softmax": 1.0, "weights · v": 1.0}, unit="GFLOPs")
 
 
@@ -527,7 +527,7 @@ widgets.explore(draw_parts, live_parts.figure, n=sizes, width=(8, 256, 8, 64))
 # Now three sentences about 4096 tokens. They take 12 heads for one, multiply-adds for operations,
 # and one product for two:
 
-# %% covers="C080 C081 C082"
+# %%
 per_head = measure.count_flops(np.matmul, q, k.T) * (4096 // 1024) ** 2
 claims.check(
     "C080",
@@ -541,14 +541,14 @@ claims.check("C082", 4096 / 64, "n / D with heads of 64; 768 was taken for the w
 # One paragraph of chapter V gives operation counts for 8192 tokens. Try every convention on the
 # first of them, 48.3 G:
 
-# %% covers="C129"
+# %%
 one_product = 8192**2 * 768
 ways = {"one product, multiply-adds": 1, "both products, multiply-adds": 2, "both, FLOPs": 4}
 for way, factor in ways.items():
     print(f"{factor * one_product / 1e9:6.1f} G  {way}")
 claims.check("C129", 4 * one_product / 1e9, "no way of counting gives 48.3")
 
-# %% covers="C130 C131 C132 C133 C134 C135"
+# %%
 n, w, r = 8192, 256, 256
 ratios = {
     "C131 local": n / w,
@@ -560,11 +560,11 @@ for name, ratio in ratios.items():
     id, _, method = name.partition(" ")
     print(f"{method:<12} printed {claims.get(id).printed:>4}×, by its own formula {ratio:6.1f}×")
 
-# %% covers="C130 C131 C132 C133 C134 C135"
+# %%
 for id in ("C130", "C132", "C134", "C135"):
     claims.check(id)
 
-# %% [markdown]
+# %% [markdown] covers="A13 P2 C137 C196-C203 C205-C209"
 # **Exercise 01.2** counts operations forward and backward. **V2** goes over chapter E's standard
 # case, **V6** over chapter V's exercise with three lengths.
 #
@@ -573,14 +573,14 @@ for id in ("C130", "C132", "C134", "C135"):
 # Does time follow $n^2$? Measure it. The slope of a line on doubly logarithmic paper is the
 # exponent; what a call costs before it computes anything makes it smaller.
 
-# %% covers="A13 P2"
+# %%
 lengths = [256, 512, 1024, 2048]
 often = {"repeats": 50, "at_least": 3, "at_most": 0.2}  # short calls more often than long ones
 timings = [measure.seconds(full.attention, *random_qkv(n), **often) for n in lengths]
 medians = [timing.median for timing in timings]
 slope = np.polyfit(np.log(lengths), np.log(medians), 1)[0]
 
-# %% tags=["nbval-ignore-output"] covers="A13 P2"
+# %% tags=["nbval-ignore-output"]
 for n, timing in zip(lengths, timings, strict=True):
     print(f"n = {n:>4}: {timing}")
 print(f"slope {slope:.2f}")
@@ -590,7 +590,7 @@ print(f"slope {slope:.2f}")
 # from above. Look at the steps, not at the heights: another machine may be faster, but it cannot
 # bend the law.
 
-# %% covers="A13 C196 C197 C198 C199 C200 C201"
+# %%
 printed_n = np.array([512, 1024, 2048, 4096, 8192, 16384])
 printed = np.array([float(claims.get(f"C{number}").printed) / 1e3 for number in range(196, 202)])
 every_n = [256, *printed_n.tolist()]
@@ -602,7 +602,7 @@ shown = {
 axes = plots.growth(every_n, shown, law, unit="s")
 plots.show(axes, "Printed: flat, then steep, flat and steep again. The law is a straight line.")
 
-# %% covers="C205 C206 C207 C208 C209"
+# %%
 for i, number in enumerate(range(205, 210)):
     ratio = printed[i + 1] / printed[i]
     claim = claims.get(f"C{number}")
@@ -610,7 +610,7 @@ for i, number in enumerate(range(205, 210)):
     print(f"{claim.id}  {step}: {ratio:4.2f}-fold; n² asks for 4")
     assert abs(ratio - float(claim.printed)) < 0.01
 
-# %% covers="C202 C203 C137 C196 C197 C198 C199 C200 C201"
+# %%
 claims.check("C203", f"{(4096 / 512) ** 2:.0f}", "eight times the length is 64 times the work")
 claims.check("C202", 4 * 98, "four times the 98 ms at 4096; the table has 190 ms for it")
 least = {n: claims.recompute(f"C{196 + i}") for i, n in enumerate((512, 1024, 2048, 4096))}
@@ -620,19 +620,19 @@ claims.check("C196", f"{least[512]:.2f} ms even unfused, in float32 and without 
 # So the printed times are many times what even a careless program would need, and not by one
 # constant factor. **Exercise 01.6** lets you hunt such tables.
 
-# %% covers="C196 C197 C198 C199 C200 C201"
+# %%
 for number, ms in zip(range(196, 202), printed * 1e3, strict=True):
     careless = claims.recompute(f"C{number}")
     times = ms / careless
     print(f"C{number}: printed {ms:6.0f} ms, careless {careless:5.2f} ms: {times:3.0f} times")
 
-# %% [markdown]
+# %% [markdown] covers="A14 O1-O3 O6 O9 P3 P4 C021 C136 C145 C262-C264"
 # ## Where a byte lives
 #
 # A GPU has three kinds of memory that matter here. The closer to the arithmetic, the smaller and
 # the faster:
 
-# %% covers="O1 O2 C262 C264 C136 C263"
+# %%
 sram_bytes, multiprocessors = 192 * 1024, 108  # NVIDIA A100 whitepaper
 a100 = DEVICES["A100 40 GB"]
 levels = {
@@ -643,7 +643,7 @@ for name, (size, rate) in levels.items():
     print(f"{name:<29} {format_bytes(size):>9} at {rate / 1e12:5.2f} TB/s")
 print(f"an A100 computes {a100.peak('float16') / 1e12:.0f} TFLOP/s in float16")
 
-# %% covers="O2 C263"
+# %%
 claims.check("C263", sram_bytes / 2**20, "192 KiB each; 20 MiB are those of all 108 together")
 
 # %% [markdown]
@@ -654,7 +654,7 @@ claims.check("C263", sram_bytes / 2**20, "192 KiB each; 20 MiB are those of all 
 # $$ \text{time} \ge \max\left(\frac{\text{FLOPs}}{\text{peak}},
 #    \frac{\text{bytes moved}}{\text{bandwidth}}\right) $$
 
-# %% covers="P3 C021 O9"
+# %%
 claims.check("C021", "with units: FLOPs per byte moved, or peak bytes over the bytes that must be")
 
 # %% [markdown]
@@ -663,7 +663,7 @@ claims.check("C021", "with units: FLOPs per byte moved, or peak bytes over the b
 # for $4 n^2 D$ FLOPs in all. So its intensity does not depend on $n$. On which side of an A100's
 # ridge does it stand?
 
-# %% covers="C145 A14 O9"
+# %%
 unfused = 4 * 64 / (6 * 2)
 ridge = a100.flops_per_second / a100.bytes_per_second
 print(f"standard attention {unfused:.1f} FLOPs per byte, the A100's ridge at {ridge:.0f}")
@@ -675,7 +675,7 @@ print(f"in tiles of 128 queries, nothing written between: {tiled.intensity:.0f}"
 # device, a head width and a tile. When does tiled attention cross the ridge?
 
 
-# %% covers="A14 O3 O6 O9 P4"
+# %%
 def intensities(width, block):
     tiled = flash.cost(1, 1, 4096, 4096, width, block_q=block, block_k=block, dtype_bytes=2)
     return {"softmax alone": 5 / 4, "standard": 4 * width / 12, "in tiles": tiled.intensity}
@@ -684,7 +684,7 @@ def intensities(width, block):
 live_roof = plots.LiveRoofline(a100, intensities(64, 128), title=" ")
 
 
-# %% covers="A14 O3 O6 O9 P4"
+# %%
 def draw_roof(device, width, block):
     works, chosen = intensities(width, block), DEVICES[device]
     live_roof.update(chosen, works, title=f"{device}, float16, heads of {width}")
@@ -703,14 +703,14 @@ widgets.explore(draw_roof, live_roof.figure, device=names, width=widths, block=b
 #
 # And this machine? Two small measurements give its own roof: a product of matrices, and a copy.
 
-# %% tags=["nbval-ignore-output"] covers="O6 P4"
+# %% tags=["nbval-ignore-output"]
 cpu = this_cpu()
 print(f"{cpu.flops_per_second / 1e9:.0f} GFLOP/s in float32, {cpu.bytes_per_second / 1e9:.0f} GB/s")
 reached = full.cost(1, 1, 2048, 2048, 64).flops / medians[-1]
 share = reached / cpu.flops_per_second
 print(f"full attention at 2048 reached {reached / 1e9:.0f} GFLOP/s, {share:.0%} of the peak")
 
-# %% [markdown]
+# %% [markdown] covers="O3 P4 C137 C138 C204"
 # **Exercise 01.5** is the roofline as a function.
 #
 # ## A lie detector
@@ -718,12 +718,12 @@ print(f"full attention at 2048 reached {reached / 1e9:.0f} GFLOP/s, {share:.0%} 
 # A time, a size and a device imply a throughput. Above the peak it is impossible. Far below one
 # per cent of it, something else was measured. Take the printed 98 ms:
 
-# %% covers="C204"
+# %%
 verdict = implied(0.098, 4096, 64, heads=12, device=a100)
 print(verdict)
 claims.check("C204", f"{verdict.flops_per_second / 1e12:.2f}", "0.17 % of what the A100 can do")
 
-# %% covers="C137 C138"
+# %%
 verdict = implied(0.15e-3, 8192, 64, heads=12, device=a100)
 print(verdict)
 claims.check("C137", f"{verdict.share:.1f} times the A100's peak would be needed")
@@ -733,11 +733,11 @@ claims.check("C138", "FLOPs over peak, as if nothing had to be moved or started"
 # One chapter gives 0.15 ms, the other 190 and 390 ms for the same work. Now you: which times are
 # believable for 4096 tokens?
 
-# %% covers="C204 P4 O3"
+# %%
 live_lie = plots.LiveRoofline(a100, {"this claim": 1000.0}, {"this claim": 1e12}, title=" ")
 
 
-# %% covers="C204 P4 O3"
+# %%
 def draw_lie(milliseconds, n, device):
     found = implied(milliseconds / 1e3, n, 64, heads=12, device=DEVICES[device])
     intensity = found.flops_per_second / found.bytes_per_second
@@ -746,20 +746,20 @@ def draw_lie(milliseconds, n, device):
     return f"{n} tokens in {milliseconds:g} ms on the {device}: {found}."
 
 
-# %% covers="C204 P4 O3"
+# %%
 times = widgets.choice([0.02, 0.05, 0.1, 0.15, 0.3, 1.0, 3.0, 10.0, 30.0, 98.0, 390.0], 98.0)
 sizes = widgets.choice([512, 1024, 2048, 4096, 8192, 16384], 4096)
 names = widgets.choice(list(DEVICES), "A100 40 GB")
 widgets.explore(draw_lie, live_lie.figure, milliseconds=times, n=sizes, device=names)
 
-# %% [markdown]
+# %% [markdown] covers="O4 O5 O7 O11 C142"
 # ## What hardware likes
 #
 # Hardware has two more wishes. It wants *many numbers at once*: a CPU through its vector
 # instructions, a GPU through tensor cores, a TPU through a grid of 128 × 128 multipliers. Here is
 # one dot product, in a Python loop and in NumPy. Guess the factor.
 
-# %% covers="O4 O5"
+# %%
 x, y = random_qkv(1, 2000, width=2000)[1][0, 0, :2]
 
 
@@ -770,28 +770,28 @@ def loop():
 times = {"Python loop": measure.seconds(loop), "NumPy": measure.seconds(np.dot, x, y)}
 np.testing.assert_allclose(loop(), np.dot(x, y), rtol=1e-3)
 
-# %% covers="O5"
+# %%
 plots.show(plots.bars(times, unit="s"), "One dot product of 2000 numbers, by a loop and by NumPy.")
 
-# %% [markdown] covers="O11"
+# %% [markdown]
 # Algorithms are built for such hardware, and hardware for such algorithms: tensor cores exist since
 # products of matrices are what models do. And hardware wants *sizes that fill its tiles*. What does
 # a side of 65 pay for, in tiles of 64?
 
-# %% covers="O7 C142"
+# %%
 for size in (64, 65, 80, 96, 128):
     paid = {tile: -(-size // tile) * tile for tile in (8, 16, 64)}
     print(f"side {size:>3}:", ", ".join(f"tiles of {t:>2} pay for {p:>3}" for t, p in paid.items()))
 claims.check("C142")
 
-# %% [markdown]
+# %% [markdown] covers="A16 A17 W6"
 # ## Is all of it needed?
 #
 # Every later chapter lives on one hope: that most weights do not matter. Is that so? Draw random
 # scores with a given spread and sort the weights of a row. What share of the keys carries 90 % of
 # the attention?
 
-# %% covers="A16 W6"
+# %%
 generator = np.random.default_rng(0)
 normal = generator.standard_normal(4096)
 ranks = np.arange(1, 4097) / 4096
@@ -800,7 +800,7 @@ live_mass = plots.LiveCurves(
 )
 
 
-# %% covers="A16 W6"
+# %%
 def draw_mass(spread):
     mass = np.cumsum(np.sort(softmax(spread * normal[None])[0])[::-1])
     live_mass.update({"share of the attention": mass}, f"scores spread by {spread:g}")
@@ -815,7 +815,7 @@ widgets.explore(draw_mass, live_mass.figure, spread=(0.0, 6.0, 0.5, 1.0))
 # spread 4 hardly any. Trained heads are of many kinds. Five of them, made by hand: which chapter
 # would you want for each?
 
-# %% covers="A17"
+# %%
 i, j = np.ogrid[:32, :32]
 kinds = {
     "neighbours": -np.abs(i - j) / 1.5,
@@ -825,7 +825,7 @@ kinds = {
     "everything": 0.3 * generator.standard_normal((32, 32)),
 }
 
-# %% covers="A17"
+# %%
 fig, axes = plots.figure(1, 5, width=8.8, height=2.1)
 for ax, (name, logits) in zip(axes, kinds.items(), strict=True):
     ax.imshow(softmax(logits), cmap="viridis", vmin=0)
@@ -835,13 +835,13 @@ plots.show(
     fig, "A band; a line beside the diagonal; one column; scattered cells; something everywhere."
 )
 
-# %% covers="A16 A17"
+# %%
 for name, logits in kinds.items():
     ordered = np.sort(softmax(logits), axis=1)[:, ::-1].cumsum(axis=1)
     needed = (ordered < 0.9).sum(axis=1).mean() + 1
     print(f"{name:<18} {needed:4.0f} of 32 keys carry 90 %")
 
-# %% [markdown]
+# %% [markdown] covers="P1 P6 Q1"
 # Windows (chapter 04) for the first two, global tokens (05) for the third, content (08) for the
 # fourth. For the last only exact attention will do: tiled, so that it fits (09).
 #
@@ -850,7 +850,7 @@ for name, logits in kinds.items():
 # Operations against memory, for 4096 tokens, as each mechanism predicts them. Down and left is
 # cheaper. Nothing here is measured yet: that is chapter 13.
 
-# %% covers="Q1 P6"
+# %%
 points = {}
 for mechanism in MECHANISMS.values():
     predicted = mechanism.reference.cost(1, 1, 4096, 4096, 64, **mechanism.values)
@@ -863,22 +863,22 @@ plots.show(axes, f"Full attention is at the upper right; {cheapest} has the fewe
 # Fewer operations promise a speedup; what arrives is less. A window of 128 needs a fraction of the
 # operations of full attention at 2048 tokens. And of the time?
 
-# %% covers="P6 P1"
+# %%
 q, k, v = random_qkv(2048)
 sizes = 1, 1, 2048, 2048, 64
 promised = full.cost(*sizes).flops / window.cost(*sizes, window=128).flops
 arrived = medians[-1] / measure.seconds(window.attention, q, k, v, window=128, repeats=3).median
 print(f"promised: {promised:.1f} times faster")
 
-# %% tags=["nbval-ignore-output"] covers="P6 P1"
+# %% tags=["nbval-ignore-output"]
 print(f"arrived: {arrived:.1f} times faster on this machine")
 
-# %% [markdown]
+# %% [markdown] covers="C001-C003 C023-C027 C150-C161 C184-C193 C287 C308 C311 C315 C382-C388 C441 C443"
 # ## Every claim about the bottleneck
 #
 # The ledger's verdicts on this chapter's subject, those that hold included.
 
-# %% covers="C001-C003 C023-C027 C150-C161 C184-C193 C287 C308 C311 C315 C382-C388 C441 C443"
+# %%
 for claim in claims.find(chapter="01"):
     print(f"{claim.id}  {claim.verdict:<18} {claim.claim}")
 

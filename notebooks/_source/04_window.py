@@ -19,7 +19,7 @@ from attncourse.reference import full, window
 from attncourse.softmax import softmax
 from attncourse.units import format_bytes
 
-# %% [markdown]
+# %% [markdown] covers="F1 F2 C212 C332"
 # ## One rule
 #
 # Query $i$ may attend to key $j$ only if they are at most $w$ steps apart. In this course the
@@ -32,7 +32,7 @@ from attncourse.units import format_bytes
 #
 # Before you run the next cell: which keys does query 6 see with $w = 2$? And query 0?
 
-# %% covers="F1 F2 C212"
+# %%
 mask = window.mask(12, 12, window=2)
 for i in (6, 0):
     print(f"query {i} sees keys", np.flatnonzero(mask[i]))
@@ -41,7 +41,7 @@ for i in (6, 0):
 # The softmax runs over these keys alone. Everything else follows from that: the savings, and the
 # loss. First the safest test there is: a window as wide as the sequence must be full attention.
 
-# %% covers="C332"
+# %%
 q, k, v = random_qkv(12, width=8)
 wide = window.attention(q, k, v, window=12)
 np.testing.assert_allclose(wide, full.attention(q, k, v), atol=1e-6)
@@ -51,17 +51,17 @@ print("window 12 on 12 tokens is full attention")
 # That small test already catches a published comparison. It fine-tuned a model with a window of
 # 512 on each side on sentences of about 128 tokens, and reported what the window costs.
 
-# %% covers="C332"
+# %%
 claims.check("C332", "no difference beyond rounding, as above")
 
-# %% [markdown]
+# %% [markdown] covers="F2 W14"
 # ## Three pictures of one thing
 #
 # A mask is a matrix of who may look at whom. It is also a graph, with an edge for each True. And
 # it is a list of keys for each query. Learn to read all three: papers draw the first, proofs use
 # the second, kernels loop over the third.
 
-# %% covers="F2"
+# %%
 figure, (left, right) = plots.figure(1, 2, height=3.4)
 plots.heatmap(window.mask(16, 16, window=2), left, title="mask")
 plots.graph(window.mask(16, 16, window=2), right, title="graph")
@@ -71,7 +71,7 @@ plots.show(figure, "A band around the diagonal; and lines from each query to its
 # Move the sliders. Watch the corners: there the band is cut off. Then tick *causal*: nobody may
 # look ahead, and the window keeps only its left half.
 
-# %% covers="F2 W14"
+# %%
 live = plots.LiveMask(window.mask(48, 48, window=4))
 
 
@@ -83,7 +83,7 @@ def draw(window_, dilation, causal):
 
 widgets.explore(draw, live.figure, window_=(0, 47, 1, 4), dilation=(1, 8, 1, 1), causal=False)
 
-# %% [markdown]
+# %% [markdown] covers="F3 C057 C370 C374 C377 C476"
 # **Exercise 04.1** asks for this mask, with queries and keys of different number.
 #
 # ## Four meanings of w
@@ -92,7 +92,7 @@ widgets.explore(draw, live.figure, window_=(0, 47, 1, 4), dilation=(1, 8, 1, 1),
 # some each side; some count the query itself; some forget that the edges cut windows short. For
 # 1024 tokens and $w = 256$, how far apart can their counts be? Guess a factor, then run.
 
-# %% covers="F3 C476 C057 C374 C377"
+# %%
 n, w = 1024, 256
 readings = {
     "i - w ... i + w       radius: this course, chapter E's text": window.count(n, n, window=w),
@@ -107,13 +107,13 @@ for reading, pairs in readings.items():
 # So always ask for the interval, never for the letter. The two textbook chapters do not agree,
 # and one of them does not agree with itself:
 
-# %% covers="C476"
+# %%
 claims.check("C476", "the four counts above")
 
-# %% covers="C057"
+# %%
 claims.check("C057")
 
-# %% covers="C370"
+# %%
 why = "257 keys in all, where the definition in the same chapter's text would give 513"
 claims.check("C370", "w // 2 on each side", why)
 
@@ -121,7 +121,7 @@ claims.check("C370", "w // 2 on each side", why)
 # Slide $w$ and switch the reading. The band doubles its width when nothing but the definition
 # changes.
 
-# %% covers="F3"
+# %%
 radius_of = {"w is a radius": lambda w: w, "w is the total width": lambda w: w // 2}
 live_reading = plots.LiveMask(window.mask(64, 64, window=16))
 
@@ -134,7 +134,7 @@ def draw_reading(w, reading):
 
 widgets.explore(draw_reading, live_reading.figure, w=(0, 48, 1, 16), reading=list(radius_of))
 
-# %% [markdown]
+# %% [markdown] covers="F5 C213 C309 C310 C374 C398"
 # ## The edges
 #
 # An interior query has $2w + 1$ keys. Near an end the sequence stops first: row $i$ loses
@@ -142,13 +142,13 @@ widgets.explore(draw_reading, live_reading.figure, w=(0, 48, 1, 16), reading=lis
 #
 # $$ \text{pairs} = n(2w+1) - w(w+1), \qquad w < n $$
 
-# %% covers="F5"
+# %%
 keys_of = window.mask(64, 64, window=8).sum(axis=1)
 print("first rows ", keys_of[:10])
 print("last rows  ", keys_of[-10:])
 assert keys_of.sum() == 64 * (2 * 8 + 1) - 8 * (8 + 1)
 
-# %% covers="F5"
+# %%
 axes = plots.curves(np.arange(64), {"w = 8": keys_of}, x_label="query i", y_label="keys it sees")
 plots.show(axes, "Keys per query: 17 in the middle, falling to 9 at both ends.")
 
@@ -156,7 +156,7 @@ plots.show(axes, "Keys per query: 17 in the middle, falling to 9 at both ends.")
 # Forgotten edges are a small error while $w \ll n$, and a large one when $w/n$ is a quarter. Two
 # printed figures for comparison:
 
-# %% covers="C374"
+# %%
 row_counts = window.mask(1024, 1024, window=128).sum(axis=1)
 claims.check(
     "C374",
@@ -165,7 +165,7 @@ claims.check(
     why="the query itself counts, and edges cut",
 )
 
-# %% covers="C309 C310"
+# %%
 megabytes = window.count(1024, 1024, window=256) * 4 / 1e6
 claims.check("C309", round(megabytes, 2))
 
@@ -173,23 +173,23 @@ claims.check("C309", round(megabytes, 2))
 # **Exercise 04.2** counts the pairs for sequences far too long for any mask. And that is the
 # honest reading of two more numbers, which are both right within their own convention:
 
-# %% covers="C213"
+# %%
 pairs = window.count(4096, 4096, window=256)
 claims.check("C213", f"{4096 / (2 * 256 + 1):.2f} without edges, {4096**2 / pairs:.2f} with edges")
 
-# %% covers="C310"
+# %%
 claims.check("C310")
 
-# %% covers="C398"
+# %%
 claims.check("C398", why="here 512 is the total; elsewhere it is 512 on each side, 16.8 MB")
 
-# %% [markdown]
+# %% [markdown] covers="F30 C381 C408"
 # ## Density, sparsity, and a picture that lies
 #
 # *Density* is the share of pairs that may attend; *sparsity* is the rest. Mix them up and 75
 # becomes 25.
 
-# %% covers="C381 F30"
+# %%
 printed = window.mask(1024, 1024, window=128)
 density = masks.density(printed)
 claims.check("C381", f"density {density:.1%}, sparsity {1 - density:.1%}, edges included")
@@ -198,18 +198,18 @@ claims.check("C381", f"density {density:.1%}, sparsity {1 - density:.1%}, edges 
 # Chapter E shows this very mask as a heat map of its top-left 256 × 256 corner, to let us see how
 # sparse it is. What share of that corner is filled? Decide before you run the cell.
 
-# %% covers="C408"
+# %%
 corner = printed[:256, :256]
 figure, (left, right) = plots.figure(1, 2)
 plots.heatmap(corner, left, title="the printed corner")
 plots.heatmap(printed, right, title="the whole mask")
 plots.show(figure, f"The corner is {masks.density(corner):.0%} filled, the whole {density:.0%}.")
 
-# %% covers="C408"
+# %%
 why = "near the diagonal every window looks full; show the whole matrix, or a smaller w/n"
 claims.check("C408", f"{masks.density(corner):.1%} filled", why)
 
-# %% covers="C408"
+# %%
 live_crop = plots.LiveHeatmap(corner, title="a crop of the mask")
 
 
@@ -221,14 +221,14 @@ def draw_crop(size):
 
 widgets.explore(draw_crop, live_crop.figure, size=(64, 1024, 64, 256))
 
-# %% [markdown]
+# %% [markdown] covers="F36 O10 W4 C059 C163 C164 C371 C372 C375-C377 C379 C380"
 # ## A mask saves nothing
 #
 # Here is window attention as most tutorials write it: compute all scores, then hide most of them.
 # The result is right. What does it cost? `count_flops` counts the multiply-adds that NumPy really
 # performs (2 FLOPs each).
 
-# %% covers="C375 C376 O10"
+# %%
 n, radius = 1024, 128
 q, k, v = random_qkv(n)
 mask = window.mask(n, n, window=radius)
@@ -244,11 +244,11 @@ for way, number in flops.items():
 # The mask changed the answer and not the work. The published solution is of the second kind, and
 # states the savings of the third:
 
-# %% covers="C375"
+# %%
 scores_macs = flops["full attention, masked"] // 2 // 2  # one of two products, 2 FLOPs each
 claims.check("C375", scores_macs)
 
-# %% covers="C376"
+# %%
 why = "both products are computed densely; only a banded algorithm saves"
 claims.check("C376", flops["full attention, masked"] // 2, why)
 
@@ -256,19 +256,19 @@ claims.check("C376", flops["full attention, masked"] // 2, why)
 # Its "FLOPs" are multiply-adds, by the way: half of what the same chapter calls FLOPs elsewhere.
 # In this course one multiply-add is always 2 FLOPs.
 
-# %% covers="C371 C372 C163"
+# %%
 claims.check("C371", flops["full attention"] // 2)
 claims.check("C372", flops["full attention"])
 claims.check("C163", flops["full attention"])
 
-# %% covers="C164"
+# %%
 band_flops = 4 * 64 * window.count(1024, 1024, window=64)
 claims.check("C164", band_flops, why="multiply-adds again, and the query and the edges forgotten")
 
 # %% [markdown]
 # Now the clock and the memory, on this machine, at 4096 tokens. Three ways to the same numbers.
 
-# %% covers="F36 C059 W4"
+# %%
 n = 4096
 q, k, v = random_qkv(n)
 mask = window.mask(n, n, window=radius)
@@ -282,13 +282,13 @@ peaks = {way: measure.peak_bytes(call) for way, call in ways.items()}
 np.testing.assert_allclose(ways["window"](), ways["full, masked"](), atol=1e-6)
 assert peaks["window"] < peaks["full"] / 50
 
-# %% covers="F36 C059"
+# %%
 figure, (upper, lower) = plots.figure(2, 1, height=3.4)
 plots.bars(seconds, upper, unit="s", title="time")
 plots.bars(peaks, lower, unit="bytes", title="peak memory")
 plots.show(figure, "Time and peak memory. The window holds less than a fiftieth of the others.")
 
-# %% tags=["nbval-ignore-output"] covers="C059 C380"
+# %% tags=["nbval-ignore-output"]
 for way in ways:
     print(f"{way:<13} {seconds[way].median * 1e3:7.1f} ms  {format_bytes(peaks[way]):>10}")
 speedup = {way: seconds["full"].median / seconds[way].median for way in ways}
@@ -298,20 +298,20 @@ claims.check("C059", f"window {speedup['window']:.1f}×, masked {speedup['full, 
 # The masked version does the work of no mask at all, and the masking on top. Does your clock agree?
 # Printed speedups are usually ratios of operation counts. These two are:
 
-# %% covers="C380"
+# %%
 claims.check("C380")
 
-# %% covers="C377"
+# %%
 claims.check(
     "C377",
     f"{window.count(1024, 1024, window=128):,} weights if only the band is kept; "
     f"{1024 * 1024:,} floats and a mask as the code does it",
 )
 
-# %% covers="C379"
+# %%
 claims.check("C379")
 
-# %% [markdown]
+# %% [markdown] covers="F36 W3"
 # ## Blocks save
 #
 # Queries 64 … 127 together need only the keys from $64 - w$ to $127 + w$. That is one small
@@ -321,7 +321,7 @@ claims.check("C379")
 #    \underbrace{K_{\text{stretch}}^\top}_{D \times (64 + 2w)}
 #    \in \mathbb R^{64 \times (64 + 2w)} $$
 
-# %% covers="F36"
+# %%
 n, radius, block = 1024, 128, 64
 q, k, v = (array[0, 0] for array in random_qkv(n))
 rows, keys = slice(512, 512 + block), slice(512 - radius, 512 + block + radius)
@@ -332,7 +332,7 @@ print("scores", scores.shape, "instead of", (n, n))
 # The corners of this block lie outside the band. They are computed and then hidden: the price for
 # working in blocks.
 
-# %% covers="F36"
+# %%
 mask = window.mask(n, n, window=radius)
 out = softmax(scores, mask[rows, keys]) @ v[keys]
 np.testing.assert_allclose(out, full.attention(q, k, v, mask=mask)[rows], atol=1e-5)
@@ -342,7 +342,7 @@ print(f"{mask[rows, keys].mean():.0%} of this block counts, the rest is hidden")
 # How large should a block be? Small blocks hide little and start many products; large blocks hide
 # more. Everything coloured is computed; only the dark band counts.
 
-# %% covers="F36 W3"
+# %%
 live_blocks = plots.LiveHeatmap(
     np.zeros((256, 256)), title="computed and needed", words=("skipped", "hidden", "counts")
 )
@@ -359,7 +359,7 @@ def draw_blocks(window_, block):
 sizes = widgets.choice([4, 8, 16, 32, 64, 128], 32)
 widgets.explore(draw_blocks, live_blocks.figure, window_=(0, 64, 1, 16), block=sizes)
 
-# %% [markdown]
+# %% [markdown] covers="A13 F2 P2 C009 C058 C060 C061 C101 C165 C170 C301"
 # The loop over all blocks is `attncourse/reference/window.py`: read it after you have written
 # your own in **exercise 04.3**, where memory is graded too. **V1** and **V7** go over the numbers
 # of the two textbook exercises.
@@ -371,7 +371,7 @@ widgets.explore(draw_blocks, live_blocks.figure, window_=(0, 64, 1, 16), block=s
 #
 # $$ \text{peak} = 4\,n D_v + 4 \cdot 64\,(64 + 2w) + \dots \ \text{bytes in float32} $$
 
-# %% covers="F2 C009 C058 C101 C301"
+# %%
 lengths = [512, 1024, 2048, 4096]
 inputs = {n: random_qkv(n) for n in lengths}
 measured = {
@@ -385,7 +385,7 @@ predicted = {
 for name in measured:
     np.testing.assert_allclose(measured[name], predicted[name], rtol=0.1)
 
-# %% covers="P2"
+# %%
 axes = plots.growth(lengths, measured, predicted, unit="bytes", title="peak memory")
 plots.show(
     axes, "Peak bytes over n: full attention grows with n squared, the window more and more with n."
@@ -396,7 +396,7 @@ plots.show(
 # and then grows with its output alone, by two. If a prediction were wrong by more than a tenth, the
 # cell above would fail. And the time?
 
-# %% covers="F2 A13 C060 C061"
+# %%
 often = {"repeats": 50, "at_least": 3, "at_most": 0.2}  # short calls more often than long ones
 calls = {"full": full.attention, "window 128": functools.partial(window.attention, window=128)}
 timings = {
@@ -418,13 +418,13 @@ plots.show(axes, "Seconds over n, measured and as the operation count predicts."
 # of 8 on a GPU, without saying which. Will one number do? The latest recorded run, on the GPU that
 # the last section names:
 
-# %% tags=["nbval-ignore-output"] covers="C170 C165"
+# %% tags=["nbval-ignore-output"]
 recorded = bench.latest("gpu", mechanisms=["full", "window"], **bench.SHOWN)
 gains = records.speedups(recorded, "full", "window", **bench.SHOWN)
 why = "radius 128, over our standard attention: it depends on n"
 claims.check("C170", records.speedup_words(gains), why)
 
-# %% [markdown]
+# %% [markdown] covers="F4 W6 C406"
 # ## What the window changes: the softmax
 #
 # "A window makes no error where the context is local": true or false? The softmax divides by the
@@ -434,7 +434,7 @@ claims.check("C170", records.speedup_words(gains), why)
 #
 # $m_i$ is the share of its attention that query $i$ spends inside the window.
 
-# %% covers="C406"
+# %%
 n, radius = 1024, 128
 q, k, _ = (array[0, 0] for array in random_qkv(n))
 mask = window.mask(n, n, window=radius)
@@ -445,7 +445,7 @@ for name, pull in (("no preference", 0.0), ("pulled to neighbours", 3.0)):
     inflation[name] = 1 / (weights * mask).sum(axis=-1).mean()
     print(f"{name:<21} inside weights grow {inflation[name]:.2f}-fold")
 
-# %% covers="C406"
+# %%
 claims.check(
     "C406",
     f"{inflation['no preference']:.1f}-fold weights on random data, "
@@ -456,7 +456,7 @@ claims.check(
 # Only when the model already looks nearby is the window nearly free. Slide the pull: the
 # solid line is what full attention does, the dashed one what the window makes of it.
 
-# %% covers="C406 F4 W6"
+# %%
 offsets = np.arange(-40, 41)
 scores_row = random_qkv(81, width=1, seed=3)[0].ravel()
 names = ("full attention", "window")
@@ -465,7 +465,7 @@ live_row = plots.LiveCurves(
 )
 
 
-# %% covers="C406 F4 W6"
+# %%
 def draw_row(radius, pull):
     scores = (scores_row - pull * np.abs(offsets) / 40)[None]
     inside = np.abs(offsets) <= radius
@@ -477,13 +477,13 @@ def draw_row(radius, pull):
 
 widgets.explore(draw_row, live_row.figure, radius=(0, 40, 1, 10), pull=(0, 20, 1, 0))
 
-# %% [markdown]
+# %% [markdown] covers="F33 W1 C062"
 # ## What the window cannot see
 #
 # Hide one fact in a long text, and let the last token ask for it: a needle. Full attention finds
 # it anywhere. How far back does a window of 128 find it?
 
-# %% covers="W1 F33 C062"
+# %%
 keys = random_qkv(1024, width=32, seed=1)[1][0, 0]
 keys /= np.linalg.norm(keys, axis=1, keepdims=True)
 values = np.eye(1024, dtype=np.float32)  # value j says "j"
@@ -501,17 +501,17 @@ for back in (1, 50, 128, 129, 500, 1000):
 # The edge is sharp: 128 is seen and 129 is not. The claim says so too, and holds. Note that the
 # window did not fail loudly: it returned a confident average of the wrong keys.
 
-# %% covers="C062"
+# %%
 claims.check("C062", "with radius 128 the needle 129 back is out of sight")
 
-# %% [markdown]
+# %% [markdown] covers="F4 F7 F10 F34 X3"
 # ## How wide must it be?
 #
 # That depends on the data. Two toy languages: in the first a word depends on one of its last four
 # words; in the second every closing bracket depends on its opening one. Which radius catches
 # 99 % of the links?
 
-# %% covers="F10 F4 F34"
+# %%
 generator = np.random.default_rng(0)
 phrase_links = generator.integers(1, 5, size=4000)
 bracket_links, opened, text_length = [], [], 0
@@ -524,7 +524,7 @@ for step in generator.random(8000):
 for name, links in (("phrases", phrase_links), ("brackets", bracket_links)):
     print(f"{name:<9} 99 % within {np.quantile(links, 0.99):.0f} tokens, all within {max(links)}")
 
-# %% covers="F10 F4"
+# %%
 radii = 2 ** np.arange(13)
 caught = {
     name: [np.mean(np.asarray(links) <= radius) for radius in radii]
@@ -541,7 +541,7 @@ plots.show(axes, f"A radius of 4 catches all links of phrases and {share:.0%} of
 # documents like the second. A third way out is to let each query choose: the smallest radius that
 # catches a given share of *its* attention.
 
-# %% covers="F7 X3"
+# %%
 q, k, _ = (array[0, 0] for array in random_qkv(512, width=16))
 near = np.abs(np.arange(512) - np.arange(512)[:, None])
 sharpness = np.where(np.arange(512) < 256, 0.5, 0.02)[:, None]  # first half local, second not
@@ -552,7 +552,7 @@ live_widths = plots.LiveCurves(
 )
 
 
-# %% covers="F7 X3"
+# %%
 def draw_widths(percent):
     widths = window.dynamic_window(weights, mass=percent / 100)
     live_widths.update({"radius": widths})
@@ -564,7 +564,7 @@ def draw_widths(percent):
 
 widgets.explore(draw_widths, live_widths.figure, percent=(50, 99, 1, 95))
 
-# %% [markdown]
+# %% [markdown] covers="F6 F8"
 # The catch: to know the radius you need the weights, and those are what you wanted not to
 # compute. Chapter 08 comes back to cheaper guesses.
 #
@@ -573,13 +573,13 @@ widgets.explore(draw_widths, live_widths.figure, percent=(50, 99, 1, 95))
 # The simplest local pattern cuts the text into blocks that only see themselves. It looks like a
 # window and is none: nothing ever crosses an edge, in any number of layers.
 
-# %% covers="F6 F8"
+# %%
 islands = masks.reach(masks.blocks(48, 48, block=8), layers=50)
 bridged = masks.reach(masks.blocks(48, 48, block=8, overlap=2), layers=5)
 print("50 layers without overlap reach", f"{masks.density(islands):.0%} of all pairs")
 print(" 5 layers with an overlap of 2 reach", f"{masks.density(bridged):.0%}")
 
-# %% covers="F6"
+# %%
 REACH = ("not reached", "reached")
 live_overlap = plots.LiveHeatmap(
     masks.blocks(48, 48, block=8), x="input", y="output", words=REACH, title=" "
@@ -594,21 +594,21 @@ def draw_overlap(overlap, layers):
 
 widgets.explore(draw_overlap, live_overlap.figure, overlap=(0, 8, 1, 0), layers=(1, 8, 1, 1))
 
-# %% [markdown]
+# %% [markdown] covers="F8 F9 C214"
 # ## Layers widen the view
 #
 # Your neighbour has seen its neighbour. After $L$ layers a token has heard from everything within
 # $L \cdot w$, so it takes $\lceil (n-1)/w \rceil$ layers until the ends have met. `reach`
 # multiplies the mask with itself, as a graph search would.
 
-# %% covers="F8 F9 C214"
+# %%
 mask = window.mask(128, 128, window=16)
 for layers in (1, 4, 7, 8):
     share = masks.density(masks.reach(mask, layers))
     print(f"{layers} layers: {share:.0%} of all pairs connected")
 assert -(-127 // 16) == 8
 
-# %% covers="F8 F9"
+# %%
 live_reach = plots.LiveHeatmap(
     mask, title="which inputs an output depends on", x="input", y="output", words=REACH
 )
@@ -623,14 +623,14 @@ def draw_reach(window_, layers):
 
 widgets.explore(draw_reach, live_reach.figure, window_=(1, 32, 1, 8), layers=(1, 12, 1, 3))
 
-# %% covers="C214"
+# %%
 claims.check(
     "C214",
     f"{masks.hops(window.mask(513, 513, window=64)).max()} layers for 513 tokens "
     f"and w = 64, which is ceil(512 / 64) = {-(-512 // 64)}",
 )
 
-# %% [markdown]
+# %% [markdown] covers="F8 F9 F13 C216"
 # Reaching is not attending well: each hop is a mixture of mixtures. But without reach there is
 # nothing to mix.
 #
@@ -640,7 +640,7 @@ claims.check(
 #
 # $$ j \in \{\, i + t d \;:\; |t| \le w \,\} $$
 
-# %% covers="F13"
+# %%
 for dilation in (1, 2, 4):
     seen = np.flatnonzero(window.mask(33, 33, window=3, dilation=dilation)[16])
     print(f"dilation {dilation}: {len(seen)} keys, from {seen[0]:>2} to {seen[-1]}: {seen}")
@@ -650,13 +650,13 @@ for dilation in (1, 2, 4):
 # …: four separate worlds. The same trap waits in strided attention, which one chapter praises for
 # spreading information fast:
 
-# %% covers="F13 C216"
+# %%
 dilated = masks.reach(window.mask(256, 256, window=8, dilation=4), layers=50)
 mixed = masks.reach(window.mask(256, 256, window=1), 4) @ dilated
 print(f"dilation 4 in 50 layers: {masks.density(dilated):.0%} of all pairs")
 print(f"with four plain layers of window 1 before them: {masks.density(mixed):.0%}")
 
-# %% covers="C216"
+# %%
 stride = np.arange(2048) % 64 == np.arange(2048)[:, None] % 64  # i - j is a multiple of 64
 claims.check(
     "C216",
@@ -668,7 +668,7 @@ claims.check(
 # So plans mix dilations over the layers. Doubling it in each layer grows the view like $2^L$.
 # Choose a plan and watch the cone. **Exercise 04.4** asks for the number of layers.
 
-# %% covers="F13 F8 F9"
+# %%
 plans = {"1 1 1 1": [1, 1, 1, 1], "1 2 4 8": [1, 2, 4, 8], "4 4 4 4": [4, 4, 4, 4]}
 live_cone = plots.LiveReach(np.eye(129, dtype=bool)[[64] * 5])
 
@@ -684,27 +684,27 @@ def draw_cone(window_, plan):
 
 widgets.explore(draw_cone, live_cone.figure, window_=(1, 8, 1, 2), plan=list(plans))
 
-# %% [markdown]
+# %% [markdown] covers="F32 F34"
 # ## Near in what sense?
 #
 # A window is near in *position*. For an image read line by line, the pixel below is a whole row
 # away. Near in two dimensions is another mask, at the same price. Genomes with a period, code
 # with indentation: each has its own nearness.
 
-# %% covers="F32 F34"
+# %%
 row, column = np.divmod(np.arange(144), 12)  # a 12 × 12 image
 near_rows, near_columns = (np.abs(a - a[:, None]) <= 1 for a in (row, column))
 patch = near_rows & near_columns
 line = window.mask(144, 144, window=4)
 print("keys of a pixel:", patch[66].sum(), "in a 3 × 3 patch,", line[66].sum(), "in a line")
 
-# %% covers="F32"
+# %%
 figure, (left, right) = plots.figure(1, 2)
 plots.heatmap(patch[66].reshape(12, 12), left, title="window in 2-D", x="column", y="row")
 plots.heatmap(line[66].reshape(12, 12), right, title="window in 1-D", x="column", y="row")
 plots.show(figure, "Nine pixels around one pixel: a square patch; or a stretch of its own line.")
 
-# %% [markdown]
+# %% [markdown] covers="F2 F36 P4 C170"
 # ## The kernel, tile by tile
 #
 # On a GPU one *program* takes a tile of queries and walks over the tiles of keys that its window
@@ -712,7 +712,7 @@ plots.show(figure, "Nine pixels around one pixel: a square patch; or a stretch o
 # a GPU, Triton's interpreter runs the same kernel here, and `trace` notes every access. That takes
 # some seconds.
 
-# %% tags=["nbval-ignore-output"] covers="F36 F2"
+# %% tags=["nbval-ignore-output"]
 try:
     import torch
 
@@ -731,7 +731,7 @@ except (ImportError, RuntimeError) as reason:
 # its window touches, as many in the middle of a long text as of a short one. That is why the cost
 # grows with $n$ and not with $n^2$.
 
-# %% tags=["nbval-ignore-output"] covers="F36"
+# %% tags=["nbval-ignore-output"]
 if traced:
     from IPython.display import display
 
@@ -742,7 +742,7 @@ if traced:
 # Prediction beside measurement once more, this time in bytes: what the kernel's `cost` says it
 # loads and stores, and what the trace counted, access by access.
 
-# %% tags=["nbval-ignore-output"] covers="P4"
+# %% tags=["nbval-ignore-output"]
 if traced:
     kernel_cost = window_kernel.cost(1, 1, 512, 512, 32, window=64)
     print("bytes loaded: predicted", kernel_cost.bytes_read, "counted", traced.bytes_loaded())
@@ -753,10 +753,10 @@ if traced:
 # And the time on a real GPU? The next cell measures it if there is one. If not, it shows the
 # latest recorded run, or says that there is none.
 
-# %% tags=["nbval-ignore-output"] covers="F36 C170"
+# %% tags=["nbval-ignore-output"]
 bench.show_gpu("window")
 
-# %% [markdown]
+# %% [markdown] covers="C063 C064"
 # **Exercise 04.5** leaves the tile bounds of such a kernel to you, and counts the bytes you load.
 # **Exercise 04.6** hides a bug in a window kernel.
 #
@@ -765,19 +765,19 @@ bench.show_gpu("window")
 # Some printed sentences cannot be recomputed: they name no task, no metric and no source. The
 # course does not repeat such figures as facts.
 
-# %% covers="C063"
+# %%
 claims.check("C063")
 
-# %% covers="C064"
+# %%
 claims.check("C064")
 
-# %% [markdown]
+# %% [markdown] covers="C009 C058 C060 C061 C165-C168 C312 C373 C378 C399-C404"
 # ## Every claim about windows
 #
 # The ledger's verdicts on this chapter's subject, so that nothing is hidden: those that hold stand
 # here too.
 
-# %% covers="C009 C058 C060 C061 C165 C166 C167 C168 C312 C373 C378 C399 C400 C401 C402 C403 C404"
+# %%
 for claim in claims.find(chapter="04"):
     print(f"{claim.id}  {claim.verdict:<18} {claim.claim}")
 

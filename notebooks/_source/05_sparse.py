@@ -15,7 +15,7 @@ from attncourse.inputs import random_qkv
 from attncourse.reference import bigbird, full, longformer, random_keys, window
 from attncourse.units import format_bytes
 
-# %% [markdown]
+# %% [markdown] covers="F30 Y1"
 # ## Three questions
 #
 # A sparse pattern is a set $S(i)$ of keys for each query. The softmax runs over that set alone:
@@ -26,7 +26,7 @@ from attncourse.units import format_bytes
 # And how long does it run?
 
 
-# %% covers="F30 Y1"
+# %%
 def report(name, mask):
     needed, islands = graph.hops(mask), len(np.unique(graph.islands(mask)))
     joined = "never all" if (needed < 0).any() else f"all met after layer {needed.max()}"
@@ -36,7 +36,7 @@ def report(name, mask):
 report("full", np.ones((256, 256), dtype=bool))
 report("window 8", window.mask(256, 256, window=8))
 
-# %% [markdown]
+# %% [markdown] covers="F8 F11 F15 F26 F35 W2 C215 C216"
 # An *island* is a group of tokens that no edge leaves. *Layers* count as in chapter 04: your
 # neighbour has heard from its neighbour. This line comes again for each pattern.
 #
@@ -48,19 +48,19 @@ report("window 8", window.mask(256, 256, window=8))
 #
 # 4096 tokens, $s = 64$: which keys does token 1024 see?
 
-# %% covers="F11 F15 C215"
+# %%
 from attncourse.reference import strided
 
 seen = np.flatnonzero(strided.mask(4096, 4096, stride=64)[1024])
 print(len(seen), "keys:", *seen[:3], "...", seen[-1])
 
-# %% covers="F11"
+# %%
 q, k, v = random_qkv(24, width=8)
 every = strided.attention(q, k, v, stride=1)
 np.testing.assert_allclose(every, full.attention(q, k, v), atol=1e-6)
 print("stride 1 is full attention")
 
-# %% covers="F11"
+# %%
 figure, (left, right) = plots.figure(1, 2, height=3.4)
 plots.heatmap(strided.mask(16, 16, stride=4), left, title="mask, stride 4")
 plots.graph(strided.mask(16, 16, stride=4), right, title="graph")
@@ -70,7 +70,7 @@ plots.show(figure, "Parallel diagonals, 4 apart; each query reaches over to 4 fa
 # It looks like a net over the whole text. Chapter E says that it spreads information fast. Before
 # you run the next cell: after how many layers has every token heard from every other?
 
-# %% covers="F11 W2 C216"
+# %%
 report("stride 8", strided.mask(256, 256, stride=8))
 report("stride 64", strided.mask(256, 256, stride=64))
 
@@ -79,7 +79,7 @@ report("stride 64", strided.mask(256, 256, stride=64))
 # attention reads $s$ texts that are woven into one another, and each of them apart. That is even
 # how to compute it: cut the classes out, and there is nothing left to mask.
 
-# %% covers="F11"
+# %%
 q, k, v = random_qkv(256)
 woven = np.empty_like(v)
 for start in range(8):
@@ -91,7 +91,7 @@ print("8 short texts, each read alone, are strided attention")
 # Give it company, and it joins. Slide the layers and watch the picture fill; the curve says how
 # many pairs have met.
 
-# %% covers="F8 F26 W2"
+# %%
 joined = {"stride 16": strided.mask(128, 128, stride=16)}
 joined["and window 4"] = joined["stride 16"] | window.mask(128, 128, window=4)
 joined["and one global token"] = joined["stride 16"] | longformer.mask(
@@ -100,7 +100,7 @@ joined["and one global token"] = joined["stride 16"] | longformer.mask(
 after = {name: [masks.reach(mask, step) for step in range(7)] for name, mask in joined.items()}
 shares = {name: [masks.density(reached) for reached in steps] for name, steps in after.items()}
 
-# %% covers="F8 F26 F35"
+# %%
 REACH = ("not reached", "reached")
 figure, (left, right) = plots.figure(1, 2, height=3.8)
 live_joined = plots.LiveHeatmap(joined["stride 16"], left, x="input", y="output")
@@ -111,7 +111,7 @@ live_hops = plots.LiveCurves(
 )
 
 
-# %% covers="F8 F26 F35"
+# %%
 def draw_joined(pattern, layers):
     share = shares[pattern][layers]
     live_joined.update(after[pattern][layers])
@@ -121,14 +121,14 @@ def draw_joined(pattern, layers):
 
 widgets.explore(draw_joined, figure, pattern=list(joined), layers=(0, 6, 1, 0))
 
-# %% [markdown]
+# %% [markdown] covers="F12 F15 F21 G16 C068"
 # ## Two patterns, one name
 #
 # Chapter V also has a "strided" pattern: a token's own block, and every $k$-th token of the text,
 # the same ones for everybody. The Sparse Transformer calls this *fixed*. The keys of one are
 # diagonals, those of the other are columns.
 
-# %% covers="F12 F15 F21 C068 G16"
+# %%
 from attncourse.reference import sparse_transformer
 
 fixed = sparse_transformer.mask(32, 32, stride=8, pattern="fixed")
@@ -138,12 +138,12 @@ plots.heatmap(woven_mask, left, title="chapter E: same residue")
 plots.heatmap(fixed, right, title="chapter V: own block, every 8th")
 plots.show(figure, "Left diagonals. Right squares on the diagonal, and four dark columns.")
 
-# %% covers="F12 F21 C068"
+# %%
 report("chapter E: same residue", strided.mask(256, 256, stride=16))
 fixed = sparse_transformer.mask(256, 256, stride=16, pattern="fixed")
 report("chapter V: block, every 16th", fixed)
 
-# %% [markdown]
+# %% [markdown] covers="F24-F26 F31 G16 C070-C073"
 # Twice the keys, and a different world: the columns are read by all. A column's token sees only
 # its block, though. It sums the block up, and the next layer fetches the summaries. So two layers
 # join everything.
@@ -156,7 +156,7 @@ report("chapter V: block, every 16th", fixed)
 # $$ A_\text{near} = \{\, j : |i-j| \le l \,\}, \qquad
 #    A_\text{far} = \{\, j : (i-j) \bmod l = 0 \,\} $$
 
-# %% covers="F24 G16"
+# %%
 near, far = sparse_transformer.factors(64, 64, stride=8)
 figure, axes = plots.figure(1, 3, height=2.9)
 for ax, mask, title in zip(
@@ -169,7 +169,7 @@ plots.show(figure, "A band; diagonals 8 apart; and both together.")
 # Three plans for two layers: near and near, far and far, near and far. All cost about the same.
 # Which of them joins every pair?
 
-# %% covers="F24 F26"
+# %%
 near, far = sparse_transformer.factors(256, 256, stride=16)
 plans = {"near, near": (near, near), "far, far": (far, far), "near, far": (near, far)}
 for plan, layers in plans.items():
@@ -182,7 +182,7 @@ for plan, layers in plans.items():
 #
 # $$ l + \frac{n}{l} \;\ge\; 2\sqrt n, \qquad \text{and equal at } l = \sqrt n $$
 
-# %% covers="F25"
+# %%
 l_tried = 2 ** np.arange(1, 14)
 ones = {name: l_tried * 1.0 for name in ("both", "near: l", "far: n / l")}
 per_query = plots.LiveCurves(
@@ -201,18 +201,18 @@ widgets.explore(draw_strides, per_query.figure, n=widgets.choice([1024, 4096, 16
 # %% [markdown]
 # Chapter V says: about $\sqrt n = 64$ keys per token at $n = 4096$, hence 64 times faster. Count.
 
-# %% covers="C070 F25 C072 C073"
+# %%
 near, far = sparse_transformer.factors(4096, 4096, stride=64, causal=True)
 keys = [mask.sum() / 4096 for mask in (near, far, near | far)]
 claims.check("C070", f"{keys[0]:.1f} near and {keys[1]:.1f} far, {keys[2]:.1f} together (causal)")
 
-# %% covers="C071 F31"
+# %%
 both = sparse_transformer.cost(1, 1, 4096, 4096, 64, stride=64)
 ratio = full.cost(1, 1, 4096, 4096, 64).flops / both.flops
 why = "64 counts one factor and no block; and a ratio of operations is no speedup"
 claims.check("C071", f"{ratio:.0f} times fewer FLOPs for both factors, computed in blocks", why)
 
-# %% [markdown]
+# %% [markdown] covers="F13 F14 F16"
 # **Exercise 05.1** builds a union of three patterns, causal, with queries and keys of different
 # number.
 #
@@ -221,7 +221,7 @@ claims.check("C071", f"{ratio:.0f} times fewer FLOPs for both factors, computed 
 # Give a query eight keys on each side of it. It may take the eight nearest, or those at distance
 # 1, 2, 4, 8 … The price is the same. Guess the layers for each, then run.
 
-# %% covers="F16"
+# %%
 from attncourse.reference import offsets
 
 steps = offsets.exponential(256)
@@ -233,7 +233,7 @@ report("exponential", offsets.mask(256, 256, offsets=steps))
 # Every distance is a sum of few powers of two: that is the binary system. Other bases work too. A
 # *hierarchical* pattern is a pyramid of windows, each level with longer steps than the one below.
 
-# %% covers="F14 F16"
+# %%
 for base in (2, 4, 16, 256):
     steps = offsets.hierarchical(256, base=base)
     report(f"base {base}: {len(steps) - 1} keys a side", offsets.mask(256, 256, offsets=steps))
@@ -242,7 +242,7 @@ for base in (2, 4, 16, 256):
 # The levels may also be spread over the layers: layer $t$ takes steps of $b^t$, and each query has
 # three keys only. With base 3 the cone covers 3, 9, 27 … tokens without a gap. What will base 4 do?
 
-# %% covers="F14 F13"
+# %%
 live_pyramid = plots.LiveReach(np.eye(243, dtype=bool)[[121] * 6])
 
 
@@ -259,14 +259,14 @@ def draw_pyramid(base, layers):
 
 widgets.explore(draw_pyramid, live_pyramid.figure, base=(2, 6, 1, 3), layers=(1, 5, 1, 4))
 
-# %% [markdown]
+# %% [markdown] covers="F17 C010"
 # ## Primes do not share
 #
 # Three heads with strides 32, 64 and 128; or with the primes just below, 31, 61 and 127. Two
 # layers add or subtract two steps. Which distances up to 4095 can they make?
 
 
-# %% covers="F17 C010"
+# %%
 def two_steps(steps, n):
     steps = np.array(steps)
     made = np.concatenate([np.add.outer(steps, steps), np.subtract.outer(steps, steps)], None)
@@ -281,7 +281,7 @@ for name, strides in (("powers", (32, 64, 128)), ("primes", (31, 61, 127))):
 # Sums of multiples of 32 stay multiples of 32. In general two strides $a$ and $b$ only ever meet
 # the multiples of their greatest common divisor. Try 12 and 18, then 12 and 17.
 
-# %% covers="F17"
+# %%
 live_steps = plots.LiveReach(np.eye(257, dtype=bool)[[128] * 4])
 
 
@@ -297,14 +297,14 @@ def draw_steps(a, b):
 
 widgets.explore(draw_steps, live_steps.figure, a=(4, 32, 1, 12), b=(4, 32, 1, 18))
 
-# %% [markdown]
+# %% [markdown] covers="F18"
 # ## Let the data choose
 #
 # A stride can be *learned*. Take data with a period: each token attends to its own phase. For
 # every stride, sum the attention that its keys catch. Which strides catch all of it?
 
 
-# %% covers="F18"
+# %%
 def periodic(period, noise, n=240):
     distance = np.abs(np.arange(n) - np.arange(n)[:, None])
     weights = (distance % period == 0) + noise / period
@@ -314,7 +314,7 @@ def periodic(period, noise, n=240):
 weights, distance = periodic(24, noise=0.02)
 print("stride that catches 90 %:", strided.learned_stride(weights, mass=0.9))
 
-# %% covers="F18"
+# %%
 tried = np.arange(1, 49)
 live_caught = plots.LiveCurves(
     tried, {"caught": tried / 48}, x_label="stride", y_label="attention caught", high=1
@@ -331,7 +331,7 @@ def draw_caught(period, noise):
 noises = {"none": 0.0, "a little": 0.05, "much": 0.5}
 widgets.explore(draw_caught, live_caught.figure, period=(2, 40, 1, 24), noise=noises)
 
-# %% [markdown]
+# %% [markdown] covers="F19 G12 C011 C227 C468"
 # All divisors of the period catch everything; the largest is the cheapest. With much noise no
 # stride is enough, and the search falls back to 1: full attention. Learned is only as good as what
 # there is to learn.
@@ -343,7 +343,7 @@ widgets.explore(draw_caught, live_caught.figure, period=(2, 40, 1, 24), noise=no
 #
 # $$ \text{nobody picks } j: \qquad \Bigl(1 - \frac{r}{n-1}\Bigr)^{n-1} \approx e^{-r} $$
 
-# %% covers="F19"
+# %%
 drawn = random_keys.mask(1024, 1024, n_random=2, seed=1)
 unpicked = (drawn.sum(axis=0) == 1).sum()  # each token picks itself
 print(f"predicted {1024 * np.exp(-2):.0f} tokens, counted {unpicked}")
@@ -352,7 +352,7 @@ print(f"predicted {1024 * np.exp(-2):.0f} tokens, counted {unpicked}")
 # Such a token listens and is never heard: no number of layers carries its information on. Slide
 # $r$. Where does the last unheard token vanish?
 
-# %% covers="F19"
+# %%
 picks = np.arange(31)
 factorials = np.cumsum(np.log(np.maximum(picks, 1)))
 zeros = {"counted": np.zeros(31), "by chance": np.zeros(31)}
@@ -361,7 +361,7 @@ live_picks = plots.LiveCurves(
 )
 
 
-# %% covers="F19"
+# %%
 def draw_picks(r, seed):
     picked = random_keys.mask(1024, 1024, n_random=r, seed=seed).sum(axis=0) - 1
     counted = np.bincount(picked, minlength=31)[:31]
@@ -372,11 +372,11 @@ def draw_picks(r, seed):
 
 widgets.explore(draw_picks, live_picks.figure, r=(1, 12, 1, 2), seed=(0, 9, 1, 1))
 
-# %% covers="F19 C011 G12"
+# %%
 for r in (1, 3, 8, 32):
     report(f"{r} random keys", random_keys.mask(256, 256, n_random=r, seed=2))
 
-# %% covers="C011"
+# %%
 unjoined = [
     sum((graph.hops(random_keys.mask(256, 256, n_random=r, seed=s)) < 0).any() for s in range(10))
     for r in (1, 3, 8, 32)
@@ -389,7 +389,7 @@ claims.check("C011", found)
 # supplies the short cuts. How do the layers grow with $n$?
 
 
-# %% covers="G12 C468"
+# %%
 def ring_and_random(n, seed=0):
     return window.mask(n, n, window=1) | random_keys.mask(n, n, n_random=2, seed=seed)
 
@@ -405,7 +405,7 @@ layers = {name: [graph.hops(mask(n)).max() for n in lengths] for name, mask in f
 for name, numbers in layers.items():
     print(f"{name:<28}", *(f"{number:>4}" for number in numbers))
 
-# %% covers="G12 C468 C227"
+# %%
 axes = plots.curves(
     lengths, layers, x_label="tokens n", y_label="layers until all have met", log_x=True
 )
@@ -418,11 +418,11 @@ plots.show(
 # line: with a single global token every path has length two. In BigBird it is not the random links
 # that make paths short.
 
-# %% covers="C468 C227"
+# %%
 claims.check("C468", "window 1 and 2 random keys: " + ", ".join(map(str, layers[list(layers)[2]])))
 claims.check("C227", "2 layers with one global token, at every n above")
 
-# %% [markdown]
+# %% [markdown] covers="F20 F33 F35 C217"
 # **Exercise 05.4** asks how many layers a mask needs, or whether none are enough.
 #
 # ## Hubs
@@ -433,7 +433,7 @@ claims.check("C227", "2 layers with one global token, at every n above")
 #
 # since the corner where rows and columns cross must not count twice.
 
-# %% covers="F20 C217"
+# %%
 hubs = longformer.mask(4096, 4096, window=0, global_tokens=2)
 added = (hubs & ~np.eye(4096, dtype=bool)).sum() + 2  # the two own keys lie on the diagonal
 print(f"counted {added:,}, formula {2 * 4096 * 2 - 2**2:,}")
@@ -442,7 +442,7 @@ print(f"counted {added:,}, formula {2 * 4096 * 2 - 2**2:,}")
 # Layer one gathers: the hub hears from all. Layer two broadcasts: all hear from the hub. Choose who
 # speaks, and follow the message.
 
-# %% covers="F35"
+# %%
 hub = longformer.mask(48, 48, window=2, global_tokens=1)
 heard = np.array([masks.reach(hub, step) for step in range(3)])
 flow, axes = plots.figure(height=3.4)
@@ -463,14 +463,14 @@ widgets.explore(draw_flow, flow, speaker=(0, 47, 1, 40), layers=(0, 2, 1, 1))
 # Reached is not yet understood. Let all weights be equal. How much of a far token arrives through
 # the hub, against one layer of full attention?
 
-# %% covers="F35 F33"
+# %%
 n = 256
 hub = longformer.mask(n, n, window=8, global_tokens=1)
 weights = hub / hub.sum(axis=1, keepdims=True)
 through = (weights @ weights)[200, 50]
 print(f"through the hub {through:.5f}, directly {1 / n:.5f}: {1 / n / through:.0f} times less")
 
-# %% [markdown]
+# %% [markdown] covers="F20 F31 G1-G3 G7 G8 C218-C224 C347 C356 C451"
 # And whatever arrives has been mixed into one vector of the hub, with all the others. Training can
 # sharpen both steps. It cannot make that vector wider. A hub is a short path and a narrow one.
 #
@@ -479,7 +479,7 @@ print(f"through the hub {through:.5f}, directly {1 / n:.5f}: {1 / n / through:.0
 # Which tokens should be global? The task says it. For classification the first token, CLS, whose
 # output is the answer; for questions about a text, the tokens of the question.
 
-# %% covers="G1 G2 G3 F20"
+# %%
 choices = {
     "classification": longformer.mask(32, 32, window=3, global_tokens=1),
     "question of 6 tokens": longformer.mask(32, 32, window=3, global_tokens=6),
@@ -490,7 +490,7 @@ for ax, (title, mask) in zip(axes, choices.items(), strict=True):
     plots.heatmap(mask, ax, title=title)
 plots.show(figure, "A band in each; one full row and column, six of them, or three scattered ones.")
 
-# %% covers="G8"
+# %%
 axes = plots.arcs(
     32, 16, {"window": range(12, 21), "global": [0]}, title="what token 16 of a Longformer sees"
 )
@@ -500,7 +500,7 @@ plots.show(axes, "Nine neighbours by short arcs; token 0, the CLS token, by a lo
 # It collapses to what you know: without global tokens it is the window of chapter 04, and with a
 # window as wide as the text it is full attention.
 
-# %% covers="G1"
+# %%
 q, k, v = random_qkv(100, width=16)
 local = longformer.attention(q, k, v, window=8)
 np.testing.assert_allclose(local, window.attention(q, k, v, window=8), atol=1e-6)
@@ -516,7 +516,7 @@ print("no globals: the window; window 100: full attention")
 #    + \underbrace{\text{band}(n - g,\, w)}_{\text{chapter 04}} $$
 
 
-# %% covers="G1 G7 C219 C220 C221 C222"
+# %%
 def longformer_pairs(n, w, g):
     return g * n + (n - g) * g + window.count(n - g, n - g, window=w)
 
@@ -527,11 +527,11 @@ printed = (4096 - 2) * (2 * 512 + 2) + 2 * 4096
 print(f"chapter E: {printed:,} pairs, {4096**2 / printed:.2f} times fewer than full")
 print(f"exactly:   {pairs:,} pairs, {4096**2 / pairs:.2f} times fewer")
 
-# %% covers="C218 C356 C223 C451"
+# %%
 claims.check("C218", 2 * 512 + 1)
 claims.check("C356", printed * 4 * 144 * 8 / 1e9, "2.4 GB is one text, in 12 layers and 12 heads")
 
-# %% covers="G7 C224 F31"
+# %%
 why = "a time cannot fall by more than the work unless something else changed too"
 claims.check("C224", f"{4096**2 / pairs:.2f} times fewer pairs at most", why)
 
@@ -539,14 +539,14 @@ claims.check("C224", f"{4096**2 / pairs:.2f} times fewer pairs at most", why)
 # That is close. But is it the model? The released one is configured with `attention_window: 512`,
 # and its code uses `attention_window // 2` on each side.
 
-# %% covers="C347 C221"
+# %%
 released = longformer_pairs(4096, 256, 2)
 claims.check(
     "C347",
     f"{2 * 256 + 1} keys; {released:,} pairs, {4096**2 / released:.1f} times fewer than full",
 )
 
-# %% [markdown]
+# %% [markdown] covers="F13 G4-G6 C066 C076 C169 C349-C352"
 # **Exercise 05.2** asks for this count up to $10^{12}$ tokens.
 #
 # ## How fast does a Longformer see?
@@ -554,7 +554,7 @@ claims.check(
 # Chapter E: dilation grows from 1 to 4 over the depth, and so "information crosses the text in
 # $O(\log n)$ layers". Reaches add. So how many layers does each plan need for 4096 tokens?
 
-# %% covers="G4 F13 C350"
+# %%
 plans = {
     "256 a side, no dilation": 256 * np.ones(24),
     "512 a side, no dilation": 512 * np.ones(24),
@@ -565,12 +565,12 @@ needed = {plan: int((np.cumsum(reach) < 4095).sum()) + 1 for plan, reach in plan
 for plan, layers in needed.items():
     print(f"{plan:<32} {layers:>3} layers")
 
-# %% covers="C350 C349"
+# %%
 claims.check("C350", "the layers above: only the plan that doubles is logarithmic")
 why = "512 a side span 1024 before any dilation; the released model has none (paper, section 5)"
 claims.check("C349", f"{2 * 512} positions without dilation, {2 * 512 * 2} with dilation 2", why)
 
-# %% covers="G4"
+# %%
 depth = np.arange(1, 13)
 dilations = {
     "no dilation": np.ones(12),
@@ -582,7 +582,7 @@ live_plan = plots.LiveCurves(
 )
 
 
-# %% covers="G4"
+# %%
 def draw_plan(window_):
     seen = {p: np.minimum(4095, np.cumsum(window_ * d)) for p, d in dilations.items()}
     live_plan.update(seen)
@@ -597,7 +597,7 @@ widgets.explore(draw_plan, live_plan.figure, window_=(8, 512, 8, 64))
 # (section 5, footnote). It trained the long model from that checkpoint, at its full length from the
 # start. Growing the length in stages belongs to its character models.
 
-# %% covers="G5 C352"
+# %%
 claims.check(
     "C352",
     "one length, 4096, for the model that starts from RoBERTa (paper, section 5)",
@@ -608,7 +608,7 @@ claims.check(
 # RoBERTa knows 512 positions. The new ones are copies of the old, eight blocks in a row. Which
 # tokens does a model find confusing on the first day?
 
-# %% covers="G6 C351 C066 C076"
+# %%
 table = np.random.default_rng(0).standard_normal((512, 16))
 positions = np.tile(table, (4096 // 512, 1))
 same = np.flatnonzero((positions == positions[100]).all(axis=1))
@@ -619,16 +619,16 @@ print(positions.shape, "tokens with the position of token 100:", same)
 # jump from 511 back to 0; training has to mend that. What task scores came out, only the papers can
 # tell:
 
-# %% covers="C169"
+# %%
 why = "Longformer's own table 7 compares with RoBERTa, cut into pieces; no number is printed here"
 claims.check("C169", "nothing to compute", why)
 
-# %% [markdown]
+# %% [markdown] covers="G9 G14"
 # ## BigBird: chance in blocks
 #
 # *BigBird* takes all three: a window, global tokens and random keys, in whole blocks of tokens.
 
-# %% covers="G9 G14"
+# %%
 axes = plots.arcs(
     48,
     24,
@@ -637,7 +637,7 @@ axes = plots.arcs(
 )
 plots.show(axes, "Neighbours by short arcs, two random pairs and the first pair by long ones.")
 
-# %% covers="G9"
+# %%
 parts = {
     "window": {"random_blocks": 0, "global_blocks": 0},
     "and global": {"random_blocks": 0, "global_blocks": 1},
@@ -648,7 +648,7 @@ for ax, (title, knobs) in zip(axes, parts.items(), strict=True):
     plots.heatmap(bigbird.mask(128, 128, block=8, **knobs), ax, title=title)
 plots.show(figure, "Squares along the diagonal; then the first blocks' row and column; then dots.")
 
-# %% covers="G9"
+# %%
 live_bird = plots.LiveMask(bigbird.mask(128, 128, block=8))
 
 
@@ -664,13 +664,13 @@ more = {"global_blocks": (0, 4, 1, 1), "seed": (0, 9, 1, 0)}
 sizes = widgets.choice([1, 2, 4, 8, 16], 8)
 widgets.explore(draw_bird, live_bird.figure, block=sizes, **low_high, **more)
 
-# %% [markdown]
+# %% [markdown] covers="G19 C226 C229-C232 C452-C464 C466 C467 C469 C470"
 # ## Counted twice
 #
 # Chapter E's exercise: $n = 4096$, window 256, 64 random keys, 32 global tokens. A regular token
 # has 256 + 64 + 32 = 352 keys, a global token all 4096. Write down your total before you go on.
 
-# %% covers="C453 C454 C455 C452"
+# %%
 n, w, r, g = 4096, 256, 64, 32
 regular = (n - g) * (w + r + g)
 print(f"{n - g} regular rows {regular:>9,}")
@@ -683,7 +683,7 @@ print(f"     together     {total:>9,}")
 # regular tokens' links to the global ones, though the 352 hold them already; and it subtracts an
 # overlap that is none. What does a real mask say?
 
-# %% covers="C456 C457 C458"
+# %%
 mask = bigbird.mask(n, n, block=1, window_blocks=w // 2, random_blocks=r, global_blocks=g)
 counted = int(mask.sum())
 assert counted == g * n + (n - g) * (g + r) + window.count(n - g, n - g, window=w // 2)
@@ -691,7 +691,7 @@ incoming, overlap = (n - g) * g, g * g
 wrong_total = total + incoming - overlap
 print(f"printed {wrong_total:,}   rows {total:,}   mask {counted:,}")
 
-# %% covers="C456 C457 C458 C463"
+# %%
 table = n * w + n * r + g * n + incoming - overlap
 totals = {
     "printed total": wrong_total,
@@ -703,7 +703,7 @@ totals = {
 axes = plots.bars(totals, title="one pattern, five counts of its pairs")
 plots.show(axes, "The printed total is the largest; a real mask has some 8 % less.")
 
-# %% covers="C456 C457 C458"
+# %%
 claims.check("C456", 0)
 claims.check("C457", 0)
 claims.check("C458", total, f"counted twice; a mask has {counted:,}: windows end at the edges")
@@ -712,14 +712,14 @@ claims.check("C458", total, f"counted twice; a mask has {counted:,}: windows end
 # Everything that follows from the total is off by as much, and the table beside it does not add
 # up to it either:
 
-# %% covers="C459 C460 C461 C462"
+# %%
 sparse = 1 - total / n**2
 claims.check("C459", f"{sparse:.2%} by rows, {1 - counted / n**2:.2%} in the mask")
 claims.check("C460", f"{total / n**2:.2%} by rows, {counted / n**2:.2%} in the mask")
 claims.check("C461", f"{total * 4 / 1e6:.2f} MB by rows, {counted * 4 / 1e6:.2f} MB in the mask")
 claims.check("C462", f"{sparse:.1%}")
 
-# %% covers="C463 C464 C467 C466"
+# %%
 claims.check("C463", table)
 claims.check("C464", f"{table * 4 / 1e6:.2f} MB")
 claims.check("C467", n * (w + r + g) * 4 / 1e6)
@@ -728,7 +728,7 @@ claims.check("C466", n * 256 * 4 / 1e6)
 # %% [markdown]
 # And the chapter's own text counts the window on each side, so that the same letters mean 608 keys:
 
-# %% covers="C452 C226 C229 C230 C231 C232 G19"
+# %%
 wide = bigbird.mask(n, n, block=1, window_blocks=w, random_blocks=r, global_blocks=g)
 claims.check("C452", w + r + g)
 claims.check("C226", f"at most {2 * w + 1 + r + g}; on average {wide.sum() / n:.0f} in a real mask")
@@ -736,11 +736,11 @@ per_head = ((n - g) * (2 * w + r + g) + g * n) * 4
 print(f"{n / 608:.1f} times fewer keys, {per_head / 1e6:.1f} MB a head", end=", ")
 print(f"{per_head * 144 / 1e9:.1f} GB in BERT-base: 12 layers, 12 heads")
 
-# %% covers="C469 C470"
+# %%
 why = "its own table has 6.5 times at 4096 tokens and 13 at 8192; 10 is 1 / the wrong 10.08 %"
 claims.check("C469", f"{n**2 / total:.1f} times fewer pairs; no time is measured by that", why)
 
-# %% [markdown]
+# %% [markdown] covers="G10 C225"
 # **V4** asks for all these numbers, without the double count.
 #
 # ## The same keys for all heads?
@@ -750,15 +750,15 @@ claims.check("C469", f"{n**2 / total:.1f} times fewer pairs; no time is measured
 #
 # $$ \text{shared: } \frac rn , \qquad \text{per head: } 1 - \Bigl(1 - \frac rn\Bigr)^h $$
 
-# %% covers="G10 C225"
+# %%
 sets = [random_keys.draw(64, 4096, n_random=64, seed=head)[:, 1:] for head in range(12)]
 union = np.mean([len(np.unique(row)) for row in np.concatenate(sets, axis=1)]) / 4096
 print(f"counted {union:.1%}, formula {1 - (1 - 64 / 4096) ** 12:.1%}, shared {64 / 4096:.1%}")
 
-# %% covers="G10 C225"
+# %%
 claims.check("C225", f"12 heads see {union:.1%} of the keys, and {64 / 4096:.1%} if they share")
 
-# %% covers="G10"
+# %%
 heads = np.arange(1, 33)
 ones = {name: np.ones(32) for name in ("per head", "shared", "with these heads")}
 live_cover = plots.LiveCurves(heads, ones, x_label="heads", y_label="share of keys seen", high=1)
@@ -773,18 +773,18 @@ def draw_cover(r, heads_):
 
 widgets.explore(draw_cover, live_cover.figure, r=(16, 512, 16, 64), heads_=(1, 32, 1, 12))
 
-# %% [markdown]
+# %% [markdown] covers="G13 C233 C472-C474"
 # ## Settings that contradict each other
 #
 # Chapter E recommends: window of 3 blocks, "typically 256–512"; random a quarter of the window;
 # global 2 blocks, "typically 32–64". How large is a block, then? Solve for it.
 
-# %% covers="G13 C472 C474 C473"
+# %%
 claims.check("C472", f"blocks of {256 / 3:.0f} to {512 / 3:.0f}; with 64 it is {3 * 64}")
 claims.check("C474", f"blocks of {32 // 2} to {64 // 2}; with 64 it is {2 * 64}")
 claims.check("C473", f"{256 // 4}; the released model has 3 blocks, {3 * 64}")
 
-# %% covers="G13 C233"
+# %%
 settings = {"block": 64, "window_blocks": 1, "random_blocks": 3, "global_blocks": (0, 63)}
 layout = bigbird.layout(4096, 4096, **settings)
 per_token = layout.mean() * 4096
@@ -793,7 +793,7 @@ claims.check("C233", f"3 · 64, 3 · 64, 2 · 64 tokens; {per_token:.0f} keys on
 # %% [markdown]
 # No block size fits both ranges. Slide it and see which promise breaks.
 
-# %% covers="G13"
+# %%
 live_block = plots.LiveBars(
     {"window": 192, "random": 192, "global": 128}, unit="tokens", title=" ", high=768
 )
@@ -808,7 +808,7 @@ def draw_block(block):
 
 widgets.explore(draw_block, live_block.figure, block=(8, 256, 8, 64))
 
-# %% [markdown]
+# %% [markdown] covers="G11 G15 C018 C228"
 # ## What the theorem says
 #
 # BigBird's paper proves that its pattern can approximate any continuous function on sequences, as
@@ -816,17 +816,17 @@ widgets.explore(draw_block, live_block.figure, block=(8, 256, 8, 64))
 # proof: it names no width, no depth, and no accuracy. The paper tests question answering,
 # summarisation and genomics.
 
-# %% covers="G11 G15 C018 C228"
+# %%
 why = "the paper's abstract credits O(1) global tokens; the proof was not checked here"
 claims.check("C228", "one global token joins all in 2 layers, random keys alone may never", why)
 
-# %% [markdown]
+# %% [markdown] covers="F27 F30 C171-C174"
 # ## A union is not a sum
 #
 # Chapter V combines 64 local keys, stride 128 and the first token: 64 + 32 + 1 = 97. Tick the parts
 # on and off. When is the union smaller than the sum?
 
-# %% covers="F27 F30"
+# %%
 sets = {
     "local": window.mask(256, 256, window=8),
     "strided": strided.mask(256, 256, stride=16),
@@ -835,7 +835,7 @@ sets = {
 live_union = plots.LiveMask(sets["local"])
 
 
-# %% covers="F27 F30"
+# %%
 def draw_union(**ticked):
     chosen = [mask for name, mask in sets.items() if ticked[name]]
     union = np.any([np.zeros((256, 256), dtype=bool), *chosen], axis=0)
@@ -846,18 +846,18 @@ def draw_union(**ticked):
 
 widgets.explore(draw_union, live_union.figure, local=True, strided=True, first=True)
 
-# %% covers="F27 C171 C172 C173"
+# %%
 near, far = window.mask(4096, 4096, window=32), strided.mask(4096, 4096, stride=128)
 first = np.tile(np.arange(4096) == 0, (4096, 1))
 union = near | far | first
 print(f"{near.sum() / 4096:.2f} + {far.sum() / 4096:.2f} + 1 keys, union {union.sum() / 4096:.2f}")
 
-# %% covers="C171 C173 C174"
+# %%
 claims.check("C171", int(near[2048].sum()))
 claims.check("C173", f"{union.sum() / 4096:.2f}")
 claims.check("C174", f"{100 * masks.density(union):.3f} %", "the union above over all pairs")
 
-# %% [markdown]
+# %% [markdown] covers="F28 F31 W3 W9 C144"
 # The sum is nearly right, by luck: the forgotten own key makes up for the edges. Let the first
 # token be truly global, and its row adds nearly 4096 pairs more. **V8** counts all of this.
 #
@@ -867,7 +867,7 @@ claims.check("C174", f"{100 * masks.density(union):.3f} %", "the union above ove
 # costs as much as a full one. Take random attention with 1 % of all pairs, in tiles of 32. What
 # share of the tiles is touched?
 
-# %% covers="F28 C144"
+# %%
 from attncourse import layouts
 
 n = 2048
@@ -881,7 +881,7 @@ for block in (1, 4, 16, 32):
 # All of them: 1 % of the pairs at the price of full attention. That is why BigBird draws whole
 # blocks. Choose a pattern and a tile, and see what is computed for nothing.
 
-# %% covers="F28 F31 W3 W9"
+# %%
 n = 256
 kinds = {
     "random": random_keys.mask(n, n, n_random=8, seed=0),
@@ -893,7 +893,7 @@ words = ("skipped", "hidden", "counts")
 live_tiles = plots.LiveHeatmap(np.zeros((n, n)), title="computed and needed", words=words)
 
 
-# %% covers="F28 F31 W3 W9"
+# %%
 def draw_tiles(pattern, tile):
     mask = kinds[pattern]
     touched, _ = layouts.blocks_of(mask, block=tile)
@@ -905,7 +905,7 @@ def draw_tiles(pattern, tile):
 tile = widgets.choice([1, 2, 4, 8, 16, 32, 64], 4)
 widgets.explore(draw_tiles, live_tiles.figure, pattern=list(kinds), tile=tile)
 
-# %% [markdown]
+# %% [markdown] covers="F28 F36"
 # ## Block-sparse attention
 #
 # So give the tiles the first word. A *layout* is a small boolean grid: which block of keys does a
@@ -914,7 +914,7 @@ widgets.explore(draw_tiles, live_tiles.figure, pattern=list(kinds), tile=tile)
 # $$ \underbrace{Q_\text{block}}_{b \times D}\;
 #    \underbrace{[K_{j_1} \dots K_{j_m}]^\top}_{D \times m b} \in \mathbb R^{b \times m b} $$
 
-# %% covers="F28"
+# %%
 from attncourse.reference import block_sparse
 
 n, block = 512, 64
@@ -923,7 +923,7 @@ layout = layouts.band(n, n, block=block, window_blocks=0)
 layout[:, 0] = layout[0] = True
 print(layout.astype(int))
 
-# %% covers="F28"
+# %%
 out = block_sparse.attention(q, k, v, layout=layout, block=block)
 by_mask = full.attention(q, k, v, mask=block_sparse.mask(n, n, layout=layout, block=block))
 np.testing.assert_allclose(out, by_mask, atol=1e-6)
@@ -933,7 +933,7 @@ print(f"{layout.sum()} of {layout.size} blocks computed: the same result as with
 # Any mask can go through it. Blocks that are wholly visible are *full* and need no mask; *partial*
 # ones ask a function. So even an odd pattern is exact, at the price of its tiles.
 
-# %% covers="F28 F36"
+# %%
 mask = longformer.mask(n, n, window=40, global_tokens=3)
 layout, partial = layouts.blocks_of(mask, block=block)
 odd = block_sparse.attention(
@@ -942,7 +942,7 @@ odd = block_sparse.attention(
 np.testing.assert_allclose(odd, full.attention(q, k, v, mask=mask), atol=1e-6)
 print(f"{layout.sum()} of {layout.size} blocks, {partial.sum()} of them partial: the same result")
 
-# %% [markdown]
+# %% [markdown] covers="F29 F31 S4 C067 C077 C143 C144"
 # **Exercise 05.3** is this algorithm, with its memory graded; **05.5** its Triton kernel.
 #
 # ## Gather or block
@@ -952,7 +952,7 @@ print(f"{layout.sum()} of {layout.size} blocks, {partial.sum()} of them partial:
 # *coalesce*: neighbouring threads fetch from far places. Sparse-matrix libraries such as
 # cuSPARSE have the same problem. Rank the five first.
 
-# %% covers="F29 F31 S4 C067"
+# %%
 n = 2048
 q, k, v = random_qkv(n)
 pairs_of = bigbird.layout(n, n, block=64, window_blocks=0, random_blocks=1, global_blocks=0)
@@ -966,7 +966,7 @@ ways = {
 }
 assert spread.mean() == pairs_of.mean() == 1 / 16
 
-# %% covers="F29 F31"
+# %%
 seconds = {way: measure.seconds(call, repeats=3) for way, call in ways.items()}
 peaks = {way: measure.peak_bytes(call) for way, call in ways.items()}
 assert peaks["random blocks"] < peaks["random keys, gathered"] < peaks["full"]
@@ -976,7 +976,7 @@ plots.bars(seconds, upper, unit="s", title="time, a sixteenth of all pairs")
 plots.bars(peaks, lower, unit="bytes", title="peak memory")
 plots.show(figure, "Time and memory of five ways. Blocks hold less than gathered keys, masks most.")
 
-# %% tags=["nbval-ignore-output"] covers="F31 C067 C143 C144 C077"
+# %% tags=["nbval-ignore-output"]
 won = {way: seconds["full"].median / timing.median for way, timing in seconds.items()}
 for way, times in won.items():
     print(f"{way:<22} {times:5.1f} times as fast as full attention; 16 in theory")
@@ -987,7 +987,7 @@ claims.check("C144", f"random blocks: {won['random blocks'] / 16:.0%} of 16x her
 why = "two pages give 50-70 % for all, then 30-40 % for random and 60-80 % for blocks"
 claims.check("C077", "both shares above; they differ by the way it is computed", why)
 
-# %% [markdown]
+# %% [markdown] covers="F20 F25 G7 C065 C069 C071"
 # Equally many pairs, and yet other times: gathering can lose even to full attention, which computes
 # sixteen times as many. Even experts meet this. Longformer's paper calls its own CUDA kernel "as
 # fast as the highly optimized full self-attention" (appendix A), though it computes fewer pairs.
@@ -997,7 +997,7 @@ claims.check("C077", "both shares above; they differ by the way it is computed",
 #
 # Each mechanism of this chapter states its peak before it runs. What will each do when $n$ doubles?
 
-# %% covers="G7 F25 F20 C065 C069"
+# %%
 lengths = [1024, 2048, 4096]
 inputs = [random_qkv(n) for n in lengths]
 named = {
@@ -1013,7 +1013,7 @@ for name, (module, knobs) in named.items():
     predicted[name] = [module.cost(1, 1, n, n, 64, **knobs).peak_bytes for n in lengths]
     np.testing.assert_allclose(measured[name], predicted[name], rtol=0.1)
 
-# %% covers="G7 F25 F20"
+# %%
 axes = plots.growth(lengths, measured, predicted, unit="bytes", title="peak memory")
 axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 plots.show(axes, "Full attention grows with n squared and leaves all sparse patterns far below.")
@@ -1024,7 +1024,7 @@ plots.show(axes, "Full attention grows with n squared and leaves all sparse patt
 # grow with $n$ too. Strided attention holds $64 \cdot n/s$ scores, and random attention its list of
 # drawn keys.
 
-# %% covers="F25 C069 C071"
+# %%
 often = {"repeats": 50, "at_least": 3, "at_most": 0.2}  # short calls more often than long ones
 timings = {"full": [measure.seconds(full.attention, *x, **often) for x in inputs]}
 rate = full.cost(1, 1, 2048, 2048, 64).flops / timings["full"][1].median
@@ -1036,7 +1036,7 @@ axes = plots.growth(lengths, timings, expected, unit="s", title="time")
 axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 plots.show(axes, "Seconds over n, measured and as the operation count predicts.")
 
-# %% [markdown]
+# %% [markdown] covers="F22 F23 F32 F33 G3"
 # The dashed lines scale one measured point by FLOPs. Look for the mechanism whose points lie
 # farthest above its line, and remember how it gets its keys.
 #
@@ -1046,7 +1046,7 @@ plots.show(axes, "Seconds over n, measured and as the operation count predicts."
 # and a title; names that are defined somewhere; a period; a picture read line by line. Each
 # pattern may spend about 17 keys. Bet first.
 
-# %% covers="F32 G3 F33"
+# %%
 n, generator = 256, np.random.default_rng(0)
 distance = np.abs(np.arange(n) - np.arange(n)[:, None])
 row, column = np.divmod(np.arange(n), 16)
@@ -1060,7 +1060,7 @@ links = {
     "image": 1.0 * (near_rows & near_columns),
 }
 
-# %% covers="F32 G3 F33"
+# %%
 bets = {
     "window": window.mask(n, n, window=8),
     "and global": longformer.mask(n, n, window=7, global_tokens=2),
@@ -1072,7 +1072,7 @@ bets = {
 caught = np.array([[(w * m).sum() / w.sum() for m in bets.values()] for w in links.values()])
 best = dict(zip(links, (list(bets)[row.argmax()] for row in caught), strict=True))
 
-# %% covers="F32 G3"
+# %%
 words = {"x": "pattern", "y": "data", "label": "share of the links"}
 axes = plots.table(caught, list(links), list(bets), title="links caught", **words)
 found = (f"{name}: {best[name]}, {row.max():.0%}" for name, row in zip(links, caught, strict=True))
@@ -1084,7 +1084,7 @@ plots.show(axes, f"What catches most of the links: {'; '.join(found)}.")
 # Top-k attention does: each query keeps its best keys. But it scores them all first, so a cheap
 # predictor has to guess.
 
-# %% covers="F22 F23"
+# %%
 from attncourse.reference import topk
 
 q, k, _ = (array[0, 0] for array in random_qkv(1024, width=64, seed=3))
@@ -1095,7 +1095,7 @@ by_chance = random_keys.draw(1024, 1024, n_random=31)
 print(f"of the 32 best keys: predictor of rank 16 {topk.recall(guessed, best):.0%}", end=", ")
 print(f"random {topk.recall(by_chance, best):.0%}")
 
-# %% [markdown] covers="G17 G18"
+# %% [markdown] covers="F28 F30 F31 G3 G17 G18"
 # Chapter 08 takes that road, and so does Reformer, which finds near keys by hashing. Linformer and
 # Synthesizer (06), Linear Transformer and Performer (07) leave the idea of a mask. Here patterns
 # stay known before the text is.
@@ -1107,7 +1107,7 @@ print(f"random {topk.recall(by_chance, best):.0%}")
 # pairs in two layers with less than 10 % of them?
 
 
-# %% covers="F30 F31 G3"
+# %%
 def pattern(n, window_, stride, random, hubs):
     mask = longformer.mask(n, n, window=window_, global_tokens=hubs)
     mask |= random_keys.mask(n, n, n_random=random)
@@ -1119,7 +1119,7 @@ whole = measure.seconds(full.attention, *studio_qkv, repeats=5).median
 rate, measured_before = full.cost(*shape).flops / whole, {}
 
 
-# %% covers="F28 F31"
+# %%
 def run(knobs):
     mask = pattern(512, **knobs)
     tiles = mask.reshape(8, 64, 8, 64)
@@ -1133,7 +1133,7 @@ def run(knobs):
     return block_sparse.layout_cost(*shape, layout=layout, block=64), *measured_before[key]
 
 
-# %% covers="F30 F31"
+# %%
 first = {"window_": 4, "stride": 0, "random": 0, "hubs": 0}
 studio, ((a, b), (c, d)) = plots.figure(2, 2, width=8.4, height=5.6, width_ratios=(1, 1.3))
 live_mask = plots.LiveHeatmap(pattern(256, **first), a, title="mask, 256 tokens")
@@ -1149,7 +1149,7 @@ c.xaxis.set_visible(False)
 d.xaxis.set_visible(False)  # fewer words to draw: a slider step stays short
 
 
-# %% tags=["nbval-ignore-output"] covers="F30 F31"
+# %% tags=["nbval-ignore-output"]
 def draw_studio(**knobs):
     mask, small, (cost, time, peak) = pattern(256, **knobs), pattern(20, **knobs), run(knobs)
     met = [1 / 256, *map(masks.density, graph.reach_through([mask] * 8))]
@@ -1165,7 +1165,7 @@ def draw_studio(**knobs):
 knob_ranges = {"window_": (0, 32, 1, 4), "stride": (0, 64, 1, 0), "random": (0, 16, 1, 0)}
 widgets.explore(draw_studio, studio, **knob_ranges, hubs=(0, 8, 1, 0))
 
-# %% [markdown]
+# %% [markdown] covers="F28 F29 F31"
 # One random key a query, and every tile is touched: look at time and memory. One hub costs a row
 # and a column of tiles, and cuts the depth to two. What lies between the two bars is not in the
 # count: masks, copies and Python's loop.
@@ -1176,7 +1176,7 @@ widgets.explore(draw_studio, studio, **knob_ranges, hubs=(0, 8, 1, 0))
 # the list of its key blocks: the list is the loop. `trace` notes what it loads, in Triton's
 # interpreter if there is no GPU; that takes some seconds.
 
-# %% tags=["nbval-ignore-output"] covers="F28 F29"
+# %% tags=["nbval-ignore-output"]
 try:
     import torch
 
@@ -1191,7 +1191,7 @@ except (ImportError, RuntimeError) as reason:
     traced = None
     print(reason)
 
-# %% tags=["nbval-ignore-output"] covers="F28"
+# %% tags=["nbval-ignore-output"]
 if traced:
     from IPython.display import display
 
@@ -1202,10 +1202,10 @@ if traced:
 # The next cell measures the kernels on a GPU if there is one. If not, it shows the latest recorded
 # run, or says that there is none.
 
-# %% tags=["nbval-ignore-output"] covers="F28 F31"
+# %% tags=["nbval-ignore-output"]
 bench.show_gpu("bigbird")
 
-# %% [markdown]
+# %% [markdown] covers="C074 C075 C471"
 # **Exercise 05.6** hides two bugs in an attention that joins two patterns.
 #
 # ## What has no evidence
@@ -1213,22 +1213,22 @@ bench.show_gpu("bigbird")
 # Some printed sentences name no task, no metric and no source. The course does not repeat such
 # figures as facts.
 
-# %% covers="C074"
+# %%
 claims.check("C074")
 
-# %% covers="C075"
+# %%
 claims.check("C075", why="the paper counts in bits per byte and per dimension, not in perplexity")
 
-# %% covers="C471"
+# %%
 claims.check("C471", why="another page of the same chapter says 0.5 to 1.5")
 
-# %% [markdown]
+# %% [markdown] covers="C444-C448 C465"
 # ## Every claim about sparse patterns
 #
 # The ledger's verdicts on this chapter's subject, so that nothing is hidden: those that hold stand
 # here too.
 
-# %% covers="C444 C445 C446 C447 C448 C465"
+# %%
 for claim in claims.find(chapter="05"):
     print(f"{claim.id}  {claim.verdict:<18} {claim.claim}")
 

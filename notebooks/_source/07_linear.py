@@ -17,7 +17,7 @@ from attncourse.inputs import random_qkv
 from attncourse.reference import full, linear, performer
 from attncourse.units import format_bytes
 
-# %% [markdown]
+# %% [markdown] covers="I1"
 # ## A weight is a similarity
 #
 # Attention averages the values. A key counts as much as it resembles the query:
@@ -29,7 +29,7 @@ from attncourse.units import format_bytes
 #
 # This is softmax attention, written without the word softmax.
 
-# %% covers="I1"
+# %%
 q, k, v = (array[0, 0] for array in random_qkv(6, width=8))
 similarity = np.exp(q @ k.T / np.sqrt(8))
 out = similarity @ v / similarity.sum(axis=1, keepdims=True)
@@ -42,7 +42,7 @@ print("similarity exp(q·k/√D), each row divided by its sum: softmax attention
 # features have that as their dot product? All products of two entries:
 
 
-# %% covers="I1"
+# %%
 def pairs(x):
     return np.einsum("ta,tb->tab", x, x).reshape(len(x), -1)
 
@@ -50,7 +50,7 @@ def pairs(x):
 np.testing.assert_allclose(pairs(q) @ pairs(k).T, (q @ k.T) ** 2, atol=1e-5)
 print(f"(q·k)² with {q.shape[1]} numbers a token is φ(q)·φ(k) with {pairs(q).shape[1]} features")
 
-# %% [markdown]
+# %% [markdown] covers="I2 I5 Y10 C014 C078 C079"
 # The exponential is a sum of all powers, so its features never end. Two ways out follow: another
 # similarity whose features are few, and features drawn at random that give the exponential *on
 # average*. But first: what are features good for?
@@ -67,7 +67,7 @@ print(f"(q·k)² with {q.shape[1]} numbers a token is φ(q)·φ(k) with {pairs(q
 # Same numbers. For 2048 tokens and 64 features: how much less work is the right-hand side?
 
 
-# %% covers="I2 I5 Y10"
+# %%
 def brackets_left(phi_q, phi_k, v):
     return (phi_q @ phi_k.T) @ v
 
@@ -76,13 +76,13 @@ def brackets_right(phi_q, phi_k, v):
     return phi_q @ (phi_k.T @ v)
 
 
-# %% covers="I2 I5 Y10"
+# %%
 q, k, v = (array[0, 0] for array in random_qkv(2048))
 phi_q, phi_k = linear.elu_plus_one(q), linear.elu_plus_one(k)
 sums = brackets_left(phi_q, phi_k, v)
 np.testing.assert_allclose(brackets_right(phi_q, phi_k, v), sums, atol=np.abs(sums).max() / 1e5)
 
-# %% covers="I2 I5 C014"
+# %%
 for way in (brackets_left, brackets_right):
     flops = measure.count_flops(way, phi_q, phi_k, v)
     held = measure.peak_bytes(way, phi_q, phi_k, v)
@@ -92,11 +92,11 @@ print(f"n / m is {len(q) // phi_q.shape[1]}")
 # %% [markdown]
 # That quotient is what is saved. Slide the features up until moving the brackets no longer pays.
 
-# %% covers="I2 I5 C014 C078"
+# %%
 live_brackets = plots.LiveBars({"brackets left": 1, "brackets right": 1}, unit="GFLOP")
 
 
-# %% covers="I2 I5 C014 C078"
+# %%
 def draw_brackets(n, features):
     left, right = 2 * n * n * (features + 64) / 1e9, 4 * n * features * 64 / 1e9
     live_brackets.update({"brackets left": left, "brackets right": right})
@@ -106,7 +106,7 @@ def draw_brackets(n, features):
     )
 
 
-# %% covers="I2 I5 C014 C078"
+# %%
 lengths = widgets.choice([2**e for e in range(6, 15)], 2048)
 counts = widgets.choice([2**e for e in range(3, 12)], 64)
 widgets.explore(draw_brackets, live_brackets.figure, n=lengths, features=counts)
@@ -115,13 +115,13 @@ widgets.explore(draw_brackets, live_brackets.figure, n=lengths, features=counts)
 # Chapter V writes the new cost as $n d'^2$, with $d'$ features. Right only if values are as wide
 # as features:
 
-# %% covers="C079 I5"
+# %%
 more_q, more_k = pairs(q)[:, :256], pairs(k)[:, :256]
 work = {64: measure.count_flops(brackets_right, phi_q, phi_k, v)}
 work[256] = measure.count_flops(brackets_right, more_q, more_k, v)
 claims.check("C079", f"{work[256] // work[64]} times the work for 4 times the features, not 16")
 
-# %% [markdown]
+# %% [markdown] covers="I3 R4 C015"
 # **Exercise 07.1** counts both sides for any sizes.
 #
 # ## The normaliser
@@ -130,7 +130,7 @@ claims.check("C079", f"{work[256] // work[64]} times the work for 4 times the fe
 # similarities. That sum has brackets to move, too: $\phi(q_i) \cdot \sum_j \phi(k_j)$. A survey
 # says that softmax(QKᵀ)V "is replaced by" φ(Q)φ(K)ᵀV and stops there. How wrong is that?
 
-# %% covers="I3 C015"
+# %%
 total = phi_q @ phi_k.sum(axis=0)
 attended = sums / total[:, None]
 np.testing.assert_allclose(attended, linear.attention(q, k, v), atol=1e-5)
@@ -140,7 +140,7 @@ claims.check("C015", f"rows sum to {total.min():.2g} and more, where a softmax's
 # A column of ones beside $V$ does both sums in one product: the last column of $\phi(K)^\top [V,
 # 1]$ is the normaliser. The course's modules keep it there.
 
-# %% covers="I3"
+# %%
 state = phi_k.T @ np.column_stack([v, np.ones(len(v), v.dtype)])
 seen = phi_q @ state
 np.testing.assert_allclose(seen[:, :-1] / seen[:, -1:], attended, atol=1e-5)
@@ -151,7 +151,7 @@ print("state", state.shape, "for", len(v), "tokens")
 # be small: $\phi(x) = e^x$ for negative $x$. Shift all inputs down and watch what the weights of a
 # row sum to.
 
-# %% covers="I3 R4"
+# %%
 shifts = np.arange(0, 17, 0.5)
 totals = []
 for shift in shifts.astype(np.float32):
@@ -159,7 +159,7 @@ for shift in shifts.astype(np.float32):
     totals.append(small_q @ small_k.sum(axis=0))
 
 
-# %% covers="I3 R4"
+# %%
 totals = np.array(totals)  # (shifts, tokens)
 live_epsilon = plots.LiveCurves(
     shifts,
@@ -170,7 +170,7 @@ live_epsilon = plots.LiveCurves(
 )
 
 
-# %% covers="I3 R4"
+# %%
 def draw_epsilon(power):
     sums = (totals / (totals + 10.0**power)).mean(axis=1)
     live_epsilon.update({"with ε": sums})
@@ -179,10 +179,10 @@ def draw_epsilon(power):
     return f"ε = 1e{power}: the weights of a row should sum to 1; {lost}."
 
 
-# %% covers="I3 R4"
+# %%
 widgets.explore(draw_epsilon, live_epsilon.figure, power=(-12, 0, 1, -6))
 
-# %% [markdown]
+# %% [markdown] covers="I4 I5 C083-C085 C238 C478"
 # An ε pulls the answer towards zero without a word. The references here add none: a normaliser
 # that is exactly 0 gives zeros, all others are taken as they are.
 #
@@ -191,13 +191,13 @@ widgets.explore(draw_epsilon, live_epsilon.figure, power=(-12, 0, 1, -6))
 # What the keys leave behind is $\phi(K)^\top [V, 1]$, the *state*: $m \cdot (D_v + 1)$ numbers,
 # however long the text. For BERT-base, with 12 heads of width 64, how many megabytes in float32?
 
-# %% covers="I4 I5 C083"
+# %%
 for n in (512, 4096, 16384):
     _, k, v = (array[0, 0] for array in random_qkv(n))
     state = linear.elu_plus_one(k).T @ linear.with_ones(v, v.dtype)
     print(f"n = {n:>5}: state {state.shape}, {format_bytes(state.nbytes)} a head")
 
-# %% covers="C083"
+# %%
 claims.check("C083", f"{state[:, :-1].size} numbers at every n, without the normaliser's column")
 
 # %% [markdown]
@@ -205,7 +205,7 @@ claims.check("C083", f"{state[:, :-1].size} numbers at every n, without the norm
 # matrix of 768 × 768 in each of 12 heads makes the first. But 768 is the width of the model. A
 # head has 64.
 
-# %% covers="C084 C085 C478"
+# %%
 print("12 · 768 · 768 · 4 bytes:", format_bytes(12 * 768 * 768 * 4, decimal=True))
 claims.check("C084")
 claims.check("C085")
@@ -215,13 +215,13 @@ claims.check("C478")
 # The same 768 columns, cut into more heads: guess what happens to the work of both kinds of
 # attention. Then slide.
 
-# %% covers="I5 C084 C238"
+# %%
 figure, (left, right) = plots.figure(1, 2, height=2.4)
 attention_work = plots.LiveBars({"softmax": 1, "linear": 1}, left, title="work, GFLOP")
 state_size = plots.LiveBars({"state": 1}, right, unit="bytes", title="state", high=2.5e6)
 
 
-# %% covers="I5 C084 C238"
+# %%
 def draw_heads(heads):
     width, n = 768 // heads, 4096
     work = {"softmax": 4 * n * n * 768 / 1e9, "linear": 4 * n * width * 768 / 1e9}
@@ -231,11 +231,11 @@ def draw_heads(heads):
     return f"{heads} heads of {width}: linear attention takes {ratio:.0f} times less work."
 
 
-# %% covers="I5 C084 C238"
+# %%
 heads = widgets.choice([1, 2, 3, 4, 6, 8, 12, 16, 24], 12)
 widgets.explore(draw_heads, figure, heads=heads)
 
-# %% [markdown]
+# %% [markdown] covers="I6 V9 C088 C175"
 # Softmax attention costs the same for any number of heads. Linear attention gets cheaper with
 # each: its state shrinks. But a small state also holds less, as the end of this chapter shows.
 #
@@ -245,7 +245,7 @@ widgets.explore(draw_heads, figure, heads=heads)
 # + x$ above. Always positive, so all weights are. Is that "a looser approximation of the softmax",
 # as chapter V has it?
 
-# %% covers="I6"
+# %%
 x = np.linspace(-3, 3, 61)
 shapes = {"elu(x) + 1": linear.elu_plus_one(x), "exp(x)": np.exp(x)}
 axes = plots.curves(x, shapes, x_label="x", y_label="φ(x)")
@@ -255,7 +255,7 @@ plots.show(axes, "The two agree below zero; above it exp(x) climbs away from the
 # One query, eight keys. *Spread* is the standard deviation of the scores $q \cdot k / \sqrt D$:
 # how much the query prefers some keys. At which spread do the two rows look alike?
 
-# %% covers="I6 C088 V9"
+# %%
 figure, both_axes = plots.figure(1, 2, height=4.4)
 names = [f"key {j}" for j in range(8)]
 two_rows = [
@@ -265,7 +265,7 @@ two_rows = [
 one_q, few_k = q[:1], k[:8]
 
 
-# %% covers="I6 C088 V9"
+# %%
 def draw_rows(spread):
     factor = np.float32(spread**0.5)
     scaled = one_q * factor, few_k * factor
@@ -276,7 +276,7 @@ def draw_rows(spread):
     return f"Spread {spread}: the favourite key gets {largest[0]}, and {largest[1]} with elu + 1."
 
 
-# %% covers="I6 C088 V9"
+# %%
 widgets.explore(draw_rows, figure, spread=(0.0, 4.0, 0.25, 1.0))
 
 # %% [markdown]
@@ -284,7 +284,7 @@ widgets.explore(draw_rows, figure, spread=(0.0, 4.0, 0.25, 1.0))
 # sum of their absolute differences, the share of attention that lies on other keys. Chapter V says
 # that weights differ by "5–15 %". Your guess at spread 1?
 
-# %% covers="I6 C175 V9"
+# %%
 q, k, v = (array[0, 0] for array in random_qkv(512))
 
 
@@ -294,21 +294,21 @@ def variation(spread):
     return np.abs(difference).sum(axis=1).mean() / 2
 
 
-# %% covers="I6 C175 V9"
+# %%
 for spread in (0.5, 1, 2, 3):
     print(f"spread {spread:>3}: {variation(spread):.0%} of the attention lies elsewhere")
 
-# %% covers="C175 C088"
+# %%
 claims.check("C175", f"{variation(0.5):.0%} at spread 0.5, {variation(1):.0%} at 1")
 
 
-# %% covers="C088"
+# %%
 largest = [weights(q, k).max(axis=1).mean() * 512 for weights in (full.weights, linear.weights)]
 claims.check(
     "C088", f"the largest weight is {largest[0]:.0f} times the mean; {largest[1]:.1f} here"
 )
 
-# %% [markdown]
+# %% [markdown] covers="I4 C032"
 # It is not an approximation at all: it is another attention, and a nearly even one. A model can be
 # *trained* with it and learn to live with that. What cannot be done is to swap it in. **Exercise
 # 07.2** asks for it, with its memory graded; **07.V9** for the distance.
@@ -324,7 +324,7 @@ claims.check(
 #
 # A network that reads token after token and keeps one state: a recurrent neural network.
 
-# %% covers="I4 C032"
+# %%
 q, k, v = (array[0, 0] for array in random_qkv(24, width=16))
 state, outs, states = None, [], []
 for i in range(24):
@@ -333,7 +333,7 @@ for i in range(24):
     states.append(state)
 
 
-# %% covers="I4 C032"
+# %%
 parallel = linear.weights(q, k, causal=True) @ v
 np.testing.assert_allclose(np.concatenate(outs), parallel, atol=1e-5)
 print("24 steps with a state of", state.shape, "give the rows of the causal 24 × 24 matrix")
@@ -342,47 +342,47 @@ print("24 steps with a state of", state.shape, "give the rows of the causal 24 �
 # Step through the text. The state never grows; every token is added on top of all the others, and
 # nothing is ever taken out. Watch the last column, the normaliser: it only rises.
 
-# %% covers="I4 C032"
+# %%
 live_state = plots.LiveHeatmap(
     states[0], x="column of [v, 1]", y="feature", label="sum so far", low=-15, high=30
 )
 
 
-# %% covers="I4 C032"
+# %%
 def draw_state(token):
     live_state.update(states[token], f"the state after token {token}")
     rise = states[token][:, -1].mean() / (token + 1)
     return f"After token {token}: 16 × 17 numbers; the last column rises by {rise:.1f} a token."
 
 
-# %% covers="I4 C032"
+# %%
 widgets.explore(draw_state, live_state.figure, token=(0, 23, 1, 5))
 
 # %% [markdown]
 # Generation likes this: softmax attention must keep every key and value, a cache that grows. After
 # how many tokens is the cache the larger of the two?
 
-# %% covers="I4"
+# %%
 width = 64
 state_numbers = width * (width + 1)
 crossing = next(n for n in range(1, 999) if 2 * n * width > state_numbers)
 print(f"one head of {width}: state {state_numbers} numbers, cache {2 * width} a token")
 print(f"the cache is larger from {crossing} tokens on")
 
-# %% [markdown]
+# %% [markdown] covers="I4 I5"
 # ## As a scan
 #
 # Step by step is no way to fill a GPU. But a running sum is a *scan*, and addition is associative.
 # So tokens may add up in pairs, then pairs of pairs. After $s$ rounds each state holds the last
 # $2^s$ tokens. How many rounds for 32 tokens?
 
-# %% covers="I4"
+# %%
 live_scan = plots.LiveHeatmap(
     np.eye(32, dtype=bool), x="token j", y="state i", words=("not yet", "in the state")
 )
 
 
-# %% covers="I4"
+# %%
 def draw_scan(rounds):
     holds = np.eye(32, dtype=int)
     for step in range(rounds):
@@ -393,7 +393,7 @@ def draw_scan(rounds):
     return f"After round {rounds}, {done} of 32 states are complete; none counts a token twice."
 
 
-# %% covers="I4"
+# %%
 widgets.explore(draw_scan, live_scan.figure, rounds=(0, 5, 1, 2))
 
 # %% [markdown]
@@ -401,7 +401,7 @@ widgets.explore(draw_scan, live_scan.figure, rounds=(0, 5, 1, 2))
 # than the matrix that was to be avoided. Predict which of the three holds least at 1024 tokens.
 
 
-# %% covers="I4 I5"
+# %%
 def by_cumsum(q, k, v):
     phi_q, phi_k = linear.elu_plus_one(q), linear.elu_plus_one(k)
     states = np.cumsum(phi_k[:, :, None] * linear.with_ones(v, v.dtype)[:, None, :], axis=0)
@@ -409,12 +409,12 @@ def by_cumsum(q, k, v):
     return seen[:, :-1] / seen[:, -1:]
 
 
-# %% covers="I4 I5"
+# %%
 def by_matrix(q, k, v):
     return linear.weights(q, k, causal=True) @ v
 
 
-# %% covers="I4 I5"
+# %%
 q, k, v = (array[0, 0] for array in random_qkv(1024))
 ways = {"all states": by_cumsum, "all weights": by_matrix, "chunks": linear.attention}
 for name, way in ways.items():
@@ -423,7 +423,7 @@ for name, way in ways.items():
     held = measure.peak_bytes(way, q, k, v, **knobs) / 2**20
     print(f"{name:<12} {held:5.1f} MiB held")
 
-# %% [markdown]
+# %% [markdown] covers="I4 I5"
 # ## In chunks
 #
 # The third way is the one that is used. Cut the text into chunks. Earlier chunks have become a
@@ -434,7 +434,7 @@ for name, way in ways.items():
 # \underbrace{\text{tril}\big(\phi(Q_c)\, \phi(K_c)^\top\big)}_{64 \times 64}\, [V_c, 1]
 # $$
 
-# %% covers="I4"
+# %%
 rows = slice(512, 576)
 phi_q, phi_k = linear.elu_plus_one(q), linear.elu_plus_one(k)
 values = linear.with_ones(v, v.dtype)
@@ -448,12 +448,12 @@ print("64 rows from a state", before.shape, "and a triangle", own.shape)
 # Chunks of one token are the recurrence. One chunk is the whole matrix. Slide from one to the
 # other: what grows, what shrinks?
 
-# %% covers="I4 I5"
+# %%
 words = ("not seen", "through the state", "scores of its own chunk")
 live_chunks = plots.LiveHeatmap(np.zeros((128, 128)), title=" ", words=words)
 
 
-# %% covers="I4 I5"
+# %%
 def draw_chunks(chunk):
     i, j = np.ogrid[:128, :128]
     live_chunks.update(np.where(j > i, 0, 1 + (i // chunk == j // chunk)), f"chunks of {chunk}")
@@ -464,11 +464,11 @@ def draw_chunks(chunk):
     )
 
 
-# %% covers="I4 I5"
+# %%
 chunks = widgets.choice([2**e for e in range(8)], 16)
 widgets.explore(draw_chunks, live_chunks.figure, chunk=chunks)
 
-# %% [markdown]
+# %% [markdown] covers="I5 C014 C083"
 # **Exercise 07.3** leaves the chunks to you, and grades their memory. `reference/linear.py` is the
 # same loop; read it afterwards.
 #
@@ -477,7 +477,7 @@ widgets.explore(draw_chunks, live_chunks.figure, chunk=chunks)
 # What `cost` predicts, what is measured. Softmax attention holds $n^2$ scores. The others hold
 # their output and one state.
 
-# %% covers="I5 C014 C083"
+# %%
 lengths = [512, 1024, 2048, 4096]
 inputs = {n: random_qkv(n, heads=2) for n in lengths}
 calls = {
@@ -487,20 +487,20 @@ calls = {
 }
 
 
-# %% covers="I5 C014 C083"
+# %%
 measured, predicted = {}, {}
 for name, (module, knobs) in calls.items():
     measured[name] = [measure.peak_bytes(module.attention, *inputs[n], **knobs) for n in lengths]
     predicted[name] = [module.cost(1, 2, n, n, 64, **knobs).peak_bytes for n in lengths]
     np.testing.assert_allclose(measured[name], predicted[name], rtol=0.1)
 
-# %% covers="I5"
+# %%
 axes = plots.growth(lengths, measured, predicted, unit="bytes", title="peak memory")
 plots.show(
     axes, "Peak bytes over n: softmax grows with n squared, the other two with their output."
 )
 
-# %% covers="I5 C014"
+# %%
 often = {"repeats": 50, "at_least": 3, "at_most": 0.2}  # short calls more often than long ones
 timings = {
     name: [measure.seconds(module.attention, *inputs[n], **often, **knobs) for n in lengths]
@@ -508,18 +508,18 @@ timings = {
 }
 
 
-# %% covers="I5 C014"
+# %%
 rate = full.cost(1, 2, 2048, 2048, 64).flops / timings["softmax"][2].median
 expected = {
     name: [module.cost(1, 2, n, n, 64, **knobs).flops / rate for n in lengths]
     for name, (module, knobs) in calls.items()
 }
 
-# %% covers="I5 C014"
+# %%
 axes = plots.growth(lengths, timings, expected, unit="s", title="time")
 plots.show(axes, "Seconds over n, measured and as the operation count predicts.")
 
-# %% [markdown]
+# %% [markdown] covers="I7 I8 R4 Y3 C016 C086"
 # The dashed lines scale one measured point by FLOPs. What is linear lies above its line where
 # products are small and loops are many.
 #
@@ -536,7 +536,7 @@ plots.show(axes, "Seconds over n, measured and as the operation count predicts."
 # A product of a number of $q$ and a number of $k$. With $m$ draws: $\phi(x) = e^{Wx - |x|^2/2} /
 # \sqrt m$.
 
-# %% covers="I8 Y3"
+# %%
 generator = np.random.default_rng(0)
 q_one, k_one = np.array([0.6, -0.3, 0.4]), np.array([0.5, 0.2, -0.7])
 for m in (100, 10_000, 1_000_000):
@@ -548,7 +548,7 @@ for m in (100, 10_000, 1_000_000):
 # These are the *positive features* of the Performer (FAVOR+). Softmax wants $q \cdot k / \sqrt D$,
 # so $q$ and $k$ each come divided by $D^{1/4}$. The module's `feature_map` does just this:
 
-# %% covers="I8 Y3"
+# %%
 q, k, v = (array[0, 0] for array in random_qkv(8, width=16))
 w = performer.draw_features(32, 16, orthogonal=False)
 small = q / 16**0.25
@@ -571,11 +571,11 @@ print("32 positive features a token, the smallest above zero:", bool(phi.min() >
 #
 # Turn $k$ away from $q$, at a given length of both. Where is each of them large?
 
-# %% covers="I7 I8"
+# %%
 angles = np.linspace(2, 178, 45)
 
 
-# %% covers="I7 I8"
+# %%
 def predicted_errors(length, m):
     """Typical error over exact value, for q and k of one length at each angle."""
     cosines = np.cos(np.radians(angles))
@@ -585,7 +585,7 @@ def predicted_errors(length, m):
     return {"positive": positive, "trigonometric": waves}
 
 
-# %% covers="I7 I8"
+# %%
 def measured_error(features, length, m):
     radians = np.radians(angles)[:, None]
     q_one = length * np.eye(8)[:1]
@@ -598,12 +598,12 @@ def measured_error(features, length, m):
     return np.sqrt(np.mean(squares, axis=0))
 
 
-# %% covers="I7 I8"
+# %%
 for features, expected in predicted_errors(0.7, 64).items():
     ratio = measured_error(features, 0.7, 64) / expected
     print(f"{features:<14} measured over predicted: {ratio.min():.1f} to {ratio.max():.1f}")
 
-# %% covers="I7 I8"
+# %%
 live_angle = plots.LiveErrors(
     angles,
     predicted_errors(1, 256),
@@ -617,7 +617,7 @@ live_angle = plots.LiveErrors(
 )
 
 
-# %% covers="I7 I8"
+# %%
 def draw_angle(length, m):
     expected = predicted_errors(length, m)
     live_angle.update(expected, 1)
@@ -628,7 +628,7 @@ def draw_angle(length, m):
     )
 
 
-# %% covers="I7 I8"
+# %%
 counts = widgets.choice([16, 64, 256, 1024], 256)
 widgets.explore(draw_angle, live_angle.figure, length=(0.25, 3.0, 0.25, 1.0), m=counts)
 
@@ -637,7 +637,7 @@ widgets.explore(draw_angle, live_angle.figure, length=(0.25, 3.0, 0.25, 1.0), m=
 # cosines misjudge the many small ones, by more than their size, and so below zero. A normaliser
 # adds up all small ones. In numbers, for 512 tokens and 256 directions:
 
-# %% covers="I7 R4 C016 C086"
+# %%
 scales = {"a quarter": 0.25, "half": 0.5, "unit": 1.0}
 waves, negative = {}, {}
 for name, scale in scales.items():
@@ -651,14 +651,14 @@ for name, scale in scales.items():
     error = f"{waves[name]:.1g}" if waves[name] < 10 else "more than 10"
     print(f"{name:>9} scale: error / output {error:>12}; normalisers below 0: {negative[name]:.1f}")
 
-# %% covers="C016 C086"
+# %%
 why = "right on average, and used before; the Performer's own features are positive"
 found = "error over 10 times the output at unit scale, and normalisers below 0"
 assert waves["unit"] > 10 and negative["unit"] > 0.1
 claims.check("C016", found, why)
 claims.check("C086", found, why)
 
-# %% [markdown]
+# %% [markdown] covers="I10 R5"
 # Look at the first line of that table again, too: for short vectors sines and cosines are fine. No
 # feature map is best everywhere.
 #
@@ -670,7 +670,7 @@ claims.check("C086", found, why)
 # $D$ at a time at right angles, each with the length that a normal vector would have. Each alone
 # is still normal, so the average is still right.
 
-# %% covers="I10"
+# %%
 figure, (left, right) = plots.figure(1, 2, height=3.8)
 for axes, orthogonal, title in ((left, False, "independent"), (right, True, "orthogonal")):
     w = performer.draw_features(32, 32, orthogonal=orthogonal)
@@ -683,12 +683,12 @@ plots.show(figure, "32 directions with each other: orthogonal ones have cosine 0
 # They are also *well-conditioned*. A projection that hardly sees some directions of its input
 # loses what lies there. The *condition number* is the largest stretch over the smallest:
 
-# %% covers="R5 I10"
+# %%
 for name, orthogonal in (("independent", False), ("orthogonal", True)):
     w = performer.draw_features(64, 64, orthogonal=orthogonal)
     print(f"{name:<12} condition number {np.linalg.cond(w.astype(float)):6.1f}")
 
-# %% [markdown]
+# %% [markdown] covers="I9 I12 I16 V3 C415-C427 C436"
 # Is the gain worth it? Chapter E says that 256 orthogonal features do what 512 others do. We come
 # to that with everything else that it prints about the Performer's error.
 #
@@ -699,7 +699,7 @@ for name, orthogonal in (("independent", False), ("orthogonal", True)):
 # feature map, $\phi(x) = e^{xW} / \sqrt m$ with $W$ divided by $\sqrt D$, as printed. What will
 # come out?
 
-# %% covers="I9 I12 I16 V3"
+# %%
 COUNTS, SEEDS = [32, 64, 128, 256, 512, 1024], 10
 
 
@@ -707,12 +707,12 @@ def mean_square(array):
     return np.square(array).mean()
 
 
-# %% covers="I12 I16"
+# %%
 def cosine(a, b):
     return (a * b).sum() / np.sqrt(np.square(a).sum() * np.square(b).sum())
 
 
-# %% covers="I9 I12 I16 C415"
+# %%
 errors, cosines, own, power, baseline = [], [], [], [], []
 for seed in range(SEEDS):
     q, k, v = random_qkv(512, seed=seed)
@@ -725,7 +725,7 @@ for seed in range(SEEDS):
     flat = np.broadcast_to(v.mean(axis=-2, keepdims=True), exact.shape)
     baseline.append([mean_square(flat - exact), cosine(flat, exact)])
 
-# %% covers="I12 I16"
+# %%
 printed_errors = [0.0234, 0.0089, 0.0034, 0.0012, 0.0004, 0.0001]
 for m, said, mse, cos in zip(
     COUNTS, printed_errors, np.mean(errors, 0), np.mean(cosines, 0), strict=True
@@ -733,7 +733,7 @@ for m, said, mse, cos in zip(
     print(f"m = {m:>4}: MSE printed {said:.4f}, found {mse:.4f}; cosine found {cos:.2f}")
 
 
-# %% covers="I16"
+# %%
 mse, cos = np.mean(baseline, 0)
 print(f"the mean of V, for every query: MSE {mse:.4f}; cosine {cos:.2f}")
 
@@ -742,13 +742,13 @@ print(f"the mean of V, for every query: MSE {mse:.4f}; cosine {cos:.2f}")
 # never read the query. The method is barely better. A cosine of two thirds sounds like much; the
 # mean of $V$ has six tenths. **Always print what ignoring the query would score.**
 
-# %% covers="C416 C418 C420 C422 C424 C426"
+# %%
 why = f"the same at every m; the mean of V has {mse:.4f}"
 ids = ("C416", "C418", "C420", "C422", "C424", "C426")
 for claim, mean, spread in zip(ids, np.mean(errors, 0), np.std(errors, 0), strict=True):
     claims.check(claim, f"{mean:.5f} ± {spread:.5f} over {SEEDS} seeds", why)
 
-# %% covers="C417 C419 C421 C423 C425 C427 C436"
+# %%
 why = f"the same at every m; the mean of V has {cos:.2f}"
 ids = ("C417", "C419", "C421", "C423", "C425", "C427")
 for claim, mean in zip(ids, np.mean(cosines, 0), strict=True):
@@ -759,14 +759,14 @@ for claim, mean in zip(ids, np.mean(cosines, 0), strict=True):
 # Printed as $D \times m$, they stand in another order, and no harm is done. Drawn as $m \times D$,
 # each direction *is* a query. Guess: does that make the error larger or smaller?
 
-# %% covers="C415"
+# %%
 q, k, v = random_qkv(512, seed=42)
 exact, same = full.attention(q, k, v), np.random.default_rng(42)
 numbers = same.standard_normal(64 * 256).astype(np.float32) / np.float32(8)
 np.testing.assert_allclose(numbers.reshape(256, 64) * 8, q[0, 0, :256], rtol=1e-5)
 
 
-# %% covers="C415"
+# %%
 projections = {
     "other numbers": printed_features.draw_features(256, 64, seed=42).astype(np.float32),
     "the same, D × m": numbers.reshape(64, 256).T,
@@ -782,17 +782,17 @@ for name, w in projections.items():
 # Half the error, for a bad reason: a direction that equals a query makes that query's own feature
 # huge. It would not happen to new queries. Leaks of this kind look like good results.
 
-# %% covers="C415"
+# %%
 claims.check("C415", f"MSE {shared['the same, D × m']} as printed, {shared['other numbers']} else")
 
-# %% [markdown]
+# %% [markdown] covers="I16 C428"
 # ## The table betrays itself
 #
 # You need no code to doubt it. If an error is independent of the output, cosine and MSE are tied
 # by the *power* $P$ of the output, its mean square: $\cos^2 = P / (P + \text{MSE})$. So each
 # printed pair implies a $P$. Choose a row: which output would fit?
 
-# %% covers="C428 I16"
+# %%
 printed_cosines = [0.9123, 0.9567, 0.9812, 0.9934, 0.9978, 0.9995]
 implied = [
     printed_features.implied_power(*pair)
@@ -800,12 +800,12 @@ implied = [
 ]
 
 
-# %% covers="C428 I16"
+# %%
 bar_names = ("implied", "real outputs", "printed MSE")
 live_power = plots.LiveBars(dict.fromkeys(bar_names, 1), high=0.12)
 
 
-# %% covers="C428 I16"
+# %%
 def draw_row(m):
     row = COUNTS.index(m)
     values = (implied[row], np.mean(power), printed_errors[row])
@@ -814,29 +814,29 @@ def draw_row(m):
     return f"m = {m}: the pair implies {implied[row] / np.mean(power):.0f} times the real power."
 
 
-# %% covers="C428 I16"
+# %%
 widgets.explore(draw_row, live_power.figure, m=COUNTS)
 
-# %% covers="C428"
+# %%
 claims.check(
     "C428",
     f"implied {min(implied):.3f} to {max(implied):.3f}, real {np.mean(power):.4f}; the first MSE "
     f"is {printed_errors[0] / np.mean(power):.1f} times the whole output",
 )
 
-# %% [markdown]
+# %% [markdown] covers="I9 C414"
 # ## What the printed map computes
 #
 # Work out its average as above: $\mathbb E\, \phi(q) \cdot \phi(k) = e^{|q+k|^2/2D}$. The scores
 # become $q \cdot k / D + |k|^2 / 2D$: eight times too flat at $D = 64$, and with a bonus for long
 # keys. It does converge, to another attention:
 
-# %% covers="I9 C414"
+# %%
 for name, values in (("against softmax", errors), ("against its own limit", own)):
     slope = np.polyfit(np.log(COUNTS), np.log(np.mean(values, 0)), 1)[0]
     print(f"MSE {name:<22} falls as m^{slope:+.2f}")
 
-# %% covers="C414"
+# %%
 slope = np.polyfit(np.log(COUNTS), np.log(np.mean(errors, 0)), 1)[0]
 claims.check("C414", f"MSE against softmax falls as m^{slope:+.2f}: it does not converge")
 
@@ -845,7 +845,7 @@ claims.check("C414", f"MSE against softmax falls as m^{slope:+.2f}: it does not 
 # so no dice are needed: here is the attention that each repair leads to, and the share of it that
 # lies on other keys than softmax's. Does every repair help?
 
-# %% covers="I9 C414"
+# %%
 q, k, v = (array[0, 0] for array in random_qkv(512))
 wanted, squares = full.weights(q, k), np.square(k).sum(axis=1)
 limits = {  # factor of q·k, factor of |k|²
@@ -856,13 +856,13 @@ limits = {  # factor of q·k, factor of |k|²
 }
 
 
-# %% covers="I9 C414"
+# %%
 for name, (scale, bonus) in limits.items():
     reached = full.weights(q, k, scale=scale, bias=bonus * squares)
     elsewhere = np.abs(reached - wanted).sum(axis=1).mean() / 2
     print(f"{name:<18} q·k · {scale:.4f} + |k|² · {bonus:.4f}: {elsewhere:.0%} lies elsewhere")
 
-# %% [markdown]
+# %% [markdown] covers="I9 I10-I13 I16 V3 C436 C437"
 # Only all three together lead to softmax, and the first alone leads further away. A repair that
 # makes an error larger need not be wrong.
 #
@@ -874,12 +874,12 @@ for name, (scale, bonus) in limits.items():
 # E's own table stands with the data that it was made for.
 
 
-# %% covers="I11 I12 I16"
+# %%
 def random_tokens(seed):
     return random_qkv(512, seed=seed)
 
 
-# %% covers="I11 I12 I16"
+# %%
 def topics(seed):
     """Each token belongs to one of eight topics; a query looks for the keys of its own."""
     generator = np.random.default_rng(seed)
@@ -894,12 +894,12 @@ def topics(seed):
 # Performer beat the dashed line?
 
 
-# %% covers="I10 I11 I12 I13"
+# %%
 def independent(q, k, v, **knobs):
     return performer.attention(q, k, v, orthogonal=False, **knobs)
 
 
-# %% covers="I10 I11 I12 I13"
+# %%
 MAPS = {
     "printed map": printed_features.attention,
     "positive, independent": independent,
@@ -909,7 +909,7 @@ DATA = {"random tokens": random_tokens, "eight topics": topics}
 SCALES = {"1/4": 0.25, "1/2": 0.5, "1": 1.0}
 
 
-# %% covers="I10 I11 I12 I13"
+# %%
 def relative_errors(make, scale):
     """Error over power for each map, (seeds, counts), and that of the mean of V."""
     found, flat = {name: np.empty((SEEDS, len(COUNTS))) for name in MAPS}, []
@@ -925,14 +925,14 @@ def relative_errors(make, scale):
     return found, np.mean(flat)
 
 
-# %% covers="I10 I11 I12 I13 I16"
+# %%
 settings = [(data, inputs) for data in DATA for inputs in SCALES]
 results = {}
 for data, inputs in measure.progress(settings, "1080 attentions", expect_seconds=10):
     results[data, inputs] = relative_errors(DATA[data], SCALES[inputs])
 
 
-# %% covers="I12 I13 C437"
+# %%
 TABLE = "chapter E's table"
 for setting, (found, _) in results.items():
     found[TABLE] = np.full((1, len(COUNTS)), np.nan)
@@ -940,7 +940,7 @@ for setting, (found, _) in results.items():
         found[TABLE] = np.array([printed_errors]) / np.mean(power)
 
 
-# %% covers="I12 I13 C437"
+# %%
 def slopes(found):
     return {
         name: np.polyfit(np.log(COUNTS), np.log(values.mean(axis=0)), 1)[0]
@@ -949,13 +949,13 @@ def slopes(found):
     }
 
 
-# %% covers="I12 I13"
+# %%
 def first_better(values, bar):
     below = [m for m, error in zip(COUNTS, values.mean(axis=0), strict=True) if error < bar]
     return f"from m = {below[0]} on" if below else "at no m"
 
 
-# %% covers="I9 I10 I11 I12 I13 I16 C436 C437 V3"
+# %%
 live_errors = plots.LiveErrors(
     COUNTS,
     *results["random tokens", "1"],
@@ -968,7 +968,7 @@ live_errors = plots.LiveErrors(
 )
 
 
-# %% covers="I9 I10 I11 I12 I13 I16 C436 C437 V3"
+# %%
 def draw_errors(data, inputs):
     found, bar = results[data, inputs]
     notes = {name: f"m^{slope:+.2f}" for name, slope in slopes(found).items()}
@@ -978,7 +978,7 @@ def draw_errors(data, inputs):
     return f"{data}, inputs × {inputs}: the mean of V has {bar:.2g}; {said}."
 
 
-# %% covers="I9 I10 I11 I12 I13 I16 C436 C437 V3"
+# %%
 sizes = widgets.choice(list(SCALES), "1")
 widgets.explore(draw_errors, live_errors.figure, data=list(DATA), inputs=sizes)
 
@@ -990,14 +990,14 @@ widgets.explore(draw_errors, live_errors.figure, data=list(DATA), inputs=sizes)
 #
 # With topics all changes: the same features beat the line by far.
 
-# %% covers="C436 I11"
+# %%
 for data in DATA:
     for inputs in ("1/4", "1/2", "1"):
         found, bar = results[data, inputs]
         right = found["positive, independent"].mean(axis=0)[COUNTS.index(256)]
         print(f"{data:<14} × {inputs:<3}  m = 256: {right:<8.2g} mean of V: {bar:.2g}")
 
-# %% covers="C436"
+# %%
 found, bar = results["random tokens", "1/4"]
 at_256 = found["positive, independent"].mean(axis=0)[COUNTS.index(256)]
 claims.check(
@@ -1007,20 +1007,20 @@ claims.check(
     f"of V has {1 / np.sqrt(1 + bar):.1%}",
 )
 
-# %% [markdown]
+# %% [markdown] covers="I10 I13 C254 C437"
 # ## Rates
 #
 # An average of $m$ draws has a squared error that falls as $1/m$; its root falls as $1/\sqrt m$.
 # The text promises $1/\sqrt m$, its table of *squared* errors falls much faster, and a map with a
 # wrong limit does not fall at all. Which slope does each have?
 
-# %% covers="I13 C437"
+# %%
 fitted = {inputs: slopes(results["random tokens", inputs][0]) for inputs in ("1/4", "1/2", "1")}
 for inputs, of in fitted.items():
     print(f"inputs × {inputs:<3}", *(f"  {name} {slope:+.1f}" for name, slope in of.items()))
 
 
-# %% covers="I13 C437"
+# %%
 right = {inputs: of["positive, independent"] for inputs, of in fitted.items()}
 claims.check(
     "C437",
@@ -1035,7 +1035,7 @@ claims.check(
 #
 # And orthogonal directions? The claim: 256 of them are worth 512 others.
 
-# %% covers="I10 C254"
+# %%
 found = {}
 for inputs in ("1/4", "1/2", "1"):
     errors_at = results["random tokens", inputs][0]
@@ -1046,17 +1046,17 @@ for inputs in ("1/4", "1/2", "1"):
     print(f"inputs × {inputs:<3} gain at m = 256: {gain:.1f}; the claim needs 2.0")
 
 
-# %% covers="I10 C254"
+# %%
 ratios = ", ".join(f"{ratio:.1f} (× {inputs})" for inputs, ratio in found.items())
 claims.check("C254", f"error of 256 orthogonal over that of 512 independent: {ratios}")
 
-# %% [markdown]
+# %% [markdown] covers="I14 W8 C438"
 # ## How many features?
 #
 # Chapter E recommends $m = O(\sqrt n)$. Nothing in that variance speaks of $n$. Guess: four times
 # the tokens, the same features. What happens to the error?
 
-# %% covers="I14 W8 C438"
+# %%
 for n in (128, 512, 2048):
     errors_at_n = []
     for seed in range(6):
@@ -1067,10 +1067,10 @@ for n in (128, 512, 2048):
     print(f"n = {n:>4}, m = 64: error / output {np.mean(errors_at_n):.3f}")
 
 
-# %% covers="I14 C438"
+# %%
 claims.check("C438", "the same error at every n: m follows |q + k|², not n")
 
-# %% covers="I14 W8 C438"
+# %%
 norms = np.linspace(0.25, 3, 45)
 live_needed = plots.LiveErrors(
     norms,
@@ -1085,7 +1085,7 @@ live_needed = plots.LiveErrors(
 )
 
 
-# %% covers="I14 W8 C438"
+# %%
 def draw_needed(error, angle):
     squares = 2 * norms**2 * (1 + np.cos(np.radians(angle)))  # |q + k|²
     needed = np.maximum(np.expm1(squares) / (error / 100) ** 2, 1)
@@ -1094,10 +1094,10 @@ def draw_needed(error, angle):
     return f"{error} % error, {angle}° apart: vectors of length 2 need about 10^{at:.1f} features."
 
 
-# %% covers="I14 W8 C438"
+# %%
 widgets.explore(draw_needed, live_needed.figure, error=(5, 100, 5, 30), angle=(0, 180, 10, 90))
 
-# %% [markdown]
+# %% [markdown] covers="I11 C087 C252 C439"
 # Random tokens of width 64 have a length of about 8; divided by $64^{1/4}$ it is the right end of
 # this picture. For one such pair no usable number of features is enough.
 #
@@ -1108,12 +1108,12 @@ widgets.explore(draw_needed, live_needed.figure, error=(5, 100, 5, 30), angle=(0
 # vanish?
 
 
-# %% covers="I11 C087 C252 C439"
+# %%
 q, k, v = (array[0, 0] for array in random_qkv(64, width=16))
 exact, kernel = full.attention(q, k, v), np.exp(q @ k.T / 4)
 
 
-# %% covers="I11 C087 C252 C439"
+# %%
 def many_draws(m, draws):
     """Return the mean kernel, the mean output, and the variance of one output."""
     kernels, outs, squares = 0, 0, 0
@@ -1126,7 +1126,7 @@ def many_draws(m, draws):
     return kernels / draws, mean, (squares / draws - mean**2).mean()
 
 
-# %% covers="I11 C087 C252 C439"
+# %%
 DRAWS, shares = 2000, []
 for m in measure.progress((16, 64, 256), "6000 draws", expect_seconds=3):
     mean_kernel, mean_out, variance = many_draws(m, DRAWS)
@@ -1138,12 +1138,12 @@ for m in measure.progress((16, 64, 256), "6000 draws", expect_seconds=3):
         f"m = {m:>3}: kernel, estimate over exact {ratio:.1f}; attention, squared bias {bias:.3f}"
     )
 
-# %% covers="C252 C439 C087"
+# %%
 why = "the kernel is unbiased; the quotient is not, and its bias is no chance"
 claims.check("C252", "squared bias " + ", ".join(shares), why)
 claims.check("C439", "squared bias " + ", ".join(shares), why)
 
-# %% [markdown]
+# %% [markdown] covers="I17 R3"
 # More draws do not remove the bias; more features do. It is a small part of the error, and the
 # part that an average over seeds would hide.
 #
@@ -1152,7 +1152,7 @@ claims.check("C439", "squared bias " + ", ".join(shares), why)
 # Exponentials of long vectors leave the range of numbers. In which direction? A query's features
 # are $e^{w \cdot q - |q|^2/2}$; the cosine ones have $e^{+|q|^2/2}$.
 
-# %% covers="I17 R3"
+# %%
 directions = performer.draw_features(64, 64)
 for factor in (1, 3, 6):
     q = factor * random_qkv(64)[0][0, 0]
@@ -1171,14 +1171,14 @@ for factor in (1, 3, 6):
 # *one* factor among all of them: a factor for each key would change their weights. **Exercise
 # 07.6** hides that bug.
 
-# %% covers="I17 R3"
+# %%
 q, k, v = (6 * array for array in random_qkv(256))
 out = performer.attention(q, k, v, n_features=64)
 small = performer.attention(q / 6, k / 6, v, n_features=64, scale=36 / 8)
 np.testing.assert_allclose(out, small, atol=1e-2)
 print("finite everywhere:", bool(np.isfinite(out).all()))
 
-# %% [markdown]
+# %% [markdown] covers="I15 C176"
 # A causal scan cannot look at later keys. So the reference keeps the largest exponent *so far*,
 # and lets its state fade when that grows, as flash attention does with its running maximum.
 #
@@ -1188,14 +1188,14 @@ print("finite everywhere:", bool(np.isfinite(out).all()))
 # are random, and each query is its own key times a sharpness. How much weight does the right key
 # get?
 
-# %% covers="I15 C176"
+# %%
 _, keys, _ = (array[0, 0] for array in random_qkv(512))
 one_hot = np.eye(512, dtype=np.float32)  # value j says "j", so outputs are weights
 sharpness = np.arange(0, 4.01, 0.25)
 weight_on = {name: [] for name in ("softmax", "performer, 256", "elu + 1")}
 
 
-# %% covers="I15 C176"
+# %%
 for sharp in sharpness.astype(np.float32):
     asked = sharp * keys
     outs = (
@@ -1206,13 +1206,13 @@ for sharp in sharpness.astype(np.float32):
     for name, out in zip(weight_on, outs, strict=True):
         weight_on[name].append(np.diag(out).mean())
 
-# %% covers="I15 C176"
+# %%
 words = {"x_label": "sharpness of the query", "y_label": "weight on the right key"}
 axes = plots.curves(sharpness, weight_on, **words, high=1)
 ends = ", ".join(f"{name} at {values[-1]:.1%}" for name, values in weight_on.items())
 plots.show(axes, f"The sharpest queries put on the right key: {ends}.")
 
-# %% covers="I15 C176"
+# %%
 at_3 = {name: values[list(sharpness).index(3)] for name, values in weight_on.items()}
 claims.check(
     "C176",
@@ -1220,18 +1220,18 @@ claims.check(
     f"{at_3['performer, 256']:.0%}, elu + 1 {at_3['elu + 1']:.1%}",
 )
 
-# %% [markdown]
+# %% [markdown] covers="I5 I15 W8"
 # ## Where it fails: remembering
 #
 # A state of $m \times D_v$ numbers must hold all facts at once. Store $N$ pairs of random key and
 # random value; ask for each by its key; take the nearest value as the answer. Where do the curves
 # leave 1? Look for $m$ and for $D_v = 64$.
 
-# %% covers="I15 W8"
+# %%
 FACTS = [4, 8, 16, 32, 64, 128, 256, 512]
 
 
-# %% covers="I15 W8"
+# %%
 def recall(n_facts, sharpness, m):
     """Share of facts that are found by softmax, by m random features, and by elu + 1."""
     keys, values = np.random.default_rng(n_facts).standard_normal((2, n_facts, 64))
@@ -1245,7 +1245,7 @@ def recall(n_facts, sharpness, m):
     return [((out @ values.T).argmax(axis=1) == np.arange(n_facts)).mean() for out in outs]
 
 
-# %% covers="I15 W8 I5"
+# %%
 memory = {
     (m, sharp): np.array([recall(n, sharp, m) for n in FACTS]).T
     for m in (64, 256, 1024)
@@ -1253,13 +1253,13 @@ memory = {
 }
 
 
-# %% covers="I15 W8 I5"
+# %%
 curve_names = ("softmax", "random features", "elu + 1")
 words = {"x_label": "facts stored", "y_label": "share found", "log_x": True}
 live_memory = plots.LiveCurves(FACTS, dict.fromkeys(curve_names, np.ones(8)), **words, high=1)
 
 
-# %% covers="I15 W8 I5"
+# %%
 def draw_memory(features, sharpness):
     found = memory[features, sharpness]
     live_memory.update(dict(zip(curve_names, found, strict=True)))
@@ -1269,11 +1269,11 @@ def draw_memory(features, sharpness):
     )
 
 
-# %% covers="I15 W8 I5"
+# %%
 counts = widgets.choice([64, 256, 1024], 256)
 widgets.explore(draw_memory, live_memory.figure, features=counts, sharpness=[2, 4, 8])
 
-# %% [markdown]
+# %% [markdown] covers="I5 W8 C253 C255-C258 C429-C435 C440"
 # These keys are random and φ is untrained: the worst case. But one limit no training lifts. Exact
 # copying of $N$ keys needs weights that are the identity, of rank $N$, and $\phi(Q) \phi(K)^\top$
 # has rank $m$ at most. Hard decisions, exact copies, rare names, links of syntax ask for such
@@ -1285,19 +1285,19 @@ widgets.explore(draw_memory, live_memory.figure, features=counts, sharpness=[2, 
 # Softmax attention has two products of $2n^2D$. So the Performer is cheaper from $n = 2m$ on.
 # Chapter E compares *one* of its four products with one of softmax's two.
 
-# %% covers="I5 C429 C430 C431 C432 C253"
+# %%
 n, m = 512, 256
 q, k, v = random_qkv(n)
 softmax_flops = measure.count_flops(full.attention, q, k, v)
 performer_flops = measure.count_flops(performer.attention, q, k, v, n_features=m)
 print(f"n = {n}, m = {m}: softmax {softmax_flops:,} FLOPs, Performer {performer_flops:,}")
 
-# %% covers="C431 C432"
+# %%
 ratio = softmax_flops / performer_flops
 claims.check("C431")
 claims.check("C432", round(ratio, 1))
 
-# %% covers="I5 C435 C256 C433 C434 C255"
+# %%
 n = 4096
 ratio = full.cost(1, 1, n, n, 64).flops / performer.cost(1, 1, n, n, 64, n_features=m).flops
 claims.check("C435", round(ratio, 1))
@@ -1308,7 +1308,7 @@ claims.check("C256", round(ratio, 1))
 # the normaliser's column, so that they come out a little below. The printed memory has one feature
 # matrix and forgets the other:
 
-# %% covers="I5 C257 C258"
+# %%
 n, m, width = 4096, 256, 768
 one, both = n * m + m * width, 2 * n * m + m * width
 claims.check("C257", f"{one / 1e6:.3f} M with one feature matrix, {both / 1e6:.2f} M with both")
@@ -1318,11 +1318,11 @@ claims.check("C258", f"{4 * one / 1e6:.2f} MB with one, {4 * both / 1e6:.1f} MB 
 # Neither is needed: features can be made a chunk at a time, as the reference does. Slide $m$ and
 # $n$. Remember what $m$ does to the error before you make it small.
 
-# %% covers="I5 W8 C435"
+# %%
 live_cost = plots.LiveBars({"softmax": 1, "performer": 1, "elu + 1": 1}, unit="GFLOP")
 
 
-# %% covers="I5 W8 C435"
+# %%
 def draw_cost(n, m):
     flops = {
         "softmax": full.cost(1, 1, n, n, 64).flops,
@@ -1334,7 +1334,7 @@ def draw_cost(n, m):
     return f"n = {n}, m = {m}: the Performer takes {1 / ratio:.2f} of softmax's operations."
 
 
-# %% covers="I5 W8 C435"
+# %%
 lengths = widgets.choice([2**e for e in range(7, 15)], 4096)
 counts = widgets.choice([2**e for e in range(4, 12)], 256)
 widgets.explore(draw_cost, live_cost.figure, n=lengths, m=counts)
@@ -1344,12 +1344,12 @@ widgets.explore(draw_cost, live_cost.figure, n=lengths, m=counts)
 # Chapter E calls them negligible. By number they are. But a GPU has few units for them; the ledger
 # reckons with 16 a clock, against 1024 multiply-adds:
 
-# %% covers="C440"
+# %%
 share = (1 / 16) / (2 * 64 / 1024)  # clocks for one exponential, over those for its two products
 assert share == claims.recompute("C440")
 claims.check("C440", f"{1 / (4 * 64):.1%} of the FLOPs with heads of 64, but {share} of their time")
 
-# %% [markdown]
+# %% [markdown] covers="I4 I5"
 # ## The kernel, tile by tile
 #
 # Two launches. The first adds up $\phi(k) v^\top$ for each part of the keys. In the second a
@@ -1357,7 +1357,7 @@ claims.check("C440", f"{1 / (4 * 64):.1%} of the FLOPs with heads of 64, but {sh
 # state in registers. Triton's interpreter runs it here, in some seconds, and `trace` notes every
 # access.
 
-# %% tags=["nbval-ignore-output"] covers="I4"
+# %% tags=["nbval-ignore-output"]
 try:
     import torch
 
@@ -1376,7 +1376,7 @@ except (ImportError, RuntimeError) as reason:
 # Slide through the programs of the second launch. Coloured are the scores that it makes: chunks on
 # the diagonal, and nothing else. All the rest of the triangle comes through the states it loads.
 
-# %% tags=["nbval-ignore-output"] covers="I4"
+# %% tags=["nbval-ignore-output"]
 if traced:
     from IPython.display import display
 
@@ -1386,7 +1386,7 @@ if traced:
 # %% [markdown]
 # Bytes once more: what the kernel's `cost` predicts, and what the trace counted.
 
-# %% tags=["nbval-ignore-output"] covers="I4 I5"
+# %% tags=["nbval-ignore-output"]
 if traced:
     kernel_cost = linear_kernel.cost(1, 1, 512, 512, 32, causal=True)
     print("bytes loaded: predicted", kernel_cost.bytes_read, "counted", traced.bytes_loaded())
@@ -1396,10 +1396,10 @@ if traced:
 # %% [markdown]
 # And the time on a real GPU? Measured if there is one here, otherwise the latest recorded run.
 
-# %% tags=["nbval-ignore-output"] covers="I5"
+# %% tags=["nbval-ignore-output"]
 bench.show_gpu("linear")
 
-# %% [markdown]
+# %% [markdown] covers="I18 I19 X4 C089"
 # **Exercise 07.5** leaves the walk of such a kernel to you, and counts its bytes.
 #
 # ## Where it is used all the same
@@ -1408,10 +1408,10 @@ bench.show_gpu("linear")
 # comes near softmax's, or simply with the model. And some tasks forgive much. A book or a film is
 # too long for $n^2$; a summary of it needs no exact copy of word 31.
 
-# %% covers="I18 I19 X4 C089"
+# %%
 claims.check("C089")
 
-# %% [markdown]
+# %% [markdown] covers="C014 C032 C078 C087 C176 C238 C253 C255 C429 C430 C433 C434"
 # "95–98 % of the accuracy" names no task, no model and no source. What a swapped-in attention
 # costs a trained model, chapter 14 measures.
 #
@@ -1419,7 +1419,7 @@ claims.check("C089")
 #
 # The ledger's verdicts on this chapter's subject; those that hold stand here too.
 
-# %% covers="C014 C032 C078 C087 C176 C238 C253 C255 C429 C430 C433 C434"
+# %%
 for claim in claims.find(chapter="07"):
     print(f"{claim.id}  {claim.verdict:<16} {claim.claim}")
 

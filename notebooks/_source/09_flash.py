@@ -22,7 +22,7 @@ from attncourse.reference import chunked, flash, full
 from attncourse.softmax import softmax
 from attncourse.units import format_bytes
 
-# %% [markdown]
+# %% [markdown] covers="A6 L18"
 # ## Who asked for the matrix?
 #
 # Attention is three steps. Two of them leave an $n \times n$ array behind:
@@ -33,7 +33,7 @@ from attncourse.units import format_bytes
 #
 # Which of the three does anyone want?
 
-# %% covers="A6 L18"
+# %%
 n, width = 1024, 64
 q, k, v = (array[0, 0] for array in random_qkv(n))
 S = q @ k.T / math.sqrt(width)
@@ -45,12 +45,12 @@ for name, array in {"S": S, "P": P, "O": out}.items():
 # %% [markdown]
 # Only $O$. The other two are scaffolding. Draw how long each array lives:
 
-# %% covers="A6"
+# %%
 alive = {"S": (0, 1, S.nbytes), "P": (1, 2, P.nbytes), "O": (2, 2, out.nbytes)}
 axes = plots.lifetimes(alive, ["S = q kᵀ / √D", "P = softmax(S)", "O = P v"])
 plots.show(axes, "S and P live for two steps each and are 16 times as large as the result O.")
 
-# %% [markdown]
+# %% [markdown] covers="L7 L14 P19 C051"
 # S must be complete before the softmax, and P before the product: that is how the formulas read,
 # and how textbooks state it. One of them adds that both *must* be stored. Keep that sentence in
 # mind; it is checked at the end of the backward pass.
@@ -63,13 +63,13 @@ plots.show(axes, "S and P live for two steps each and are 16 times as large as t
 # $$ O_{\text{chunk}} = \mathrm{softmax}\bigl(\underbrace{Q_{\text{chunk}}}_{c \times D}
 #    K^\top / \sqrt D\bigr)\, V $$
 
-# %% covers="L14"
+# %%
 rows = slice(256, 320)
 S_chunk = q[rows] @ k.T / math.sqrt(width)
 np.testing.assert_allclose(softmax(S_chunk) @ v, out[rows], atol=1e-6)
 print("scores held:", S_chunk.shape, "instead of", S.shape)
 
-# %% covers="L14 P19"
+# %%
 for chunk in (1, 64, 1000, 1024):
     np.testing.assert_allclose(chunked.attention(q, k, v, chunk=chunk), out, atol=1e-6)
 print("any chunk gives full attention, also one that does not divide n")
@@ -77,7 +77,7 @@ print("any chunk gives full attention, also one that does not divide n")
 # %% [markdown]
 # Predict: at $n = 4096$ with chunks of 256, by which factor does the memory for scores fall?
 
-# %% covers="C051"
+# %%
 long_q, long_k, long_v = random_qkv(4096)
 held = {
     "full": measure.peak_bytes(full.attention, long_q, long_k, long_v),
@@ -91,11 +91,11 @@ claims.check("C051", "16 for the scores alone", "forward only: training brings n
 # A small chunk holds little. But each chunk reads all of k and v anew. Slide the chunk and watch
 # what you gain and what you pay.
 
-# %% covers="L14 L7"
+# %%
 live_chunk = plots.LiveBars({"held at once": 1, "read from memory": 1}, unit="bytes")
 
 
-# %% covers="L14 L7"
+# %%
 def draw_chunk(n, chunk):
     cost = chunked.cost(1, 1, n, n, 64, chunk=chunk)
     values = {"held at once": cost.peak_bytes, "read from memory": cost.bytes_read}
@@ -104,12 +104,12 @@ def draw_chunk(n, chunk):
     return f"Chunks of {chunk} at n = {n}: {', '.join(words)}."
 
 
-# %% covers="L14 L7"
+# %%
 lengths = widgets.choice([1024, 2048, 4096, 8192, 16384], 4096)
 sizes = widgets.choice([2**power for power in range(12)], 256)
 widgets.explore(draw_chunk, live_chunk.figure, n=lengths, chunk=sizes)
 
-# %% [markdown]
+# %% [markdown] covers="L15 C050"
 # Chunks still hold whole rows of scores. For a text of a million tokens even one row is long. Can
 # the keys be cut too?
 #
@@ -117,7 +117,7 @@ widgets.explore(draw_chunk, live_chunk.figure, n=lengths, chunk=sizes)
 #
 # Take the keys in two halves. Compute softmax times v for each, and add. What comes out?
 
-# %% covers="L15 C050"
+# %%
 halves = [(k[:512], v[:512]), (k[512:], v[512:])]
 parts = [softmax(q @ k_part.T / 8) @ v_part for k_part, v_part in halves]
 print("sum of the halves is off by more than a tenth:", np.abs(sum(parts) - out).max() > 0.1)
@@ -128,7 +128,7 @@ print("their mean is off by more than a hundredth:   ", np.abs(sum(parts) / 2 - 
 # sum and still gives a weak half as much say as a strong one. Does it get better with more parts?
 
 
-# %% covers="L15 C050"
+# %%
 def in_parts(count, weigh):
     """Relative error if the softmax runs within each of `count` parts of the keys."""
     parts = [
@@ -139,7 +139,7 @@ def in_parts(count, weigh):
     return np.abs((weigh(lses)[..., None] * outputs).sum(0) - out).max() / np.abs(out).max()
 
 
-# %% covers="L15 C050"
+# %%
 counts = [1, 2, 4, 8, 16, 32]
 ways = {
     "averaged": lambda lses: np.full(lses.shape, 1 / len(lses)),
@@ -155,12 +155,12 @@ plots.show(axes, "Averaged parts get worse with each cut; weighed parts stay exa
 # The second curve is exact. Each part has to remember one more thing: the sum that it divided by.
 # A published recipe forgets this, and mixes the two cuts:
 
-# %% covers="C050 L15"
+# %%
 off = np.abs(sum(parts) - out).max() / np.abs(out).max()
 why = "whole rows have nothing to accumulate; parts of rows need the rescaling of the next section"
 claims.check("C050", f"two parts, added, are off by {off:.0%} of the largest output", why)
 
-# %% [markdown]
+# %% [markdown] covers="L3 R2 C013 C031"
 # ## The online softmax
 #
 # Walk along one row of scores and keep three things: the largest score so far $m$, the sum
@@ -175,7 +175,7 @@ claims.check("C050", f"two parts, added, are off by {off:.0%} of the largest out
 # $m$, $\ell$ and $a$ are `running_max`, `running_sum` and `acc` in all code of this course. In
 # the end the output is $a / \ell$. Predict: what is $r$ in a block that brings no new maximum?
 
-# %% covers="L3 R2"
+# %%
 row = q[5] @ k.T / math.sqrt(width)
 running_max, running_sum, acc = -np.inf, 0.0, np.zeros(width)
 for block in np.split(np.arange(n), 8):
@@ -194,20 +194,20 @@ np.testing.assert_allclose(acc / running_sum, out[5], atol=1e-6)
 #
 # Walk through a row yourself. Then sort it: in which order does the maximum never change?
 
-# %% covers="L3 R2"
+# %%
 scores_row = 1.6 * random_qkv(32, width=1, seed=4)[0].ravel()
 orders = {"as it comes": scores_row, "rising": np.sort(scores_row)}
 orders["falling"] = orders["rising"][::-1]
 live_row = plots.LiveRow(scores_row)
 
 
-# %% covers="L3 R2"
+# %%
 def maxima(scores, block, steps):
     """Running maxima after 0, 1, 2 … blocks."""
     return [scores[: block * step].max(initial=-np.inf) for step in range(steps + 1)]
 
 
-# %% covers="L3 R2"
+# %%
 def draw_row(step, block, order):
     scores, key, step = orders[order], np.arange(32), min(step, 32 // block)
     found = maxima(scores, block, step)
@@ -221,7 +221,7 @@ def draw_row(step, block, order):
     )
 
 
-# %% covers="L3 R2"
+# %%
 blocks = widgets.choice([1, 2, 4, 8, 16, 32], 4)
 widgets.explore(draw_row, live_row.figure, step=(0, 32, 1, 3), block=blocks, order=list(orders))
 
@@ -230,7 +230,7 @@ widgets.explore(draw_row, live_row.figure, step=(0, 32, 1, 3), block=blocks, ord
 #
 # The maximum is not there for beauty. Make the scores 100 times larger and leave it out:
 
-# %% covers="R2"
+# %%
 with np.errstate(over="ignore", invalid="ignore"):
     large = np.exp(100 * row)
     print("without a maximum:", (large / large.sum()).max())
@@ -242,7 +242,7 @@ print("online, tiles of 64: all finite", bool(np.isfinite(online).all()))
 # $-\infty$, and $-\infty - (-\infty)$ is NaN. So the code subtracts a *pivot*: the maximum, or 0
 # where the maximum is $-\infty$.
 
-# %% covers="R2"
+# %%
 with np.errstate(invalid="ignore"):
     print("-inf minus -inf:", np.exp(-np.inf - -np.inf))
 pivot = np.where(np.isneginf(-np.inf), 0.0, -np.inf)
@@ -254,10 +254,10 @@ assert not empty[:2].any() and np.isfinite(empty).all()
 # So "no intermediate results" is not quite right. Two numbers per query are kept, and its $D$ sums
 # in the making:
 
-# %% covers="C013 C031"
+# %%
 claims.check("C013", "2 per row while it runs, 1 per row for the backward pass")
 
-# %% [markdown]
+# %% [markdown] covers="L1 L2 C031"
 # ## Tiles
 #
 # Cut the queries *and* the keys. What exists of the scores is one *tile*: $B_q$ queries by $B_k$
@@ -268,7 +268,7 @@ claims.check("C013", "2 per row while it runs, 1 per row for the backward pass")
 #    \;\in\; \mathbb R^{B_q \times B_k} $$
 
 
-# %% covers="L1 L2"
+# %%
 def query_tile(q, k, v, block_k):
     """One tile of queries against all keys, a tile of keys at a time."""
     acc, running_sum = np.zeros_like(q), np.zeros((len(q), 1))
@@ -283,10 +283,10 @@ def query_tile(q, k, v, block_k):
     return acc / running_sum
 
 
-# %% covers="L1 L2"
+# %%
 np.testing.assert_allclose(query_tile(q[128:192], k, v, block_k=48), out[128:192], atol=1e-6)
 
-# %% covers="L1 L2 C031"
+# %%
 for block_q, block_k in ((1, 1), (64, 32), (100, 37), (2000, 2000)):
     tiled = flash.attention(q[:200], k[:300], v[:300], block_q=block_q, block_k=block_k)
     np.testing.assert_allclose(tiled, full.attention(q[:200], k[:300], v[:300]), atol=1e-6)
@@ -296,20 +296,20 @@ print("tiles of any shape give full attention")
 # Watch the tiles go by. Then tick *causal*: which tiles are never touched?
 
 
-# %% covers="L1"
+# %%
 def walk(n_tiles, causal, keys_first=False):
     """The tiles (query tile, key tile) in the order of the two loops."""
     order = [(i, j) for i in range(n_tiles) for j in range(n_tiles) if j <= i or not causal]
     return sorted(order, key=lambda tile: tile[::-1]) if keys_first else order
 
 
-# %% covers="L1"
+# %%
 said = {"x": "tile of keys", "y": "tile of queries"}
 said["words"] = ("not yet, or never", "done and forgotten", "in memory now")
 live_walk = plots.LiveHeatmap(np.zeros((8, 8)), title=" ", **said)
 
 
-# %% covers="L1 L2"
+# %%
 def draw_walk(step, block, causal):
     grid, tiles = np.zeros((256 // block, 256 // block)), walk(256 // block, causal)
     step = min(step, len(tiles) - 1)
@@ -322,11 +322,11 @@ def draw_walk(step, block, causal):
     return f"Tile {step + 1} of {len(tiles)} in memory: {size}; {done}."
 
 
-# %% covers="L1 L2"
+# %%
 blocks = widgets.choice([32, 64, 128, 256], 32)
 widgets.explore(draw_walk, live_walk.figure, step=(0, 63, 1, 19), block=blocks, causal=False)
 
-# %% [markdown]
+# %% [markdown] covers="L9 L10 P1 P2 C012 C267-C271"
 # The loop bounds are the mechanism: a causal tile above the diagonal is not masked, it is never
 # visited. **Exercise 09.2** counts the tiles, and **09.3** asks for the whole algorithm, with its
 # memory graded.
@@ -335,7 +335,7 @@ widgets.explore(draw_walk, live_walk.figure, step=(0, 63, 1, 19), block=blocks, 
 #
 # Predict which of the three curves doubles when $n$ doubles, and which one quadruples.
 
-# %% covers="L9 P1 P2"
+# %%
 lengths = [512, 1024, 2048, 4096]
 inputs = {n: random_qkv(n) for n in lengths}
 ways = {
@@ -349,7 +349,7 @@ for name, (way, knobs) in ways.items():
     predicted[name] = [way.cost(1, 1, n, n, 64, **knobs).peak_bytes for n in lengths]
     np.testing.assert_allclose(measured[name], predicted[name], rtol=0.1)
 
-# %% covers="L9 C012"
+# %%
 axes = plots.growth(
     lengths, measured, predicted, unit="bytes", title="peak memory, output included"
 )
@@ -359,7 +359,7 @@ plots.show(axes, "Full attention quadruples per doubling of n; the tiled one is 
 # What tiles hold beyond the output does not depend on $n$, but for one number per query. "O(n)
 # memory" speaks of exactly that, and forgets to say so:
 
-# %% covers="C267 L9"
+# %%
 beyond = [measured["tiles of 64 × 64"][i] - n * 64 * 4 for i, n in enumerate(lengths)]
 per_query = (beyond[3] - beyond[0]) / (4096 - 512)
 assert abs(per_query - 4) < 0.5  # one float32 number
@@ -369,7 +369,7 @@ claims.check("C267", "O(n) beyond inputs and output; together with them O(n·D)"
 # The same page compares megabytes. Before you run the cell: its 104.7 MB for standard attention
 # are one matrix and all of q, k, v. What is missing if a layer has 12 heads?
 
-# %% covers="L10 C268 C269 C270 C271"
+# %%
 for length in (4096, 16384):
     inputs_bytes = 3 * length * 768 * 4
     for heads in (1, 12):
@@ -379,16 +379,16 @@ for length in (4096, 16384):
             f"{standard / inputs_bytes:5.1f} × q, k, v"
         )
 
-# %% covers="C269 C271"
+# %%
 why = "one head's matrix, but the q, k, v of all 12 heads; with all matrices 22 and 86"
 claims.check("C269", why=why)
 claims.check("C271", why=why)
 
-# %% covers="C268 C270"
+# %%
 claims.check("C268", f"{4 * 4096 * 768 * 4 / 1e6:.1f} MB with the output, 37.7 without")
 claims.check("C270")
 
-# %% [markdown]
+# %% [markdown] covers="L9 P19 C012 C333 C413"
 # **Exercise 09.V2** draws up the memory budget of a textbook, with Flash in it.
 #
 # ## Exact, to rounding
@@ -397,7 +397,7 @@ claims.check("C270")
 # differ. How large is the difference, and who is closer to the truth?
 
 
-# %% covers="L9 C012 C413 C333 P19"
+# %%
 def error(attend, dtype, **knobs):
     """Largest difference from attention in the widest type, in roundings of the dtype."""
     q, k, v = (array.astype(dtype) for array in random_qkv(256, seed=2, dtype=np.float64))
@@ -406,7 +406,7 @@ def error(attend, dtype, **knobs):
     return float(np.abs(attend(q, k, v, **knobs) - truth).max() / unit)
 
 
-# %% covers="L9 C012 C413"
+# %%
 tiles = {"block_q": 64, "block_k": 64}
 errors = [
     (error(full.attention, dtype), error(flash.attention, dtype, **tiles))
@@ -419,14 +419,14 @@ print("float64, float32, float16: full and tiled are within 16 roundings of the 
 # A few roundings, both. But look closer, and slide the tile. Which sizes come nearest to the truth,
 # and why?
 
-# %% covers="L9"
+# %%
 seeds = np.arange(12)
 lines = {"full": 0.0 * seeds, "tiled": 0.0 * seeds}
 words = {"x_label": "random input", "y_label": "largest error in roundings"}
 live_error = plots.LiveCurves(seeds, lines, **words, high=6)
 
 
-# %% covers="L9"
+# %%
 def largest_error(attend, seed, **knobs):
     q, k, v = random_qkv(96, width=32, seed=int(seed))
     truth = full.attention(*(array.astype(float) for array in (q, k, v)))
@@ -434,7 +434,7 @@ def largest_error(attend, seed, **knobs):
     return np.abs(attend(q, k, v, **knobs) - truth).max() / unit
 
 
-# %% covers="L9"
+# %%
 full_errors = [largest_error(full.attention, seed) for seed in seeds]
 tiled_errors = {}
 for block in (8, 16, 32, 64, 96):
@@ -442,25 +442,25 @@ for block in (8, 16, 32, 64, 96):
     tiled_errors[block] = [largest_error(flash.attention, seed, **knobs) for seed in seeds]
 
 
-# %% covers="L9"
+# %%
 def draw_error(block):
     live_error.update({"full": full_errors, "tiled": tiled_errors[block]})
     within = max(*tiled_errors[block], *full_errors) < 16
     return f"Tiles of {block}: full and tiled both stay within 16 roundings: {within}."
 
 
-# %% covers="L9"
+# %%
 widgets.explore(draw_error, live_error.figure, block=widgets.choice(list(tiled_errors), 16))
 
 # %% [markdown]
 # A short sum rounds less often than a long one, and tiles cut long sums into short ones. So small
 # tiles are usually the more exact. The largest tile is one long sum again: that of full attention.
 
-# %% covers="C012 C413"
+# %%
 claims.check("C012", "a few roundings, as above")
 claims.check("C413", "a few roundings, as above")
 
-# %% [markdown]
+# %% [markdown] covers="L1-L3 L5 P19 S3"
 # ## One algorithm in two languages
 #
 # On a GPU one *program* takes a tile of queries and walks over the tiles of keys, exactly as
@@ -505,7 +505,7 @@ beside = {
     "tl.store": "The caller writes it.",
 }
 
-# %% covers="L1 L2 L3 L5 S3"
+# %%
 titles = "NumPy: one call of flash._query_tile", "Triton: one program of the kernel"
 names = {"same": where_names_differ, "steps": steps, "notes": beside}
 side_by_side.SideBySide(numpy_code, triton_code, titles=titles, **names)
@@ -518,7 +518,7 @@ side_by_side.SideBySide(numpy_code, triton_code, titles=titles, **names)
 # Same names, same numbers? Triton's interpreter runs the kernel here, without a GPU, and `trace`
 # notes every access. That takes some seconds.
 
-# %% tags=["nbval-ignore-output"] covers="L1 L5 P19"
+# %% tags=["nbval-ignore-output"]
 try:
     import torch
 
@@ -533,7 +533,7 @@ except (ImportError, RuntimeError) as reason:
     traced = None
     print(reason)
 
-# %% covers="P19"
+# %%
 if traced:
     expected = flash.attention(*random_qkv(256, width=32), **tile, causal=True)
     np.testing.assert_allclose(traced.result.numpy(), expected, atol=1e-5)
@@ -543,14 +543,14 @@ if traced:
 # Slide through the programs of the causal kernel. The last one loads every tile, the first one
 # only one.
 
-# %% tags=["nbval-ignore-output"] covers="L1 L5"
+# %% tags=["nbval-ignore-output"]
 if traced:
     from IPython.display import display
 
     tiles = plots.LiveTiles(traced)
     display(widgets.explore(tiles.draw, tiles.figure, program=(0, tiles.programs - 1, 1, 3)))
 
-# %% [markdown]
+# %% [markdown] covers="L5 L6 L17 L21 C263 C348"
 # **Exercise 09.5** leaves the loop of such a kernel to you, and counts the bytes that you load.
 #
 # ## Where the bytes go
@@ -558,7 +558,7 @@ if traced:
 # A GPU has a large memory that is far away, *HBM*, and on the chip a small one beside each of its
 # processors: an *SRAM* for each *SM*. Here are an A100's. Which bar is too short to be seen?
 
-# %% covers="L6 C263"
+# %%
 sms, sram = 108, 192 * 1024
 a100 = DEVICES["A100 40 GB"]
 room = {f"{sms} × SRAM": sms * sram, "HBM": a100.memory_bytes}
@@ -574,7 +574,7 @@ plots.show(figure, words)
 # 192 KiB per SM, 108 SMs, 19 TB/s in sum (Dao et al. 2022, arXiv:2205.14135, section 2.1). One
 # text gives each SM what all have together:
 
-# %% covers="C263"
+# %%
 claims.check(
     "C263", f"{sram / 1024:.0f} KiB per SM; {sms * sram / 2**20:.2f} MiB is the sum of all"
 )
@@ -583,7 +583,7 @@ claims.check(
 # A kernel reads from HBM, computes on the chip, and writes to HBM. What two kernels share must
 # travel there and back. *Fusing* them saves that trip. Which stages does FlashAttention fuse?
 
-# %% covers="L5 L17 L21 C348"
+# %%
 stages = ["q, k, v = x W", "q kᵀ", "softmax", "· v", "· W_O"]
 ways = {
     "standard": [[0], [1], [2], [3], [4]],
@@ -593,10 +593,10 @@ ways = {
 axes = plots.launches(stages, ways)
 plots.show(axes, "Three stages become one kernel; both projections stay outside.")
 
-# %% covers="C348 L21"
+# %%
 claims.check("C348", why="the product with v is fused; W_O mixes heads, and each program has one")
 
-# %% [markdown]
+# %% [markdown] covers="L5 L7 L8 L17 P4 C265 C266"
 # ## Count the traffic
 #
 # Standard attention writes S, reads it, writes P, reads it. Tiled attention reads k and v once
@@ -607,7 +607,7 @@ claims.check("C348", why="the product with v is fused; W_O mixes heads, and each
 #    \quad\text{bytes} $$
 
 
-# %% covers="L7 L17"
+# %%
 def standard_bytes(n, width, bytes_each=4):
     return (4 * n * n + 4 * n * width) * bytes_each
 
@@ -616,7 +616,7 @@ def tiled_bytes(n, width, block_q, bytes_each=4):
     return (2 * n * width + 2 * n * width * -(-n // block_q)) * bytes_each
 
 
-# %% covers="L7 L17"
+# %%
 cost = full.cost(1, 1, 4096, 4096, 64)
 assert standard_bytes(4096, 64) == cost.bytes_read + cost.bytes_written
 cost = flash.cost(1, 1, 4096, 4096, 64, block_q=128, block_k=128)
@@ -627,7 +627,7 @@ assert tiled_bytes(4096, 64, 128) == cost.bytes_read + cost.bytes_written - lse_
 # Neither formula contains $B_k$. Why? And by what factor does tiling win at $n = 4096$, $D = 64$,
 # $B_q = 128$? Guess 2, 4 or 16.
 
-# %% covers="L7 L17"
+# %%
 for name, moved in (
     ("standard", standard_bytes(4096, 64)),
     ("tiled, 128 queries", tiled_bytes(4096, 64, 128)),
@@ -639,7 +639,7 @@ for name, moved in (
 # $B_k$ only says in which portions k and v arrive. $B_q$ says how often. Now the printed figure
 # for $n = 2048$: which passes does it count?
 
-# %% covers="C265 L7"
+# %%
 six_passes = (6 * 2048**2 + 4 * 2048 * 64) * 4 / 1e6
 why = f"the four passes that are listed; {six_passes:.0f} MB needs six, with two more softmax reads"
 claims.check("C265", f"{standard_bytes(2048, 64) / 1e6:.0f} MB", why)
@@ -648,14 +648,14 @@ claims.check("C265", f"{standard_bytes(2048, 64) / 1e6:.0f} MB", why)
 # Slide the tile and the head width. At some width the curves cross, and tiling moves *more* than
 # the standard way. Find the rule: how does that width depend on $B_q$?
 
-# %% covers="L7 L8"
+# %%
 widths = np.arange(16, 1025, 8)
 lines = {"standard": 1.0 * widths, "tiled": 1.0 * widths}
 words = {"x_label": "head width D", "y_label": "MB moved"}
 live_traffic = plots.LiveCurves(widths, lines, **words)
 
 
-# %% covers="L7 L8"
+# %%
 def draw_traffic(n, block_q, bytes_each):
     standard = standard_bytes(n, widths, bytes_each) / 1e6
     tiled = tiled_bytes(n, widths, block_q, bytes_each) / 1e6
@@ -667,7 +667,7 @@ def draw_traffic(n, block_q, bytes_each):
     return f"{title}: at width 64 tiling moves {gain:.1f} times less; {crossing}."
 
 
-# %% covers="L7 L8"
+# %%
 tile_heights = widgets.choice([16, 32, 64, 128, 256], 128)
 sliders = {"n": widgets.choice([1024, 4096, 16384], 4096), "bytes_each": [2, 4]}
 widgets.explore(draw_traffic, live_traffic.figure, block_q=tile_heights, **sliders)
@@ -681,18 +681,18 @@ widgets.explore(draw_traffic, live_traffic.figure, block_q=tile_heights, **slide
 # for the tiles of q, k, v, of the output, and the scores.
 
 
-# %% covers="L8 C266"
+# %%
 def on_chip(block, width, bytes_each):
     names = ("q", "k", "v", "out")
     parts = {name: block * width * bytes_each for name in names}
     return parts | {"scores": block * block * bytes_each}
 
 
-# %% covers="L8 C266"
+# %%
 live_chip = plots.LiveBars(on_chip(128, 64, 2), unit="bytes")
 
 
-# %% covers="L8 C266"
+# %%
 def draw_chip(block, width, bytes_each):
     parts = on_chip(block, width, bytes_each)
     live_chip.update(parts, f"tiles of {block} × {block}, width {width}")
@@ -701,7 +701,7 @@ def draw_chip(block, width, bytes_each):
     return f"Together {needed / 1024:.0f} KiB of {sram / 1024:.0f}: {fits}."
 
 
-# %% covers="L8 C266"
+# %%
 sizes = widgets.choice([16, 32, 64, 128, 256], 128)
 width_choice = widgets.choice([32, 64, 128, 256, 768], 64)
 widgets.explore(draw_chip, live_chip.figure, block=sizes, width=width_choice, bytes_each=[2, 4])
@@ -710,7 +710,7 @@ widgets.explore(draw_chip, live_chip.figure, block=sizes, width=width_choice, by
 # A chapter prints tiles of 128 and takes $D = 768$, the width of all twelve heads at once. Set
 # the sliders to that. Then see what it would mean for the traffic:
 
-# %% covers="C266"
+# %%
 needed = sum(on_chip(128, 768, 4).values()) / 1024
 moved = tiled_bytes(4096, 768, 128) / 1e6
 why = (
@@ -725,13 +725,13 @@ claims.check("C266", f"{needed:.0f} KiB of 192", why)
 # line? Real heads have 64 to 128.
 
 
-# %% covers="L8 L7"
+# %%
 def largest_block(width, bytes_each):
     room = sram // bytes_each
     return math.isqrt(4 * width * width + room) - 2 * width  # B² + 4BD = room
 
 
-# %% covers="L8 L7"
+# %%
 narrow = np.arange(16, 321, 8)
 moved = {"standard": standard_bytes(4096, narrow, 2) / 1e6}
 blocks = [largest_block(int(width), 2) for width in narrow]
@@ -750,7 +750,7 @@ plots.show(axes, f"float16, n = 4096: tiling wins up to a head width of about {c
 # Prediction beside measurement: what the kernels' `cost` says, and what the trace counted, access
 # by access. No cache helps in this count.
 
-# %% tags=["nbval-ignore-output"] covers="L5 L7 L17 P4"
+# %% tags=["nbval-ignore-output"]
 if traced:
     fused = trace.record(flash_kernel.attention, *tensors, **tile)
     unfused = trace.record(full_kernel.attention, *tensors)
@@ -763,28 +763,28 @@ if traced:
     print("difference:", counted[0] - counted[1], "= 4 n² numbers - one lse per query")
     assert counted[0] - counted[1] == (4 * 256**2 - 256) * 4
 
-# %% [markdown]
+# %% [markdown] covers="L12 C283 C284"
 # ## Does the matrix fit in a cache?
 #
 # The A100 has 40 MB of L2 cache between HBM and the SMs. A text explains its timings with it: the
 # matrix fits at $n = 1024$ and no longer at 2048. Compute both, for one head and for twelve.
 
-# %% covers="L12 C283 C284"
+# %%
 for length in (1024, 2048):
     one_head = length**2 * 4 / 1e6
     print(f"n = {length}: one head {one_head:5.1f} MB, 12 heads {12 * one_head:6.1f} MB, L2 40 MB")
 
-# %% covers="C283 C284 L12"
+# %%
 claims.check("C283")
 claims.check("C284")
 
-# %% [markdown]
+# %% [markdown] covers="A14 L11 L12 L16 L17 P4 C052 C146 C273-C282 C440"
 # ## Why it is faster with the same arithmetic
 #
 # Tiling saves no product: forward it multiplies exactly as much. Time is the larger of computing
 # and moving. So compare the *intensity*, FLOPs per byte, with what the device can feed:
 
-# %% covers="A14 L17"
+# %%
 h100 = DEVICES["H100 80 GB"]
 print(f"H100 is busy above {h100.flops_per_second / h100.bytes_per_second:.0f} FLOPs per byte")
 for name, cost in (
@@ -798,7 +798,7 @@ for name, cost in (
 # tensor cores, which multiply matrices, have none. An H100 does 989 TFLOP/s of products and 3.9
 # TFLOP/s of special functions such as exp (Shah et al. 2024, arXiv:2407.08608).
 
-# %% covers="C440"
+# %%
 pairs = 4096**2
 for head_width in (64, 128):
     products = 4 * pairs * head_width / h100.flops_per_second
@@ -806,7 +806,7 @@ for head_width in (64, 128):
     share = exponentials / products
     print(f"width {head_width:>3}: exponentials take {share:.0%} of the products' time")
 
-# %% covers="C440"
+# %%
 slower = h100.flops_per_second / 3.9e12
 why = (
     f"{1 / (4 * 64):.2%} of the operations, by units {slower:.0f} times slower than tensor cores; "
@@ -820,7 +820,7 @@ claims.check("C440", found, why)
 # Which limit binds? Each bar is a lower bound of the time on an H100, with float16 inputs
 # and the scores in float32, as our kernels have them.
 
-# %% covers="A14 L17"
+# %%
 limits = ("products", "exponentials", "moving, tiled", "moving, standard")
 live_bounds = plots.LiveBars(dict.fromkeys(limits, 1.0), unit="s")
 
@@ -829,7 +829,7 @@ def moving(cost):
     return (cost.bytes_read + cost.bytes_written) / h100.bytes_per_second
 
 
-# %% covers="A14 L17"
+# %%
 def draw_bounds(n, heads, width):
     standard = full.cost(1, heads, n, n, width, dtype_bytes=2)
     tiled = flash.cost(1, heads, n, n, width, block_q=128, block_k=64, dtype_bytes=2)
@@ -842,7 +842,7 @@ def draw_bounds(n, heads, width):
     return f"{heads} heads of width {width}, n = {n}: {said}."
 
 
-# %% covers="A14 L17"
+# %%
 head_widths = widgets.choice([32, 64, 128, 256], 64)
 sliders = {"n": widgets.choice([1024, 4096, 16384], 4096), "heads": (1, 64, 1, 16)}
 widgets.explore(draw_bounds, live_bounds.figure, width=head_widths, **sliders)
@@ -854,13 +854,13 @@ widgets.explore(draw_bounds, live_bounds.figure, width=head_widths, **sliders)
 # And the clock? The next cell measures on a GPU if there is one. If not, it shows the latest
 # recorded run, or says that there is none. A text promises a gain of 2 to 4, twice.
 
-# %% covers="L11"
+# %%
 setting = bench.SHOWN
 recorded = bench.latest("gpu", mechanisms=["full", "flash"], **setting)
 gains = records.speedups(recorded, "full", "flash", **setting)
 found = records.speedup_words(gains)
 
-# %% tags=["nbval-ignore-output"] covers="L11 C052 C146"
+# %% tags=["nbval-ignore-output"]
 bench.show_gpu("flash")
 claims.check("C052", found, "recorded: our standard kernel over our flash kernel")
 claims.check("C146", found, "full attention, without any mask: it depends on n")
@@ -869,7 +869,7 @@ claims.check("C146", found, "full attention, without any mask: it depends on n")
 # The recorded run as shares of the GPU's peak, counting only what must travel at least. Which of
 # the two keeps the memory busy, and which the tensor cores?
 
-# %% tags=["nbval-ignore-output"] covers="L16 P4"
+# %% tags=["nbval-ignore-output"]
 device, heads = records.device_of(recorded) if recorded else None, setting["heads"]
 if device is None:
     print("no run on a GPU whose peaks are listed is recorded")
@@ -888,7 +888,7 @@ for name, length in itertools.product(("full", "flash"), gains if device else ()
 # Printed times can be tested without a GPU. A layer of width 768 takes $4n^2 \cdot 768$ FLOPs. What
 # do the printed milliseconds imply? And by what factor should they grow per doubling?
 
-# %% covers="L11 C273 C274 C275 C276 C277"
+# %%
 printed = {1024: 3, 2048: 3.5, 4096: 25, 8192: 55, 16384: 220}
 before = None
 for length, milliseconds in printed.items():
@@ -897,7 +897,7 @@ for length, milliseconds in printed.items():
     print(f"n = {length:>5}: {milliseconds:>5} ms, {rate:4.1f} TFLOP/s  {growth}")
     before = milliseconds
 
-# %% covers="L11 C273 C274 C275 C276 C277"
+# %%
 ideal = {n: 4 * n**2 * 768 / (0.4 * a100.flops_per_second) * 1e3 for n in printed}
 axes = plots.growth(
     list(printed),
@@ -909,7 +909,7 @@ words = f"{min(ratios):.0f} to {max(ratios):.0f} times above the line"
 axes.legend(("40 % of an A100's peak", "printed"), loc="upper left")
 plots.show(axes, f"The printed times lie {words}, and do not run along it.")
 
-# %% covers="C273 C274 C275 C276 C277"
+# %%
 why = "no GPU of ours ran this layer; per doubling of n the time should grow fourfold"
 for claim, ratio in zip(("C273", "C274", "C275", "C276", "C277"), ratios, strict=True):
     claims.check(claim, f"{ratio:.0f} times what 40 % of the peak takes", why)
@@ -917,7 +917,7 @@ for claim, ratio in zip(("C273", "C274", "C275", "C276", "C277"), ratios, strict
 # %% [markdown]
 # Their quotients hold, as divisions. They say nothing about a GPU:
 
-# %% covers="C278 C279 C280 C281 C282"
+# %%
 standard_ms = {1024: 8, 2048: 12, 4096: 98, 8192: 190, 16384: 1500}
 for claim, length in zip(("C278", "C279", "C280", "C281", "C282"), printed, strict=True):
     quotient = standard_ms[length] / printed[length]
@@ -930,7 +930,7 @@ for claim, length in zip(("C278", "C279", "C280", "C281", "C282"), printed, stri
 # Does it pay on your CPU too? NumPy writes each array to memory as well, and a small tile stays
 # in the cache. Predict, then run.
 
-# %% tags=["nbval-ignore-output"] covers="L11 L12"
+# %% tags=["nbval-ignore-output"]
 q4, k4, v4 = random_qkv(4096)
 for name, attend, knobs in (
     ("full", full.attention, {}),
@@ -939,7 +939,7 @@ for name, attend, knobs in (
 ):
     print(f"{name:<13} {measure.seconds(attend, q4, k4, v4, repeats=3, **knobs)}")
 
-# %% [markdown]
+# %% [markdown] covers="L3 L15 L18"
 # The products take most of a CPU's time. So tiles can gain little of it, and small ones lose some
 # to Python's loop. What they save everywhere is memory.
 #
@@ -951,7 +951,7 @@ for name, attend, knobs in (
 # $$ \mathrm{lse}_i = m_i + \log \ell_i = \log \sum_j e^{s_{ij}}, \qquad
 #    p_{ij} = e^{s_{ij} - \mathrm{lse}_i} $$
 
-# %% covers="L3 L18"
+# %%
 _, lse = flash.forward(q, k, v, block_q=64, block_k=64)
 print("out", out.shape, " lse", lse.shape)
 i, j = 700, 33
@@ -965,7 +965,7 @@ np.testing.assert_allclose(np.exp(score - lse[i]), P[i, j], rtol=1e-4)
 # $$ O = e^{\mathrm{lse}_a - \mathrm{lse}}\, O_a + e^{\mathrm{lse}_b - \mathrm{lse}}\, O_b,
 #    \qquad \mathrm{lse} = \log\bigl(e^{\mathrm{lse}_a} + e^{\mathrm{lse}_b}\bigr) $$
 
-# %% covers="L15 L18"
+# %%
 parts = [
     flash.forward(q, k[s], v[s], block_q=64, block_k=64) for s in np.split(np.arange(n), [300])
 ]
@@ -978,13 +978,13 @@ print("keys 0 ... 299 and 300 ... 1023, joined: full attention")
 # Slide the cut. Dashed and dotted: each part's own softmax. Solid: what is left of it in the
 # whole.
 
-# %% covers="L15 L18"
+# %%
 names = ("together", "first part alone", "second part alone")
 lines = {name: np.zeros(32) for name in names}
 live_merge = plots.LiveCurves(np.arange(32), lines, x_label="key j", y_label="weight", high=0.6)
 
 
-# %% covers="L15 L18"
+# %%
 def draw_merge(cut, order):
     scores = orders[order]
     alone = [softmax(part[None])[0] for part in (scores[:cut], scores[cut:])]
@@ -996,10 +996,10 @@ def draw_merge(cut, order):
     return f"Cut at key {cut}: the first part weighs {weight:.0%}, the second {1 - weight:.0%}."
 
 
-# %% covers="L15 L18"
+# %%
 widgets.explore(draw_merge, live_merge.figure, cut=(1, 31, 1, 12), order=list(orders))
 
-# %% [markdown]
+# %% [markdown] covers="A5 A6 L4 Y4 C034 C183 C316"
 # **Exercise 09.4** asks for `merge`, with parts that see nothing. Chapter 12 splits long caches
 # with it, chapter 16 whole machines.
 #
@@ -1013,7 +1013,7 @@ widgets.explore(draw_merge, live_merge.figure, cut=(1, 31, 1, 12), order=list(or
 #
 # $P$, $dP$, $dS$ are three $n \times n$ arrays. $\delta$ is a row's sum of $P \odot dP$.
 
-# %% covers="A5 L4"
+# %%
 grad_out = random_qkv(n, seed=7)[0][0, 0]
 dP = grad_out @ v.T
 delta = (P * dP).sum(axis=-1)
@@ -1025,7 +1025,7 @@ print("delta from n × n arrays equals rowsum(O · dO), from n × D arrays")
 # of $dS$ follows from q, k, v, $dO$, lse and $\delta$ of its own row and column: tile by tile.
 
 
-# %% covers="L4 Y4"
+# %%
 def gradients(grad_out, q, k, v, out, lse, block=128):
     dq, dk, dv = (np.zeros_like(array) for array in (q, k, v))
     delta = (out * grad_out).sum(axis=-1, keepdims=True)
@@ -1040,7 +1040,7 @@ def gradients(grad_out, q, k, v, out, lse, block=128):
     return dq, dk, dv
 
 
-# %% covers="L4"
+# %%
 expected = full.backward(grad_out, q, k, v)
 library = flash.backward(grad_out, q, k, v, out=out, lse=lse, block_q=64, block_k=64)
 for theirs, mine, ours in zip(
@@ -1053,7 +1053,7 @@ print("dq, dk, dv: as from whole matrices")
 # %% [markdown]
 # What has to live from forward to backward, besides q, k and v? The dark bars are $n \times n$.
 
-# %% covers="A5 A6 L4"
+# %%
 square, row_bytes = n * n * 4, n * 64 * 4
 events = ["forward", "other layers", "dV, dP", "dS", "dQ, dK"]
 figure, (upper, lower) = plots.figure(2, 1, height=4.4)
@@ -1070,7 +1070,7 @@ plots.show(
 # Count the n × n arrays that exist at once in the backward pass. Predict: how many for the standard
 # one, how many for the tiled one?
 
-# %% covers="A5 L4"
+# %%
 knobs = {"block_q": 64, "block_k": 64}
 peaks = {
     "standard": measure.peak_bytes(full.backward, grad_out, q, k, v),
@@ -1085,7 +1085,7 @@ for name, peak in peaks.items():
 # many products does a training step take each way?
 
 
-# %% covers="L4 C034"
+# %%
 def stored_backward(grad_out, q, k, v, p, delta):
     """The gradients when the weights were kept."""
     dv = p.T @ grad_out
@@ -1093,7 +1093,7 @@ def stored_backward(grad_out, q, k, v, p, delta):
     return ds @ k, ds.T @ q, dv
 
 
-# %% covers="L4 C034"
+# %%
 one_product = 2 * n * n * 64
 forward = measure.count_flops(full.attention, q, k, v) // one_product
 kept = measure.count_flops(stored_backward, grad_out, q, k, v, P, delta) // one_product
@@ -1101,7 +1101,7 @@ count = measure.count_flops(flash.backward, grad_out, q, k, v, out=out, lse=lse,
 remade = round(count / one_product)
 print(f"weights kept: {forward} + {kept} products; made again: {forward} + {remade}")
 
-# %% covers="C034"
+# %%
 claims.check("C034", f"{forward + remade} products instead of {forward + kept}: forward no more")
 
 # %% [markdown]
@@ -1109,13 +1109,13 @@ claims.check("C034", f"{forward + remade} products instead of {forward + kept}: 
 # mix it up with *checkpointing* a whole layer (chapter 11): there the whole forward pass runs
 # again, 4/3 of the step. And now the sentence from the beginning:
 
-# %% covers="C183 C316"
+# %%
 claims.check(
     "C183", f"{peaks['tiled'] / square:.1f} of one n × n array suffices, gradients included"
 )
 claims.check("C316", f"{16384 * 4 * 144 / 1e6:.1f} MB of lse for 144 heads at n = 16384")
 
-# %% [markdown]
+# %% [markdown] covers="L20 C449 C450"
 # **Exercise 09.6** hides two bugs in such a backward pass.
 #
 # ## The batch that fits
@@ -1125,24 +1125,24 @@ claims.check("C316", f"{16384 * 4 * 144 / 1e6:.1f} MB of lse for 144 heads at n 
 # hundred?
 
 
-# %% covers="L20 C449 C450"
+# %%
 def kept_bytes(n, layers, heads, bytes_each, standard):
     rows = 4 * n * 64 * bytes_each  # q, k, v and O of one head
     own = n * n * bytes_each if standard else n * 4  # P, or lse in float32
     return layers * heads * (rows + own)
 
 
-# %% covers="L20 C449 C450"
+# %%
 for length in (1024, 8192, 32768):
     fit = [a100.memory_bytes // kept_bytes(length, 12, 12, 2, way) for way in (True, False)]
     print(f"n = {length:>5}: {fit[0]:>3} texts with P, {fit[1]:>3} with lse, in 40 GB, float16")
 
-# %% covers="L20"
+# %%
 kept = ("P is kept", "lse is kept")
 live_batch = plots.LiveBars(dict.fromkeys(kept, 1), unit="texts")
 
 
-# %% covers="L20"
+# %%
 def draw_batch(n, layers, heads, device):
     memory = DEVICES[device].memory_bytes
     fits = [memory // kept_bytes(n, layers, heads, 2, way) for way in (True, False)]
@@ -1150,7 +1150,7 @@ def draw_batch(n, layers, heads, device):
     return f"n = {n} on {device}: {fits[0]} texts if P is kept, {fits[1]} if only lse is kept."
 
 
-# %% covers="L20"
+# %%
 lengths = widgets.choice([2**power for power in range(9, 17)], 8192)
 gpus = widgets.choice({name.removeprefix("RTX "): name for name in DEVICES}, "A100 40 GB")
 sliders = {"layers": (1, 96, 1, 12), "heads": (1, 96, 1, 12), "device": gpus}
@@ -1160,20 +1160,20 @@ widgets.explore(draw_batch, live_batch.figure, n=lengths, **sliders)
 # The factor depends on $n / D$ and on what else the GPU must hold. Without those a printed factor
 # cannot be tested:
 
-# %% covers="C449 C450"
+# %%
 factors = [kept_bytes(n, 1, 1, 2, True) / kept_bytes(n, 1, 1, 2, False) for n in (512, 1024, 8192)]
 words = "{:.0f}, {:.0f} and {:.0f} times at n = 512, 1024, 8192".format(*factors)
 claims.check("C449", words)
 claims.check("C450")
 
-# %% [markdown]
+# %% [markdown] covers="L13 C288 C289"
 # ## What FlashAttention-2 changed
 #
 # Everything above is the second version (Dao 2023, arXiv:2307.08691). The first one was as exact.
 # In its paper the loops stand the other way round: keys outside, queries inside. So the output of
 # every query goes to HBM and back for each tile of keys.
 
-# %% covers="L13"
+# %%
 n_tiles = 4096 // 128
 rows = 4096 * 64 * 2  # q, k, v or out in float16
 first_version = 2 * rows + n_tiles * 3 * rows  # k, v once; per key tile: q in, out in, out out
@@ -1183,12 +1183,12 @@ print(f"first {first_version / 1e6:.1f} MB, second {second_version / 1e6:.1f} MB
 # %% [markdown]
 # Compare the two walks. Which one has finished queries early on?
 
-# %% covers="L13"
+# %%
 live_order = plots.LiveHeatmap(np.zeros((8, 8)), title=" ", **said)
 versions = {"queries outside": False, "keys outside": True}
 
 
-# %% covers="L13"
+# %%
 def draw_order(step, version):
     grid, tiles = np.zeros((8, 8)), walk(8, False, keys_first=versions[version])
     for tile in tiles[:step]:
@@ -1199,7 +1199,7 @@ def draw_order(step, version):
     return f"With {version}, step {step}: {finished} of 8 tiles of queries are finished."
 
 
-# %% covers="L13"
+# %%
 widgets.explore(draw_order, live_order.figure, step=(0, 63, 1, 19), version=list(versions))
 
 # %% [markdown]
@@ -1207,13 +1207,13 @@ widgets.explore(draw_order, live_order.figure, step=(0, 63, 1, 19), version=list
 # *query tile*, version 1 one per *head*. An A100 has 108 SMs. With long texts the batch is small:
 # who keeps them busy?
 
-# %% covers="L13"
+# %%
 live_busy = plots.LiveBars(
     {"one program a head": 1, "one program a query tile": 1}, unit="SMs", high=sms
 )
 
 
-# %% covers="L13"
+# %%
 def draw_busy(batch, heads, n):
     programs = (batch * heads, batch * heads * -(-n // 128))
     busy = [min(sms, number) for number in programs]
@@ -1221,7 +1221,7 @@ def draw_busy(batch, heads, n):
     return f"{programs[0]} programs keep {busy[0]} SMs busy, {programs[1]} keep {busy[1]}."
 
 
-# %% covers="L13"
+# %%
 lengths = widgets.choice([512, 1024, 2048, 4096, 8192, 16384], 8192)
 widgets.explore(draw_busy, live_busy.figure, batch=(1, 16, 1, 1), heads=(1, 32, 1, 12), n=lengths)
 
@@ -1230,14 +1230,14 @@ widgets.explore(draw_busy, live_busy.figure, batch=(1, 16, 1, 1), heads=(1, 32, 
 # tensor core can do. And inside a program the *warps*, groups of 32 threads, split the queries
 # instead of the keys, so that they need not exchange results.
 
-# %% covers="L13 C289 C288"
+# %%
 divisions = {"version 1": n_tiles * 4096 * 64, "version 2": 4096 * 64}
 for name, number in divisions.items():
     print(f"{name}: {number / 1e6:4.1f} million divisions per head at n = 4096")
 claims.check("C289")
 claims.check("C288", "not measured: version 1 is not here", "that paper's abstract says so too")
 
-# %% [markdown]
+# %% [markdown] covers="L19 P19 S2 W12"
 # ## In the frameworks
 #
 # You need not write it. PyTorch has it behind `scaled_dot_product_attention`, xFormers as
@@ -1245,7 +1245,7 @@ claims.check("C288", "not measured: version 1 is not here", "that paper's abstra
 # they fall back to plain attention, and the n × n matrix is there again. Swap it in and compare
 # before and after: the difference must be rounding.
 
-# %% tags=["nbval-ignore-output"] covers="L19 P19 S2 W12"
+# %% tags=["nbval-ignore-output"]
 try:
     import torch.nn.functional as F
 
@@ -1257,13 +1257,13 @@ try:
 except ImportError as reason:
     print(reason)
 
-# %% [markdown]
+# %% [markdown] covers="C012 C031 C051 C270 C278-C282 C413"
 # ## Every claim about exact attention in tiles
 #
 # The ledger's verdicts on this chapter's subject, so that nothing is hidden: those that hold stand
 # here too.
 
-# %% covers="C012 C031 C051 C270 C278 C279 C280 C281 C282 C413"
+# %%
 for claim in claims.find(chapter="09"):
     print(f"{claim.id}  {claim.verdict:<18} {claim.claim}")
 

@@ -20,13 +20,13 @@ from attncourse.inputs import random_qkv
 from attncourse.reference import bigbird, full, linear, strided, window
 from attncourse.units import format_bytes, format_seconds
 
-# %% [markdown]
+# %% [markdown] covers="P8"
 # ## A time is not a number
 #
 # The same function, the same input, forty calls in a row. How far apart will the fastest and the
 # slowest be: 1 %, 10 %, or twice?
 
-# %% covers="P8"
+# %%
 q, k, v = random_qkv(1024)
 call = functools.partial(window.attention, q, k, v, window=128)
 single = [measure.seconds(call, repeats=1, warmup=0).median for _ in range(40)]
@@ -37,7 +37,7 @@ plots.show(axes, "Forty calls of one function, a dot each; a box from quartile t
 # So a time is a distribution. This course states its **median** and its **quartiles**: half of the
 # calls lie between them, in the box.
 
-# %% tags=["nbval-ignore-output"] covers="P8"
+# %% tags=["nbval-ignore-output"]
 print(f"the slowest of the forty took {max(single) / min(single):.1f} times as long as the fastest")
 print(measure.seconds(call, repeats=15))
 print(measure.machine())
@@ -47,7 +47,7 @@ print(measure.machine())
 # call slower. Below, twenty calls of about 10 ms. Some are disturbed and take eight times as long.
 # How many does it take to move the median?
 
-# %% covers="P8"
+# %%
 quiet = np.random.default_rng(0).uniform(9.5e-3, 10.5e-3, 20)
 statistics = {"mean": np.mean, "median": np.median, "fastest": np.min}
 live_statistics = plots.LiveBars(dict.fromkeys(statistics, 0.0), unit="s", high=0.06)
@@ -63,7 +63,7 @@ def draw_statistics(disturbed):
 
 widgets.explore(draw_statistics, live_statistics.figure, disturbed=(0, 20, 1, 3))
 
-# %% [markdown]
+# %% [markdown] covers="O6 O8 P4 P8"
 # The mean moves with the first one, the median holds until half of the calls are disturbed. The
 # fastest call holds longest, and hides that there was anything to hide. **Exercise 13.1** builds
 # the summary that this course uses.
@@ -74,7 +74,7 @@ widgets.explore(draw_statistics, live_statistics.figure, disturbed=(0, 20, 1, 3)
 # Here is a table that is made once for each length.
 
 
-# %% covers="P8"
+# %%
 @functools.cache
 def table(n):
     return bigbird.mask(n, n, block=64)
@@ -90,7 +90,7 @@ plots.show(axes, "The first call makes the table. The next only looks it up.")
 # here. Stop the clock when the call returns, and you have timed the queue. What must be added to
 # time the work?
 
-# %% covers="O8 P8"
+# %%
 q, k, v = random_qkv(2048)
 gpu, queued, finished = ThreadPoolExecutor(1), [], []
 for _ in range(5):
@@ -110,7 +110,7 @@ plots.show(plots.bars(clocks, unit="s"), "What the clock says when the call retu
 # a cache of keys is such a case: little arithmetic, many bytes. `flush=True` writes 256 MiB in
 # between on a GPU, 64 MiB here.
 
-# %% covers="O6 P4"
+# %%
 one_query = random_qkv(1, 8192)
 decode = functools.partial(full.attention, *one_query)
 ways = {
@@ -120,7 +120,7 @@ ways = {
 axes = plots.bars(ways, unit="s", title="one query, 8192 keys")
 plots.show(axes, "The time of one query against 8192 keys, with warm caches and with flushed ones.")
 
-# %% [markdown]
+# %% [markdown] covers="P1"
 # Which of the two is right? The one that your program meets. Say which you took.
 #
 # ## Whose bytes?
@@ -128,7 +128,7 @@ plots.show(axes, "The time of one query against 8192 keys, with warm caches and 
 # Peak memory has the same traps. It is the most that is held *at once*: not the result, and not
 # the sum of all that was ever made.
 
-# %% covers="P1"
+# %%
 q, k, v = random_qkv(1024)
 out = full.attention(q, k, v)
 held = {
@@ -143,7 +143,7 @@ for what, n_bytes in held.items():  # Python's own objects come and go below the
 # NumPy tells Python's `tracemalloc` of each array. Torch does not. Predict what `tracemalloc`
 # reports for the same attention in torch: 8 MiB, or nothing? (To import torch takes some seconds.)
 
-# %% covers="P1"
+# %%
 import torch
 
 tensors = [torch.from_numpy(array) for array in (q, k, v)]
@@ -164,7 +164,7 @@ print(f"torch held {format_bytes(held)}, tracemalloc saw less than a hundredth o
 # So a memory figure belongs to a meter. Three of them: Python's own, torch's allocator, and the
 # pages that the system gave to the process, which no library can hide.
 
-# %% covers="P1"
+# %%
 tensors = [torch.from_numpy(array) for array in random_qkv(2048)]
 meters = {
     "tracemalloc": seen.peak_bytes,
@@ -177,7 +177,7 @@ except NotImplementedError as reason:  # not every system tells
 axes = plots.bars(meters, unit="bytes", title="unfused attention in torch, 2048 tokens")
 plots.show(axes, "What three meters say of one call: tracemalloc sees next to nothing.")
 
-# %% [markdown]
+# %% [markdown] covers="P1 P6 P14 P19 W4"
 # **Exercise 13.2** hands you a benchmark that falls into three traps at once.
 #
 # ## Everything at once
@@ -186,7 +186,7 @@ plots.show(axes, "What three meters say of one call: tracemalloc sees next to no
 # is from full attention's. Before you run it: which is fastest at 2048 tokens? Which holds least?
 # Which are exact?
 
-# %% covers="P1 P6 P19"
+# %%
 lengths = [256, 512, 1024, 2048]
 chosen = ["full", "flash", "window", "strided", "linear", "linformer"]  # for close-ups below
 always = {"limit": 0.25, "limit_from": 1024, "always": [*chosen, "performer"]}
@@ -200,7 +200,7 @@ rows = {(row["mechanism"], row["n"]): row for row in records.rows(record) if "se
 # there: that is the rule, and the record says so. A dot below is measured. A bar is predicted: the
 # least time that this device needs for the mechanism's FLOPs and bytes, and the peak of its `cost`.
 
-# %% covers="P1 P6 P14 W4"
+# %%
 live_all = plots.LiveComparison(record, limits, 2048)
 
 
@@ -221,7 +221,7 @@ widgets.explore(draw_all, live_all.figure, n=widgets.choice(lengths, 2048))
 # the right of its own, unless the machine was busy when its limits were measured: nobody beats
 # them. And the error column falls into two worlds.
 
-# %% covers="P1 P19"
+# %%
 for (stem, n), row in rows.items():
     if n == 2048 and row["implementation"] == "NumPy":
         assert 0.8 < row["peak_bytes"] / row["predicted"]["peak_bytes"] < 1.25, stem
@@ -229,7 +229,7 @@ print("measured peaks at 2048 tokens are within a quarter of the predicted ones"
 print(f"exact at 512 tokens, {len(exact_at(512))} of them:", *exact_at(512))
 print("at 256 tokens also:", *sorted(set(exact_at(256)) - set(exact_at(512))))
 
-# %% [markdown]
+# %% [markdown] covers="P2"
 # This is the **drop-in test**: swap the attention, keep the input, compare the output. The first
 # line passes it at any length, the second where the text is short: BigBird's blocks then cover
 # everything, and Linformer's rank of 256 is the whole sequence. All others are a different
@@ -241,7 +241,7 @@ print("at 256 tokens also:", *sorted(set(exact_at(256)) - set(exact_at(512))))
 # one twice the other, and the slope is $\log_2$ of the ratio.
 
 
-# %% covers="P2"
+# %%
 def slopes(stem, n=65536):
     mechanism = MECHANISMS[stem]
     small, large = (
@@ -254,7 +254,7 @@ for stem in ("full", "flash", "synthesizer", "pooled", "window", "linear"):
     memory, work = slopes(stem)
     print(f"{stem:<12} memory like n to the {memory:.1f}, FLOPs like n to the {work:.1f}")
 
-# %% [markdown]
+# %% [markdown] covers="P9 P13 P18 P19 W2"
 # Two different exponents, and papers quote either. Flash attention, the Synthesizer and pooling
 # hold little and still compute a square. Only a window or a kernel does less. **Exercise 13.3**
 # fits slopes to measured points.
@@ -265,7 +265,7 @@ for stem in ("full", "flash", "synthesizer", "pooled", "window", "linear"):
 # zeros has error 1. How good is the laziest answer that is not zero: the mean of all values, for
 # every query?
 
-# %% covers="P19 W2"
+# %%
 q, k, v = random_qkv(1024, dtype=np.float64)
 exact = full.attention(q, k, v)
 
@@ -288,7 +288,7 @@ print(f"every 64th key     {error(strided.attention(q, k, v, stride=64)):.1f}")
 #
 # Make attention choosy: multiply the queries, and the softmax peaks. Who follows?
 
-# %% covers="P19 P9 P13"
+# %%
 from attncourse.reference import topk
 
 small = random_qkv(256, dtype=np.float64)
@@ -301,7 +301,7 @@ answers = {
 live_errors = plots.LiveBars(dict.fromkeys(answers, 0.0), high=3.0, title="error")
 
 
-# %% covers="P19 P9 P13"
+# %%
 def draw_errors(sharpness):
     q, k, v = small[0] * sharpness, small[1], small[2]
     right = full.attention(q, k, v)
@@ -326,7 +326,7 @@ widgets.explore(draw_errors, live_errors.figure, sharpness=[1, 2, 4, 8, 16])
 # the mean *and* the spread, and let data and features have generators of their own: in this course
 # each purpose draws other numbers at the same seed.
 
-# %% covers="P18"
+# %%
 from attncourse.reference import performer
 
 found = {}
@@ -336,11 +336,11 @@ for m in (64, 256, 1024):
     few, mean, most = (of(found[f"{m} features"]) for of in (np.min, np.mean, np.max))
     print(f"{m:>4} features, 16 seeds: mean error {mean:.1f}, from {few:.1f} to {most:.1f}")
 
-# %% covers="P18"
+# %%
 axes = plots.distribution(found, title="error of one Performer, sixteen draws each")
 plots.show(axes, "Draws of one size scatter: a single one can stand anywhere in its row.")
 
-# %% [markdown]
+# %% [markdown] covers="L16 O6 P3 P4 S2 S5 W4 Y9 C272"
 # ## Under the roof
 #
 # Chapter 01's roofline says how fast a work can run: by the arithmetic, or by the bytes it moves.
@@ -348,7 +348,7 @@ plots.show(axes, "Draws of one size scatter: a single one can stand anywhere in 
 # machine. Who comes closest? And why does the fastest mechanism not stand highest?
 
 
-# %% covers="P3 P4 O6"
+# %%
 def placed(n):
     costs = {s: cost.Cost(**rows[s, n]["predicted"]) for s in chosen}
     reached = {s: c.flops / rows[s, n]["seconds"]["median"] for s, c in costs.items()}
@@ -359,7 +359,7 @@ roof = limits.peak()
 live_roof = plots.LiveRoofline(limits, *placed(512), low=roof / 1e4, high=4 * roof)
 
 
-# %% covers="P3 P4 O6"
+# %%
 def draw_roof(n):
     intensity, reached = placed(n)
     live_roof.update(limits, intensity, reached, title=f"{n} tokens")
@@ -375,7 +375,7 @@ widgets.explore(draw_roof, live_roof.figure, n=widgets.choice(lengths, 512))
 # between point and roof. A fast mechanism may stand low, because it has less to do.
 
 
-# %% covers="P3 P4 L16 W4"
+# %%
 def share_of_limit(row):
     return round(100 * records.least_seconds(row, limits) / row["seconds"]["median"])
 
@@ -388,16 +388,16 @@ plots.show(axes, "How much of this device's limit six mechanisms reach at 1024 t
 # Each mechanism has its own share, and each length too. Chapter E gives one number for all of
 # "standard attention", and breaks off:
 
-# %% covers="C272 L16"
+# %%
 claims.check("C272", why="no unit of what is utilised, no kernel, no length; see one's own above")
 
-# %% [markdown] covers="S2 S5 Y9"
+# %% [markdown]
 # A kernel that does several steps while the numbers are on chip is *fused*: scores, softmax and
 # values; or bias, dropout and layer norm. Libraries bring such kernels: xFormers for training,
 # FasterTransformer and TensorRT for serving. `attncourse bench` measures peers where they are
 # installed, and calls them absent where not.
 
-# %% [markdown]
+# %% [markdown] covers="O8 P6 W5"
 # ## The floor at short lengths
 #
 # A call has a price before it does anything: Python, a kernel's launch, small products. Where $n$
@@ -405,7 +405,7 @@ claims.check("C272", why="no unit of what is utilised, no kernel, no length; see
 #
 # $$ t(n) = t_0 + \frac{\text{FLOPs}(n)}{R} $$
 
-# %% covers="O8 W5"
+# %%
 axes = plots.growth(
     lengths,
     {
@@ -419,7 +419,7 @@ plots.show(axes, "Time over n. Full attention's work grows with n squared, the o
 # Two such lines cross at most once. Move the fixed costs of linear attention. How long must a text
 # be before it pays, if full attention starts for free?
 
-# %% covers="W5 P6"
+# %%
 n_axis = 2 ** np.arange(6, 14)
 rate = 20e9  # FLOPs per second, for both
 both = {"linear attention": np.ones(8), "full attention": np.ones(8)}
@@ -429,7 +429,7 @@ live_cross.ax.set_xticks(n_axis, n_axis)
 live_cross.ax.minorticks_off()
 
 
-# %% covers="W5 P6"
+# %%
 def draw_cross(fixed_ms, slower):
     full_seconds = 4 * n_axis**2 * 64 / rate
     other = fixed_ms * 1e-3 + slower * 4 * n_axis * 64**2 / rate
@@ -443,7 +443,7 @@ def draw_cross(fixed_ms, slower):
 costs = {"fixed_ms": (0.0, 5.0, 0.1, 1.0), "slower": (1, 8, 1, 1)}
 widgets.explore(draw_cross, live_cross.figure, **costs)
 
-# %% [markdown]
+# %% [markdown] covers="P6 P7 W5"
 # ## The crossover, here
 #
 # From the measured points: the length from which a mechanism beats another *at every longer
@@ -451,12 +451,12 @@ widgets.explore(draw_cross, live_cross.figure, **costs)
 # attention, which is exact and lean, is the harder one. Which mechanisms will never beat either of
 # them here? Think of those that do more for each pair.
 
-# %% tags=["nbval-ignore-output"] covers="W5 P6 P7"
+# %% tags=["nbval-ignore-output"]
 print(f"{'':<20}{'faster than full':<24}faster than flash")
 for stem, standard, lean in records.crossovers(record):
     print(f"{stem:<20}{standard:<24}{lean}")
 
-# %% [markdown]
+# %% [markdown] covers="F31 O10 P6 W3 W4 C077 C143 C144"
 # **Exercise 13.5** finds crossovers from two series of timings.
 #
 # ## Theory and clock
@@ -465,7 +465,7 @@ for stem, standard, lean in records.crossovers(record):
 # *realised* one is a ratio of times. Chapter V says that sparse attention reaches 50 to 70 % of
 # theory. Guess for this machine: a window, blocks, and random keys.
 
-# %% covers="F31 P6 W3 W4"
+# %%
 from attncourse.reference import random_keys
 
 n = 2048
@@ -479,7 +479,7 @@ theory = {stem: n * n / pairs for stem, pairs in needed.items()}
 for stem, ratio in theory.items():
     print(f"{stem:<12} needs {1 / ratio:5.1%} of the pairs: {ratio:.1f}× in theory")
 
-# %% covers="F31 P6 W3 W4"
+# %%
 seconds = {stem: row["seconds"]["median"] for (stem, size), row in rows.items() if size == n}
 efficiency = {
     stem: seconds["full"] / seconds[stem] / ratio
@@ -490,7 +490,7 @@ percent = {stem.replace("_", " "): round(100 * share) for stem, share in efficie
 axes = plots.bars(percent, unit="%", title="realised speedup, as a share of the theoretical")
 plots.show(axes, "The share of its theoretical speedup that each sparse pattern reaches here.")
 
-# %% tags=["nbval-ignore-output"] covers="F31 C077 C143 C144"
+# %% tags=["nbval-ignore-output"]
 skipped = "over a quarter of a second here, and skipped"
 found = {stem: f"{efficiency[stem]:.0%} here" if stem in efficiency else skipped for stem in theory}
 claims.check("C077", f"{min(efficiency.values()):.0%} to {max(efficiency.values()):.0%} here")
@@ -502,7 +502,7 @@ claims.check("C144", f"blocks: {found['bigbird']}")
 # counted without a clock. A processor multiplies whole tiles. Scattered keys touch many tiles, and
 # use little of each. How much of the tiles does a random pattern use?
 
-# %% covers="W3 C144"
+# %%
 scattered = random_keys.mask(1024, 1024, n_random=32)
 blocked = bigbird.mask(1024, 1024, block=64)
 
@@ -517,7 +517,7 @@ for tile in (1, 16, 32, 64):
     of_random, of_blocks = used(scattered, tile), used(blocked, tile)
     print(f"tiles of {tile:>2}: random uses {of_random:.0%} of its own, blocks {of_blocks:.0%}")
 
-# %% covers="W3 F31"
+# %%
 live_tiles = plots.LiveHeatmap(
     np.zeros((256, 256)), title="multiplied and needed", words=("skipped", "wasted", "needed")
 )
@@ -538,7 +538,7 @@ widgets.explore(draw_tiles, live_tiles.figure, keys=(1, 32, 1, 4), tile=sizes)
 # The same count decides between a mask and an algorithm. Masked full attention multiplies every
 # tile, so on a CPU too it gains nothing:
 
-# %% covers="O10 W3"
+# %%
 q, k, v = random_qkv(2048)
 mask = window.mask(2048, 2048, window=128)
 ways = {
@@ -549,7 +549,7 @@ ways = {
 axes = plots.bars(ways, unit="s", title="2048 tokens")
 plots.show(axes, "Full attention, full attention with a window as its mask, window attention.")
 
-# %% [markdown]
+# %% [markdown] covers="C224 C235 C250 C260 C261"
 # **V7** puts theory, tiles and fixed costs together, and asks which of them explains a printed 5
 # to 6.
 #
@@ -558,7 +558,7 @@ plots.show(axes, "Full attention, full attention with a window as its mask, wind
 # Now read what chapter E prints, in the same way: printed speedup over operation ratio. What would
 # a value above 100 % mean?
 
-# %% covers="C224 C235 C250 C260 C261"
+# %%
 bigbird_pairs = bigbird.mask(4096, 4096, block=64).sum()
 printed = {
     "Longformer, 4096": (98 / 18, 4096 / (2 * 512)),
@@ -577,29 +577,29 @@ for name, (ratio, operations) in printed.items():
 # the figure measures the baseline. Look for such a case in the recorded run below, and for what is
 # left of it against a baseline that does not wait.
 
-# %% covers="C224 C235"
+# %%
 why = "chapter V says sparse kernels reach 50 to 70 %; both cannot have the same baseline"
 claims.check("C224", f"{share['Longformer, 4096']:.0%} of the operation ratio", why)
 claims.check("C235", f"{share['BigBird, 4096']:.0%} of the operation ratio")
 
-# %% covers="C250 C260 C261"
+# %%
 claims.check("C250", f"{share['Linformer, 4096']:.0%} of the operation ratio 8")
 claims.check("C260", f"{share['Performer, 4096']:.0%} of the operation ratio 8")
 claims.check("C261", f"{share['Performer, 16384']:.0%} of the operation ratio 32")
 
-# %% [markdown]
+# %% [markdown] covers="L11 P4 P7 P8 C196-C201 C236 C251 C331 C412 C475"
 # ## Timings that cannot be timings
 #
 # Chapter E's times of standard attention, per layer. The work grows with $n^2$, so each doubling
 # should multiply the time by four. Look at the ratios before you look at the picture.
 
-# %% covers="L11 P7 C196 C197 C198 C199 C200 C201"
+# %%
 lengths_e = [512, 1024, 2048, 4096, 8192, 16384]
 times_e = [float(claims.get(f"C{number}").printed) for number in range(196, 202)]
 for n, before, after in zip(lengths_e[1:], times_e, times_e[1:], strict=False):
     print(f"{n // 2:>5} to {n:>5}: {before:5.0f} ms to {after:5.0f} ms, {after / before:.1f} times")
 
-# %% covers="L11 P7"
+# %%
 everywhere = [256, *lengths_e]
 here = {n: measure.Timing(**row["seconds"]) for (stem, n), row in rows.items() if stem == "full"}
 nowhere = measure.Timing(np.nan, np.nan, np.nan, 1)
@@ -614,7 +614,7 @@ plots.show(axes, "Printed times, flat and steep in turns; those measured here; a
 # Then there are the four fast methods, timed at 4096 and at 16384. All four grew by the same
 # factor:
 
-# %% covers="C331 C412"
+# %%
 pairs_e = {
     "Longformer": (18, 72),
     "BigBird": (15, 60),
@@ -625,7 +625,7 @@ for name, (at_4096, at_16384) in pairs_e.items():
     print(f"{name:<11} {at_16384 / at_4096:.2f} times")
 claims.check("C331", why="exactly 4.00 four times over: repeated timings have spread")
 
-# %% covers="C412 P8"
+# %%
 claims.check(
     "C412", why="no type, no spread, no versions: nobody can repeat it, and see the factors"
 )
@@ -634,7 +634,7 @@ claims.check(
 # Two more speedups rest on a time that the same chapter prints in two versions, and one time that
 # both chapters print:
 
-# %% covers="C236 C251 C475"
+# %%
 why = "the same chapter prints both times"
 claims.check("C236", f"390 ms gives {390 / 30:.0f}×, 190 ms gives {190 / 30:.1f}×", why)
 claims.check("C251", f"390 ms gives {390 / 40:.1f}×, 190 ms gives {190 / 40:.1f}×", why)
@@ -644,7 +644,7 @@ claims.check("C475", f"{390 / 0.15:,.0f} times apart")
 # A time implies rates, and a device has limits. Enter one, and see whether it can be true. Start
 # with the printed 98 ms at 4096 tokens; then find a time that an A100 could have needed.
 
-# %% covers="P4 L11"
+# %%
 devices = {name: device for name, device in cost.DEVICES.items() if "Laptop" not in name}
 milliseconds = [0.01, 0.03, 0.1, 0.15, 0.3, 1, 3, 8, 25, 98, 190, 390, 1500]
 live_implied = plots.LiveBars({"implied": 0.0, "peak": 0.0}, unit="TFLOP/s", high=1000)
@@ -655,7 +655,7 @@ choices = {
 }
 
 
-# %% covers="P4 L11"
+# %%
 def draw_implied(printed_ms, n, device):
     found = cost.implied(printed_ms / 1e3, n, 64, heads=12, device=devices[device])
     shown = min(found.flops_per_second, 1e15) / 1e12
@@ -665,7 +665,7 @@ def draw_implied(printed_ms, n, device):
 
 widgets.explore(draw_implied, live_implied.figure, **choices)
 
-# %% [markdown]
+# %% [markdown] covers="L11 P6 P7 W5 C321-C329"
 # **Exercise 13.6** audits a whole table in this way.
 #
 # ## On a GPU
@@ -674,7 +674,7 @@ widgets.explore(draw_implied, live_implied.figure, **choices)
 # with chapter E's speedups: in its own setting, if that has been measured. Without a record they
 # say so.
 
-# %% covers="L11 P7"
+# %%
 setting = bench.SHOWN
 recorded = bench.latest("gpu", mechanisms=["full", "flash"], **setting)
 if recorded:
@@ -683,7 +683,7 @@ if recorded:
 else:
     print("No run on a GPU is recorded: `attncourse bench --gpu`, where there is one, records it.")
 
-# %% tags=["nbval-ignore-output"] covers="L11 P6 P7 W5 C321 C322 C323 C324 C325 C326 C327 C328 C329"
+# %% tags=["nbval-ignore-output"]
 printed_e = records.chapter_e(recorded) if recorded else []
 for n, stem, said, found in printed_e:
     print(f"n = {n:>5}  {stem:<11} {said:g}× printed, {found:.1f}× measured")
@@ -697,7 +697,7 @@ for n in list(records.times(recorded, "window", **setting))[-1:]:
     needed = n * n / window.count(n, n, window=128)
     print(f"a window of 128 needs 1/{needed:.0f} of the pairs at n = {n}")
 
-# %% [markdown]
+# %% [markdown] covers="V10 C177 C178"
 # Compare the window's two ratios with its share of the pairs. Against which of the two does it gain
 # more than it leaves out, and against which far less? So ask of each speedup: over what?
 #
@@ -707,7 +707,7 @@ for n in list(records.times(recorded, "window", **setting))[-1:]:
 # which needs least memory? It names a winner. Name yours first: window of 512, 90 strided keys,
 # linear, rank 256.
 
-# %% covers="V10 C177 C178"
+# %%
 n, heads, d = 8192, 12, 64
 held = {
     "full scores": n * n,
@@ -719,11 +719,11 @@ held = {
 for name, numbers in held.items():
     print(f"{name:<30} {format_bytes(heads * numbers * 4, decimal=True):>9}")
 
-# %% covers="C177 C178"
+# %%
 ratio = held["sparse scores, 90 a row"] / held["linear: state and normaliser"]
 claims.check("C178", f"linear, {ratio:.0f} times less than sparse")
 
-# %% [markdown]
+# %% [markdown] covers="P1 P6 P19"
 # **V10** asks for this table at any size, and for the winner.
 #
 # ## Your case
@@ -732,7 +732,7 @@ claims.check("C178", f"linear, {ratio:.0f} times less than sparse")
 # measures every mechanism here, and lists those within your tolerance, fastest first.
 
 
-# %% covers="P1 P6 P19"
+# %%
 def measured_here(n, heads, batch, dtype, tolerance, causal):
     chosen = bench.here([n], heads=heads, batch=batch, dtype=dtype, causal=causal, limit=2.0)
     fitting = [r for r in chosen["measurements"] if r.get("error", np.inf) <= tolerance]
@@ -749,7 +749,7 @@ def measured_here(n, heads, batch, dtype, tolerance, causal):
     return f"{len(fitting)} of {len(chosen['measurements'])} are within {tolerance:g}.", table
 
 
-# %% covers="P1 P6 P19"
+# %%
 widgets.form(
     measured_here,
     n=[256, 512, 1024, 2048, 4096],
@@ -760,7 +760,7 @@ widgets.form(
     causal={"no": False, "yes": True},
 )
 
-# %% [markdown]
+# %% [markdown] covers="P9 P10-P13 P15-P17"
 # ## What this chapter does not measure
 #
 # Quality. A percentage of "accuracy retained" without its task cannot be repeated. Perplexity over
@@ -768,19 +768,19 @@ widgets.form(
 # chapter 14. Sentences of GLUE are too short for any of this. The tables that choose a method by
 # length, memory and task are recomputed in chapter 15.
 
-# %% covers="P9 P10 P11 P12 P13 P15 P16 P17"
+# %%
 loss = 0.9  # nats for each character, as a trained model would report
 print(f"perplexity {np.exp(loss):.2f}, bits per character {loss / np.log(2):.2f}")
 kept = masks.density(window.mask(4096, 4096, window=128))
 print(f"density {kept:.1%}, sparsity {1 - kept:.1%}")
 
-# %% [markdown]
+# %% [markdown] covers="C317-C330 C355"
 # ## Every claim about timings
 #
 # The ledger's verdicts on this chapter's subject. Those that hold are divisions of printed
 # numbers: the division is right, whatever the numbers are.
 
-# %% covers="C317 C318 C319 C320 C321 C322 C323 C324 C325 C326 C327 C328 C329 C330 C355"
+# %%
 for claim in claims.find(chapter="13"):
     print(f"{claim.id}  {claim.verdict:<18} {claim.claim}")
 
