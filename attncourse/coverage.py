@@ -1,8 +1,8 @@
 """Where the course handles each topic of its inventory and each claim of its ledger.
 
-A heading of the text sources names what its section handles, `covers="F2 C057"`; an exercise of the
-source documents handles the topic of its name. `attncourse build` writes docs/coverage.md from that, and a
-chapter that leaves out one of its topics or claims cannot be built or checked.
+A heading of the text sources names what its section handles, `covers="F2 C057"`; an exercise of
+the source documents handles the topic of its name. `attncourse build` writes docs/coverage.md from
+that, and a chapter that leaves out one of its topics or claims cannot be built or checked.
 """
 
 from __future__ import annotations
