@@ -45,16 +45,16 @@ def arrays(name, *shapes, dtype=np.float32, change=lambda *made: made):
 
 
 def attention_case(name, n, change):
-    """Return a maker of a case whose q and k are altered."""
+    """Return a maker of a case of n tokens, D = 4, whose q and k are altered."""
     return arrays(name, *[(n, 4)] * 3, change=lambda q, k, v: (*change(q, k), v))
 
 
-def random_sizes(names, low, high, shapes):
+def random_sizes(names, low, high, shapes, dtype=np.float32):
     """Return a maker of a case of random sizes, from which `shapes` makes those of the arrays."""
 
     def make(rng):
         sizes = rng.integers(low, high).tolist()
-        return arrays(f"random, {names} = {tuple(sizes)}", *shapes(*sizes))(rng)
+        return arrays(f"random, {names} = {tuple(sizes)}", *shapes(*sizes), dtype=dtype)(rng)
 
     return make
 
@@ -417,7 +417,7 @@ Spec(
     mistakes=[
         mistake(causal_by_sums(10**9),
                 says="your numbers are right, but a cumulative sum holds the state of every token: "
-                     "n·D·(Dv + 1) numbers",
+                "n·D·(Dv + 1) numbers",
                 next="keep one state, and add to it while you walk"),
         edit("64", "q.shape[-2]",
              says="your numbers are right, but the whole n × n matrix exists at once",
@@ -647,6 +647,11 @@ def features(name, heads, n, width=16):
     return arrays(name, *[(heads, n, width)] * 3, change=lambda q, k, v: (phi(q), phi(k), v))
 
 
+def random_length(rng):
+    n = int(rng.integers(34, 64))
+    return features(f"random, n = {n}", 1, n)(rng)
+
+
 def scan_traffic(call):
     """Return the most that the kernel may load and store: each tile of q, k, v and out once."""
     v = call.args[2]
@@ -663,7 +668,7 @@ Spec(
         features("odd length", 1, 45),
         features("3 heads", 3, 20),
         features("D = 32", 1, 40, 32),
-        lambda rng: features(f"random, n = {(n := int(rng.integers(34, 64)))}", 1, n)(rng),
+        random_length,
     ],
     traffic=scan_traffic,
     seconds=20.0,
@@ -958,11 +963,6 @@ def report_case(name, *shape, factor=1.0):
                   change=lambda q, k, *rest: (factor * q, factor * k, *rest))  # fmt: skip
 
 
-def random_report(rng):
-    n, width, m = rng.integers((20, 3, 5), (60, 16, 40)).tolist()
-    return report_case(f"random, {n} tokens, D = {width}, m = {m}", n, width, m)(rng)
-
-
 Spec(
     kind="number",
     cases=[
@@ -972,7 +972,7 @@ Spec(
         report_case("inputs × 1/4", 40, 8, 16, factor=0.25),
         report_case("D = 1", 8, 1, 6),
         report_case("the document's d = 64, at n = 128 and m = 64", 128, 64, 64),
-        random_report,
+        random_sizes("n, D, m", (20, 3, 5), (60, 16, 40), report_shapes, np.float64),
     ],
     mistakes=[
         edit(FEATURES, "np.exp(x @ directions.T / width**0.5)",
