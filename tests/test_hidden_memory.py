@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -310,6 +311,15 @@ def test_the_second_meter_leaves_nothing_behind_and_fails_nobody():
 
 
 ORDER = np.arange(4)
+
+
+@linux
+def test_the_second_meter_itself_warns_of_nothing():
+    """In a notebook what the child writes to sys.stderr would stand beside the verdict."""
+    q = np.ones((30, 8), np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # then the child ends without a word
+        assert resident.growth(row_maxima, (q,), {}, before=((q[:1],), {}), seconds=5)
 
 
 def test_honest_answers_pass():
