@@ -98,6 +98,15 @@ def test_pairs_of_slips_come_free():
     assert pair.says.startswith("two slips at once: your number is n; and yours is one")
 
 
+def test_a_pair_that_is_no_python_is_no_pair():
+    brackets = 'edit("return ", "return (", "total\\n", "total)\\n", says="none", next="none"),'
+    remark = 'edit("return total", "return n  # total", says="yours is n", next="return total"),'
+    alone = SPEC.replace("mistakes=[", f"mistakes=[{brackets}")
+    assert len(list(made(spec=alone).pairs())) == 2
+    both = alone.replace("mistakes=[", f"mistakes=[{remark}")
+    assert not [pair for pair in made(spec=both).pairs() if "yours is n; and none" in pair.says]
+
+
 def test_edits_change_the_solution_alone():
     text = replaced(ANSWER, [("n * min", "min")])
     assert text.count("n * n") == 1 and "n * min" not in text
@@ -126,6 +135,7 @@ def test_a_spec_knows_answers_by_name():
         ({"spec": "1"}, "exercise 04.1: the spec cell must end with `Spec"),
         ({"spec": SPEC.replace('"n * min"', '"m * min"')}, "'m \\* min' does not stand in"),
         ({"spec": SPEC.replace('"return total", ', "")}, "pairs of old and new text, got 1"),
+        ({"spec": SPEC.replace('"return total + 1"', '"return ("')}, "edited, it is no Python"),
         ({"spec": SPEC.replace('"number"', '"numbers"')}, "kind must be one of"),
     ],
 )

@@ -866,6 +866,23 @@ def test_mistake_is_recognised_by_what_it_does():
     assert failed(exercise, raising(ValueError())).cause == ""
 
 
+def test_a_mistake_is_known_by_its_numbers_not_by_how_they_are_written():
+    def quartiles(times):
+        return {"low": float(np.quantile(times, 0.25)), "mean": float(np.mean(times))}
+
+    def extremes(times):
+        return {"low": float(np.min(times)), "mean": float(np.sum(times) / 3)}
+
+    def by_hand(times):  # other keys first, another rounding, NumPy's type
+        return {"mean": times[0] / 3 + times[1] / 3 + times[2] / 3, "low": np.float64(min(times))}
+
+    case = Case("three", (np.array([0.1, 0.2, 0.4]),))
+    assert by_hand(*case.args)["mean"] != extremes(*case.args)["mean"]
+    says = Mistake("extremes", extremes, "your low is the fastest", "go a quarter of the way")
+    exercise = toy(quartiles, lambda rng: [case], "number", [says])
+    assert failed(exercise, by_hand).cause == "your low is the fastest"
+
+
 # Memory
 
 

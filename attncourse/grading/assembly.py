@@ -122,7 +122,8 @@ class _Texts:
         """Return the solution with all edits applied, one after the other.
 
         Raises:
-            SpecError: what an edit replaces does not stand in the solution, or no longer.
+            SpecError: what an edit replaces does not stand in the solution, or no longer, or what
+                comes out is no Python.
         """
         text = self._answer
         try:
@@ -130,7 +131,12 @@ class _Texts:
                 text = each.text or replaced(text, each.changes)
         except ValueError as error:
             raise SpecError(f"exercise {self._id}: {error}") from None
-        return self._written(without_markers(text))
+        text = without_markers(text)
+        try:
+            ast.parse(text)
+        except SyntaxError as error:
+            raise SpecError(f"exercise {self._id}: edited, it is no Python: {error}") from None
+        return self._written(text)
 
 
 def _exercise(exercise_id: str, cells: list[Cell], spec: Any, module: dict) -> Exercise:

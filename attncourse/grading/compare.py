@@ -108,10 +108,12 @@ def part_name(key: Any, target: Any) -> str:
 
 
 def same(a: Any, b: Any, target: Any = None) -> bool:
-    """Whether two results agree, arrays within the tolerance of `target` where it has one."""
+    """Whether two results agree: floats but for rounding, arrays within `target`'s tolerance."""
     a, b = to_numpy(a), to_numpy(b)
-    if type(a) in INTEGERS + FLOATS and type(b) in INTEGERS + FLOATS:
-        return type(a) is type(b) and (a == b or (a != a and b != b))
+    if type(a) in INTEGERS and type(b) in INTEGERS:
+        return bool(a == b)
+    if type(a) in FLOATS and type(b) in FLOATS:
+        return math.isclose(a, b, rel_tol=NUMBER_RTOL) or bool(a != a and b != b)
     if type(a) is not type(b):
         return False
     if type(a) is np.ndarray:
@@ -128,7 +130,7 @@ def same(a: Any, b: Any, target: Any = None) -> bool:
         return all(map(same, a, b, parts))
     if type(a) is dict:
         parts = target if type(target) is dict else {}
-        return list(a) == list(b) and all(same(a[key], b[key], parts.get(key)) for key in a)
+        return a.keys() == b.keys() and all(same(a[key], b[key], parts.get(key)) for key in a)
     # Objects of other types are wrong anyway; their own == is not to be trusted.
     return type(a) not in (bool, str, np.bool_) or a == b
 
