@@ -19,6 +19,7 @@ import hashlib
 import os
 import re
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -39,7 +40,9 @@ from attncourse.sources import BuildError, Source, covered, marker_options, read
 RELEASED = Path("attncourse/grading/released")
 COVERAGE = Path("docs/coverage.md")
 INVENTORY = Path("attncourse/data/inventory.csv")
-README_MARKERS = ("<!-- mechanisms: written by `attncourse build` -->", "<!-- end -->")
+README_PARTS = ("chapters", "mechanisms")  # what the build writes into README.md
+README_BEGIN, README_END = "<!-- {}: written by `attncourse build` -->", "<!-- end -->"
+SUMMARY = re.compile(r"<!-- summary:\s*(.+?)\s*-->", re.DOTALL)
 
 
 def assemble(source: Source, kind: str | None = None) -> NotebookNode:
@@ -113,17 +116,44 @@ def as_text(notebook: NotebookNode) -> str:
     return nbformat.writes(notebook, version=4) + "\n"
 
 
-def readme(text: str) -> str:
-    """Return README's text with the mechanism table made anew.
+def chapter_list(written: Iterable[Source]) -> str:
+    """Return README's list of chapters, from the summary in each chapter's first cell.
 
     Raises:
-        BuildError: if the markers around the table are missing.
+        BuildError: naming the chapters without one.
     """
-    begin, end = README_MARKERS
-    if text.count(begin) != 1 or end not in text.split(begin)[-1]:
-        raise BuildError([f"README.md: the table must stand between `{begin}` and `{end}`"])
-    before, rest = text.split(begin)
-    return f"{before}{begin}\n{markdown_table().strip()}\n{end}{rest.split(end, 1)[1]}"
+    lines, problems = [], []
+    for source in written:
+        if source.kind != "chapter":
+            continue
+        summary = SUMMARY.search(source.cells[0].source)
+        if not summary:
+            problems.append(f"{source.at(0, 1)}: needs a line `<!-- summary: … -->` for README")
+            continue
+        number, _, name = source.stem.partition("_")
+        text = f"- **{number}, {name.replace('_', ' ')}**: {' '.join(summary[1].split())}"
+        lines.append(textwrap.fill(text, 100, subsequent_indent="  ", break_on_hyphens=False))
+    if problems:
+        raise BuildError(problems)
+    return "\n".join(lines)
+
+
+def readme(text: str, written: Iterable[Source]) -> str:
+    """Return README's text with its list of chapters and its table of mechanisms made anew.
+
+    Raises:
+        BuildError: if the markers around one are missing, or a chapter has no summary.
+    """
+    for part in README_PARTS:
+        begin = README_BEGIN.format(part)
+        if text.count(begin) != 1 or README_END not in text.split(begin)[-1]:
+            raise BuildError(
+                [f"README.md: its {part} must stand between `{begin}` and `{README_END}`"]
+            )
+        before, rest = text.split(begin)
+        made = chapter_list(written) if part == "chapters" else markdown_table().strip()
+        text = f"{before}{begin}\n{made}\n{README_END}{rest.split(README_END, 1)[1]}"
+    return text
 
 
 def find_root() -> Path:
@@ -326,7 +356,7 @@ def _not_compared(path: Path, source: Source) -> Iterator[str]:
 
 
 def check_house(root: Path) -> None:
-    """Check what belongs to no single source: notebooks without one, README's table, coverage.
+    """Check what belongs to no single source: notebooks without one, README's lists, coverage.
 
     Raises:
         BuildError: with what is wrong.
@@ -338,10 +368,10 @@ def check_house(root: Path) -> None:
         if not (root / _written(folder) / f"{notebook.stem}.py").exists()
     ]
     text = (root / "README.md").read_text(encoding="utf-8")
-    if readme(text) != text:
-        problems.append("README.md: its table of mechanisms is old; run `attncourse build`")
+    written = [read(path, root) for path in sources(root)]
+    if readme(text, written) != text:
+        problems.append("README.md: what is written into it is old; run `attncourse build`")
     if (root / INVENTORY).exists():
-        written = [read(path, root) for path in sources(root)]
         problems += coverage.missing(written)
         if _text_of(root / COVERAGE) != coverage.markdown(written):
             problems.append(f"{COVERAGE.as_posix()}: old; run `attncourse build`")
@@ -355,7 +385,7 @@ def _written(folder: Path) -> Path:
 
 
 def build_house(root: Path, draft: bool = False) -> None:
-    """Write README's table and the table of what is handled where.
+    """Write README's lists and the table of what is handled where.
 
     Args:
         root: the repository.
@@ -365,9 +395,9 @@ def build_house(root: Path, draft: bool = False) -> None:
         BuildError: naming what a written chapter leaves out.
     """
     path = root / "README.md"
-    _write(path, readme(path.read_text(encoding="utf-8")))
+    written = [read(path, root) for path in sources(root)]
+    _write(path, readme(path.read_text(encoding="utf-8"), written))
     if (root / INVENTORY).exists():
-        written = [read(path, root) for path in sources(root)]
         _write(root / COVERAGE, coverage.markdown(written))
         missing = coverage.missing(written)
         if missing and not draft:

@@ -15,6 +15,8 @@ CHAPTER = """\
 # # {number} {title}
 #
 # The question of this chapter, and what you can do after it.
+#
+# <!-- summary: what the chapter is about, for README -->
 
 # %%
 from attncourse.inputs import random_qkv

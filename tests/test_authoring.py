@@ -17,13 +17,20 @@ from attncourse.sources import BuildError, read, stub
 
 ROOT = Path(__file__).parents[1]
 
-README = "# Course\n{}\nan old table\n{}\nThe end.\n".format(*authoring.README_MARKERS)
+README = "# Course\n{}\nThe end.\n".format(
+    "\n".join(
+        f"{authoring.README_BEGIN.format(part)}\nan old list\n{authoring.README_END}"
+        for part in authoring.README_PARTS
+    )
+)
 
 CHAPTER = (
     """\
 # %% [markdown] covers="F1 C057-C059"
 # # Window
 # Size $n$.
+# <!-- summary: what a window
+# saves -->
 
 # %%
 import os
@@ -214,13 +221,21 @@ def test_answers_become_stubs_and_checks_keep_the_solution_s_verdict(built):
     assert not kept.cells[0].outputs and not kept.cells[2].outputs
 
 
-def test_the_table_in_the_readme_is_written(built):
+def test_the_lists_in_the_readme_are_written(built):
     text = (built / "README.md").read_text(encoding="utf-8")
-    assert text == authoring.readme(README)
-    assert authoring.markdown_table() in text and "old table" not in text
+    written = [read(path, built) for path in authoring.sources(built)]
+    assert text == authoring.readme(README, written)
+    assert authoring.markdown_table() in text and "old list" not in text
+    assert "\n- **04, window**: what a window saves\n" in text
     assert text.startswith("# Course\n") and text.endswith("\nThe end.\n")
-    with pytest.raises(BuildError, match="the table must stand between"):
-        authoring.readme("no markers")
+    with pytest.raises(BuildError, match="its chapters must stand between"):
+        authoring.readme("no markers", written)
+
+
+def test_a_chapter_without_a_summary_is_named(tmp_path):
+    root = repository(tmp_path, CHAPTER.replace("summary:", "resume:"))
+    with pytest.raises(BuildError, match=r"04_window\.py:2: cell 1: needs a line `<!-- summary"):
+        authoring.build_house(root)
 
 
 def test_printed_text_is_stored_in_one_piece_however_slowly_it_came(tmp_path):
@@ -443,7 +458,7 @@ def test_check_runs_nothing_and_passes_on_what_was_built(course, monkeypatch, ca
 @pytest.mark.parametrize(
     ("file", "old", "new", "says"),
     [
-        ("notebooks/_source/04_window.py", "scores:", "score:", "_source/04_window.py:12: cell 4"),
+        ("notebooks/_source/04_window.py", "scores:", "score:", "_source/04_window.py:14: cell 4"),
         ("notebooks/04_window.ipynb", "Size $n$", "Size $m$", "cell 1 differs in its source"),
         (
             "notebooks/04_window.ipynb",
@@ -477,7 +492,7 @@ def test_check_runs_nothing_and_passes_on_what_was_built(course, monkeypatch, ca
             "total = 2",
             "solutions/04_window.ipynb: ",
         ),
-        ("README.md", "Triton", "Tritone", "README.md: its table of mechanisms is old"),
+        ("README.md", "Triton", "Tritone", "README.md: what is written into it is old"),
     ],
 )
 def test_check_names_what_differs(course, capsys, monkeypatch, file, old, new, says):

@@ -6,6 +6,9 @@
 # answer graded. Ten minutes.
 #
 # **Run a cell with Shift + Enter**, from top to bottom.
+#
+# <!-- summary: what attention costs, in one picture and one slider; how to run, check, ask for a
+# hint and be graded. -->
 
 # %% role="setup"
 import numpy as np

@@ -6,6 +6,9 @@
 # mistakes take one of them for another, or lose a factor on the way.
 #
 # **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
+#
+# <!-- summary: bytes held, operations, bytes moved and seconds, and the printed numbers that take
+# one for another; what fits; the roofline; which times cannot be true. -->
 
 # %% role="setup"
 import itertools

@@ -6,6 +6,10 @@
 # algorithm; find out why only one of the three saves memory; and test what textbooks print.
 #
 # **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
+#
+# <!-- summary: window attention as a mask, a graph and an algorithm; the four meanings that
+# papers give to w; why a mask saves nothing and blocks do; dilation, and how far layers see; the
+# Triton kernel, tile by tile. -->
 
 # %% role="setup"
 import functools

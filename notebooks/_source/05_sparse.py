@@ -6,6 +6,10 @@
 # whom, and see why the pattern with the fewest pairs need not be the fastest.
 #
 # **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
+#
+# <!-- summary: strided, random, global, Sparse Transformer, Longformer, BigBird, blocks; counting
+# connections exactly; who hears from whom after how many layers; a studio to combine patterns.
+# -->
 
 # %% role="setup"
 import numpy as np

@@ -7,6 +7,9 @@
 # table is worth.
 #
 # **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
+#
+# <!-- summary: attention as a kernel, and what moving a bracket saves; causal as a recurrence, a
+# scan, in chunks; the Performer's features and their error against m. -->
 
 # %% role="setup"
 import numpy as np

@@ -6,6 +6,9 @@
 # count the bytes that travel, and read it line by line beside its Triton twin.
 #
 # **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
+#
+# <!-- summary: the online softmax step by step; tiles and what they move; the backward pass by
+# recomputation; NumPy and Triton side by side, line by line. -->
 
 # %% role="setup"
 import inspect

@@ -6,6 +6,9 @@
 # of them pays, and hold printed speed tables against all that.
 #
 # **Run a cell with Shift + Enter.** Timings are your machine's, so your pictures differ from ours.
+#
+# <!-- summary: how to time and weigh a call, and how not to; every mechanism on one plot with its
+# prediction and the roofline; where each one overtakes; a form to try your own sizes. -->
 
 # %% role="setup"
 import functools
