@@ -406,6 +406,11 @@ def build_house(root: Path, draft: bool = False) -> None:
             print(f"draft: {says}")
 
 
+def _chapters_last(path: Path) -> bool:
+    """Sort by this: chapter 00 lists the exercises of all."""
+    return path.parents[1].name == "notebooks"
+
+
 def main(
     stems: Iterable[str] = (),
     *,
@@ -425,7 +430,7 @@ def main(
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
-    for path in paths:
+    for path in sorted(paths, key=_chapters_last):
         try:
             if only_check:
                 check(root, path)

@@ -187,10 +187,8 @@ def _unpaired(source: Source) -> Iterator[str]:
     """Tell which exercises lack one of their cells."""
     options = [marker_options(cell) for cell in source.cells]
     seen = Counter((cell.get("role"), cell.get("exercise")) for cell in options)
-    moved = any(role == "spec" for role, _ in seen)
-    roles = ("answer", "check", "hints", "spec") if moved else ("answer", "check")
     for exercise in sorted({exercise for _, exercise in seen if exercise}):
-        for role in roles:
+        for role in ("answer", "check", "hints", "spec"):
             if (count := seen[role, exercise]) != 1:
                 yield f"{source.name}: exercise {exercise} needs one {role} cell, got {count}"
 

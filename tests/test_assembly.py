@@ -32,7 +32,7 @@ HINTS = """\
 3. n * n
 """
 SPEC = """\
-from attncourse.grading.writing import Spec, case, draws, edit, mistake
+from attncourse.grading.writing import Spec, case, draws, edit, Mistake
 
 Spec(
     kind="number",
@@ -40,7 +40,7 @@ Spec(
     mistakes=[
         edit("n * min", "min", says="your number is n", next="multiply"),
         edit("return total", "return total + 1", says="yours is one too large", next="no + 1"),
-        mistake(lambda n: n**3, says="your number is n³", next="two factors"),
+        Mistake(lambda n: n**3, says="your number is n³", next="two factors"),
     ],
     alternatives=[lambda n: n * n, edit("total = 0", "total = -n", "return ", "return n + ")],
     variants=[edit("total = 0", "total, block = 0, 3")],

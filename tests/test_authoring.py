@@ -83,6 +83,10 @@ def check(name):
     display({"text/plain": f"✓ {name}: passed"}, raw=True, metadata=about)
 
 # %% [markdown] role="prompt" exercise="04.1"
+# ## 04.1 Two
+#
+# *1 minutes · difficulty 1 of 3 · 1 point*
+#
 # Write `two`.
 
 # %% role="answer" exercise="04.1"
@@ -98,6 +102,21 @@ answers = {"04.1": two}
 
 # %% role="check" exercise="04.1"
 check("04.1")
+
+# %% [markdown] role="hints" exercise="04.1"
+# 1. One.
+# 2. Two.
+# 3. 1 + 1.
+
+# %% role="spec" exercise="04.1"
+from attncourse.grading.writing import Spec, case, edit
+
+Spec(
+    kind="number",
+    cases=[case("no arguments")],
+    mistakes=[edit("+= 2", f"+= {n}", says=f"it is {n}", next="two") for n in range(3, 8)],
+    alternatives=[lambda: 2, lambda: 1 + 1],
+)
 '''
 
 
@@ -279,12 +298,12 @@ def test_the_kernel_is_this_python_without_gpu_and_without_the_author_s_progress
 
 def test_one_stem_can_be_built_alone(course, capsys):
     other = course / "notebooks/_source/00_start.py"
-    other.write_text("# %%\n1 + 1\n")
+    other.write_text("# %% [markdown]\n# <!-- summary: none -->\n\n# %%\n1 + 1\n")
     before = files(course)
     assert authoring.main(["00"], root=course) == 0
     assert files(course).keys() - before.keys() == {Path("notebooks/00_start.ipynb")}
     out = capsys.readouterr().out
-    assert re.fullmatch(r"notebooks/00_start.ipynb: 1 cells, 1 with outputs, 0 .*; \d+ s\n", out)
+    assert re.fullmatch(r"notebooks/00_start.ipynb: 2 cells, 1 with outputs, 0 .*; \d+ s\n", out)
     assert authoring.main(["07"], root=course) == 1
     assert "no source for 07; there are 00_start, 04_window" in capsys.readouterr().err
 
@@ -342,12 +361,12 @@ def test_a_broken_rule_is_named_with_file_line_and_cell(tmp_path, cell, line, sa
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("    # END SOLUTION\n", "", ":17: cell 3: `# BEGIN SOLUTION` without `# END SOLUTION`"),
-        ("    # BEGIN SOLUTION\n", "", ":18: cell 3: `# END SOLUTION` without `# BEGIN SOLUTION`"),
-        ("    # BEGIN", "# BEGIN", ":17: cell 3: `# BEGIN SOLUTION` must stand inside a function"),
-        ('check("04.1")\n', 'check("04.2")\n', ':25: cell 4: a check cell holds `check("04.1")`'),
+        ("    # END SOLUTION\n", "", ":21: cell 3: `# BEGIN SOLUTION` without `# END SOLUTION`"),
+        ("    # BEGIN SOLUTION\n", "", ":22: cell 3: `# END SOLUTION` without `# BEGIN SOLUTION`"),
+        ("    # BEGIN", "# BEGIN", ":21: cell 3: `# BEGIN SOLUTION` must stand inside a function"),
+        ('check("04.1")\n', 'check("04.2")\n', ':29: cell 4: a check cell holds `check("04.1")`'),
         ('# %% role="setup"', "# %%", ":1: cell 1: role must be one of"),
-        ('="answer" exercise="04.1"', '="answer"', ":13: cell 3: exercise must be of chapter 04"),
+        ('="answer" exercise="04.1"', '="answer"', ":17: cell 3: exercise must be of chapter 04"),
         ('role="prompt"', 'role="promt"', ":10: cell 2: role must be one of"),
     ],
 )
@@ -366,7 +385,7 @@ def test_every_broken_rule_is_named_at_once(tmp_path):
 
 
 def test_an_exercise_without_its_check_is_named(tmp_path):
-    text = SOLUTIONS[: SOLUTIONS.index('# %% role="check"')]
+    text = SOLUTIONS.replace('# %% role="check" exercise="04.1"\ncheck("04.1")\n', "")
     (problem,) = complaints(tmp_path, solutions=text)
     assert problem.endswith("exercise 04.1 needs one check cell, got 0")
 

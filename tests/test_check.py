@@ -67,7 +67,7 @@ def band(n, window):
 
 def others(n=5):
     """Mistakes that resemble nothing, to fill the quota."""
-    return [Mistake(f"none {i}", lambda *a, i=i: -i - 7.5, "says", "next") for i in range(n)]
+    return [Mistake(lambda *a, i=i: -i - 7.5, f"none {i}", "next") for i in range(n)]
 
 
 def toy(reference, cases, kind, mistakes=(), **fields):
@@ -89,7 +89,7 @@ def toy(reference, cases, kind, mistakes=(), **fields):
     )
 
 
-UNSCALED = Mistake("unscaled", unscaled, "your output is what you get without 1/√D", "divide")
+UNSCALED = Mistake(unscaled, "your output is what you get without 1/√D", "divide")
 WEIGHTS = toy(weights, weights_cases, "array", [UNSCALED])
 COUNT = toy(count, lambda rng: [Case("1 token", (1, 3)), Case("n = 10⁸", (10**8, 10**8))], "number")
 BAND = toy(band, lambda rng: [Case("3 tokens", (3, 0)), Case("5 tokens", (5, 1))], "mask")
@@ -132,7 +132,7 @@ def failed(exercise, function, *parts):
     [
         ({"id": "4.3"}, "id must look like"),
         ({"id": "98.1"}, "chapter must be that of the id"),
-        ({"mistakes": others(5) + others(1)}, "same name"),
+        ({"mistakes": others(5) + others(1)}, "say the same"),
         ({"kind": "list"}, "kind must be one of"),
         ({"needs": "tpu"}, "needs must be one of"),
         ({"points": 0}, "points must be a positive int"),
@@ -760,7 +760,7 @@ def test_a_mistake_is_named_by_the_failing_cases():
 
 def test_the_mistake_that_fails_least_elsewhere_is_named():
     narrow = Mistake(
-        "narrow", lambda q, k: unscaled(q, k) if len(k) > 4 else weights(q, k), "long texts", "cut"
+        lambda q, k: unscaled(q, k) if len(k) > 4 else weights(q, k), "long texts", "cut"
     )
     for mistakes in ([UNSCALED, narrow], [narrow, UNSCALED]):
         exercise = replace(WEIGHTS, mistakes=(*mistakes, *others()))
@@ -787,7 +787,7 @@ def test_any_variant_of_a_mistake_will_do():
 
         return tiled
 
-    apart = Mistake("apart", in_tiles(2), "each tile by itself", "join", (in_tiles(3), in_tiles(4)))
+    apart = Mistake(in_tiles(2), "each tile by itself", "join", (in_tiles(3), in_tiles(4)))
     exercise = replace(WEIGHTS, mistakes=(apart, *others()))
     for size in (2, 3, 4):
         assert failed(exercise, in_tiles(size)).cause == "each tile by itself"
@@ -798,14 +798,14 @@ def doubled(q, k):
     return weights(q, k) * q.dtype.type(2)
 
 
-DOUBLED = Mistake("doubled", doubled, "your weights are doubled", "halve them")
+DOUBLED = Mistake(doubled, "your weights are doubled", "halve them")
 
 
 def test_pairs_of_slips_are_tried():
     def both(q, k):
         return unscaled(q, k) * q.dtype.type(2)
 
-    pair = Mistake("both", both, "two slips at once: neither scaled nor halved", "see above")
+    pair = Mistake(both, "two slips at once: neither scaled nor halved", "see above")
     exercise = replace(WEIGHTS, mistakes=(UNSCALED, DOUBLED, *others()))
     assert "slips at once" not in failed(exercise, both).cause
     exercise = replace(exercise, pairs=lambda: iter([pair]))
@@ -824,8 +824,8 @@ def test_parts_are_explained_one_by_one():
         return n * n * d
 
     mistakes = (
-        Mistake("float16", changed(bytes=lambda n, d: 2 * n * d), "2 bytes a number", "take 4"),
-        Mistake("adds", changed(flops=half, pairs=lambda n, d: n * n // 2), "half", "twice"),
+        Mistake(changed(bytes=lambda n, d: 2 * n * d), "2 bytes a number", "take 4"),
+        Mistake(changed(flops=half, pairs=lambda n, d: n * n // 2), "half", "twice"),
     )
     cases = [Case("small", (3, 5)), Case("wide", (7, 11)), Case("long", (13, 2))]
     exercise = toy(count, lambda rng: cases, "number", mistakes)
@@ -858,9 +858,9 @@ def test_mistake_is_recognised_by_what_it_does():
         finally:
             q.fill(0)
 
-    says = Mistake("clobber", clobber, "you empty q", "leave it")
+    says = Mistake(clobber, "you empty q", "leave it")
     assert failed(replace(WEIGHTS, mistakes=(says, *others())), clobber_too).cause == "you empty q"
-    says = Mistake("raises", raising(OverflowError()), "it overflows", "do not")
+    says = Mistake(raising(OverflowError()), "it overflows", "do not")
     exercise = replace(WEIGHTS, mistakes=(says, *others()))
     assert failed(exercise, raising(OverflowError("other words"))).cause == "it overflows"
     assert failed(exercise, raising(ValueError())).cause == ""
@@ -878,7 +878,7 @@ def test_a_mistake_is_known_by_its_numbers_not_by_how_they_are_written():
 
     case = Case("three", (np.array([0.1, 0.2, 0.4]),))
     assert by_hand(*case.args)["mean"] != extremes(*case.args)["mean"]
-    says = Mistake("extremes", extremes, "your low is the fastest", "go a quarter of the way")
+    says = Mistake(extremes, "your low is the fastest", "go a quarter of the way")
     exercise = toy(quartiles, lambda rng: [case], "number", [says])
     assert failed(exercise, by_hand).cause == "your low is the fastest"
 
@@ -907,7 +907,7 @@ MAXIMA = toy(
     row_maxima,
     maxima_cases,
     "array",
-    [Mistake("matrix", whole_matrix, "you make all scores at once", "go row by row")],
+    [Mistake(whole_matrix, "you make all scores at once", "go row by row")],
     memory=Memory(large, 300_000, "n · 64 · 4 bytes, a block of 64 rows"),
 )
 

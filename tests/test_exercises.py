@@ -32,10 +32,7 @@ SOURCES = {
     path.stem[:2]: read(path, ROOT) for path in sorted((ROOT / "solutions/_source").glob("*.py"))
 }
 # As they are written, not as they were built last: no build is needed to try a change.
-BY_CHAPTER = {
-    chapter: assembly.exercises(source.grading) or registry.chapter_exercises(chapter)
-    for chapter, source in SOURCES.items()
-}
+BY_CHAPTER = {chapter: assembly.exercises(source.grading) for chapter, source in SOURCES.items()}
 EXERCISES = [each for chapter in BY_CHAPTER.values() for each in chapter]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from attncourse.grading.solution import replaced, without_markers
 from attncourse.grading.spec import Exercise, Mistake, SpecError
-from attncourse.grading.writing import Edit, Spec, mistake
+from attncourse.grading.writing import Edit, Spec
 
 _FACTS = re.compile(r"^\*(\d+) minutes · difficulty (\d) of 3 · (\d+) points?\*$", re.MULTILINE)
 
@@ -212,7 +212,7 @@ def _mistake(each: Edit | Mistake, spec: Spec, texts: _Texts) -> Mistake:
             variants.append(texts.edited(each, variant))
         except SpecError:  # the mistake has replaced what this variant would
             continue
-    return mistake(texts.edited(each), each.says, each.next, variants=tuple(variants))
+    return Mistake(texts.edited(each), each.says, each.next, variants=tuple(variants))
 
 
 def _pairs(edits: list[Edit], texts: _Texts) -> Iterator[Mistake]:
@@ -222,4 +222,4 @@ def _pairs(edits: list[Edit], texts: _Texts) -> Iterator[Mistake]:
             function = texts.edited(one, other)
         except SpecError:
             continue
-        yield mistake(function, f"two slips at once: {one.says}; and {other.says}", one.next)
+        yield Mistake(function, f"two slips at once: {one.says}; and {other.says}", one.next)

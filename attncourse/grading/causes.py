@@ -109,7 +109,7 @@ class Search:
             failing, passing = self._failing(), self._passing()
             explained = sum(self._alike(function, case) for case in failing)
             spoiled = sum(self._try(function, case).finding is not None for case in passing)
-            guess = Guess(mistake.name, mistake.says, mistake.next)
+            guess = Guess(mistake.says, mistake.says, mistake.next)
             if explained == len(failing):
                 if not spoiled:
                     return guess, None
@@ -178,7 +178,7 @@ class Search:
             if all(agree(function, case) for case in wrong):
                 spoiled = sum(not agree(function, case) for case in self.cases if case not in wrong)
                 if len(wrong) > 1 or not spoiled:
-                    found.append((spoiled, place, Guess(mistake.name, mistake.says, mistake.next)))
+                    found.append((spoiled, place, Guess(mistake.says, mistake.says, mistake.next)))
         return _best(found)
 
     # Signs in the numbers ------------------------------------------------------------------------

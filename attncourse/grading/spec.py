@@ -52,7 +52,6 @@ class Mistake:
     them may be the learner's.
     """
 
-    name: str
     function: Callable
     says: str
     next: str
@@ -134,7 +133,7 @@ class Exercise:
     may_return_view: bool = False
 
     def __post_init__(self) -> None:
-        names = [mistake.name for mistake in self.mistakes]
+        says = [mistake.says for mistake in self.mistakes]
         rules = [
             (_ID.fullmatch(self.id), f"id must look like 04.3 or 04.V7, got {self.id!r}"),
             (
@@ -154,7 +153,7 @@ class Exercise:
             ),
             (self.kind in KINDS, f"kind must be one of {KINDS}, got {self.kind!r}"),
             (self.needs in NEEDS, f"needs must be one of {NEEDS}, got {self.needs!r}"),
-            (len(set(names)) == len(names), f"two mistakes have the same name: {names}"),
+            (len(set(says)) == len(says), f"two mistakes say the same: {says}"),
             (
                 all(mistake.says and mistake.next for mistake in self.mistakes),
                 "each mistake needs `says` and `next`",

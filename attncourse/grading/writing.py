@@ -69,20 +69,6 @@ def rewrite(text: str, says: str = "", next: str = "") -> Edit:
     return Edit((), text, says, next)
 
 
-def mistake(
-    function: Callable, says: str, next: str, variants: tuple[Callable, ...] = ()
-) -> Mistake:
-    """Return a mistake that is no edit of the solution: a wrong function of its own.
-
-    Args:
-        function: does what the mistake does.
-        says: completes "likely cause".
-        next: the next step.
-        variants: the same mistake written otherwise, such as with other tiles.
-    """
-    return Mistake(says, function, says, next, variants)
-
-
 def case(name: str, *args: Any, **kwargs: Any) -> Case:
     """Return a case that does not depend on chance."""
     return Case(name, args, kwargs)
@@ -158,7 +144,7 @@ class Spec:
         cases: cases and makers of cases, smallest first; or one function of the generator that
             returns them all.
         mistakes: at least five, in the order in which they are looked for: edits of the solution,
-            or `mistake(...)` where an edit does not reach.
+            or `Mistake`s where an edit does not reach.
         alternatives: at least two right answers written in another way, functions or edits.
         variants: right edits, such as other tile sizes, under which each mistake is known too.
         reference: the right answer in NumPy, if it is not the solution itself.

@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from attncourse.grading.writing import Memory, Spec, case, draws, edit, mistake
+from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit
 
 # %% [markdown] role="prompt" exercise="00.1"
 # ## 00.1 Bytes of the scores
@@ -157,10 +157,10 @@ Spec(
     memory=Memory(pair("n = 2048", 2048, 2048, 16), 128 * 2048 * 4,
                   "128 rows of scores at once: 128 · n · 4 bytes"),
     mistakes=[
-        mistake(lambda q, k: (q @ k.T).max(axis=1),
+        Mistake(lambda q, k: (q @ k.T).max(axis=1),
                 says="your answer is right, but all n × n scores exist at once",
                 next="take the queries one by one, or in blocks, and keep only the maxima"),
-        mistake(lambda q, k: (q @ k.T).max(axis=0),
+        Mistake(lambda q, k: (q @ k.T).max(axis=0),
                 says="your maxima run over the queries: there is one for each key",
                 next="each query wants the maximum over the keys, the last axis of the scores"),
         edit(".max()", ".max() / np.sqrt(row.size).astype(q.dtype)",
@@ -169,7 +169,7 @@ Spec(
         edit("(k @ row)", "abs(k @ row)",
              says="your output is the largest magnitude: negative scores count as positive",
              next="leave out the absolute value"),
-        mistake(lambda q, k: peaks_running(q, k, first=0),
+        Mistake(lambda q, k: peaks_running(q, k, first=0),
                 says="your running maximum starts at 0, so negative maxima are lost",
                 next="start the maximum at -np.inf"),
         edit("(k @ row).max() for", "k[min(i, len(k) - 1)] @ row for i,", "in q", "in enumerate(q)",

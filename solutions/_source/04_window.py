@@ -27,7 +27,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from attncourse.cost import Cost
-from attncourse.grading.writing import Memory, Spec, case, draws, edit, mistake, qkv
+from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit, qkv
 from attncourse.reference import window as reference
 from attncourse.softmax import softmax
 
@@ -138,7 +138,7 @@ Spec(
         edit("return ", "return ~(", "window))", "window)))",
              says="your mask is inverted: True where nothing may be seen",
              next="True means: may attend"),
-        mistake(lambda *args: mask_by_rows(*args).T,
+        Mistake(lambda *args: mask_by_rows(*args).T,
                 says="your mask is transposed: rows are keys, columns are queries",
                 next="put queries in rows: shape (n_queries, n_keys)"),
     ],
@@ -216,7 +216,7 @@ Spec(
         edit("- corner", "", "- 2 * corner", "", "min(window, n - 1)", "window",
              says="your count gives every row the keys of a middle row",
              next="rows near an edge see fewer keys: subtract a triangle for each edge"),
-        mistake(lambda n, window, causal: n * window,
+        Mistake(lambda n, window, causal: n * window,
                 says="your count is n·window, the textbook shorthand",
                 next="count both sides and the query's own key, then the edges"),
         edit("min(window, n - 1)", "window",
@@ -398,17 +398,17 @@ Spec(
         "six bands of n·(2w + 1) float32 numbers and four arrays as large as q",
     ),
     mistakes=[
-        mistake(dense_window,
+        Mistake(dense_window,
                 says="your numbers are right, but all n × n scores are computed and most are "
                 "thrown away",
                 next="work on blocks of queries and slice the few keys that they can see"),
-        mistake(gathered(both=False),
+        Mistake(gathered(both=False),
                 says="your numbers are right, but k[…] with an index copies 2w + 1 keys of width D "
                 "for "
                 "every query: n·w·D numbers, not n·w",
                 next="let neighbouring queries share one slice of k, or use a view such as "
                 "sliding_window_view"),
-        mistake(gathered(both=True),
+        Mistake(gathered(both=True),
                 says="your numbers are right, but k[…] and v[…] with an index copy 2w + 1 rows of "
                 "width D for every query: twice n·w·D numbers, not n·w",
                 next="let neighbouring queries share one slice of k and of v"),
@@ -431,7 +431,7 @@ Spec(
              "slice(max(0, start - window), min(n, rows.stop + window))", "rows",
              says="your queries see only keys of their own block",
              next="let the slice of keys reach window beyond both ends of the block of queries"),
-        mistake(attention_with_padding,
+        Mistake(attention_with_padding,
                 says="your rows near the edges also attend to the zeros of the padding",
                 next="a padded key has score 0, not -inf: mask it before the softmax"),
         edit("slice(max(0, start - window), min(n, rows.stop + window))", "slice(0, n)",
@@ -532,10 +532,10 @@ Spec(
         *draws(3, lambda rng: (*rng.integers((0, 1), (10**12, 60)), (1, 2, 4, 8))),
     ],
     mistakes=[
-        mistake(lambda distance, window, dilations: -(-distance // window),
+        Mistake(lambda distance, window, dilations: -(-distance // window),
                 says="your layers all reach `window` tokens: the dilations are not used",
                 next="a layer with dilation d reaches window · d tokens"),
-        mistake(lambda distance, window, dilations: -(-distance // (window * max(dilations))),
+        Mistake(lambda distance, window, dilations: -(-distance // (window * max(dilations))),
                 says="your layers all use the largest dilation",
                 next="take the dilations in turn, layer by layer"),
         edit("window", "(2 * window)",
@@ -550,7 +550,7 @@ Spec(
         edit("divmod(distance, window * sum(dilations))", "(0, distance)",
              says="your layers stop at the end of dilations",
              next="after the last dilation the first one comes again"),
-        mistake(layers_by_product,
+        Mistake(layers_by_product,
                 says="your reaches multiply from layer to layer",
                 next="layers stand on each other: their reaches add"),
         edit("sum(dilations)", "(sum(dilations) + len(dilations))",
@@ -853,7 +853,7 @@ Spec(
         edit("stop + ahead + window", "stop + ahead + window + 1", "<= window", "<= window + 1",
              says="your window reaches one key too far",
              next="the mask was right: change only the slice of keys"),
-        mistake(lambda q, k, v, window, block=32: dense_window(q, k, v, window),
+        Mistake(lambda q, k, v, window, block=32: dense_window(q, k, v, window),
                 says="your numbers are right, but the blocks are gone: all Tq × Tk scores exist at "
                 "once",
                 next="repair the two lines that cut the keys, and keep the loop"),

@@ -27,7 +27,7 @@ import numpy as np
 
 from attncourse import graph
 from attncourse.cost import Cost
-from attncourse.grading.writing import Memory, Spec, case, draws, edit, mistake, qkv, rewrite
+from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit, qkv, rewrite
 from attncourse.reference import block_sparse, longformer, random_keys, strided
 from attncourse.reference import window as local
 from attncourse.softmax import softmax
@@ -388,7 +388,7 @@ Spec(
     # array takes 4 MiB even of booleans, the keys and values of all rows at once some 5 MiB.
     memory=Memory(metered, 4 * ROWS_BYTES, "four arrays as large as q: 4 · n · D · 4 bytes"),
     mistakes=[
-        mistake(attention_by_mask,
+        Mistake(attention_by_mask,
                 says="your numbers are right, but all n × n scores are computed and most are "
                 "thrown away",
                 next="take one row of blocks at a time, and of the keys only the listed blocks"),
@@ -400,10 +400,10 @@ Spec(
              says="your numbers are right, but the keys of all rows of blocks are copied before "
              "the first is used",
              next="gather inside the loop, so that the next row reuses the memory"),
-        mistake(lambda *args: attention_by_tiles(*args, join=False),
+        Mistake(lambda *args: attention_by_tiles(*args, join=False),
                 says="your softmax runs over each block alone, and the results are averaged",
                 next="one softmax over all keys of the row: join the blocks before you normalise"),
-        mistake(lambda *args: attention_by_tiles(*args, rescale=False),
+        Mistake(lambda *args: attention_by_tiles(*args, rescale=False),
                 says="your running sum keeps old weights on an old maximum",
                 next="when the maximum rises, multiply what you have by exp(old - new)"),
         edit(" / q.shape[-1] ** 0.5", "",
@@ -879,7 +879,7 @@ Spec(
         edit("np.abs(rows[:, None] - keys) <= window", "rows[:, None] >= 0",
              says="each query of a block sees all keys that the block needs together",
              next="keep the mask of the window: only |i - j| <= window is visible"),
-        mistake(union_by_mask,
+        Mistake(union_by_mask,
                 says="your numbers are right, but the blocks are gone: all n × n scores exist at "
                 "once",
                 next="repair the lines inside the loop, and keep the loop"),

@@ -24,7 +24,7 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.grading.spec import TILE_SIZES
-from attncourse.grading.writing import Memory, Spec, case, draws, edit, mistake, qkv
+from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit, qkv
 from attncourse.reference import full, linear, performer
 
 MEMORY = Memory(
@@ -282,7 +282,7 @@ Spec(
     ],
     memory=MEMORY,  # two feature arrays, the result and what np.where takes fit
     mistakes=[
-        mistake(lambda q, k, v: normalised(phi(q) @ phi(k).swapaxes(-1, -2), v),
+        Mistake(lambda q, k, v: normalised(phi(q) @ phi(k).swapaxes(-1, -2), v),
                 says="your numbers are right, but all n × n similarities exist at once",
                 next="multiply φ(k)ᵀ and v first: their product has D × Dv numbers"),
         edit(" / " + TOTAL, "",
@@ -312,7 +312,7 @@ Spec(
         edit("in (q, k)", "in (q / q.shape[-1] ** 0.25, k / q.shape[-1] ** 0.25)",
              says="your q and k are divided by D^¼, as for a softmax",
              next="elu + 1 is applied to q and k as they are"),
-        mistake(lambda q, k, v: full.attention(q, k, v),
+        Mistake(lambda q, k, v: full.attention(q, k, v),
                 says="your output is that of softmax attention",
                 next="replace exp(q·k/√D) by φ(q)·φ(k)"),
     ],
@@ -416,7 +416,7 @@ Spec(
     ],
     memory=MEMORY,  # all states at once: n·D·(Dv + 1) numbers, 65 MiB; all weights: 64 MiB
     mistakes=[
-        mistake(causal_by_sums(10**9),
+        Mistake(causal_by_sums(10**9),
                 says="your numbers are right, but a cumulative sum holds the state of every token: "
                 "n·D·(Dv + 1) numbers",
                 next="keep one state, and add to it while you walk"),
@@ -424,7 +424,7 @@ Spec(
              says="your numbers are right, but the whole n × n matrix exists at once",
              next="make the triangle of one chunk at a time; what is before it comes from the "
              "state"),
-        mistake(lambda q, k, v: linear.attention(q, k, v),
+        Mistake(lambda q, k, v: linear.attention(q, k, v),
                 says="your queries see all keys, later ones too",
                 next="query i sees keys 0 … i"),
         edit("/ seen[..., -1:]", "/ (phi_q @ "

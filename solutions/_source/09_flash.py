@@ -27,7 +27,7 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.grading.spec import TILE_SIZES
-from attncourse.grading.writing import Memory, Spec, case, draws, edit, mistake, qkv
+from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit, qkv
 from attncourse.reference import flash, full
 from attncourse.softmax import softmax
 
@@ -380,11 +380,11 @@ Spec(
         "half a row of scores: Tk / 2 · 4 bytes, the output included",
     ),
     mistakes=[
-        mistake(whole_matrix,
+        Mistake(whole_matrix,
                 says="your numbers are right, but all Tq × Tk scores exist at once",
                 next="take the keys in slices of a few hundred and keep maximum and sum of each "
                 "query"),
-        mistake(row_by_row,
+        Mistake(row_by_row,
                 says="your numbers are right, but a whole row of scores exists at once",
                 next="one row is too long here: take the keys in slices, too"),
         edit(*SLICE_BY_SLICE, "acc / running_sum", "acc",
@@ -876,7 +876,7 @@ Spec(
              "np.where(visible, np.exp(scores) / np.exp(lse[r, None]), 0).astype(q.dtype)",
              says="your weights are exp(score) / exp(lse): both overflow",
              next="subtract lse before np.exp: exp(score - lse)"),
-        mistake(lambda grad_out, q, k, v, *_, **__: full.backward(grad_out, q, k, v, causal=True),
+        Mistake(lambda grad_out, q, k, v, *_, **__: full.backward(grad_out, q, k, v, causal=True),
                 says="your numbers are right, but the tiles are gone: whole n × n arrays exist at "
                 "once",
                 next="repair the two lines, and keep the loops"),
