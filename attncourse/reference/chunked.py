@@ -26,23 +26,16 @@ def attention(
     next chunk reuses their memory: the (Tq, Tk) matrix is never made. A causal chunk takes only
     the keys up to its last query, which also saves nearly half of the arithmetic.
 
-    Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
-        chunk: Queries handled together.
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
+    Standard arguments, result and errors as in `attncourse.reference`.
 
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+    Args:
+        chunk: Queries handled together.
 
     Raises:
-        TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit, chunk < 1.
+        ValueError: chunk < 1.
 
     Memory:
-        The scores of one chunk: (..., chunk, Tk), in float32 at least.
+        The scores of one chunk: (..., chunk, Tk).
 
     Paper:
         Rabe, Staats 2021, arXiv:2112.05682, section 4, with the keys in one piece.
@@ -76,21 +69,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D.
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`.
 
-    Causal FLOPs are those of the chunks as they are multiplied, the masked corners included.
-    Traffic takes the scores of a chunk to stay in cache: the smaller the chunk, the more often
-    k and v are read.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        chunk: Queries handled together.
-        causal: Leaves out the keys after each chunk.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    The smaller the chunk, the more often k and v are read.
     """
     chunk = check_count("chunked.cost", "chunk", chunk, least=1)
     causal = check_flag("chunked.cost", "causal", causal)

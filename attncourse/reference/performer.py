@@ -35,30 +35,23 @@ def attention(
     alone, and so does one that all keys share. So each query's largest exponent is subtracted,
     and of the keys the largest so far: exp cannot overflow, and no later key is looked at.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         n_features: m, the random directions, the same for all heads.
         features: "positive", exp(w·x - |x|²/2), or "trigonometric", exp(|x|²/2) times sin and cos
             of w·x: two numbers per direction, and a normaliser that may come near 0 or below.
         orthogonal: Directions at right angles, D at a time, instead of independent ones.
         seed: Another seed draws other directions.
         chunk: Tokens handled together; changes memory and speed, not the result.
-        causal: No key after the query's own position i + Tk - Tq.
-        scale: Factor of the scores, not negative; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+        scale: Not negative.
 
     Raises:
-        TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit, n_features or chunk < 1, seed < 0, scale < 0,
-            or features of another name.
+        ValueError: n_features or chunk < 1, seed < 0, scale < 0, or features of another name.
 
     Memory:
         The directions (m, D), the state (..., m, Dv + 1), and the features (..., chunk, m) of one
-        chunk's queries and keys, in float32 at least.
+        chunk's queries and keys.
 
     Paper:
         Choromanski et al. 2021, arXiv:2009.14794, sections 2.3 and 2.4.
@@ -121,7 +114,6 @@ def feature_map(
         x: (..., T, D) floating, queries or keys.
         directions: (m, D) from `draw_features`.
         features: As in `attention`.
-        scale: As in `attention`.
 
     Returns:
         (..., T, m), or (..., T, 2m) if trigonometric, in float32 at least.
@@ -145,18 +137,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does with positive, orthogonal features and Dv = D.
+    """Count what `attention` does with positive, orthogonal features.
 
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        n_features: m.
-        chunk: Tokens handled together.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Arguments and rules as in `attncourse.reference`.
     """
     m = check_count("performer.cost", "n_features", n_features, least=1)
     chunk = check_count("performer.cost", "chunk", chunk, least=1)

@@ -35,27 +35,21 @@ def attention(
     apart. So each factor is a pass of its own, and the online softmax joins them: a query keeps its
     largest score, its sum and its weighted values from the first pass to the second.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         stride: The paper's l, in tokens; near √Tk both factors are equally long.
         pattern: "strided" or "fixed".
         summary: The paper's c: how many tokens at the end of a block everybody sees; "fixed" only.
-        causal: No key after the query's own position i + Tk - Tq; the paper has no other case.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+        causal: The paper has no other case.
 
     Raises:
-        TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit, stride < 1, another pattern, summary outside
-            1 ... stride.
+        ValueError: stride < 1, another pattern, summary outside 1 ... stride, or
+            above 1 where "strided".
 
     Memory:
         One block of scores, (..., 64, 64 + 2·stride) or (..., 64, Tk · summary / stride), and the
-        output with two numbers per query in float32 at least.
+        output with two numbers per query.
 
     Paper:
         Child, Gray, Radford, Sutskever 2019, arXiv:1904.10509, section 4.3.
@@ -86,16 +80,7 @@ def mask(
     summary: int = 1,
     causal: bool = False,
 ) -> np.ndarray:
-    """Return the mask (Tq, Tk) of `attention`, the union of both factors; True = may attend.
-
-    Args:
-        n_queries: Tq.
-        n_keys: Tk.
-        stride: The paper's l.
-        pattern: "strided" or "fixed".
-        summary: The paper's c, "fixed" only.
-        causal: No key after the query's own position.
-    """
+    """Return the mask (Tq, Tk), the union of both factors; see `attncourse.reference`."""
     stride, summary = check_factors("sparse_transformer.mask", stride, pattern, summary)
     causal = check_flag("sparse_transformer.mask", "causal", causal)
     knobs = {"stride": stride, "pattern": pattern, "summary": summary, "causal": causal}
@@ -116,19 +101,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D; `acc` is read and written once for each pass.
+    """Count what `attention` does; `acc` is read and written once for each pass.
 
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        stride: The paper's l.
-        pattern: "strided" or "fixed".
-        summary: The paper's c, "fixed" only.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Arguments and rules as in `attncourse.reference`.
     """
     stride, summary = check_factors("sparse_transformer.cost", stride, pattern, summary)
     causal = check_flag("sparse_transformer.cost", "causal", causal)

@@ -30,24 +30,17 @@ def attention(
     A block of queries needs one short stretch of keys. Only its scores exist, and the next block
     reuses their memory: the (Tq, Tk) matrix is never made.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         window: Radius in steps: 2·window + 1 keys for a query, window + 1 if causal.
         dilation: Tokens per step: the keys are `dilation` apart.
-        causal: No key after the query's own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
 
     Raises:
-        TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit, window < 0, dilation < 1.
+        ValueError: window < 0, dilation < 1.
 
     Memory:
-        The scores of one block: (..., 64, 64 + 2·window), in float32 at least.
+        The scores of one block: (..., 64, 64 + 2·window).
 
     Paper:
         Beltagy, Peters, Cohan 2020, arXiv:2004.05150, section 3.1.
@@ -69,15 +62,7 @@ def attention(
 def mask(
     n_queries: int, n_keys: int, *, window: int, dilation: int = 1, causal: bool = False
 ) -> np.ndarray:
-    """Return the mask (Tq, Tk) of window attention; True = may attend.
-
-    Args:
-        n_queries: Tq.
-        n_keys: Tk.
-        window: Radius in steps.
-        dilation: Tokens per step.
-        causal: No key after the query's own position.
-    """
+    """Return the mask (Tq, Tk) of window attention; arguments as in `attncourse.reference`."""
     window, dilation = check_window("window.mask", window, dilation)
     causal = check_flag("window.mask", "causal", causal)
     offset = np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None]
@@ -93,12 +78,7 @@ def count(
     For Tq = Tk = n, dilation 1 and window < n these are n(2·window + 1) - window(window + 1)
     pairs: the interior rows have 2·window + 1 keys, and each edge cuts off a triangle.
 
-    Args:
-        n_queries: Tq.
-        n_keys: Tk.
-        window: Radius in steps.
-        dilation: Tokens per step.
-        causal: No key after the query's own position.
+    Arguments as in `attncourse.reference`.
     """
     window, dilation = check_window("window.count", window, dilation)
     causal = check_flag("window.count", "causal", causal)
@@ -152,21 +132,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D.
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`.
 
-    The FLOPs are those of the blocks as they are multiplied, the masked corners included; the
-    pairs that count are 4·D·`count(...)` of them. Traffic takes a block's scores to stay in cache.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        window: Radius in steps.
-        dilation: Tokens per step.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Of the FLOPs, 4·D·`count(...)` a head are those of the pairs that the window shows.
     """
     window, dilation = check_window("window.cost", window, dilation)
     causal = check_flag("window.cost", "causal", causal)

@@ -94,7 +94,6 @@ def held_bytes(
         heads: B·H.
         queries: Queries in the block.
         keys: Keys of the block, or of each of its queries.
-        D: Width of q, k and v.
         dtype_bytes: Bytes of one number of q, k and v.
         gathered: `keys` was an int array, not a slice.
         each: It was `attend_each`.

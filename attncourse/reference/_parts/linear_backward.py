@@ -28,18 +28,10 @@ def backward(
     and normaliser): dφ(q) = g [v, 1]ᵀ φ(k) sums over the same pairs from the front, and
     dφ(k) = [v, 1] gᵀ φ(q) and d[v, 1] = φ(k) φ(q)ᵀ g from the back.
 
-    Args:
-        grad_out: dO (..., Tq, Dv), the gradient of the loss with respect to the output.
-        q: (..., Tq, D). The other arguments as in `attention`.
-        k: (..., Tk, D).
-        v: (..., Tk, Dv).
-        feature_map: φ.
-        feature_map_backward: From (x, gradient with respect to φ(x)) to that with respect to x.
-        chunk: As in `attention`.
-        causal: As in `attention`.
+    Arguments and result as in `attncourse.reference`.
 
-    Returns:
-        (dq, dk, dv) in the shapes and dtypes of q, k and v.
+    Args:
+        feature_map_backward: From (x, gradient with respect to φ(x)) to that with respect to x.
 
     Memory:
         φ(q), φ(k), [v, 1], g and their gradients, linear in Tq and Tk; one state; one chunk.

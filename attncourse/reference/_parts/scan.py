@@ -14,8 +14,6 @@ def turns(n_queries: int, n_keys: int, chunk: int, ahead: int) -> Iterator[tuple
     turn's keys those up to their own; then the keys join the state.
 
     Args:
-        n_queries: Tq.
-        n_keys: Tk.
         chunk: Tokens in a turn.
         ahead: Query i sits at key position i + ahead; n_keys or more if it sees all keys.
     """

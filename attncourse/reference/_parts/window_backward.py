@@ -25,18 +25,7 @@ def backward(
     As in `full.backward`, but the weights of one block are made again, used for three gradients
     and dropped: nothing is kept from the forward pass. A key adds up what its blocks give it.
 
-    Args:
-        grad_out: dO (..., Tq, Dv), the gradient of the loss with respect to the output.
-        q: (..., Tq, D). The other arguments as in `attention`.
-        k: (..., Tk, D).
-        v: (..., Tk, Dv).
-        window: Radius in steps.
-        dilation: Tokens per step.
-        causal: As in `attention`.
-        scale: As in `attention`.
-
-    Returns:
-        (dq, dk, dv) in the shapes and dtypes of q, k and v.
+    Arguments and result as in `attncourse.reference`.
 
     Memory:
         The gradients, and the weights of one block with their gradient: two
