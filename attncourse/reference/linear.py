@@ -128,11 +128,7 @@ def step(
 
 
 def weights(
-    q: np.ndarray,
-    k: np.ndarray,
-    *,
-    feature_map: FeatureMap = elu_plus_one,
-    causal: bool = False,
+    q: np.ndarray, k: np.ndarray, *, feature_map: FeatureMap = elu_plus_one, causal: bool = False
 ) -> np.ndarray:
     """Return the weights φ(q) φ(k)ᵀ with rows divided by their sums: the parallel form.
 

@@ -100,11 +100,7 @@ def draw_features(
 
 
 def feature_map(
-    x: np.ndarray,
-    directions: np.ndarray,
-    *,
-    features: str = "positive",
-    scale: float | None = None,
+    x: np.ndarray, directions: np.ndarray, *, features: str = "positive", scale: float | None = None
 ) -> np.ndarray:
     """Return φ(x): over random directions, φ(q) · φ(k) is exp(q · k · scale) on average.
 
