@@ -62,7 +62,7 @@ def attention(
     factor = check_scale("block_sparse.attention", scale, q.shape[-1])
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for row, rows, listed in _rows_of_blocks(n_queries, n_keys, layout, block, causal):
-        keys = _tokens(listed, block, n_keys)
+        keys = _tokens(listed, block, n_keys)  # (keys,)
         hidden = np.zeros((len(rows), len(keys)), dtype=bool) if visible or causal else None
         if visible:
             cut = np.isin(
@@ -92,7 +92,7 @@ def mask(
     causal = check_flag("block_sparse.mask", "causal", causal)
     i, j = np.arange(n_queries)[:, None], np.arange(n_keys)[None, :]
     row = (i + n_keys - n_queries) // block - (n_keys - n_queries) // block
-    shown = layout[row, j // block]
+    shown = layout[row, j // block]  # (Tq, Tk)
     if visible:
         shown = shown & (visible(i, j) | (partial is not None and ~partial[row, j // block]))
     return shown & masks.causal(n_queries, n_keys) if causal else shown

@@ -50,7 +50,7 @@ def attention(
     k, v = k.astype(work, copy=False), v.astype(work, copy=False)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for rows, n_seen in _chunks(n_queries, n_keys, chunk, causal):
-        q_chunk = scaled(q[..., rows.start : rows.stop, :], factor)
+        q_chunk = scaled(q[..., rows.start : rows.stop, :], factor)  # (..., chunk, D)
         past = n_seen - len(rows) if causal else n_seen  # keys before the first query of the chunk
         out[..., rows.start : rows.stop, :] = _attend(
             q_chunk, k[..., :n_seen, :], v[..., :n_seen, :], past
@@ -101,8 +101,8 @@ def _attend(q, k, v, past) -> np.ndarray:
         corner = scores[..., max(past, 0) :]
         future = ~np.tri(*corner.shape[-2:], min(past, 0), dtype=bool)
         np.copyto(corner, -np.inf, where=future)
-    row_sum = exp_in_place(scores)
-    out = np.matmul(scores, v)
+    row_sum = exp_in_place(scores)  # (..., chunk, 1)
+    out = np.matmul(scores, v)  # (..., chunk, Dv)
     out /= row_sum  # after the product there is less to divide
     return out
 

@@ -172,7 +172,7 @@ def _forward(q, k, v, block_q, block_k, causal, factor, bias=None):
     lse = np.full(q.shape[:-1], -np.inf, work)
     k, v = nan_to_keys(k, v)
     for rows in tiles(0, n_queries, block_q):
-        q_tile = scaled(q[..., rows, :], factor)
+        q_tile = scaled(q[..., rows, :], factor)  # (..., block_q, D)
         out[..., rows, :], lse[..., rows] = _query_tile(
             q_tile, k, v, rows.start + n_keys - n_queries, block_k, causal, bias
         )
@@ -183,22 +183,22 @@ def _query_tile(q, k, v, start, block_k, causal, bias):
     """Return out and lse of one tile of scaled queries; the first one sits at key `start`."""
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     acc = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)  # (..., block_q, Dv)
-    running_max = np.full((*q.shape[:-1], 1), -np.inf, q.dtype)
+    running_max = np.full((*q.shape[:-1], 1), -np.inf, q.dtype)  # (..., block_q, 1)
     running_sum = np.zeros_like(running_max)
     tile = np.empty((*q.shape[:-1], min(block_k, n_keys)), q.dtype)  # all scores there ever are
     last = start + n_queries if causal else n_keys  # the tiles above the diagonal are skipped
     for keys in tiles(0, last, block_k):
-        k_tile = k[..., keys, :].astype(q.dtype, copy=False)
+        k_tile = k[..., keys, :].astype(q.dtype, copy=False)  # (..., block_k, D)
         scores = np.matmul(q, k_tile.swapaxes(-1, -2), out=tile[..., : keys.stop - keys.start])
         if bias is not None:
             scores += bias(np.arange(start, start + n_queries), np.arange(keys.start, keys.stop))
         if causal:
             hide_future(scores, start - keys.start)
-        new_max = np.maximum(running_max, scores.max(axis=-1, keepdims=True))
+        new_max = np.maximum(running_max, scores.max(axis=-1, keepdims=True))  # (..., block_q, 1)
         pivot = finite(new_max)
         scores -= pivot
-        weights = np.exp(scores, out=scores)
-        rescale = np.exp(running_max - pivot)
+        weights = np.exp(scores, out=scores)  # (..., block_q, block_k)
+        rescale = np.exp(running_max - pivot)  # (..., block_q, 1)
         running_sum = running_sum * rescale + weights.sum(axis=-1, keepdims=True)
         acc *= rescale
         acc += np.matmul(weights, v[..., keys, :].astype(q.dtype, copy=False))

@@ -42,7 +42,7 @@ def attention(
     check_qkv("full.attention", q, k, v)
     k, v = nan_to_keys(k, v)
     scores = _scores("full.attention", q, k, mask, bias, causal, scale)
-    weights = softmax_in_place(scores)
+    weights = softmax_in_place(scores)  # (..., Tq, Tk), in the memory of the scores
     return np.matmul(weights, v.astype(weights.dtype, copy=False)).astype(q.dtype, copy=False)
 
 
@@ -97,13 +97,13 @@ def backward(
     factor = check_scale("full.backward", scale, q.shape[-1])
     p = softmax_in_place(_scores("full.backward", q, k, mask, bias, causal, factor))
     q_, k_, v_, grad = (array.astype(p.dtype, copy=False) for array in (q, k, v, grad_out))
-    dv = np.matmul(p.swapaxes(-1, -2), grad)
-    ds = np.matmul(grad, v_.swapaxes(-1, -2))
+    dv = np.matmul(p.swapaxes(-1, -2), grad)  # (..., Tk, Dv)
+    ds = np.matmul(grad, v_.swapaxes(-1, -2))  # (..., Tq, Tk)
     ds -= np.einsum("...ij,...ij->...i", ds, p)[..., None]
     ds *= p
     ds *= factor
-    dq = np.matmul(ds, k_)
-    dk = np.matmul(ds.swapaxes(-1, -2), q_)
+    dq = np.matmul(ds, k_)  # (..., Tq, D)
+    dk = np.matmul(ds.swapaxes(-1, -2), q_)  # (..., Tk, D)
     return tuple(grad.astype(q.dtype, copy=False) for grad in (dq, dk, dv))
 
 

@@ -90,7 +90,7 @@ def replay(
     ahead = k.shape[-2] - q.shape[-2]
     prompt = max(ahead, 0) if causal else k.shape[-2]
     cache.append(k[..., :prompt, :], v[..., :prompt, :])
-    out = np.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
+    out = np.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)  # (..., H, Tq, Dv)
     for first in range(max(-ahead, 0) if causal else 0, q.shape[-2], chunk):
         rows = slice(first, first + chunk)
         if causal:

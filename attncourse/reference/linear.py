@@ -141,7 +141,7 @@ def weights(
     causal = check_flag("linear.weights", "causal", causal)
     work = np.result_type(q.dtype, np.float32)
     phi_q, phi_k = (feature_map(x.astype(work, copy=False)) for x in (q, k))
-    scores = np.matmul(phi_q, phi_k.swapaxes(-1, -2))
+    scores = np.matmul(phi_q, phi_k.swapaxes(-1, -2))  # (..., Tq, Tk)
     if causal:
         np.copyto(scores, 0, where=~masks.causal(*scores.shape[-2:]))
     total = scores.sum(axis=-1, keepdims=True)

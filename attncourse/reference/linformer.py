@@ -52,8 +52,8 @@ def attention(
     factor = check_scale("linformer.attention", scale, q.shape[-1])
     work = np.result_type(q.dtype, np.float32)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
-    mixed_k = _mix(key_projection, k, work)
-    mixed_v = _mix(value_projection, v, work)
+    mixed_k = _mix(key_projection, k, work)  # (..., rank, D)
+    mixed_v = _mix(value_projection, v, work)  # (..., rank, Dv)
     for first in range(0, q.shape[-2], BLOCK):
         rows = slice(first, first + BLOCK)
         out[..., rows, :] = attend(q[..., rows, :], mixed_k, mixed_v, slice(None), None, factor)

@@ -70,7 +70,7 @@ def attention(
         out[..., part, :] = attend(q[..., part, :], k, v, keys, hidden, factor)
     for rows in _global_rows(n_queries, n_keys, chosen):
         future = np.arange(n_keys) > (rows + n_keys - n_queries)[:, None] if causal else None
-        few = every[0][..., rows, :]
+        few = every[0][..., rows, :]  # (..., g, D)
         out[..., rows, :] = attend(few, *every[1:], slice(None), future, factor)
     return out
 
@@ -88,7 +88,7 @@ def mask(
     knobs = (window, dilation, global_tokens)
     window, dilation, chosen = _check_knobs("longformer.mask", n_keys, *knobs)
     causal = check_flag("longformer.mask", "causal", causal)
-    visible = local.mask(n_queries, n_keys, window=window, dilation=dilation)
+    visible = local.mask(n_queries, n_keys, window=window, dilation=dilation)  # (Tq, Tk)
     visible[np.isin(masks.positions(n_queries, n_keys), chosen)] = True
     visible[:, chosen] = True
     return visible & masks.causal(n_queries, n_keys) if causal else visible

@@ -177,7 +177,7 @@ def cost(
 def _attend(q, k, v, seen, factor) -> np.ndarray:
     """Return one head's output (Tq, Dv): what each chunk finds, merged as it comes."""
     work = np.result_type(q.dtype, np.float32)
-    out = np.zeros((len(q), v.shape[-1]), work)
+    out = np.zeros((len(q), v.shape[-1]), work)  # (Tq, Dv)
     total, top = np.zeros((len(q), 1), work), np.full((len(q), 1), -np.inf, work)
     for i, j, hidden in seen:
         _merge(out, total, top, i, q[i], k[j], v[j], hidden, factor)
@@ -192,13 +192,13 @@ def _attend(q, k, v, seen, factor) -> np.ndarray:
 def _merge(out, total, top, i, q, k, v, hidden, factor) -> None:
     """Add one chunk to the running output, sum and maximum of its queries i."""
     k, v = nan_to_keys(*(array.astype(out.dtype, copy=False) for array in (k, v)))
-    scores = np.matmul(scaled(q, factor), k.T)
+    scores = np.matmul(scaled(q, factor), k.T)  # (rows, 2·chunk)
     np.copyto(scores, -np.inf, where=hidden)
     new_top = np.maximum(top[i], scores.max(axis=-1, keepdims=True))
     pivot = np.where(new_top == -np.inf, 0, new_top)  # exp(-inf - 0) = 0 instead of NaN
     scores -= pivot
     np.exp(scores, out=scores)
-    fade = np.exp(top[i] - pivot)
+    fade = np.exp(top[i] - pivot)  # (rows, 1)
     total[i] = total[i] * fade + scores.sum(axis=-1, keepdims=True)
     out[i] = out[i] * fade + np.matmul(scores, v)
     top[i] = new_top

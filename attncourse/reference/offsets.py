@@ -104,7 +104,7 @@ def attention(
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for first in range(0, n_queries if n_keys else 0, BLOCK):
         rows = slice(first, first + BLOCK)
-        keys = masks.positions(n_queries, n_keys)[rows, None] + steps
+        keys = masks.positions(n_queries, n_keys)[rows, None] + steps  # (64, steps)
         outside = (keys < 0) | (keys >= n_keys)
         keys[outside] = 0  # any key that exists: its score is hidden
         out[..., rows, :] = attend_each(q[..., rows, :], k, v, keys, outside, factor)

@@ -67,8 +67,8 @@ def attention(
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     n_numbers = n_features if features == "positive" else 2 * n_features
-    state = np.zeros((*q.shape[:-2], n_numbers, v.shape[-1] + 1), work)
-    top = np.full((*q.shape[:-2], 1, 1), np.finfo(work).min, work)
+    state = np.zeros((*q.shape[:-2], n_numbers, v.shape[-1] + 1), work)  # (..., m, Dv + 1)
+    top = np.full((*q.shape[:-2], 1, 1), np.finfo(work).min, work)  # (..., 1, 1)
     for rows, keys in turns(n_queries, n_keys, chunk, n_keys - n_queries if causal else n_keys):
         parts = q[..., rows, :], k[..., keys, :], v[..., keys, :]
         out[..., rows, :], top = _attend(state, top, *parts, directions, features, factor)
@@ -191,7 +191,7 @@ def _attend(state, top, q, k, v, directions, features, factor) -> tuple[np.ndarr
     """
     exponent, wave = _exponents(q, directions, features, factor)
     exponent -= exponent.max(axis=-1, keepdims=True)
-    phi_q = _raise(exponent, wave)
+    phi_q = _raise(exponent, wave)  # (..., queries, m)
     if not k.shape[-2]:
         return quotient(np.matmul(phi_q, state)), top
     exponent, wave = _exponents(k, directions, features, factor)
@@ -199,10 +199,10 @@ def _attend(state, top, q, k, v, directions, features, factor) -> tuple[np.ndarr
     exponent -= tops
     phi_k, values = _raise(exponent, wave), with_ones(v, phi_q.dtype)
     own = tops[..., k.shape[-2] - q.shape[-2] :, :]  # those of the queries, if there are any
-    scores = np.matmul(phi_q, phi_k.swapaxes(-1, -2))
+    scores = np.matmul(phi_q, phi_k.swapaxes(-1, -2))  # (..., queries, keys)
     scores *= np.exp(np.minimum(tops.swapaxes(-1, -2) - own, 0))
     np.copyto(scores, 0, where=~np.tri(*scores.shape[-2:], dtype=bool))
-    seen = np.matmul(phi_q, state)
+    seen = np.matmul(phi_q, state)  # (..., queries, Dv + 1)
     seen *= np.exp(top - own)
     seen += np.matmul(scores, values)
     last = tops[..., -1:, :]

@@ -123,14 +123,14 @@ def _attend(q, past, present, hidden, factor) -> np.ndarray:
     pooled_k, pooled_v, log_size = past
     work, n_runs = pooled_k.dtype, pooled_k.shape[-2]
     q, (own_k, own_v) = scaled(q, factor), (x.astype(work, copy=False) for x in present)
-    scores = np.empty((*q.shape[:-1], n_runs + own_k.shape[-2]), work)
+    scores = np.empty((*q.shape[:-1], n_runs + own_k.shape[-2]), work)  # (..., block, runs + own)
     np.matmul(q, pooled_k.swapaxes(-1, -2), out=scores[..., :n_runs])
     np.matmul(q, own_k.swapaxes(-1, -2), out=scores[..., n_runs:])
     scores[..., :n_runs] += log_size.swapaxes(-1, -2)
     if hidden is not None:
         np.copyto(scores, -np.inf, where=hidden)
     weights = softmax_in_place(scores)
-    out = np.matmul(weights[..., :n_runs], pooled_v)
+    out = np.matmul(weights[..., :n_runs], pooled_v)  # (..., block, Dv)
     if own_k.shape[-2]:
         out += np.matmul(weights[..., n_runs:], own_v)
     return out

@@ -52,7 +52,7 @@ def attention(
     drawn = draw(n_queries, n_keys, n_random=n_random, seed=seed, causal=causal)
     for first in range(0, n_queries if n_keys else 0, BLOCK):
         rows = slice(first, first + BLOCK)
-        keys = drawn[rows]
+        keys = drawn[rows]  # (64, 1 + n_random)
         # -1 takes the last key, which is as good as any: its score is hidden
         out[..., rows, :] = attend_each(q[..., rows, :], k, v, keys, keys < 0, factor)
     return out

@@ -69,7 +69,7 @@ def attention(
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for first in range(0, q.shape[-2], BLOCK):
         rows = slice(first, first + BLOCK)
-        q_tile = scaled(q[..., rows, :], factor)
+        q_tile = scaled(q[..., rows, :], factor)  # (..., block, D)
         out[..., rows, :] = _query_tile(q_tile, k, v, *tables, first + ahead, causal)
     return out
 
@@ -142,8 +142,8 @@ def _query_tile(q, k, v, relative_keys, relative_values, start, causal) -> np.nd
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     gains = np.matmul(q, relative_keys.T)  # (..., block, distances): what a score gains
     sums = np.zeros_like(gains)  # the weights so far, summed for each distance
-    acc = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
-    running_max = np.full((*q.shape[:-1], 1), -np.inf, q.dtype)
+    acc = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)  # (..., block, Dv)
+    running_max = np.full((*q.shape[:-1], 1), -np.inf, q.dtype)  # (..., block, 1)
     last = start + n_queries if causal else n_keys
     for first in range(0, last, BLOCK):
         keys = slice(first, min(first + BLOCK, last))
@@ -164,7 +164,7 @@ def _query_tile(q, k, v, relative_keys, relative_values, start, causal) -> np.nd
 
 def _weights(q, k, gains, own, running_max, causal) -> tuple[np.ndarray, np.ndarray]:
     """Return exp(scores - new_max) of a tile whose first query sits at its key `own`."""
-    scores = np.matmul(q, k.astype(q.dtype, copy=False).swapaxes(-1, -2))
+    scores = np.matmul(q, k.astype(q.dtype, copy=False).swapaxes(-1, -2))  # (..., block, keys)
     row, distance = _distances(*scores.shape[-2:], own, gains.shape[-1] // 2)
     scores += gains[..., row, distance]
     if causal and own < k.shape[-2] - 1:

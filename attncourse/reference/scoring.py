@@ -205,7 +205,7 @@ def _project(x: np.ndarray, weights: np.ndarray, work: np.dtype) -> np.ndarray:
 def _attend(q_hidden, k_hidden, v, vector, causal) -> np.ndarray:
     """Return the output of one block; its scores are gone when it returns."""
     n_rows, n_seen = q_hidden.shape[-2], k_hidden.shape[-2]
-    scores = np.empty((*q_hidden.shape[:-1], n_seen), q_hidden.dtype)
+    scores = np.empty((*q_hidden.shape[:-1], n_seen), q_hidden.dtype)  # (..., 32, seen)
     _fill(scores, q_hidden, k_hidden, vector)
     if causal:  # the block's last query sees the last key
         past = max(n_seen - n_rows, 0)

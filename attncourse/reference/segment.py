@@ -70,7 +70,7 @@ def mask(
     position = np.maximum(masks.positions(n_queries, n_keys), 0)[:, None]
     start = position // chunk * chunk
     key = np.arange(n_keys)
-    visible = (key >= start - memory) & (key < start + chunk)
+    visible = (key >= start - memory) & (key < start + chunk)  # (Tq, Tk)
     return visible & masks.causal(n_queries, n_keys) if causal else visible
 
 
@@ -118,7 +118,7 @@ def step(
             f"got {q.shape[-2]} and {k.shape[-2]}"
         )
     scale = check_scale("segment.step", scale, q.shape[-1])
-    keys = np.concatenate([state.keys, k], axis=-2)
+    keys = np.concatenate([state.keys, k], axis=-2)  # (..., kept + T, D)
     values = np.concatenate([state.values, v], axis=-2)
     chunk, memory = state.chunk, state.memory
     out = attention(q, keys, values, chunk=chunk, memory=memory, causal=True, scale=scale)

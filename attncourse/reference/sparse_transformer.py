@@ -60,8 +60,8 @@ def attention(
     k, v = nan_to_keys(k, v)
     work = np.result_type(q.dtype, np.float32)
     factor = check_scale("sparse_transformer.attention", scale, q.shape[-1])
-    acc = np.zeros(q.shape[:-1] + v.shape[-1:], work)
-    running_max = np.full((*q.shape[:-1], 1), -np.inf, work)
+    acc = np.zeros(q.shape[:-1] + v.shape[-1:], work)  # (..., Tq, Dv)
+    running_max = np.full((*q.shape[:-1], 1), -np.inf, work)  # (..., Tq, 1)
     running_sum = np.zeros((*q.shape[:-1], 1), work)
     for rows, keys, hidden in passes(q.shape[-2], k.shape[-2], stride, pattern, summary, causal):
         kept = (array[..., rows, :] for array in (acc, running_max, running_sum))
@@ -132,14 +132,14 @@ def cost(
 def _add(acc, running_max, running_sum, q, k, v, keys, hidden, factor) -> None:
     """Add these keys to what the queries keep, in place."""
     k_taken = k[..., keys, :].astype(acc.dtype, copy=False)
-    scores = np.matmul(scaled(q, factor), k_taken.swapaxes(-1, -2))
+    scores = np.matmul(scaled(q, factor), k_taken.swapaxes(-1, -2))  # (..., block, keys)
     del k_taken  # before v takes as much
     np.copyto(scores, -np.inf, where=hidden)
     new_max = np.maximum(running_max, scores.max(axis=-1, keepdims=True, initial=-np.inf))
     pivot = np.where(new_max == -np.inf, 0, new_max)  # nothing seen yet: exp(-inf - 0) = 0
     scores -= pivot
     np.exp(scores, out=scores)
-    rescale = np.exp(running_max - pivot)
+    rescale = np.exp(running_max - pivot)  # (..., block, 1)
     acc *= rescale
     acc += np.matmul(scores, v[..., keys, :].astype(acc.dtype, copy=False))
     running_sum *= rescale

@@ -62,7 +62,7 @@ def mask(n_queries: int, n_keys: int, *, stride: int, causal: bool = False) -> n
     stride = check_count("strided.mask", "stride", stride, least=1)
     causal = check_flag("strided.mask", "causal", causal)
     offset = np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None]
-    visible = offset % stride == 0
+    visible = offset % stride == 0  # (Tq, Tk)
     return visible & (offset <= 0) if causal else visible
 
 
@@ -92,7 +92,7 @@ def learned_stride(weights: np.ndarray, *, mass: float) -> np.ndarray:
     distance = np.abs(np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None]).ravel()
     found = np.ones(leading, dtype=int)
     for head in np.ndindex(*leading):
-        at_distance = np.bincount(distance, weights[head].ravel())
+        at_distance = np.bincount(distance, weights[head].ravel())  # (distances,)
         enough = (mass - 1e-6) * at_distance.sum()  # float32 rows sum to 1 only to rounding
         strides = range(n_keys, 1, -1)
         found[head] = next((s for s in strides if at_distance[::s].sum() >= enough), 1)

@@ -61,7 +61,7 @@ def attention(
     for first in range(0, n_queries, BLOCK):
         rows = slice(first, min(first + BLOCK, n_queries))
         future = _future(rows, n_queries, n_keys) if causal else None
-        scores = logits(q[..., rows, :].astype(work, copy=False), rows)
+        scores = logits(q[..., rows, :].astype(work, copy=False), rows)  # (..., block, Tk)
         _check_rows(scores, q.shape[:-2], rows.stop - rows.start, n_keys)
         if bad is not None:
             np.copyto(scores, np.nan, where=bad[..., None, :])
@@ -117,7 +117,7 @@ def dense(
                 f"synthesizer.dense: first must have {q.shape[-1]} rows, the width of q, "
                 f"got {first.shape}"
             )
-        layer = _affine(q, first, first_bias)
+        layer = _affine(q, first, first_bias)  # (..., block, hidden)
         np.maximum(layer, 0, out=layer)
         return _affine(layer, second, second_bias)
 

@@ -83,7 +83,7 @@ def select(
     keep = check_count("topk.select", "keep", keep, least=1)
     causal = check_flag("topk.select", "causal", causal)
     factor = check_scale("topk.select", scale, q.shape[-1])
-    kept = np.full((*q.shape[:-1], min(keep, k.shape[-2])), -1)
+    kept = np.full((*q.shape[:-1], min(keep, k.shape[-2])), -1)  # (..., Tq, keep)
     ranked_q, ranked_k = ranked("topk.select", q, k, predictor)
     for head in np.ndindex(q.shape[:-2]):
         for rows, chosen in _choices(ranked_q[head], ranked_k[head], keep, causal, factor):
@@ -180,7 +180,7 @@ def _choices(q, k, keep, causal, factor) -> Iterator[tuple[slice, np.ndarray]]:
 def _choose(q, k, keep, own) -> np.ndarray:
     """Return the best keys int (block, keep) of one block, -1 where fewer are visible."""
     # matmul sums in an order that depends on the column: equal keys would get unequal scores
-    scores = np.einsum("id,jd->ij", q, k)
+    scores = np.einsum("id,jd->ij", q, k)  # (block, seen)
     np.copyto(scores, np.inf, where=np.isnan(scores))
     np.copyto(scores, -np.inf, where=~np.tri(*scores.shape, own, dtype=bool))
     least = np.partition(scores, len(k) - keep, axis=-1)[:, len(k) - keep, None].copy()
@@ -190,5 +190,5 @@ def _choose(q, k, keep, own) -> np.ndarray:
     crowded = ties.sum(axis=-1) > room[:, 0]
     ties[crowded] &= np.cumsum(ties[crowded], axis=-1, dtype=np.int32) <= room[crowded]
     chosen |= ties
-    positions = np.flatnonzero(chosen).reshape(-1, keep) % len(k)
+    positions = np.flatnonzero(chosen).reshape(-1, keep) % len(k)  # (block, keep)
     return np.where(np.take_along_axis(scores, positions, axis=-1) == -np.inf, -1, positions)

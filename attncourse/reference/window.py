@@ -54,7 +54,7 @@ def attention(
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for rows, keys in blocks(n_queries, n_keys, window, dilation, causal):
         row_part, key_part = (slice(part.start, part.stop, part.step) for part in (rows, keys))
-        hidden = outside(rows, keys, n_queries, n_keys, window, dilation, causal)
+        hidden = outside(rows, keys, n_queries, n_keys, window, dilation, causal)  # (block, keys)
         out[..., row_part, :] = attend(q[..., row_part, :], k, v, key_part, hidden, factor)
     return out
 
@@ -66,7 +66,7 @@ def mask(
     window, dilation = check_window("window.mask", window, dilation)
     causal = check_flag("window.mask", "causal", causal)
     offset = np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None]
-    visible = (np.abs(offset) <= window * dilation) & (offset % dilation == 0)
+    visible = (np.abs(offset) <= window * dilation) & (offset % dilation == 0)  # (Tq, Tk)
     return visible & (offset <= 0) if causal else visible
 
 
@@ -113,7 +113,7 @@ def dynamic_window(weights: np.ndarray, *, mass: float) -> np.ndarray:
     distance = np.abs(np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None])
     order = np.argsort(distance, axis=-1, kind="stable")
     nearest_first = np.take_along_axis(weights, np.broadcast_to(order, weights.shape), axis=-1)
-    caught = np.cumsum(nearest_first, axis=-1, dtype=np.float64)
+    caught = np.cumsum(nearest_first, axis=-1, dtype=np.float64)  # (..., Tq, Tk)
     enough = caught >= mass - 1e-6  # float32 rows sum to 1 only to rounding
     first = np.where(enough.any(axis=-1), enough.argmax(axis=-1), n_keys - 1)
     ordered = np.take_along_axis(distance, order, axis=-1)

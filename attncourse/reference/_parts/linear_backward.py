@@ -52,13 +52,13 @@ def backward(
     q_, k_, grad = (array.astype(work, copy=False) for array in (q, k, grad_out))
     phi_q, phi_k, values = feature_map(q_), feature_map(k_), with_ones(v, work)
     ahead = ahead_of(n_queries, n_keys, causal)
-    g = _split_gradient(grad, scan(phi_q, phi_k, values, chunk, ahead))
-    dphi_q = scan(g, values, phi_k, chunk, ahead)
+    g = _split_gradient(grad, scan(phi_q, phi_k, values, chunk, ahead))  # (..., Tq, Dv + 1)
+    dphi_q = scan(g, values, phi_k, chunk, ahead)  # (..., Tq, features)
     # read from the back, the first key is seen by the first query and all that follow it
     ahead = 0 if causal else n_queries
     values, g, phi_k, phi_q = (array[..., ::-1, :] for array in (values, g, phi_k, phi_q))
-    dphi_k = scan(values, g, phi_q, chunk, ahead)[..., ::-1, :]
-    dv = scan(phi_k, phi_q, g, chunk, ahead)[..., ::-1, :-1]
+    dphi_k = scan(values, g, phi_q, chunk, ahead)[..., ::-1, :]  # (..., Tk, features)
+    dv = scan(phi_k, phi_q, g, chunk, ahead)[..., ::-1, :-1]  # (..., Tk, Dv)
     dq, dk = feature_map_backward(q_, dphi_q), feature_map_backward(k_, dphi_k)
     return tuple(array.astype(q.dtype, copy=False) for array in (dq, dk, dv))
 

@@ -44,7 +44,7 @@ def backward(
     dq, dk, dv = (np.zeros(x.shape, np.result_type(q.dtype, np.float32)) for x in (q, k, v))
     for rows, keys in blocks(n_queries, n_keys, window, dilation, causal):
         row_part, key_part = (slice(part.start, part.stop, part.step) for part in (rows, keys))
-        hidden = outside(rows, keys, n_queries, n_keys, window, dilation, causal)
+        hidden = outside(rows, keys, n_queries, n_keys, window, dilation, causal)  # (block, keys)
         inputs = (grad_out[..., row_part, :], q[..., row_part, :])
         inputs += (k[..., key_part, :], v[..., key_part, :])
         grads = _block_gradients(*inputs, hidden, factor)
@@ -58,13 +58,13 @@ def _block_gradients(grad_out, q, k, v, hidden, factor):
     work = np.result_type(q.dtype, np.float32)
     grad_out, k, v = (array.astype(work, copy=False) for array in (grad_out, k, v))
     q = scaled(q, factor)
-    scores = np.matmul(q, k.swapaxes(-1, -2))
+    scores = np.matmul(q, k.swapaxes(-1, -2))  # (..., block, keys)
     np.copyto(scores, -np.inf, where=hidden)
     p = softmax_in_place(scores)
-    dv = np.matmul(p.swapaxes(-1, -2), grad_out)
-    ds = np.matmul(grad_out, v.swapaxes(-1, -2))
+    dv = np.matmul(p.swapaxes(-1, -2), grad_out)  # (..., keys, Dv)
+    ds = np.matmul(grad_out, v.swapaxes(-1, -2))  # (..., block, keys)
     ds -= np.einsum("...ij,...ij->...i", ds, p)[..., None]
     ds *= p
-    dq = np.matmul(ds, k)
+    dq = np.matmul(ds, k)  # (..., block, D)
     dq *= factor
     return dq, np.matmul(ds.swapaxes(-1, -2), q), dv  # q holds the factor already
