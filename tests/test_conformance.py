@@ -162,7 +162,9 @@ def described(docstring):
 
 def undescribed(stem, mechanism):
     """Return what is missing from the docstrings of a reference."""
-    module = importlib.import_module(f"attncourse.reference.{stem}")
+    module = mechanism.reference
+    if stem != mechanism.stem:
+        module = importlib.import_module(f"attncourse.reference.{stem}")
     functions = {name: getattr(module, name) for name in CONTRACT if hasattr(module, name)}
     texts = {name: inspect.getdoc(function) for name, function in functions.items()}
     missing = [name for name, text in texts.items() if "`attncourse.reference`" not in text]
