@@ -16,9 +16,9 @@ attention(q, k, v, *, <knobs>, causal=False, scale=None) -> out
         none.
     knobs: Keyword-only. Counts are integers of Python or NumPy, flags True or False, not 1 or 0.
 
-    out is (..., Tq, Dv) in the dtype of q. A query that sees no key gets zeros, never NaN. Work is
-    in float32 at least: float16 is widened, and what "Memory" lists, beyond the arguments and out,
-    is too. Arguments are never modified.
+    out is (..., Tq, Dv) in the dtype of q. A query that sees no key gets zeros, never NaN.
+    Arguments are never modified. "Memory" lists what is held beyond them and out; scores, tiles and
+    sums are in float32 at least, for which float16 is widened.
 
     Grouped heads (`grouped` and the caches): q is (..., H, Tq, D), k (..., G, Tk, D) and v
     (..., G, Tk, Dv), where G divides H; or all three are plain matrices. Their costs take
