@@ -39,6 +39,8 @@ def blocks(n_queries: int, n_keys: int, *, block: int, overlap: int = 0) -> np.n
     """
     block = check_count("masks.blocks", "block", block, least=1)
     overlap = check_count("masks.blocks", "overlap", overlap)
-    first = (positions(n_queries, n_keys) // block * block)[:, None]
+    span = n_queries + n_keys  # more reaches no further, and would overflow
+    block, overlap = min(block, max(span, 1)), min(overlap, span)
+    first = (positions(n_queries, n_keys) // block * block)[:, None]  # (Tq, 1)
     key = np.arange(n_keys)
     return (key >= first - overlap) & (key < first + block + overlap)

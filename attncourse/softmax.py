@@ -78,11 +78,11 @@ def exp_in_place(scores: np.ndarray) -> np.ndarray:
     Returns:
         The row sums (..., Tq, 1); 1 where the row is empty.
     """
-    row_max = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+    row_max = scores.max(axis=-1, keepdims=True, initial=-np.inf)  # (..., rows, 1)
     row_max[row_max == -np.inf] = 0  # an empty row: exp(-inf - 0) = 0 instead of NaN
     scores -= row_max
     np.exp(scores, out=scores)
-    row_sum = scores.sum(axis=-1, keepdims=True)
+    row_sum = scores.sum(axis=-1, keepdims=True)  # (..., rows, 1)
     row_sum[row_sum == 0] = 1
     return row_sum
 

@@ -19,29 +19,42 @@ import math
 
 from attncourse import masks
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference import full
 
 
 def attention(q, k, v, *, block, causal=False, scale=None):
-    """Attend within the own block.
+    """Attend within the own block, as `attncourse.reference` describes it.
 
-    Args: Returns: Raises: Memory: Paper:
+    Args:
+        block: Keys in a block.
+
+    Memory:
+        What full attention takes.
+
+    Paper:
+        None.
     """
     check_qkv("dummy.attention", q, k, v)
-    check_count("dummy.attention", "block", block, least=1)
+    block = check_count("dummy.attention", "block", block, least=1)
+    causal = check_flag("dummy.attention", "causal", causal)
+    scale = check_scale("dummy.attention", scale, q.shape[-1])
     visible = mask(q.shape[-2], k.shape[-2], block=block)
     return full.attention(q, k, v, mask=visible, causal=causal, scale=scale)
 
 
 def mask(n_queries, n_keys, *, block, causal=False):
-    check_count("dummy.mask", "block", block, least=1)
+    """Return the mask, as `attncourse.reference` describes it."""
+    block = check_count("dummy.mask", "block", block, least=1)
+    causal = check_flag("dummy.mask", "causal", causal)
     visible = masks.blocks(n_queries, n_keys, block=block, overlap=block)
     return visible & masks.causal(n_queries, n_keys) if causal else visible
 
 
 def cost(B, H, Tq, Tk, D, *, block, causal=False, dtype_bytes=4):
+    """Count what `attention` does, as `attncourse.reference` describes it."""
     check_count("dummy.cost", "block", block, least=1)
+    check_flag("dummy.cost", "causal", causal)
     cost = full.cost(B, H, Tq, Tk, D, causal=True, dtype_bytes=dtype_bytes)
     peak = cost.peak_bytes + Tq * Tk
     return Cost(cost.flops, cost.bytes_read, cost.bytes_written, peak)

@@ -1,11 +1,13 @@
 """What every mechanism of the catalogue must do. Being in the catalogue is all it takes."""
 
 import ast
+import collections
 import functools
 import importlib.util
 import inspect
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -143,11 +145,71 @@ def test_mask_takes_sizes_and_knobs(mechanism):
     assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in optional)
 
 
+# Docstrings: what all mechanisms share is said in `attncourse.reference`, once
+
+SHARED = {"q", "k", "v", "causal", "scale", "grad_out", "n_queries", "n_keys"}
+SHARED |= {"B", "H", "Tq", "Tk", "D", "dtype_bytes"}
+MAY_DIFFER = {"q", "causal", "scale", "dtype_bytes"}
+CONTRACT = ("attention", "mask", "count", "cost", "step", "backward")
+
+
+def described(docstring):
+    """Return what the Args of a docstring say of each argument."""
+    arguments = (docstring or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", arguments, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def undescribed(stem, mechanism):
+    """Return what is missing from the docstrings of a reference."""
+    module = mechanism.reference
+    if stem != mechanism.stem:
+        module = importlib.import_module(f"attncourse.reference.{stem}")
+    functions = {name: getattr(module, name) for name in CONTRACT if hasattr(module, name)}
+    texts = {name: inspect.getdoc(function) for name, function in functions.items()}
+    missing = [name for name, text in texts.items() if "`attncourse.reference`" not in text]
+    missing += [part for part in ("Memory:", "Paper:") if part not in texts["attention"]]
+    said = described(texts["attention"]).keys() | {"causal", "scale"}
+    parameters = inspect.signature(module.attention).parameters.values()
+    missing += [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in said]
+    if mechanism.arguments:  # its sliders set the sizes of arrays
+        said |= described(texts["cost"]).keys()
+    return missing + [
+        knob for knob in knob_names(mechanism) if stem == mechanism.stem and knob not in said
+    ]
+
+
 @having()
-def test_public_functions_say_what_they_do(mechanism):
-    text = inspect.getdoc(mechanism.reference.attention)
-    for part in ("Args:", "Returns:", "Raises:", "Memory:", "Paper:"):
-        assert part in text, f"the docstring of {mechanism.stem}.attention has no {part}"
+def test_docstrings_say_what_is_special(mechanism):
+    for stem in (mechanism.stem, *mechanism.variants):
+        assert undescribed(stem, mechanism) == [], stem
+
+
+def docstrings_of_references():
+    """Yield (file, function, docstring)."""
+    for path in (PACKAGE / "reference").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                yield path.stem, node.name, ast.get_docstring(node)
+
+
+def test_what_all_mechanisms_share_is_described_once():
+    contract = importlib.import_module("attncourse.reference").__doc__
+    assert {name for name in SHARED if not re.search(rf"\b{name}\b", contract)} == set()
+    files = collections.defaultdict(set)
+    for file, function, docstring in docstrings_of_references():
+        shared = {name: text for name, text in described(docstring).items() if name in SHARED}
+        if function in CONTRACT:
+            assert shared.keys() <= MAY_DIFFER, (file, function)
+        for entry in shared.items():
+            files[entry].add(file)
+    assert {entry: found for entry, found in files.items() if len(found) > 1} == {}
+
+
+def test_an_args_section_is_read():
+    arguments = "    q: (..., Tq, D),\n        as it is.\n    window: Radius."
+    text = f"Do.\n\nArgs:\n{arguments}\n\nPaper:\n    a: b"
+    assert described(text) == {"q": "(..., Tq, D), as it is.", "window": "Radius."}
 
 
 # Values

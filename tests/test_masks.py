@@ -54,3 +54,13 @@ def test_reach_and_hops_refuse_what_is_no_square_mask(mask):
 def test_blocks_refuses_wrong_knobs(knobs, words):
     with pytest.raises(ValueError, match=words):
         masks.blocks(4, 4, **knobs)
+
+
+def test_blocks_may_be_as_large_as_integers_get():
+    for sizes in ((6, 6), (3, 9), (9, 3), (0, 4), (4, 0), (0, 0)):
+        wide = masks.blocks(*sizes, block=100, overlap=100)
+        np.testing.assert_array_equal(
+            wide, masks.blocks(*sizes, block=2**63 - 1, overlap=2**63 - 1)
+        )
+        islands = masks.blocks(*sizes, block=100)
+        np.testing.assert_array_equal(islands, masks.blocks(*sizes, block=2**63 - 1))

@@ -25,7 +25,7 @@ def draw_directions(
     n_features = check_count(where, "n_features", n_features, least=1)
     orthogonal = check_flag(where, "orthogonal", orthogonal)
     generator = stream("performer", check_count(where, "seed", seed))
-    directions = generator.standard_normal((n_features, width))
+    directions = generator.standard_normal((n_features, width))  # (m, D)
     if orthogonal:
         lengths = np.linalg.norm(directions, axis=-1, keepdims=True)
         blocks = generator.standard_normal((-(-n_features // width), width, width))

@@ -121,7 +121,7 @@ def random_keys(
     earlier = max(n_keys - n_queries, 0) * n_random
     generator.bit_generator.advance(earlier)  # what earlier positions draw
     luck = generator.random((n_queries, n_random))
-    drawn = np.full((n_queries, 1 + n_random), -1)
+    drawn = np.full((n_queries, 1 + n_random), -1)  # (Tq, 1 + n_random)
     for t in range(n_random):
         last = candidates - n_random + t  # the last candidate of this draw; negative: none is left
         key = (luck[:, t] * (last + 1)).astype(int)

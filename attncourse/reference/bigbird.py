@@ -32,24 +32,19 @@ def attention(
 ) -> np.ndarray:
     """Return softmax(q kᵀ · scale) v over the blocks of keys that `layout` lists.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         block: Tokens in a block.
         window_blocks: Radius in blocks: 2·window_blocks + 1 of them, window_blocks + 1 if causal.
-        random_blocks: Blocks drawn for each block of queries among those it would not see.
+        random_blocks: Blocks drawn for each block of queries among those it would not see; all, if
+            there are fewer.
         global_blocks: The first so many blocks, or a row of block numbers; all, if there are fewer.
         seed: The same seed and sizes give the same blocks; all heads share them.
-        causal: No key after the query's own position i + Tk - Tq; random blocks are in the past.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+        causal: Random blocks are drawn from the past.
 
     Raises:
-        TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit, a knob that is too small.
+        ValueError: block < 1, another knob < 0, or a global block that does not exist.
 
     Memory:
         One row of blocks: its scores, (..., block, block · (2·window_blocks + 1 + random_blocks +
@@ -89,15 +84,7 @@ def layout(
     It draws a plan for each head, and in training only. Outside training its random blocks are the
     first block, once more for each: its keys count 1 + random_blocks times.
 
-    Args:
-        n_queries: Tq.
-        n_keys: Tk.
-        block: Tokens in a block.
-        window_blocks: Radius in blocks.
-        random_blocks: Blocks drawn for each block of queries; all there are, if there are fewer.
-        global_blocks: The first so many blocks, or a row of block numbers.
-        seed: Of the random streams.
-        causal: Leave out the blocks that lie in the future.
+    Arguments as in `attention`; causal leaves out the blocks that lie in the future.
 
     Returns:
         bool (query blocks, key blocks), as `layouts.grid` numbers them.
@@ -117,10 +104,7 @@ def mask(
     seed: int = 0,
     causal: bool = False,
 ) -> np.ndarray:
-    """Return the mask (Tq, Tk) of BigBird attention; True = may attend.
-
-    Arguments as in `layout`.
-    """
+    """Return the mask (Tq, Tk) of BigBird attention; arguments as in `attncourse.reference`."""
     knobs = (block, window_blocks, random_blocks, global_blocks, seed, causal)
     chosen = patterns.bigbird("bigbird.mask", n_queries, n_keys, *knobs)
     return block_sparse.mask(n_queries, n_keys, layout=chosen, block=block, causal=causal)
@@ -141,21 +125,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D.
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`.
 
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        block: Tokens in a block.
-        window_blocks: Radius in blocks.
-        random_blocks: Blocks drawn for each block of queries.
-        global_blocks: The first so many blocks, or a row of block numbers.
-        seed: Of the random streams; moves the ends of ragged sequences at most.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    The seed moves the ends of ragged sequences at most.
     """
     knobs = (block, window_blocks, random_blocks, global_blocks, seed, causal)
     chosen = patterns.bigbird("bigbird.cost", Tq, Tk, *knobs)

@@ -30,25 +30,19 @@ def attention(
 
     A row of blocks takes the keys it lists, and nothing is computed for the others; blocks that
     follow one another are not even copied. `visible` is asked about the partial blocks only: a full
-    one is seen as a whole.
+    one is seen as a whole. Causal, the blocks of the future are skipped.
+
+    Standard arguments, result and errors as in `attncourse.reference`.
 
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         layout: bool (query blocks, key blocks), as `layouts.grid` numbers them; True = attend.
         block: Tokens in a block. Query blocks are counted in key positions, i + Tk - Tq.
         partial: bool, shaped as layout: the blocks to which `visible` applies; all if not given.
         visible: A function of queries i (rows, 1) and keys j (1, keys) that says who may attend.
-        causal: No key after the query's own position.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
 
     Raises:
-        TypeError: No array, no floating numbers, a grid that is not boolean, a block no integer.
-        ValueError: Shapes or dtypes that do not fit, block < 1, `partial` without `visible`.
+        TypeError: A grid that is not boolean.
+        ValueError: block < 1, `partial` without `visible`.
 
     Memory:
         One row of blocks: its scores (..., block, listed · block), and a copy of its keys or its
@@ -68,7 +62,7 @@ def attention(
     factor = check_scale("block_sparse.attention", scale, q.shape[-1])
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for row, rows, listed in _rows_of_blocks(n_queries, n_keys, layout, block, causal):
-        keys = _tokens(listed, block, n_keys)
+        keys = _tokens(listed, block, n_keys)  # (keys,)
         hidden = np.zeros((len(rows), len(keys)), dtype=bool) if visible or causal else None
         if visible:
             cut = np.isin(
@@ -93,12 +87,12 @@ def mask(
     visible: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     causal: bool = False,
 ) -> np.ndarray:
-    """Return the mask (Tq, Tk) of block-sparse attention; arguments as in `attention`."""
+    """Return the mask (Tq, Tk) of the blocks; arguments as in `attncourse.reference`."""
     block = check_grids("block_sparse.mask", n_queries, n_keys, layout, block, partial, visible)
     causal = check_flag("block_sparse.mask", "causal", causal)
     i, j = np.arange(n_queries)[:, None], np.arange(n_keys)[None, :]
     row = (i + n_keys - n_queries) // block - (n_keys - n_queries) // block
-    shown = layout[row, j // block]
+    shown = layout[row, j // block]  # (Tq, Tk)
     if visible:
         shown = shown & (visible(i, j) | (partial is not None and ~partial[row, j // block]))
     return shown & masks.causal(n_queries, n_keys) if causal else shown
@@ -116,19 +110,7 @@ def layout_cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does at this layout, with Dv = D and without `visible`.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        layout: bool (query blocks, key blocks).
-        block: Tokens in a block.
-        causal: Drops the blocks of the future and masks the others.
-        dtype_bytes: Bytes of one number of q, k, v and out.
-    """
+    """Count what `attention` does at this layout, without `visible`, by the rules of `cost`."""
     block = check_grids("block_sparse.layout_cost", Tq, Tk, layout, block)
     causal = check_flag("block_sparse.layout_cost", "causal", causal)
     pairs = loaded = largest = 0
@@ -161,7 +143,13 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does at `layouts.band`, which the catalogue's sliders set."""
+    """Count what `attention` does at `layouts.band`, which the catalogue's sliders set.
+
+    Arguments and rules as in `attncourse.reference`.
+
+    Args:
+        window_blocks: Radius in blocks: each sees itself and as many on each side.
+    """
     block = check_count("block_sparse.cost", "block", block, least=1)
     window_blocks = check_count("block_sparse.cost", "window_blocks", window_blocks)
     causal = check_flag("block_sparse.cost", "causal", causal)

@@ -26,23 +26,16 @@ def attention(
     next chunk reuses their memory: the (Tq, Tk) matrix is never made. A causal chunk takes only
     the keys up to its last query, which also saves nearly half of the arithmetic.
 
-    Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
-        chunk: Queries handled together.
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
+    Standard arguments, result and errors as in `attncourse.reference`.
 
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+    Args:
+        chunk: Queries handled together.
 
     Raises:
-        TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit, chunk < 1.
+        ValueError: chunk < 1.
 
     Memory:
-        The scores of one chunk: (..., chunk, Tk), in float32 at least.
+        The scores of one chunk: (..., chunk, Tk).
 
     Paper:
         Rabe, Staats 2021, arXiv:2112.05682, section 4, with the keys in one piece.
@@ -57,7 +50,7 @@ def attention(
     k, v = k.astype(work, copy=False), v.astype(work, copy=False)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for rows, n_seen in _chunks(n_queries, n_keys, chunk, causal):
-        q_chunk = scaled(q[..., rows.start : rows.stop, :], factor)
+        q_chunk = scaled(q[..., rows.start : rows.stop, :], factor)  # (..., chunk, D)
         past = n_seen - len(rows) if causal else n_seen  # keys before the first query of the chunk
         out[..., rows.start : rows.stop, :] = _attend(
             q_chunk, k[..., :n_seen, :], v[..., :n_seen, :], past
@@ -76,21 +69,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D.
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`.
 
-    Causal FLOPs are those of the chunks as they are multiplied, the masked corners included.
-    Traffic takes the scores of a chunk to stay in cache: the smaller the chunk, the more often
-    k and v are read.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        chunk: Queries handled together.
-        causal: Leaves out the keys after each chunk.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    The smaller the chunk, the more often k and v are read.
     """
     chunk = check_count("chunked.cost", "chunk", chunk, least=1)
     causal = check_flag("chunked.cost", "causal", causal)
@@ -120,8 +101,8 @@ def _attend(q, k, v, past) -> np.ndarray:
         corner = scores[..., max(past, 0) :]
         future = ~np.tri(*corner.shape[-2:], min(past, 0), dtype=bool)
         np.copyto(corner, -np.inf, where=future)
-    row_sum = exp_in_place(scores)
-    out = np.matmul(scores, v)
+    row_sum = exp_in_place(scores)  # (..., chunk, 1)
+    out = np.matmul(scores, v)  # (..., chunk, Dv)
     out /= row_sum  # after the product there is less to divide
     return out
 

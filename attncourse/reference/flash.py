@@ -38,25 +38,17 @@ def attention(
     with these weights. A tile with a larger score rescales what is kept. So no row of scores is
     ever whole, and the (Tq, Tk) matrix is never made. Causal tiles above the diagonal are skipped.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         block_q: Queries of a tile; others call it B_r or BLOCK_M.
         block_k: Keys of a tile; others call it B_c or BLOCK_N.
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
 
     Raises:
-        TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit, block_q < 1, block_k < 1.
+        ValueError: block_q < 1, block_k < 1.
 
     Memory:
-        One tile (..., block_q, block_k), a few (..., block_q, D), and one number per query, in
-        float32 at least.
+        One tile (..., block_q, block_k), a few (..., block_q, D), and one number per query.
 
     Paper:
         Dao 2023, arXiv:2307.08691, section 3.1; after Dao et al. 2022, arXiv:2205.14135. The
@@ -80,16 +72,9 @@ def forward(
     """Return the output, and the logarithm of each query's softmax sum.
 
     With the latter any weight can be made again: exp(score - lse). It is all that the backward
-    pass and `merge` need to know about a row.
+    pass and `merge` need to know about a row. The other arguments as in `attention`.
 
     Args:
-        q: (..., Tq, D). The other arguments as in `attention`.
-        k: (..., Tk, D).
-        v: (..., Tk, Dv).
-        block_q: Queries of a tile.
-        block_k: Keys of a tile.
-        causal: As in `attention`.
-        scale: As in `attention`.
         bias: bias(queries, keys) is added to the scaled scores of a tile, and broadcast to
             (..., block_q, block_k). It gets key positions: query i sits at i + Tk - Tq.
 
@@ -118,20 +103,11 @@ def backward(
     As in `full.backward`, but each tile of weights is made again from q, k and lse, used for three
     gradients and dropped: five products a tile instead of the four that stored weights need.
 
+    Arguments and result as in `attncourse.reference`.
+
     Args:
-        grad_out: dO (..., Tq, Dv), the gradient of the loss with respect to the output.
-        q: (..., Tq, D). The other arguments as in `attention`.
-        k: (..., Tk, D).
-        v: (..., Tk, Dv).
         out: What `forward` returned; computed here if it or lse is not given.
         lse: What `forward` returned.
-        block_q: Queries of a tile.
-        block_k: Keys of a tile.
-        causal: As in `attention`.
-        scale: As in `attention`.
-
-    Returns:
-        (dq, dk, dv) in the shapes and dtypes of q, k and v.
 
     Memory:
         Two tiles, and one number per query.
@@ -160,21 +136,10 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D.
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`.
 
-    Causal FLOPs are those of the tiles as they are multiplied, the masked corners included. q is
-    read once; k and v once for each tile of queries.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        block_q: Queries of a tile.
-        block_k: Keys of a tile; no effect on FLOPs and traffic.
-        causal: Leaves out the keys after each tile of queries.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    q is read once; k and v once for each tile of queries, causal up to its last one. block_k has no
+    effect on FLOPs and traffic.
     """
     block_q, block_k = _check_knobs("flash.cost", block_q, block_k)
     causal = check_flag("flash.cost", "causal", causal)
@@ -207,7 +172,7 @@ def _forward(q, k, v, block_q, block_k, causal, factor, bias=None):
     lse = np.full(q.shape[:-1], -np.inf, work)
     k, v = nan_to_keys(k, v)
     for rows in tiles(0, n_queries, block_q):
-        q_tile = scaled(q[..., rows, :], factor)
+        q_tile = scaled(q[..., rows, :], factor)  # (..., block_q, D)
         out[..., rows, :], lse[..., rows] = _query_tile(
             q_tile, k, v, rows.start + n_keys - n_queries, block_k, causal, bias
         )
@@ -218,22 +183,22 @@ def _query_tile(q, k, v, start, block_k, causal, bias):
     """Return out and lse of one tile of scaled queries; the first one sits at key `start`."""
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     acc = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)  # (..., block_q, Dv)
-    running_max = np.full((*q.shape[:-1], 1), -np.inf, q.dtype)
+    running_max = np.full((*q.shape[:-1], 1), -np.inf, q.dtype)  # (..., block_q, 1)
     running_sum = np.zeros_like(running_max)
     tile = np.empty((*q.shape[:-1], min(block_k, n_keys)), q.dtype)  # all scores there ever are
     last = start + n_queries if causal else n_keys  # the tiles above the diagonal are skipped
     for keys in tiles(0, last, block_k):
-        k_tile = k[..., keys, :].astype(q.dtype, copy=False)
+        k_tile = k[..., keys, :].astype(q.dtype, copy=False)  # (..., block_k, D)
         scores = np.matmul(q, k_tile.swapaxes(-1, -2), out=tile[..., : keys.stop - keys.start])
         if bias is not None:
             scores += bias(np.arange(start, start + n_queries), np.arange(keys.start, keys.stop))
         if causal:
             hide_future(scores, start - keys.start)
-        new_max = np.maximum(running_max, scores.max(axis=-1, keepdims=True))
+        new_max = np.maximum(running_max, scores.max(axis=-1, keepdims=True))  # (..., block_q, 1)
         pivot = finite(new_max)
         scores -= pivot
-        weights = np.exp(scores, out=scores)
-        rescale = np.exp(running_max - pivot)
+        weights = np.exp(scores, out=scores)  # (..., block_q, block_k)
+        rescale = np.exp(running_max - pivot)  # (..., block_q, 1)
         running_sum = running_sum * rescale + weights.sum(axis=-1, keepdims=True)
         acc *= rescale
         acc += np.matmul(weights, v[..., keys, :].astype(q.dtype, copy=False))

@@ -24,24 +24,17 @@ def attention(
 
     Everything is stored: this is the baseline whose memory the other mechanisms avoid.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         mask: bool, broadcast to (..., Tq, Tk); True = may attend.
         bias: Added to the scaled scores, broadcast to (..., Tq, Tk).
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
 
     Raises:
-        TypeError: No array, no floating numbers, or a mask that is not boolean.
-        ValueError: Shapes or dtypes that do not fit.
+        TypeError: A mask that is not boolean.
 
     Memory:
-        One (..., Tq, Tk) array, in float32 at least.
+        One (..., Tq, Tk) array.
 
     Paper:
         Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
@@ -49,7 +42,7 @@ def attention(
     check_qkv("full.attention", q, k, v)
     k, v = nan_to_keys(k, v)
     scores = _scores("full.attention", q, k, mask, bias, causal, scale)
-    weights = softmax_in_place(scores)
+    weights = softmax_in_place(scores)  # (..., Tq, Tk), in the memory of the scores
     return np.matmul(weights, v.astype(weights.dtype, copy=False)).astype(q.dtype, copy=False)
 
 
@@ -90,18 +83,7 @@ def backward(
     With P the weights, dP = dO vᵀ and dS = P (dP - rowsum(dP P)): dv = Pᵀ dO, dq = dS k · scale,
     dk = dSᵀ q · scale.
 
-    Args:
-        grad_out: dO (..., Tq, Dv), the gradient of the loss with respect to the output.
-        q: (..., Tq, D). The other arguments as in `attention`.
-        k: (..., Tk, D).
-        v: (..., Tk, Dv).
-        mask: bool, broadcast to (..., Tq, Tk).
-        bias: Added to the scaled scores.
-        causal: As in `attention`.
-        scale: As in `attention`.
-
-    Returns:
-        (dq, dk, dv) in the shapes and dtypes of q, k and v.
+    Arguments and result as in `attncourse.reference`.
 
     Memory:
         P and dP: two (..., Tq, Tk) arrays at once.
@@ -115,18 +97,18 @@ def backward(
     factor = check_scale("full.backward", scale, q.shape[-1])
     p = softmax_in_place(_scores("full.backward", q, k, mask, bias, causal, factor))
     q_, k_, v_, grad = (array.astype(p.dtype, copy=False) for array in (q, k, v, grad_out))
-    dv = np.matmul(p.swapaxes(-1, -2), grad)
-    ds = np.matmul(grad, v_.swapaxes(-1, -2))
+    dv = np.matmul(p.swapaxes(-1, -2), grad)  # (..., Tk, Dv)
+    ds = np.matmul(grad, v_.swapaxes(-1, -2))  # (..., Tq, Tk)
     ds -= np.einsum("...ij,...ij->...i", ds, p)[..., None]
     ds *= p
     ds *= factor
-    dq = np.matmul(ds, k_)
-    dk = np.matmul(ds.swapaxes(-1, -2), q_)
+    dq = np.matmul(ds, k_)  # (..., Tq, D)
+    dk = np.matmul(ds.swapaxes(-1, -2), q_)  # (..., Tk, D)
     return tuple(grad.astype(q.dtype, copy=False) for grad in (dq, dk, dv))
 
 
 def mask(n_queries: int, n_keys: int, *, causal: bool = False) -> np.ndarray:
-    """Return the mask (Tq, Tk): everything, or what is not in the future."""
+    """Return the mask (Tq, Tk), all True unless causal; arguments as in `attncourse.reference`."""
     causal = check_flag("full.mask", "causal", causal)
     return masks.causal(n_queries, n_keys) if causal else np.ones((n_queries, n_keys), dtype=bool)
 
@@ -134,20 +116,13 @@ def mask(n_queries: int, n_keys: int, *, causal: bool = False) -> np.ndarray:
 def cost(
     B: int, H: int, Tq: int, Tk: int, D: int, *, causal: bool = False, dtype_bytes: int = 4
 ) -> Cost:
-    """Count what `attention` does, with Dv = D and without mask or bias.
+    """Count what `attention` does without mask or bias.
 
-    The causal half is computed too and then masked: no operation is saved. Traffic counts each
-    pass over memory: q, k read, scores written; scores read, weights written; weights, v read,
-    out written.
+    The causal half is computed too and then masked: no operation is saved, and the boolean mask
+    adds to the peak. Scores and weights do not stay in cache, so traffic counts each pass over
+    memory: q, k read, scores written; scores read, weights written; weights, v read, out written.
 
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        causal: Adds the boolean mask to the peak.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Arguments and rules as in `attncourse.reference`.
     """
     causal = check_flag("full.cost", "causal", causal)
     pairs = B * H * Tq * Tk

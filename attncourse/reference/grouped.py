@@ -21,24 +21,16 @@ def attention(
     """Return softmax(q kᵀ · scale) v, where query head h reads key/value head h // (H / G).
 
     G = H is multi-head attention, G = 1 multi-query attention. The queries of a group's H / G
-    heads are rows of one matrix: one product serves them all, and k and v are never repeated.
+    heads are rows of one matrix: one product serves them all, and k and v are never repeated. A
+    causal block of queries skips the keys after its last one.
 
-    Args:
-        q: (..., H, Tq, D) floating; or (Tq, D) with k and v to match.
-        k: (..., G, Tk, D), dtype and axes before G as q; G divides H.
-        v: (..., G, Tk, Dv).
-        causal: Query i sees keys up to its own position i + Tk - Tq; later ones are skipped.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+    Standard arguments, result and errors as in `attncourse.reference`.
 
     Raises:
-        TypeError: No array, or no floating numbers.
-        ValueError: Shapes or dtypes that do not fit, or G does not divide H.
+        ValueError: G does not divide H.
 
     Memory:
-        The scores of one block: (..., G, 128, Tk), in float32 at least.
+        The scores of one block: (..., G, 128, Tk).
 
     Paper:
         Ainslie et al. 2023, arXiv:2305.13245, section 2.2; for G = 1 Shazeer 2019,
@@ -63,19 +55,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D.
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`.
 
-    k and v are read once for each block of rows; a block's scores stay in cache.
-
-    Args:
-        B: Batch.
-        H: Query heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        groups: G, key/value heads; H if not given.
-        causal: Keys after a block's last query are skipped.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    k and v are read once for each block of rows.
     """
     G = check_groups("grouped.cost", H, groups)
     causal = check_flag("grouped.cost", "causal", causal)

@@ -17,8 +17,6 @@ def start(k: np.ndarray, v: np.ndarray, *, capacity: int | None = None) -> KVCac
     """Return an empty cache for tokens like k (..., G, T, D) and v, with room for T of them.
 
     Args:
-        k: Its shape and dtype count, its numbers do not.
-        v: The same.
         capacity: Room for so many tokens instead of T.
     """
     room = k.shape[-2] if capacity is None else check_count("kv_cache.start", "capacity", capacity)
@@ -30,18 +28,11 @@ def step(
 ) -> tuple[np.ndarray, KVCache]:
     """Append the new tokens, then let them attend: in this order, so that a token sees itself.
 
+    Arguments and result as in `attncourse.reference`.
+
     Args:
         state: The cache; it is changed in place.
-        q: (..., H, T, D); T is 1 in generation, more in prefill, and fewer than keys are the last.
-        k: (..., G, T, D).
-        v: (..., G, T, Dv).
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        out (..., H, T, Dv), and the state.
-
-    Raises:
-        ValueError: More queries than new keys, or shapes or dtypes that do not fit.
+        q: One query in generation, more in prefill; fewer than keys are those of the last tokens.
     """
     grouped.check_grouped("kv_cache.step", q, k, v)
     scale = check_scale("kv_cache.step", scale, q.shape[-1])
@@ -64,20 +55,13 @@ def attention(
     Causal: the keys before the first query are the prompt; then each step brings `chunk` tokens.
     Not causal: all keys are in the cache before the first query, as in cross-attention.
 
-    Args:
-        q: (..., H, Tq, D) floating; or (Tq, D) with k and v to match.
-        k: (..., G, Tk, D), dtype and axes before G as q; G divides H.
-        v: (..., G, Tk, Dv).
-        chunk: Tokens a step: 1 is generation, more is prefill in chunks; no effect on values.
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
+    Standard arguments, result and errors as in `attncourse.reference`.
 
-    Returns:
-        (..., H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+    Args:
+        chunk: Tokens a step: 1 is generation, more is prefill in chunks; no effect on values.
 
     Raises:
-        TypeError: No array, no floating numbers, or a chunk that is no integer.
-        ValueError: Shapes or dtypes that do not fit, or chunk < 1.
+        ValueError: chunk < 1.
 
     Memory:
         The cache: (..., G, Tk, D + Dv) in the dtype of k, and the scores of one block of 128 rows.
@@ -106,7 +90,7 @@ def replay(
     ahead = k.shape[-2] - q.shape[-2]
     prompt = max(ahead, 0) if causal else k.shape[-2]
     cache.append(k[..., :prompt, :], v[..., :prompt, :])
-    out = np.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
+    out = np.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)  # (..., H, Tq, Dv)
     for first in range(max(-ahead, 0) if causal else 0, q.shape[-2], chunk):
         rows = slice(first, first + chunk)
         if causal:
@@ -128,18 +112,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D: the writing of the cache, and each step.
+    """Count what `attention` does: the writing of the cache, and each step.
 
-    Args:
-        B: Batch.
-        H: Query heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        chunk: Tokens a step.
-        groups: G, key/value heads; H if not given.
-        causal: Whether the cache grows step by step.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Arguments and rules as in `attncourse.reference`.
     """
     G = grouped.check_groups("kv_cache.cost", H, groups)
     chunk = check_count("kv_cache.cost", "chunk", chunk, least=1)

@@ -40,25 +40,21 @@ def attention(
     see the state of all earlier chunks, and within their own chunk a small triangle of scores:
     the (Tq, Tk) matrix is never made.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         feature_map: φ, from (..., T, D) to (..., T, features), the same for queries and keys.
         chunk: Tokens handled together; changes memory and speed, not the result.
-        causal: No key after the query's own position i + Tk - Tq.
 
     Returns:
-        (..., Tq, Dv) in the dtype of q; zeros where the normaliser φ(q) · Σ φ(k) is 0, so for a
-        query that sees no key. Nothing is added to the normaliser. -inf in q has the feature 0.
+        Zeros where the normaliser φ(q) · Σ φ(k) is 0: nothing is added to it. -inf in q has the
+        feature 0.
 
     Raises:
-        TypeError: No array, no floating numbers, or a chunk that is no integer.
-        ValueError: Shapes or dtypes that do not fit, chunk < 1.
+        ValueError: chunk < 1.
 
     Memory:
-        The state (..., D, Dv + 1) and, if causal, the scores of one chunk (..., chunk, chunk),
-        in float32 at least.
+        The state (..., D, Dv + 1) and, if causal, the scores of one chunk (..., chunk, chunk).
 
     Paper:
         Katharopoulos, Vyas, Pappas, Fleuret 2020, arXiv:2006.16236, sections 3.2 and 3.3.
@@ -107,19 +103,15 @@ def step(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what the next tokens see, and the state after them: causal attention, continued.
 
-    Args:
-        state: (..., features, Dv + 1) from the step before; None at the start. Its last column is
-            the normaliser Σ φ(k), the others are Σ φ(k) vᵀ.
-        q: (..., T, D), one for each new key; or (..., 0, D) where only the state is wanted.
-        k: (..., T, D) of the new tokens; generation has one at a time.
-        v: (..., T, Dv).
-        feature_map: φ.
+    Arguments and result as in `attncourse.reference`.
 
-    Returns:
-        (..., T, Dv) in the dtype of q, and the new state; the old one is left alone.
+    Args:
+        state: (..., features, Dv + 1) from the step before, left alone; None at the start. Its last
+            column is the normaliser Σ φ(k), the others are Σ φ(k) vᵀ.
+        q: A query for each new key, or none where only the state is wanted.
 
     Raises:
-        ValueError: Another number of queries, a state of another shape, and as in `attention`.
+        ValueError: Another number of queries, a state of another shape.
     """
     check_qkv("linear.step", q, k, v)
     if q.shape[-2] not in (0, k.shape[-2]):
@@ -136,11 +128,7 @@ def step(
 
 
 def weights(
-    q: np.ndarray,
-    k: np.ndarray,
-    *,
-    feature_map: FeatureMap = elu_plus_one,
-    causal: bool = False,
+    q: np.ndarray, k: np.ndarray, *, feature_map: FeatureMap = elu_plus_one, causal: bool = False
 ) -> np.ndarray:
     """Return the weights φ(q) φ(k)ᵀ with rows divided by their sums: the parallel form.
 
@@ -153,7 +141,7 @@ def weights(
     causal = check_flag("linear.weights", "causal", causal)
     work = np.result_type(q.dtype, np.float32)
     phi_q, phi_k = (feature_map(x.astype(work, copy=False)) for x in (q, k))
-    scores = np.matmul(phi_q, phi_k.swapaxes(-1, -2))
+    scores = np.matmul(phi_q, phi_k.swapaxes(-1, -2))  # (..., Tq, Tk)
     if causal:
         np.copyto(scores, 0, where=~masks.causal(*scores.shape[-2:]))
     total = scores.sum(axis=-1, keepdims=True)
@@ -173,17 +161,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does with as many features as D, as elu(x) + 1 has, and Dv = D.
+    """Count what `attention` does with as many features as D, as elu(x) + 1 has.
 
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        chunk: Tokens handled together.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Arguments and rules as in `attncourse.reference`.
     """
     chunk = check_count("linear.cost", "chunk", chunk, least=1)
     causal = check_flag("linear.cost", "causal", causal)

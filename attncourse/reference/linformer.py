@@ -29,25 +29,18 @@ def attention(
 
     The projections are tied to Tk: a longer sequence needs new ones.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         key_projection: E (rank, Tk) floating, rank ≤ Tk; leading axes, if any, broadcast to k's.
         value_projection: F, of the same rank; may be the same array.
         causal: Must be False: each mixed key holds a part of every token, the future included.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q.
 
     Raises:
-        TypeError: No array or no floating numbers.
-        ValueError: Shapes or dtypes that do not fit, a rank above Tk, causal.
+        ValueError: A rank above Tk, ranks that differ, or causal.
 
     Memory:
-        E k and F v (..., rank, D + Dv), and the scores (..., 64, rank) of one block, in float32
-        at least.
+        E k and F v (..., rank, D + Dv), and the scores (..., 64, rank) of one block.
 
     Paper:
         Wang, Li, Khabsa, Fang, Ma 2020, arXiv:2006.04768, section 4.
@@ -59,8 +52,8 @@ def attention(
     factor = check_scale("linformer.attention", scale, q.shape[-1])
     work = np.result_type(q.dtype, np.float32)
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
-    mixed_k = _mix(key_projection, k, work)
-    mixed_v = _mix(value_projection, v, work)
+    mixed_k = _mix(key_projection, k, work)  # (..., rank, D)
+    mixed_v = _mix(value_projection, v, work)  # (..., rank, Dv)
     for first in range(0, q.shape[-2], BLOCK):
         rows = slice(first, first + BLOCK)
         out[..., rows, :] = attend(q[..., rows, :], mixed_k, mixed_v, slice(None), None, factor)
@@ -74,7 +67,6 @@ def mean_pool(rank: int, n_keys: int) -> np.ndarray:
 
     Args:
         rank: Segments.
-        n_keys: Tk.
     """
     starts, sizes = _segments("linformer.mean_pool", rank, n_keys)
     key = np.arange(n_keys)
@@ -103,7 +95,6 @@ def convolution(kernel: np.ndarray, n_keys: int) -> np.ndarray:
 
     Args:
         kernel: (K,) floating. K numbers instead of rank · Tk; the last step may hang over the end.
-        n_keys: Tk.
 
     Raises:
         ValueError: A kernel that has no numbers, or more than one axis.
@@ -129,9 +120,7 @@ def fit(
 
     Args:
         q: (..., Tq, D) examples; the leading axes are pooled.
-        k: (..., Tk, D).
         key_projection: E (rank, Tk), such as `mean_pool(rank, Tk)`.
-        scale: Factor of the scores; 1/√D if not given.
 
     Returns:
         (rank, Tk) float64; where W does not decide F, the smallest that fits.
@@ -157,16 +146,12 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D and projections that all heads share.
+    """Count what `attention` does with projections that all heads share.
+
+    Arguments and rules as in `attncourse.reference`.
 
     Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
         rank: Rows of the projections; more than Tk count as Tk, as in `mean_pool`.
-        causal: Must be False.
         dtype_bytes: Bytes of one number of q, k, v, out and the projections.
     """
     rank = min(check_count("linformer.cost", "rank", rank, least=1), Tk)

@@ -34,25 +34,19 @@ def attention(
     which see everything, are a second pass over a few rows. The released model computes that pass
     with projections of its own; everybody else sees the global tokens through the plain k and v.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         window: Radius in steps; the released model's `attention_window` is twice this.
         dilation: Tokens per step.
         global_tokens: The first so many positions, or a row of positions; all, if there are fewer.
         q_global: Shaped as q: the queries of the global tokens; q if not given.
         k_global: Shaped as k: the keys that global tokens see; k if not given.
         v_global: Shaped as v: the values that global tokens see; v if not given.
-        causal: No key after the query's own position i + Tk - Tq, for global tokens neither.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+        causal: Global tokens see no later key either.
 
     Raises:
-        TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit, a knob too small, a position beyond Tk.
+        ValueError: window < 0, dilation < 1, or a position outside 0 ... Tk - 1.
 
     Memory:
         One block: its scores (..., 64, 64 + 2·window + g) and its keys or values. After the blocks,
@@ -76,7 +70,7 @@ def attention(
         out[..., part, :] = attend(q[..., part, :], k, v, keys, hidden, factor)
     for rows in _global_rows(n_queries, n_keys, chosen):
         future = np.arange(n_keys) > (rows + n_keys - n_queries)[:, None] if causal else None
-        few = every[0][..., rows, :]
+        few = every[0][..., rows, :]  # (..., g, D)
         out[..., rows, :] = attend(few, *every[1:], slice(None), future, factor)
     return out
 
@@ -90,20 +84,11 @@ def mask(
     global_tokens: int | Sequence[int] | np.ndarray = 0,
     causal: bool = False,
 ) -> np.ndarray:
-    """Return the mask (Tq, Tk) of Longformer attention; True = may attend.
-
-    Args:
-        n_queries: Tq.
-        n_keys: Tk.
-        window: Radius in steps.
-        dilation: Tokens per step.
-        global_tokens: The first so many positions, or a row of positions.
-        causal: No key after the query's own position.
-    """
+    """Return the mask (Tq, Tk) of Longformer attention; arguments as in `attncourse.reference`."""
     knobs = (window, dilation, global_tokens)
     window, dilation, chosen = _check_knobs("longformer.mask", n_keys, *knobs)
     causal = check_flag("longformer.mask", "causal", causal)
-    visible = local.mask(n_queries, n_keys, window=window, dilation=dilation)
+    visible = local.mask(n_queries, n_keys, window=window, dilation=dilation)  # (Tq, Tk)
     visible[np.isin(masks.positions(n_queries, n_keys), chosen)] = True
     visible[:, chosen] = True
     return visible & masks.causal(n_queries, n_keys) if causal else visible
@@ -122,21 +107,10 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D; the same with global projections of their own.
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`.
 
-    The rows of the global tokens are computed twice: in their block, and with all keys.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        window: Radius in steps.
-        dilation: Tokens per step.
-        global_tokens: The first so many positions, or a row of positions.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    The rows of the global tokens are computed twice: in their block, and with all keys. Projections
+    of their own change nothing.
     """
     knobs = (window, dilation, global_tokens)
     window, dilation, chosen = _check_knobs("longformer.cost", Tk, *knobs)

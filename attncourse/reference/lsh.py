@@ -55,28 +55,21 @@ def attention(
     otherwise: with k = `unit_keys(q)` every token would like itself best. Causal hides later
     keys; *which* earlier keys are found still depends on the hashes of the whole sequence.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         n_buckets: Even; each of n_buckets / 2 random directions and its opposite.
         n_rounds: Independent hashes; a key missed in one may be found in another.
         chunk: Keys in a chunk; ⌈chunk · Tq / Tk⌉ queries in one of theirs.
         seed: The same seed gives the same hashes, for all heads.
         exclude_self: No query looks at its own position i + Tk - Tq unless it finds nobody.
-        causal: No key after the query's own position.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query before the first key gets zeros.
 
     Raises:
-        TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit; knobs below their least, odd n_buckets.
+        ValueError: n_buckets < 2 or odd, n_rounds < 1, chunk < 1, seed < 0.
 
     Memory:
-        One head at a time: its output, a few integers per token and round, and the keys, values
-        and scores (chunk, 2·chunk) of one chunk, in float32 at least.
+        One head at a time: its output, a few integers per token and round, and the keys, values and
+        scores (chunk, 2·chunk) of one chunk.
 
     Paper:
         Kitaev, Kaiser, Levskaya 2020, arXiv:2001.04451, section 2. There a query sees only its own
@@ -153,20 +146,10 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D. The data do not change it: chunks are fixed.
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`.
 
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        n_buckets: Buckets; hashing costs (Tq + Tk) · D · n_buckets a round.
-        n_rounds: Rounds.
-        chunk: Keys in a chunk; each query looks at 2·chunk.
-        seed: Changes nothing.
-        causal: Changes nothing: what is hidden is computed too.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    The data do not change it, chunks are fixed; nor do seed and causal: what is hidden is computed
+    too. Hashing costs (Tq + Tk) · D · n_buckets a round, and each query looks at 2·chunk keys.
     """
     n_buckets, n_rounds, chunk, _ = _check_knobs("lsh.cost", n_buckets, n_rounds, chunk, seed)
     causal = check_flag("lsh.cost", "causal", causal)
@@ -194,7 +177,7 @@ def cost(
 def _attend(q, k, v, seen, factor) -> np.ndarray:
     """Return one head's output (Tq, Dv): what each chunk finds, merged as it comes."""
     work = np.result_type(q.dtype, np.float32)
-    out = np.zeros((len(q), v.shape[-1]), work)
+    out = np.zeros((len(q), v.shape[-1]), work)  # (Tq, Dv)
     total, top = np.zeros((len(q), 1), work), np.full((len(q), 1), -np.inf, work)
     for i, j, hidden in seen:
         _merge(out, total, top, i, q[i], k[j], v[j], hidden, factor)
@@ -209,13 +192,13 @@ def _attend(q, k, v, seen, factor) -> np.ndarray:
 def _merge(out, total, top, i, q, k, v, hidden, factor) -> None:
     """Add one chunk to the running output, sum and maximum of its queries i."""
     k, v = nan_to_keys(*(array.astype(out.dtype, copy=False) for array in (k, v)))
-    scores = np.matmul(scaled(q, factor), k.T)
+    scores = np.matmul(scaled(q, factor), k.T)  # (rows, 2·chunk)
     np.copyto(scores, -np.inf, where=hidden)
     new_top = np.maximum(top[i], scores.max(axis=-1, keepdims=True))
     pivot = np.where(new_top == -np.inf, 0, new_top)  # exp(-inf - 0) = 0 instead of NaN
     scores -= pivot
     np.exp(scores, out=scores)
-    fade = np.exp(top[i] - pivot)
+    fade = np.exp(top[i] - pivot)  # (rows, 1)
     total[i] = total[i] * fade + scores.sum(axis=-1, keepdims=True)
     out[i] = out[i] * fade + np.matmul(scores, v)
     top[i] = new_top

@@ -78,23 +78,22 @@ def attention(
 ) -> np.ndarray:
     """Return softmax(q kᵀ · scale) v over the keys at the given distances from each query.
 
-    Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
-        offsets: Distances in tokens, 0 or more; repeated ones count once.
-        causal: Only the keys i - offset, from the query's own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
+    A block of queries gathers its keys; the (Tq, Tk) matrix is never made.
 
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+    Standard arguments, result and errors as in `attncourse.reference`.
+
+    Args:
+        offsets: Distances in tokens, 0 or more; repeated ones count once.
+        causal: Only the keys before, at position minus offset.
 
     Raises:
-        TypeError: No array, no floating numbers, or an offset that is no integer.
-        ValueError: Shapes or dtypes that do not fit, an offset < 0.
+        ValueError: An offset < 0.
 
     Memory:
-        The gathered keys of one block: (..., 64, keys, D), in float32 at least.
+        The gathered keys of one block: (..., 64, keys, D).
+
+    Paper:
+        None: `strided` at any distances. `exponential` names the source of its own.
     """
     check_qkv("offsets.attention", q, k, v)
     causal = check_flag("offsets.attention", "causal", causal)
@@ -105,7 +104,7 @@ def attention(
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for first in range(0, n_queries if n_keys else 0, BLOCK):
         rows = slice(first, first + BLOCK)
-        keys = masks.positions(n_queries, n_keys)[rows, None] + steps
+        keys = masks.positions(n_queries, n_keys)[rows, None] + steps  # (64, steps)
         outside = (keys < 0) | (keys >= n_keys)
         keys[outside] = 0  # any key that exists: its score is hidden
         out[..., rows, :] = attend_each(q[..., rows, :], k, v, keys, outside, factor)
@@ -115,7 +114,7 @@ def attention(
 def mask(
     n_queries: int, n_keys: int, *, offsets: Sequence[int], causal: bool = False
 ) -> np.ndarray:
-    """Return the mask (Tq, Tk) of attention at these distances; True = may attend."""
+    """Return the mask (Tq, Tk) of these distances; arguments as in `attncourse.reference`."""
     steps = offset_steps("offsets.mask", offsets, causal)
     return np.isin(np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None], steps)
 
@@ -131,7 +130,10 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D; keys beyond the ends are multiplied too."""
+    """Count what `attention` does; keys beyond the ends are multiplied too.
+
+    Arguments and rules as in `attncourse.reference`.
+    """
     steps = len(offset_steps("offsets.cost", offsets, causal))
     pairs, rows = B * H * Tq * steps * (Tk > 0), min(Tq, BLOCK)
     held = held_bytes(B * H, rows, steps, D, dtype_bytes, each=True) if pairs else 0

@@ -41,24 +41,17 @@ def attention(
 
     A page is multiplied where it lies: the sequence is never put together again.
 
-    Args:
-        q: (..., H, Tq, D) floating; or (Tq, D) with k and v to match.
-        k: (..., G, Tk, D), dtype and axes before G as q; G divides H.
-        v: (..., G, Tk, Dv).
-        page: Tokens in a page; no effect on values.
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
+    Standard arguments, result and errors as in `attncourse.reference`.
 
-    Returns:
-        (..., H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+    Args:
+        page: Tokens in a page; no effect on values.
 
     Raises:
-        TypeError: No array, no floating numbers, or a page that is no integer.
-        ValueError: Shapes or dtypes that do not fit, or page < 1.
+        ValueError: page < 1.
 
     Memory:
         The pages: less than one page beyond the tokens of each sequence; and for one sequence at a
-        time its out and the scores of one block, (G, 128, Tk) in float32 at least.
+        time its out and the scores of one block, (G, 128, Tk).
 
     Paper:
         Kwon et al. 2023, arXiv:2309.06180, section 4.1.
@@ -79,9 +72,6 @@ def start(k: np.ndarray, v: np.ndarray, *, page: int, n_pages: int | None = None
     """Return an empty cache for sequences like k (..., G, T, D) and v.
 
     Args:
-        k: Its shape and dtype count, its numbers do not.
-        v: The same.
-        page: Tokens in a page.
         n_pages: Pages of the pool; enough for T tokens of each sequence if not given.
     """
     *batch, heads, tokens, width = k.shape
@@ -96,18 +86,11 @@ def step(
 ) -> tuple[np.ndarray, PagedCache]:
     """Append the new tokens, then let them attend, each sequence to itself.
 
+    Arguments and result as in `attncourse.reference`.
+
     Args:
         state: The cache; it is changed in place.
-        q: (..., H, T, D). If fewer than keys, those of the last tokens.
-        k: (..., G, T, D).
-        v: (..., G, T, Dv).
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        out (..., H, T, Dv), and the state.
-
-    Raises:
-        ValueError: More queries than new keys, or shapes or dtypes that do not fit.
+        q: If fewer than keys, those of the last tokens.
     """
     grouped.check_grouped("paged.step", q, k, v)
     scale = check_scale("paged.step", scale, q.shape[-1])
@@ -128,18 +111,11 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D: the writing of the pages, and attention over them.
+    """Count what `attention` does: the writing of the pages, and attention over them.
 
-    Args:
-        B: Batch.
-        H: Query heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        page: Tokens in a page.
-        groups: G, key/value heads; H if not given.
-        causal: Pages after a block's last query are not read.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Arguments and rules as in `attncourse.reference`.
+
+    Pages after a causal block's last query are not read.
     """
     G = grouped.check_groups("paged.cost", H, groups)
     page = check_count("paged.cost", "page", page, least=1)

@@ -35,30 +35,23 @@ def attention(
     alone, and so does one that all keys share. So each query's largest exponent is subtracted,
     and of the keys the largest so far: exp cannot overflow, and no later key is looked at.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         n_features: m, the random directions, the same for all heads.
         features: "positive", exp(w·x - |x|²/2), or "trigonometric", exp(|x|²/2) times sin and cos
             of w·x: two numbers per direction, and a normaliser that may come near 0 or below.
         orthogonal: Directions at right angles, D at a time, instead of independent ones.
         seed: Another seed draws other directions.
         chunk: Tokens handled together; changes memory and speed, not the result.
-        causal: No key after the query's own position i + Tk - Tq.
-        scale: Factor of the scores, not negative; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+        scale: Not negative.
 
     Raises:
-        TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit, n_features or chunk < 1, seed < 0, scale < 0,
-            or features of another name.
+        ValueError: n_features or chunk < 1, seed < 0, scale < 0, or features of another name.
 
     Memory:
         The directions (m, D), the state (..., m, Dv + 1), and the features (..., chunk, m) of one
-        chunk's queries and keys, in float32 at least.
+        chunk's queries and keys.
 
     Paper:
         Choromanski et al. 2021, arXiv:2009.14794, sections 2.3 and 2.4.
@@ -74,8 +67,8 @@ def attention(
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     n_numbers = n_features if features == "positive" else 2 * n_features
-    state = np.zeros((*q.shape[:-2], n_numbers, v.shape[-1] + 1), work)
-    top = np.full((*q.shape[:-2], 1, 1), np.finfo(work).min, work)
+    state = np.zeros((*q.shape[:-2], n_numbers, v.shape[-1] + 1), work)  # (..., m, Dv + 1)
+    top = np.full((*q.shape[:-2], 1, 1), np.finfo(work).min, work)  # (..., 1, 1)
     for rows, keys in turns(n_queries, n_keys, chunk, n_keys - n_queries if causal else n_keys):
         parts = q[..., rows, :], k[..., keys, :], v[..., keys, :]
         out[..., rows, :], top = _attend(state, top, *parts, directions, features, factor)
@@ -107,11 +100,7 @@ def draw_features(
 
 
 def feature_map(
-    x: np.ndarray,
-    directions: np.ndarray,
-    *,
-    features: str = "positive",
-    scale: float | None = None,
+    x: np.ndarray, directions: np.ndarray, *, features: str = "positive", scale: float | None = None
 ) -> np.ndarray:
     """Return φ(x): over random directions, φ(q) · φ(k) is exp(q · k · scale) on average.
 
@@ -121,7 +110,6 @@ def feature_map(
         x: (..., T, D) floating, queries or keys.
         directions: (m, D) from `draw_features`.
         features: As in `attention`.
-        scale: As in `attention`.
 
     Returns:
         (..., T, m), or (..., T, 2m) if trigonometric, in float32 at least.
@@ -145,18 +133,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does with positive, orthogonal features and Dv = D.
+    """Count what `attention` does with positive, orthogonal features.
 
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        n_features: m.
-        chunk: Tokens handled together.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Arguments and rules as in `attncourse.reference`.
     """
     m = check_count("performer.cost", "n_features", n_features, least=1)
     chunk = check_count("performer.cost", "chunk", chunk, least=1)
@@ -212,7 +191,7 @@ def _attend(state, top, q, k, v, directions, features, factor) -> tuple[np.ndarr
     """
     exponent, wave = _exponents(q, directions, features, factor)
     exponent -= exponent.max(axis=-1, keepdims=True)
-    phi_q = _raise(exponent, wave)
+    phi_q = _raise(exponent, wave)  # (..., queries, m)
     if not k.shape[-2]:
         return quotient(np.matmul(phi_q, state)), top
     exponent, wave = _exponents(k, directions, features, factor)
@@ -220,10 +199,10 @@ def _attend(state, top, q, k, v, directions, features, factor) -> tuple[np.ndarr
     exponent -= tops
     phi_k, values = _raise(exponent, wave), with_ones(v, phi_q.dtype)
     own = tops[..., k.shape[-2] - q.shape[-2] :, :]  # those of the queries, if there are any
-    scores = np.matmul(phi_q, phi_k.swapaxes(-1, -2))
+    scores = np.matmul(phi_q, phi_k.swapaxes(-1, -2))  # (..., queries, keys)
     scores *= np.exp(np.minimum(tops.swapaxes(-1, -2) - own, 0))
     np.copyto(scores, 0, where=~np.tri(*scores.shape[-2:], dtype=bool))
-    seen = np.matmul(phi_q, state)
+    seen = np.matmul(phi_q, state)  # (..., queries, Dv + 1)
     seen *= np.exp(top - own)
     seen += np.matmul(scores, values)
     last = tops[..., -1:, :]

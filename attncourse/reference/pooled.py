@@ -35,28 +35,22 @@ def attention(
     Causal: a query sees the runs before its own pooled, and its own run token by token up to
     itself; a pooled key that held a later token would tell the future.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         pool: Tokens in a run; the last run may be shorter. "adaptive": tokens in a run on average.
         kind: How a run becomes one row: its "mean", its "max" per feature, "learned": a mean with
             weights softmax(k · pooling_vector), or "adaptive": the mean over runs of `cuts`.
         pooling_vector: (D,) or (..., D) for kind "learned", and only for that.
-        causal: As above, by the query's own position i + Tk - Tq. Not with kind "adaptive".
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+        causal: As above. Not with kind "adaptive".
 
     Raises:
-        TypeError: No array, no floating numbers, or a pool that is no integer.
-        ValueError: Shapes or dtypes that do not fit, pool < 1, an unknown kind, "adaptive" and
-            causal.
+        ValueError: pool < 1, an unknown kind, "adaptive" and causal, or a pooling_vector where none
+            belongs.
 
     Memory:
-        k̄ and v̄ (..., Tk / pool, D + Dv), and the scores (..., 64, Tk / pool) of one block, in
-        float32 at least; while it pools, one head's tokens.
+        k̄ and v̄ (..., Tk / pool, D + Dv), and the scores (..., 64, Tk / pool) of one block; while
+        it pools, one head's tokens.
 
     Paper:
         Liu et al. 2018, arXiv:1801.10198, section 4.2.4 (compressed keys and values); Bolya et
@@ -94,20 +88,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D.
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`.
 
     Pooling itself is sums, not products, except for "learned", which scores each key once.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        pool: Tokens in a run.
-        kind: As in `attention`.
-        causal: Queries see the past pooled and their own run in full.
-        dtype_bytes: Bytes of one number of q, k, v and out.
     """
     causal = check_flag("pooled.cost", "causal", causal)
     pool = check_pooling("pooled.cost", pool, kind, () if kind == "learned" else None, causal)
@@ -140,14 +123,14 @@ def _attend(q, past, present, hidden, factor) -> np.ndarray:
     pooled_k, pooled_v, log_size = past
     work, n_runs = pooled_k.dtype, pooled_k.shape[-2]
     q, (own_k, own_v) = scaled(q, factor), (x.astype(work, copy=False) for x in present)
-    scores = np.empty((*q.shape[:-1], n_runs + own_k.shape[-2]), work)
+    scores = np.empty((*q.shape[:-1], n_runs + own_k.shape[-2]), work)  # (..., block, runs + own)
     np.matmul(q, pooled_k.swapaxes(-1, -2), out=scores[..., :n_runs])
     np.matmul(q, own_k.swapaxes(-1, -2), out=scores[..., n_runs:])
     scores[..., :n_runs] += log_size.swapaxes(-1, -2)
     if hidden is not None:
         np.copyto(scores, -np.inf, where=hidden)
     weights = softmax_in_place(scores)
-    out = np.matmul(weights[..., :n_runs], pooled_v)
+    out = np.matmul(weights[..., :n_runs], pooled_v)  # (..., block, Dv)
     if own_k.shape[-2]:
         out += np.matmul(weights[..., n_runs:], own_v)
     return out

@@ -45,25 +45,20 @@ def attention(
     the keys of its own group as they came and those of the groups before in int8, as in
     generation; where not causal, the last group is the newest. One group is dequantised at a time.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., H, Tq, D) floating; or (Tq, D) with k and v to match.
-        k: (..., G, Tk, D), dtype and axes before G as q; G divides H.
-        v: (..., G, Tk, Dv).
         group: Tokens whose keys share their scales.
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
 
     Returns:
-        (..., H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Off from exact
-        attention by `error_bound` at most.
+        Off from exact attention by `error_bound` at most.
 
     Raises:
-        TypeError: No array, no floating numbers, or a group that is no integer.
-        ValueError: Shapes or dtypes that do not fit, or group < 1.
+        ValueError: group < 1.
 
     Memory:
-        The cache: one byte a number, 4·D / group + 4 bytes of scales a token, and `group` tokens
-        in the dtype of k; and the scores of one block of 128 rows, in float32 at least.
+        The cache: one byte a number, 4·D / group + 4 bytes of scales a token, and `group` tokens in
+        the dtype of k; and the scores of one block of 128 rows.
 
     Paper:
         Liu et al. 2024, arXiv:2402.02750 (there in 2 bits).
@@ -86,13 +81,7 @@ def attention(
 
 
 def start(k: np.ndarray, v: np.ndarray, *, group: int) -> QuantisedCache:
-    """Return an empty cache for tokens like k (..., G, T, D) and v.
-
-    Args:
-        k: Its shape and dtype count, its numbers do not.
-        v: The same.
-        group: Tokens whose keys share their scales.
-    """
+    """Return an empty cache for tokens like k (..., G, T, D) and v."""
     return QuantisedCache(k, v, check_count("quantised_cache.start", "group", group, least=1))
 
 
@@ -106,15 +95,11 @@ def step(
 ) -> tuple[np.ndarray, QuantisedCache]:
     """Append the new tokens and let them attend; many at once give what one by one would.
 
+    Arguments and result as in `attncourse.reference`.
+
     Args:
         state: The cache; it is changed in place.
-        q: (..., H, T, D), one query for each new key.
-        k: (..., G, T, D).
-        v: (..., G, T, Dv).
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        out (..., H, T, Dv), and the state.
+        q: A query for each new key.
     """
     grouped.check_grouped("quantised_cache.step", q, k, v)
     if q.shape[-2] != k.shape[-2]:
@@ -140,19 +125,7 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D.
-
-    Args:
-        B: Batch.
-        H: Query heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        group: Tokens whose keys share their scales.
-        groups: G, key/value heads; H if not given.
-        causal: Whether the cache grows step by step.
-        dtype_bytes: Bytes of one number of q, k, v and out.
-    """
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`."""
     G = grouped.check_groups("quantised_cache.cost", H, groups)
     group = check_count("quantised_cache.cost", "group", group, least=1)
     causal = check_flag("quantised_cache.cost", "causal", causal)

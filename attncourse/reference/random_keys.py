@@ -26,21 +26,15 @@ def attention(
     The keys are drawn once, by position and not by content, and all heads share them. A block of
     queries gathers its keys; the (Tq, Tk) matrix is never made.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         n_random: Keys drawn for each query; all there are, if there are fewer.
         seed: The same seed and sizes give the same keys.
-        causal: Keys are drawn from what is before the query's own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+        causal: Keys are drawn from what is before the query's own.
 
     Raises:
-        TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit, a negative knob.
+        ValueError: A negative knob.
 
     Memory:
         The drawn keys (Tq, 1 + n_random) and what one block gathers, (..., 64, 1 + n_random, D).
@@ -58,7 +52,7 @@ def attention(
     drawn = draw(n_queries, n_keys, n_random=n_random, seed=seed, causal=causal)
     for first in range(0, n_queries if n_keys else 0, BLOCK):
         rows = slice(first, first + BLOCK)
-        keys = drawn[rows]
+        keys = drawn[rows]  # (64, 1 + n_random)
         # -1 takes the last key, which is as good as any: its score is hidden
         out[..., rows, :] = attend_each(q[..., rows, :], k, v, keys, keys < 0, factor)
     return out
@@ -72,14 +66,7 @@ def draw(
     Drawn without replacement by Floyd's method, for all queries at once: the t-th draw is among the
     first m - r + t + 1 candidates, and one that is taken already gives the last of these instead.
     Each position has its own stretch of the random stream: a causal draw does not change when the
-    sequence grows.
-
-    Args:
-        n_queries: Tq.
-        n_keys: Tk.
-        n_random: Keys drawn for each query, r.
-        seed: Of the random stream.
-        causal: Draw from the past only.
+    sequence grows. r is n_random, the arguments are those of `attention`.
 
     Returns:
         int (Tq, 1 + min(n_random, Tk)); -1 where there is no key.
@@ -90,7 +77,7 @@ def draw(
 def mask(
     n_queries: int, n_keys: int, *, n_random: int, seed: int = 0, causal: bool = False
 ) -> np.ndarray:
-    """Return the mask (Tq, Tk) of random attention; True = may attend. Arguments as in `draw`."""
+    """Return the mask (Tq, Tk) of random attention; arguments as in `attncourse.reference`."""
     n_random, seed = _check_knobs("random_keys.mask", n_random, seed)
     causal = check_flag("random_keys.mask", "causal", causal)
     drawn = draw(n_queries, n_keys, n_random=n_random, seed=seed, causal=causal)
@@ -111,18 +98,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D; keys that are missing are multiplied too.
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`.
 
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        n_random: Keys drawn for each query.
-        seed: Changes nothing.
-        causal: Changes nothing but which keys are drawn.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Keys that are missing are multiplied too; seed and causal change nothing.
     """
     n_random, _ = _check_knobs("random_keys.cost", n_random, seed)
     causal = check_flag("random_keys.cost", "causal", causal)

@@ -46,25 +46,15 @@ def attention(
     not a vector for each pair, and the softmax runs online over tiles as in `flash`. A tile further
     away than max_distance has one r: there they cost next to nothing.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         relative_keys: (2·max_distance + 1, D): row 0 for max_distance or more before the query,
             the middle for the query's own position.
         relative_values: (2·max_distance + 1, Dv).
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
-
-    Raises:
-        TypeError: No array, or no floating numbers.
-        ValueError: Shapes or dtypes that do not fit.
 
     Memory:
-        Two tiles (..., 128, 128) and a few (..., 128, 2·max_distance + 1 + D), in float32 at least.
+        Two tiles (..., 128, 128) and a few (..., 128, 2·max_distance + 1 + D).
 
     Paper:
         Shaw, Uszkoreit, Vaswani 2018, arXiv:1803.02155, sections 3.1 to 3.3.
@@ -79,7 +69,7 @@ def attention(
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for first in range(0, q.shape[-2], BLOCK):
         rows = slice(first, first + BLOCK)
-        q_tile = scaled(q[..., rows, :], factor)
+        q_tile = scaled(q[..., rows, :], factor)  # (..., block, D)
         out[..., rows, :] = _query_tile(q_tile, k, v, *tables, first + ahead, causal)
     return out
 
@@ -114,20 +104,13 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D.
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`.
 
     Beyond the products of `flash` there are two with the tables, 2·max_distance + 1 rows each.
     Traffic takes the tables to stay in cache.
 
     Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
         max_distance: Distance at which positions are clipped.
-        causal: Leaves out the keys after each tile of queries.
-        dtype_bytes: Bytes of one number of q, k, v and out.
     """
     n_distances = 2 * check_count("relative.cost", "max_distance", max_distance) + 1
     causal = check_flag("relative.cost", "causal", causal)
@@ -159,8 +142,8 @@ def _query_tile(q, k, v, relative_keys, relative_values, start, causal) -> np.nd
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     gains = np.matmul(q, relative_keys.T)  # (..., block, distances): what a score gains
     sums = np.zeros_like(gains)  # the weights so far, summed for each distance
-    acc = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
-    running_max = np.full((*q.shape[:-1], 1), -np.inf, q.dtype)
+    acc = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)  # (..., block, Dv)
+    running_max = np.full((*q.shape[:-1], 1), -np.inf, q.dtype)  # (..., block, 1)
     last = start + n_queries if causal else n_keys
     for first in range(0, last, BLOCK):
         keys = slice(first, min(first + BLOCK, last))
@@ -181,7 +164,7 @@ def _query_tile(q, k, v, relative_keys, relative_values, start, causal) -> np.nd
 
 def _weights(q, k, gains, own, running_max, causal) -> tuple[np.ndarray, np.ndarray]:
     """Return exp(scores - new_max) of a tile whose first query sits at its key `own`."""
-    scores = np.matmul(q, k.astype(q.dtype, copy=False).swapaxes(-1, -2))
+    scores = np.matmul(q, k.astype(q.dtype, copy=False).swapaxes(-1, -2))  # (..., block, keys)
     row, distance = _distances(*scores.shape[-2:], own, gains.shape[-1] // 2)
     scores += gains[..., row, distance]
     if causal and own < k.shape[-2] - 1:

@@ -101,27 +101,20 @@ def attention(
     Only the scores of 32 queries exist at a time, and of the numbers inside of tanh those of one
     (32, 32) tile: neither the (Tq, Tk) matrix nor the (Tq, Tk, hidden) array is made.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         query_weights: (D, hidden).
         key_weights: (D, hidden).
         vector: (hidden,).
-        causal: Query i sees keys up to its own position i + Tk - Tq.
         scale: Factor of the scores; 1 if not given, because `vector` sets their size.
 
     Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros. An infinity in q makes
-        its tanh ±1.
-
-    Raises:
-        TypeError: No array, or no floating numbers.
-        ValueError: Shapes or dtypes that do not fit.
+        An infinity in q makes its tanh ±1.
 
     Memory:
         q and k projected, (..., Tq + Tk, hidden); the scores of a block (..., 32, Tk); one tile
-        (..., 32, 32, hidden); in float32 at least.
+        (..., 32, 32, hidden).
 
     Paper:
         Bahdanau, Cho, Bengio 2015, arXiv:1409.0473, section 3.1 and appendix A.1.2.
@@ -174,20 +167,13 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D.
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`.
 
     The product with `vector` is counted; the hidden · Tq · Tk evaluations of tanh, which take most
     of the time, are no products.
 
     Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
         hidden: Numbers inside of tanh for each pair.
-        causal: Leaves out the keys after each block of queries.
-        dtype_bytes: Bytes of one number of q, k, v and out.
     """
     hidden = check_count("scoring.cost", "hidden", hidden, least=1)
     causal = check_flag("scoring.cost", "causal", causal)
@@ -219,7 +205,7 @@ def _project(x: np.ndarray, weights: np.ndarray, work: np.dtype) -> np.ndarray:
 def _attend(q_hidden, k_hidden, v, vector, causal) -> np.ndarray:
     """Return the output of one block; its scores are gone when it returns."""
     n_rows, n_seen = q_hidden.shape[-2], k_hidden.shape[-2]
-    scores = np.empty((*q_hidden.shape[:-1], n_seen), q_hidden.dtype)
+    scores = np.empty((*q_hidden.shape[:-1], n_seen), q_hidden.dtype)  # (..., 32, seen)
     _fill(scores, q_hidden, k_hidden, vector)
     if causal:  # the block's last query sees the last key
         past = max(n_seen - n_rows, 0)

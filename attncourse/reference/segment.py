@@ -30,25 +30,18 @@ def attention(
     next one reuses their memory: the (Tq, Tk) matrix is never made. Over layers, what a token knows
     moves on by `memory` keys a layer; the source also keeps the memory's gradients out.
 
-    Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
-        chunk: Tokens of a segment; segments begin at the keys 0, chunk, 2·chunk ...
-        memory: Keys before the segment that it sees too.
-        causal: No key after the query's own position i + Tk - Tq. Queries that sit before the
-            first key belong to the first segment.
-        scale: Factor of the scores; 1/√D if not given.
+    Standard arguments, result and errors as in `attncourse.reference`.
 
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+    Args:
+        chunk: Tokens of a segment; segments begin at the keys 0, chunk, 2·chunk ..., and queries
+            that sit before the first key belong to the first one.
+        memory: Keys before the segment that it sees too.
 
     Raises:
-        TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit, chunk < 1, memory < 0.
+        ValueError: chunk < 1, memory < 0.
 
     Memory:
-        The scores of one segment: (..., chunk, chunk + memory), in float32 at least.
+        The scores of one segment: (..., chunk, chunk + memory).
 
     Paper:
         Dai et al. 2019, arXiv:1901.02860, section 3.2, without its relative positions.
@@ -71,21 +64,13 @@ def attention(
 def mask(
     n_queries: int, n_keys: int, *, chunk: int, memory: int, causal: bool = False
 ) -> np.ndarray:
-    """Return the mask (Tq, Tk) of segment recurrence; True = may attend.
-
-    Args:
-        n_queries: Tq.
-        n_keys: Tk.
-        chunk: Tokens of a segment.
-        memory: Keys before the segment that it sees too.
-        causal: No key after the query's own position.
-    """
+    """Return the mask (Tq, Tk) of segment recurrence; arguments as in `attncourse.reference`."""
     chunk, memory = _check_knobs("segment.mask", chunk, memory)
     causal = check_flag("segment.mask", "causal", causal)
     position = np.maximum(masks.positions(n_queries, n_keys), 0)[:, None]
     start = position // chunk * chunk
     key = np.arange(n_keys)
-    visible = (key >= start - memory) & (key < start + chunk)
+    visible = (key >= start - memory) & (key < start + chunk)  # (Tq, Tk)
     return visible & masks.causal(n_queries, n_keys) if causal else visible
 
 
@@ -118,15 +103,13 @@ def step(
 ) -> tuple[np.ndarray, State]:
     """Return what the next tokens see, and the state after them: causal attention, continued.
 
+    The state does not grow with the tokens so far, and they may cross from segment to segment.
+
+    Arguments and result as in `attncourse.reference`.
+
     Args:
         state: From `start` or the step before; left alone.
-        q: (..., T, D) of the new tokens: any number, they may cross from segment to segment.
-        k: (..., T, D).
-        v: (..., T, Dv).
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., T, Dv) in the dtype of q, and the new state. It does not grow with the tokens so far.
+        q: A query for each new key, any number of them.
     """
     check_qkv("segment.step", q, k, v)
     if q.shape[-2] != k.shape[-2]:
@@ -135,7 +118,7 @@ def step(
             f"got {q.shape[-2]} and {k.shape[-2]}"
         )
     scale = check_scale("segment.step", scale, q.shape[-1])
-    keys = np.concatenate([state.keys, k], axis=-2)
+    keys = np.concatenate([state.keys, k], axis=-2)  # (..., kept + T, D)
     values = np.concatenate([state.values, v], axis=-2)
     chunk, memory = state.chunk, state.memory
     out = attention(q, keys, values, chunk=chunk, memory=memory, causal=True, scale=scale)
@@ -157,21 +140,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D.
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`.
 
-    The FLOPs are those of the segments as they are multiplied, the masked corners included.
-    Traffic takes a segment's scores to stay in cache.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        chunk: Tokens of a segment.
-        memory: Keys before the segment that it sees too.
-        causal: Adds the boolean mask of a segment to the peak.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Causal adds the boolean mask of a segment to the peak.
     """
     chunk, memory = _check_knobs("segment.cost", chunk, memory)
     causal = check_flag("segment.cost", "causal", causal)

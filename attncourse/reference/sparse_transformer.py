@@ -35,27 +35,21 @@ def attention(
     apart. So each factor is a pass of its own, and the online softmax joins them: a query keeps its
     largest score, its sum and its weighted values from the first pass to the second.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         stride: The paper's l, in tokens; near √Tk both factors are equally long.
         pattern: "strided" or "fixed".
         summary: The paper's c: how many tokens at the end of a block everybody sees; "fixed" only.
-        causal: No key after the query's own position i + Tk - Tq; the paper has no other case.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+        causal: The paper has no other case.
 
     Raises:
-        TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit, stride < 1, another pattern, summary outside
-            1 ... stride.
+        ValueError: stride < 1, another pattern, summary outside 1 ... stride, or
+            above 1 where "strided".
 
     Memory:
         One block of scores, (..., 64, 64 + 2·stride) or (..., 64, Tk · summary / stride), and the
-        output with two numbers per query in float32 at least.
+        output with two numbers per query.
 
     Paper:
         Child, Gray, Radford, Sutskever 2019, arXiv:1904.10509, section 4.3.
@@ -66,8 +60,8 @@ def attention(
     k, v = nan_to_keys(k, v)
     work = np.result_type(q.dtype, np.float32)
     factor = check_scale("sparse_transformer.attention", scale, q.shape[-1])
-    acc = np.zeros(q.shape[:-1] + v.shape[-1:], work)
-    running_max = np.full((*q.shape[:-1], 1), -np.inf, work)
+    acc = np.zeros(q.shape[:-1] + v.shape[-1:], work)  # (..., Tq, Dv)
+    running_max = np.full((*q.shape[:-1], 1), -np.inf, work)  # (..., Tq, 1)
     running_sum = np.zeros((*q.shape[:-1], 1), work)
     for rows, keys, hidden in passes(q.shape[-2], k.shape[-2], stride, pattern, summary, causal):
         kept = (array[..., rows, :] for array in (acc, running_max, running_sum))
@@ -86,16 +80,7 @@ def mask(
     summary: int = 1,
     causal: bool = False,
 ) -> np.ndarray:
-    """Return the mask (Tq, Tk) of `attention`, the union of both factors; True = may attend.
-
-    Args:
-        n_queries: Tq.
-        n_keys: Tk.
-        stride: The paper's l.
-        pattern: "strided" or "fixed".
-        summary: The paper's c, "fixed" only.
-        causal: No key after the query's own position.
-    """
+    """Return the mask (Tq, Tk), the union of both factors; see `attncourse.reference`."""
     stride, summary = check_factors("sparse_transformer.mask", stride, pattern, summary)
     causal = check_flag("sparse_transformer.mask", "causal", causal)
     knobs = {"stride": stride, "pattern": pattern, "summary": summary, "causal": causal}
@@ -116,19 +101,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D; `acc` is read and written once for each pass.
+    """Count what `attention` does; `acc` is read and written once for each pass.
 
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        stride: The paper's l.
-        pattern: "strided" or "fixed".
-        summary: The paper's c, "fixed" only.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Arguments and rules as in `attncourse.reference`.
     """
     stride, summary = check_factors("sparse_transformer.cost", stride, pattern, summary)
     causal = check_flag("sparse_transformer.cost", "causal", causal)
@@ -157,14 +132,14 @@ def cost(
 def _add(acc, running_max, running_sum, q, k, v, keys, hidden, factor) -> None:
     """Add these keys to what the queries keep, in place."""
     k_taken = k[..., keys, :].astype(acc.dtype, copy=False)
-    scores = np.matmul(scaled(q, factor), k_taken.swapaxes(-1, -2))
+    scores = np.matmul(scaled(q, factor), k_taken.swapaxes(-1, -2))  # (..., block, keys)
     del k_taken  # before v takes as much
     np.copyto(scores, -np.inf, where=hidden)
     new_max = np.maximum(running_max, scores.max(axis=-1, keepdims=True, initial=-np.inf))
     pivot = np.where(new_max == -np.inf, 0, new_max)  # nothing seen yet: exp(-inf - 0) = 0
     scores -= pivot
     np.exp(scores, out=scores)
-    rescale = np.exp(running_max - pivot)
+    rescale = np.exp(running_max - pivot)  # (..., block, 1)
     acc *= rescale
     acc += np.matmul(scores, v[..., keys, :].astype(acc.dtype, copy=False))
     running_sum *= rescale

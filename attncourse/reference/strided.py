@@ -27,23 +27,16 @@ def attention(
     Tokens of one residue class see each other and nobody else: taking every stride-th row of q, k
     and v leaves full attention on a short sequence, and there is nothing to mask.
 
-    Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
-        stride: Distance between two neighbouring keys, in tokens.
-        causal: No key after the query's own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
+    Standard arguments, result and errors as in `attncourse.reference`.
 
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+    Args:
+        stride: Distance between two neighbouring keys, in tokens.
 
     Raises:
-        TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit, stride < 1.
+        ValueError: stride < 1.
 
     Memory:
-        The scores of one block: (..., 64, Tk / stride), in float32 at least.
+        The scores of one block: (..., 64, Tk / stride).
 
     Paper:
         Child, Gray, Radford, Sutskever 2019, arXiv:1904.10509, section 4.3: one of its two
@@ -65,18 +58,11 @@ def attention(
 
 
 def mask(n_queries: int, n_keys: int, *, stride: int, causal: bool = False) -> np.ndarray:
-    """Return the mask (Tq, Tk) of strided attention; True = may attend.
-
-    Args:
-        n_queries: Tq.
-        n_keys: Tk.
-        stride: Distance between two neighbouring keys, in tokens.
-        causal: No key after the query's own position.
-    """
+    """Return the mask (Tq, Tk) of strided attention; arguments as in `attncourse.reference`."""
     stride = check_count("strided.mask", "stride", stride, least=1)
     causal = check_flag("strided.mask", "causal", causal)
     offset = np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None]
-    visible = offset % stride == 0
+    visible = offset % stride == 0  # (Tq, Tk)
     return visible & (offset <= 0) if causal else visible
 
 
@@ -106,7 +92,7 @@ def learned_stride(weights: np.ndarray, *, mass: float) -> np.ndarray:
     distance = np.abs(np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None]).ravel()
     found = np.ones(leading, dtype=int)
     for head in np.ndindex(*leading):
-        at_distance = np.bincount(distance, weights[head].ravel())
+        at_distance = np.bincount(distance, weights[head].ravel())  # (distances,)
         enough = (mass - 1e-6) * at_distance.sum()  # float32 rows sum to 1 only to rounding
         strides = range(n_keys, 1, -1)
         found[head] = next((s for s in strides if at_distance[::s].sum() >= enough), 1)
@@ -124,21 +110,7 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D.
-
-    The FLOPs are those of the blocks as they are multiplied, the masked corners included. Traffic
-    takes a block's scores to stay in cache.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        stride: Distance between two neighbouring keys, in tokens.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
-    """
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`."""
     stride = check_count("strided.cost", "stride", stride, least=1)
     causal = check_flag("strided.cost", "causal", causal)
     pairs = loaded = largest = 0

@@ -29,24 +29,19 @@ def attention(
     and dropped: unless they are given whole, no (Tq, Tk) matrix is held. There are as many
     products as in full attention, less those of q with k.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         logits: Takes q's rows (..., block, D), in float32 at least, and their slice of the Tq;
             returns a new array (..., block, Tk) of q's dtype. Nothing is scaled by 1/√D: what is
             learned has its own size.
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
 
     Raises:
-        TypeError: No array, no floating numbers, or logits that cannot be called.
-        ValueError: Shapes or dtypes that do not fit, q and k or logits and (Tq, Tk).
+        TypeError: Logits that cannot be called.
+        ValueError: Logits that do not broadcast to (..., block, Tk).
 
     Memory:
-        The logits of one block (..., 64, Tk), and v, in float32 at least.
+        The logits of one block (..., 64, Tk), and v.
 
     Paper:
         Tay et al. 2020, arXiv:2005.00743, section 3.
@@ -66,7 +61,7 @@ def attention(
     for first in range(0, n_queries, BLOCK):
         rows = slice(first, min(first + BLOCK, n_queries))
         future = _future(rows, n_queries, n_keys) if causal else None
-        scores = logits(q[..., rows, :].astype(work, copy=False), rows)
+        scores = logits(q[..., rows, :].astype(work, copy=False), rows)  # (..., block, Tk)
         _check_rows(scores, q.shape[:-2], rows.stop - rows.start, n_keys)
         if bad is not None:
             np.copyto(scores, np.nan, where=bad[..., None, :])
@@ -122,7 +117,7 @@ def dense(
                 f"synthesizer.dense: first must have {q.shape[-1]} rows, the width of q, "
                 f"got {first.shape}"
             )
-        layer = _affine(q, first, first_bias)
+        layer = _affine(q, first, first_bias)  # (..., block, hidden)
         np.maximum(layer, 0, out=layer)
         return _affine(layer, second, second_bias)
 
@@ -163,17 +158,15 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D, no bias, and weights that all heads share.
+    """Count what `attention` does with no bias, and weights that all heads share.
+
+    Causal adds a mask for one block; what is hidden is computed too.
+
+    Arguments and rules as in `attncourse.reference`.
 
     Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
         hidden: Width of the dense map, or rank of the factors; nothing to "random".
         kind: "dense", "random" or "factorised".
-        causal: Adds a mask for one block; what is hidden is computed too.
         dtype_bytes: Bytes of one number of q, k, v, out and the weights.
     """
     hidden = check_count("synthesizer.cost", "hidden", hidden, least=1)

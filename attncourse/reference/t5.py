@@ -30,27 +30,21 @@ def attention(
     and columns together: that many numbers are looked up, and each row of the tile is a view of
     them, one place further on. So neither the scores nor the bias are ever whole.
 
-    Args:
-        q: (..., H, Tq, D) floating; or (Tq, D), one head.
-        k: (..., H, Tk, D), dtype and leading axes as q.
-        v: (..., H, Tk, Dv).
-        table: (n_buckets, H), learned; or (n_buckets, 1), the same for all heads. n_buckets is
-            even.
-        max_distance: Distances from here on share the last bucket: see `relative.t5_bucket`.
-        causal: Query i sees keys up to its own position i + Tk - Tq, and all buckets are for the
-            past, as in T5's decoder.
-        scale: Factor of the scores; 1/√D if not given. T5 itself takes 1.
+    Standard arguments, result and errors as in `attncourse.reference`.
 
-    Returns:
-        (..., H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
+    Args:
+        table: (n_buckets, H), learned, H the axis before Tq, 1 where there is none; or
+            (n_buckets, 1), the same for all heads. n_buckets is even.
+        max_distance: Distances from here on share the last bucket: see `relative.t5_bucket`.
+        causal: All buckets are for the past, as in T5's decoder.
+        scale: T5 itself takes 1.
 
     Raises:
-        TypeError: No array, no floating numbers, or a max_distance that is no integer.
-        ValueError: Shapes or dtypes that do not fit, or buckets that the formula cannot fill.
+        ValueError: A table of another shape, or buckets that the formula cannot fill.
 
     Memory:
-        One tile (..., 256, 256) of scores, in float32 at least, one number per query, and the
-        biases of 2·max_distance + 1 distances.
+        One tile (..., 256, 256) of scores, one number per query, and the biases of 2·max_distance +
+        1 distances.
 
     Paper:
         Raffel et al. 2020, arXiv:1910.10683, section 2.1.
@@ -79,7 +73,6 @@ def by_distance(table: np.ndarray, max_distance: int, causal: bool) -> np.ndarra
     Args:
         table: (n_buckets, H).
         max_distance: As in `attention`; distances beyond have the bias at the end.
-        causal: As in `attention`.
     """
     return np.ascontiguousarray(table[rows_by_distance(len(table), max_distance, causal)].T)
 
@@ -110,18 +103,13 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does with a bias for each head, with Dv = D.
+    """Count what `attention` does with a bias for each head: the products of `flash`.
 
-    The products are those of `flash`; a bias is added, not multiplied.
+    A bias is added, not multiplied.
+
+    Arguments and rules as in `attncourse.reference`.
 
     Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        max_distance: Distance from which on all share a bucket.
-        causal: Leaves out the keys after each tile of queries.
         dtype_bytes: Bytes of one number of q, k, v, out and the table.
     """
     max_distance = check_count("t5.cost", "max_distance", max_distance, least=1)

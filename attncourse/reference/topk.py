@@ -32,26 +32,19 @@ def attention(
     a predictor scores them in fewer dimensions. But the scores of one block of queries are all
     that exists; then each query gathers its few keys and values.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         keep: Keys of a query; all that it sees if there are no more. Of equal scores the first
             keys are kept; a score that is NaN counts as the highest, and makes its row NaN.
         predictor: From `fit_predictor`: its scores choose; the chosen get their true scores.
-        causal: No key after the query's own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
 
     Raises:
-        TypeError: No array, no floating numbers, or a `keep` that is no integer.
-        ValueError: Shapes or dtypes that do not fit, keep < 1.
+        ValueError: keep < 1.
 
     Memory:
         One head at a time: the scores (64, Tk) of one block, what it takes to rank them, and the
-        gathered keys or values (64, keep, D), in float32 at least.
+        gathered keys or values (64, keep, D).
 
     Paper:
         Gupta, Dar, Goodman, Ciprut, Berant 2021, arXiv:2106.06899.
@@ -90,7 +83,7 @@ def select(
     keep = check_count("topk.select", "keep", keep, least=1)
     causal = check_flag("topk.select", "causal", causal)
     factor = check_scale("topk.select", scale, q.shape[-1])
-    kept = np.full((*q.shape[:-1], min(keep, k.shape[-2])), -1)
+    kept = np.full((*q.shape[:-1], min(keep, k.shape[-2])), -1)  # (..., Tq, keep)
     ranked_q, ranked_k = ranked("topk.select", q, k, predictor)
     for head in np.ndindex(q.shape[:-2]):
         for rows, chosen in _choices(ranked_q[head], ranked_k[head], keep, causal, factor):
@@ -137,19 +130,11 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does without a predictor, with Dv = D.
+    """Count what `attention` does without a predictor.
+
+    Arguments and rules as in `attncourse.reference`.
 
     The peak is that of scores without ties; a row with more ties than room takes 9 bytes per key.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        keep: Keys of a query.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
     """
     keep = check_count("topk.cost", "keep", keep, least=1)
     causal = check_flag("topk.cost", "causal", causal)
@@ -195,7 +180,7 @@ def _choices(q, k, keep, causal, factor) -> Iterator[tuple[slice, np.ndarray]]:
 def _choose(q, k, keep, own) -> np.ndarray:
     """Return the best keys int (block, keep) of one block, -1 where fewer are visible."""
     # matmul sums in an order that depends on the column: equal keys would get unequal scores
-    scores = np.einsum("id,jd->ij", q, k)
+    scores = np.einsum("id,jd->ij", q, k)  # (block, seen)
     np.copyto(scores, np.inf, where=np.isnan(scores))
     np.copyto(scores, -np.inf, where=~np.tri(*scores.shape, own, dtype=bool))
     least = np.partition(scores, len(k) - keep, axis=-1)[:, len(k) - keep, None].copy()
@@ -205,5 +190,5 @@ def _choose(q, k, keep, own) -> np.ndarray:
     crowded = ties.sum(axis=-1) > room[:, 0]
     ties[crowded] &= np.cumsum(ties[crowded], axis=-1, dtype=np.int32) <= room[crowded]
     chosen |= ties
-    positions = np.flatnonzero(chosen).reshape(-1, keep) % len(k)
+    positions = np.flatnonzero(chosen).reshape(-1, keep) % len(k)  # (block, keep)
     return np.where(np.take_along_axis(scores, positions, axis=-1) == -np.inf, -1, positions)

@@ -30,24 +30,17 @@ def attention(
     A block of queries needs one short stretch of keys. Only its scores exist, and the next block
     reuses their memory: the (Tq, Tk) matrix is never made.
 
+    Standard arguments, result and errors as in `attncourse.reference`.
+
     Args:
-        q: (..., Tq, D) floating.
-        k: (..., Tk, D), dtype and leading axes as q.
-        v: (..., Tk, Dv).
         window: Radius in steps: 2·window + 1 keys for a query, window + 1 if causal.
         dilation: Tokens per step: the keys are `dilation` apart.
-        causal: No key after the query's own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (..., Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
 
     Raises:
-        TypeError: No array, no floating numbers, or a knob that is no integer.
-        ValueError: Shapes or dtypes that do not fit, window < 0, dilation < 1.
+        ValueError: window < 0, dilation < 1.
 
     Memory:
-        The scores of one block: (..., 64, 64 + 2·window), in float32 at least.
+        The scores of one block: (..., 64, 64 + 2·window).
 
     Paper:
         Beltagy, Peters, Cohan 2020, arXiv:2004.05150, section 3.1.
@@ -61,7 +54,7 @@ def attention(
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for rows, keys in blocks(n_queries, n_keys, window, dilation, causal):
         row_part, key_part = (slice(part.start, part.stop, part.step) for part in (rows, keys))
-        hidden = outside(rows, keys, n_queries, n_keys, window, dilation, causal)
+        hidden = outside(rows, keys, n_queries, n_keys, window, dilation, causal)  # (block, keys)
         out[..., row_part, :] = attend(q[..., row_part, :], k, v, key_part, hidden, factor)
     return out
 
@@ -69,19 +62,11 @@ def attention(
 def mask(
     n_queries: int, n_keys: int, *, window: int, dilation: int = 1, causal: bool = False
 ) -> np.ndarray:
-    """Return the mask (Tq, Tk) of window attention; True = may attend.
-
-    Args:
-        n_queries: Tq.
-        n_keys: Tk.
-        window: Radius in steps.
-        dilation: Tokens per step.
-        causal: No key after the query's own position.
-    """
+    """Return the mask (Tq, Tk) of window attention; arguments as in `attncourse.reference`."""
     window, dilation = check_window("window.mask", window, dilation)
     causal = check_flag("window.mask", "causal", causal)
     offset = np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None]
-    visible = (np.abs(offset) <= window * dilation) & (offset % dilation == 0)
+    visible = (np.abs(offset) <= window * dilation) & (offset % dilation == 0)  # (Tq, Tk)
     return visible & (offset <= 0) if causal else visible
 
 
@@ -93,12 +78,7 @@ def count(
     For Tq = Tk = n, dilation 1 and window < n these are n(2·window + 1) - window(window + 1)
     pairs: the interior rows have 2·window + 1 keys, and each edge cuts off a triangle.
 
-    Args:
-        n_queries: Tq.
-        n_keys: Tk.
-        window: Radius in steps.
-        dilation: Tokens per step.
-        causal: No key after the query's own position.
+    Arguments as in `attncourse.reference`.
     """
     window, dilation = check_window("window.count", window, dilation)
     causal = check_flag("window.count", "causal", causal)
@@ -133,7 +113,7 @@ def dynamic_window(weights: np.ndarray, *, mass: float) -> np.ndarray:
     distance = np.abs(np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None])
     order = np.argsort(distance, axis=-1, kind="stable")
     nearest_first = np.take_along_axis(weights, np.broadcast_to(order, weights.shape), axis=-1)
-    caught = np.cumsum(nearest_first, axis=-1, dtype=np.float64)
+    caught = np.cumsum(nearest_first, axis=-1, dtype=np.float64)  # (..., Tq, Tk)
     enough = caught >= mass - 1e-6  # float32 rows sum to 1 only to rounding
     first = np.where(enough.any(axis=-1), enough.argmax(axis=-1), n_keys - 1)
     ordered = np.take_along_axis(distance, order, axis=-1)
@@ -152,21 +132,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D.
+    """Count what `attention` does; arguments and rules as in `attncourse.reference`.
 
-    The FLOPs are those of the blocks as they are multiplied, the masked corners included; the
-    pairs that count are 4·D·`count(...)` of them. Traffic takes a block's scores to stay in cache.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        window: Radius in steps.
-        dilation: Tokens per step.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Of the FLOPs, 4·D·`count(...)` a head are those of the pairs that the window shows.
     """
     window, dilation = check_window("window.cost", window, dilation)
     causal = check_flag("window.cost", "causal", causal)

@@ -39,8 +39,8 @@ def attend(
     """
     work = np.result_type(q.dtype, np.float32)
     scores = np.matmul(scaled(q, factor), _taken(k, keys, work).swapaxes(-1, -2))
-    row_sum = _exp(scores, hidden)
-    out = np.matmul(scores, _taken(v, keys, work))
+    row_sum = _exp(scores, hidden)  # (..., block, 1), of scores (..., block, keys)
+    out = np.matmul(scores, _taken(v, keys, work))  # (..., block, Dv)
     out /= row_sum  # after the product there is less to divide
     return out
 
@@ -70,10 +70,10 @@ def attend_each(
         A copy of k or v (..., block, count, D): every query gathers its own.
     """
     work = np.result_type(q.dtype, np.float32)
-    row = scaled(q, factor)[..., None, :]
+    row = scaled(q, factor)[..., None, :]  # (..., block, 1, D)
     scores = np.matmul(row, _taken(k, keys, work).swapaxes(-1, -2))[..., 0, :]
-    row_sum = _exp(scores, hidden)
-    out = np.matmul(scores[..., None, :], _taken(v, keys, work))[..., 0, :]
+    row_sum = _exp(scores, hidden)  # (..., block, 1), of scores (..., block, count)
+    out = np.matmul(scores[..., None, :], _taken(v, keys, work))[..., 0, :]  # (..., block, Dv)
     out /= row_sum
     return out
 
@@ -94,7 +94,6 @@ def held_bytes(
         heads: B·H.
         queries: Queries in the block.
         keys: Keys of the block, or of each of its queries.
-        D: Width of q, k and v.
         dtype_bytes: Bytes of one number of q, k and v.
         gathered: `keys` was an int array, not a slice.
         each: It was `attend_each`.

@@ -32,7 +32,6 @@ def attend(
             are not looked at.
         lengths: int (S,): tokens of each sequence.
         causal: The queries are the last Tq tokens of each sequence, and see no later one.
-        scale: Factor of the scores; 1/√D if not given.
 
     Returns:
         (S, H, Tq, Dv) in the dtype of q.

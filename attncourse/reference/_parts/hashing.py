@@ -51,7 +51,7 @@ def hash_vectors(x: np.ndarray, rotations: np.ndarray) -> np.ndarray:
         for first in range(0, x.shape[-2], STRETCH):
             part = slice(first, first + STRETCH)
             along = np.matmul(x[..., part, :].astype(work, copy=False), rotation)
-            both = np.concatenate([along, -along], axis=-1)
+            both = np.concatenate([along, -along], axis=-1)  # (..., 128, n_buckets)
             buckets[round_, ..., part] = both.argmax(axis=-1)
     return buckets
 

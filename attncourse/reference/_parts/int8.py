@@ -136,9 +136,6 @@ def error_bound(
 
     Args:
         q: (..., Tq, D), the leading axes as in k.
-        k: (..., Tk, D).
-        v: (..., Tk, Dv).
-        scale: Factor of the scores; 1/√D if not given.
     """
     factor = abs(check_scale("quantised_cache.error_bound", scale, q.shape[-1]))
     largest_key = np.abs(k).max(axis=-2, keepdims=True, initial=0)

@@ -28,18 +28,10 @@ def backward(
     and normaliser): dφ(q) = g [v, 1]ᵀ φ(k) sums over the same pairs from the front, and
     dφ(k) = [v, 1] gᵀ φ(q) and d[v, 1] = φ(k) φ(q)ᵀ g from the back.
 
-    Args:
-        grad_out: dO (..., Tq, Dv), the gradient of the loss with respect to the output.
-        q: (..., Tq, D). The other arguments as in `attention`.
-        k: (..., Tk, D).
-        v: (..., Tk, Dv).
-        feature_map: φ.
-        feature_map_backward: From (x, gradient with respect to φ(x)) to that with respect to x.
-        chunk: As in `attention`.
-        causal: As in `attention`.
+    Arguments and result as in `attncourse.reference`.
 
-    Returns:
-        (dq, dk, dv) in the shapes and dtypes of q, k and v.
+    Args:
+        feature_map_backward: From (x, gradient with respect to φ(x)) to that with respect to x.
 
     Memory:
         φ(q), φ(k), [v, 1], g and their gradients, linear in Tq and Tk; one state; one chunk.
@@ -60,13 +52,13 @@ def backward(
     q_, k_, grad = (array.astype(work, copy=False) for array in (q, k, grad_out))
     phi_q, phi_k, values = feature_map(q_), feature_map(k_), with_ones(v, work)
     ahead = ahead_of(n_queries, n_keys, causal)
-    g = _split_gradient(grad, scan(phi_q, phi_k, values, chunk, ahead))
-    dphi_q = scan(g, values, phi_k, chunk, ahead)
+    g = _split_gradient(grad, scan(phi_q, phi_k, values, chunk, ahead))  # (..., Tq, Dv + 1)
+    dphi_q = scan(g, values, phi_k, chunk, ahead)  # (..., Tq, features)
     # read from the back, the first key is seen by the first query and all that follow it
     ahead = 0 if causal else n_queries
     values, g, phi_k, phi_q = (array[..., ::-1, :] for array in (values, g, phi_k, phi_q))
-    dphi_k = scan(values, g, phi_q, chunk, ahead)[..., ::-1, :]
-    dv = scan(phi_k, phi_q, g, chunk, ahead)[..., ::-1, :-1]
+    dphi_k = scan(values, g, phi_q, chunk, ahead)[..., ::-1, :]  # (..., Tk, features)
+    dv = scan(phi_k, phi_q, g, chunk, ahead)[..., ::-1, :-1]  # (..., Tk, Dv)
     dq, dk = feature_map_backward(q_, dphi_q), feature_map_backward(k_, dphi_k)
     return tuple(array.astype(q.dtype, copy=False) for array in (dq, dk, dv))
 

@@ -54,11 +54,11 @@ def attend(
     shared = q.shape[-3] // max(1, groups[-1]) if groups else 1  # query heads in a group
     out = np.zeros((*q.shape[:-1], value_width), q.dtype)
     for rows, stop in blocks(n_queries, n_keys, shared, causal):
-        block = scaled(q[..., rows, :], factor)
-        by_group = block.reshape(*groups, shared * block.shape[-2], width)
+        block = scaled(q[..., rows, :], factor)  # (..., H, queries, D)
+        by_group = block.reshape(*groups, shared * block.shape[-2], width)  # (..., G, rows, D)
         position = rows.start + n_keys - n_queries if causal else n_keys
         weights = _weights(by_group, keys(stop), stop, block.shape[-2], position)
-        summed = _sum_of_values(weights, values(stop), value_width)
+        summed = _sum_of_values(weights, values(stop), value_width)  # (..., G, rows, Dv)
         del weights  # before the next block makes its own
         out[..., rows, :] = summed.reshape(*block.shape[:-1], value_width)
     return out
@@ -116,7 +116,7 @@ def _weights(
     rows: np.ndarray, keys: Iterable[np.ndarray], n_keys: int, n_queries: int, position: int
 ) -> np.ndarray:
     """Return the weights of scaled rows (..., G, rows, D); the first query sits at `position`."""
-    scores = np.empty((*rows.shape[:-1], n_keys), rows.dtype)
+    scores = np.empty((*rows.shape[:-1], n_keys), rows.dtype)  # (..., G, rows, keys)
     start = 0
     for piece in keys:
         part = scores[..., start : start + piece.shape[-2]]
@@ -132,7 +132,7 @@ def _weights(
 def _sum_of_values(
     weights: np.ndarray, values: Iterable[np.ndarray], value_width: int
 ) -> np.ndarray:
-    total = np.zeros((*weights.shape[:-1], value_width), weights.dtype)
+    total = np.zeros((*weights.shape[:-1], value_width), weights.dtype)  # (..., G, rows, Dv)
     start = 0
     for piece in values:
         part = weights[..., start : start + piece.shape[-2]]

@@ -89,7 +89,7 @@ def check_pooling(where: str, pool: int, kind: str, pooling_vector, causal: bool
 def _shares(k, starts, size, vector) -> np.ndarray:
     """Return softmax(k · vector) within each run, (Tk, 1)."""
     work = np.result_type(k.dtype, np.float32)
-    scores = np.matmul(k.astype(work, copy=False), vector.astype(work, copy=False))
+    scores = np.matmul(k.astype(work, copy=False), vector.astype(work, copy=False))  # (Tk,)
     scores -= np.repeat(np.maximum.reduceat(scores, starts), size)
     np.exp(scores, out=scores)
     scores /= np.repeat(np.add.reduceat(scores, starts), size)
@@ -102,6 +102,6 @@ def _reduce(x, starts, size, share, kind, work) -> np.ndarray:
         return np.maximum.reduceat(x, starts, axis=0)
     if kind == "learned":
         return np.add.reduceat(x * share, starts, axis=0)
-    total = np.add.reduceat(x, starts, axis=0, dtype=work)
+    total = np.add.reduceat(x, starts, axis=0, dtype=work)  # (runs, width)
     total /= size[:, None].astype(work)  # integers would have all of it converted, in buffers
     return total

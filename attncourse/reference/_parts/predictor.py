@@ -35,7 +35,7 @@ def fit_predictor(q: np.ndarray, k: np.ndarray, *, rank: int) -> Predictor:
         )
     x, y = (array.astype(np.float64) for array in (q, k))
     y -= y.mean(axis=-2, keepdims=True)
-    of_q, of_k = (np.matmul(a.swapaxes(-1, -2), a) for a in (x, y))
+    of_q, of_k = (np.matmul(a.swapaxes(-1, -2), a) for a in (x, y))  # (..., D, D)
     values, vectors = np.linalg.eigh(of_k)
     spread = np.sqrt(np.maximum(values, 0))[..., None, :]
     some = np.where(spread > 1e-6 * spread[..., -1:], spread, np.inf)  # where keys vary at all

@@ -14,8 +14,6 @@ def turns(n_queries: int, n_keys: int, chunk: int, ahead: int) -> Iterator[tuple
     turn's keys those up to their own; then the keys join the state.
 
     Args:
-        n_queries: Tq.
-        n_keys: Tk.
         chunk: Tokens in a turn.
         ahead: Query i sits at key position i + ahead; n_keys or more if it sees all keys.
     """
@@ -34,10 +32,10 @@ def ahead_of(n_queries: int, n_keys: int, causal: bool) -> int:
 
 def turn(state, a, b, c) -> tuple[np.ndarray, np.ndarray]:
     """Return a state + (a bᵀ, lower triangle) c, and state + bᵀ c."""
-    scores = np.matmul(a, b.swapaxes(-1, -2))  # (..., chunk, chunk)
+    scores = np.matmul(a, b.swapaxes(-1, -2))  # (..., queries, keys)
     np.copyto(scores, 0, where=~np.tri(*scores.shape[-2:], dtype=bool))
-    seen = np.matmul(scores, c)
-    joined = np.matmul(b.swapaxes(-1, -2), c)
+    seen = np.matmul(scores, c)  # (..., queries, width)
+    joined = np.matmul(b.swapaxes(-1, -2), c)  # (..., features, width)
     if state is not None:
         seen += np.matmul(a, state)
         joined += state
@@ -55,7 +53,7 @@ def scan(a, b, c, chunk, ahead) -> np.ndarray:
 
 def with_ones(v: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Return [v, 1]: with a column of ones, the state's last column is the normaliser."""
-    values = np.ones((*v.shape[:-1], v.shape[-1] + 1), dtype)
+    values = np.ones((*v.shape[:-1], v.shape[-1] + 1), dtype)  # (..., T, Dv + 1)
     values[..., :-1] = v
     return values
 

@@ -19,7 +19,7 @@ def sorted_chunks(q, k, rotations, chunk, exclude_self, causal) -> Iterator[tupl
         q_order, k_order, starts = _sort(q, k, rotation, rows, chunk)
         for first, start in zip(range(0, len(q), rows), starts, strict=True):
             i, j = q_order[first : first + rows], k_order[(start + stretch) % len(k)]
-            hidden = np.zeros((len(i), len(j)), dtype=bool)
+            hidden = np.zeros((len(i), len(j)), dtype=bool)  # (rows, stretch)
             own = i[:, None] + len(k) - len(q)
             if causal:
                 hidden |= j > own

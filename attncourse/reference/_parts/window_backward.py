@@ -25,18 +25,7 @@ def backward(
     As in `full.backward`, but the weights of one block are made again, used for three gradients
     and dropped: nothing is kept from the forward pass. A key adds up what its blocks give it.
 
-    Args:
-        grad_out: dO (..., Tq, Dv), the gradient of the loss with respect to the output.
-        q: (..., Tq, D). The other arguments as in `attention`.
-        k: (..., Tk, D).
-        v: (..., Tk, Dv).
-        window: Radius in steps.
-        dilation: Tokens per step.
-        causal: As in `attention`.
-        scale: As in `attention`.
-
-    Returns:
-        (dq, dk, dv) in the shapes and dtypes of q, k and v.
+    Arguments and result as in `attncourse.reference`.
 
     Memory:
         The gradients, and the weights of one block with their gradient: two
@@ -55,7 +44,7 @@ def backward(
     dq, dk, dv = (np.zeros(x.shape, np.result_type(q.dtype, np.float32)) for x in (q, k, v))
     for rows, keys in blocks(n_queries, n_keys, window, dilation, causal):
         row_part, key_part = (slice(part.start, part.stop, part.step) for part in (rows, keys))
-        hidden = outside(rows, keys, n_queries, n_keys, window, dilation, causal)
+        hidden = outside(rows, keys, n_queries, n_keys, window, dilation, causal)  # (block, keys)
         inputs = (grad_out[..., row_part, :], q[..., row_part, :])
         inputs += (k[..., key_part, :], v[..., key_part, :])
         grads = _block_gradients(*inputs, hidden, factor)
@@ -69,13 +58,13 @@ def _block_gradients(grad_out, q, k, v, hidden, factor):
     work = np.result_type(q.dtype, np.float32)
     grad_out, k, v = (array.astype(work, copy=False) for array in (grad_out, k, v))
     q = scaled(q, factor)
-    scores = np.matmul(q, k.swapaxes(-1, -2))
+    scores = np.matmul(q, k.swapaxes(-1, -2))  # (..., block, keys)
     np.copyto(scores, -np.inf, where=hidden)
     p = softmax_in_place(scores)
-    dv = np.matmul(p.swapaxes(-1, -2), grad_out)
-    ds = np.matmul(grad_out, v.swapaxes(-1, -2))
+    dv = np.matmul(p.swapaxes(-1, -2), grad_out)  # (..., keys, Dv)
+    ds = np.matmul(grad_out, v.swapaxes(-1, -2))  # (..., block, keys)
     ds -= np.einsum("...ij,...ij->...i", ds, p)[..., None]
     ds *= p
-    dq = np.matmul(ds, k)
+    dq = np.matmul(ds, k)  # (..., block, D)
     dq *= factor
     return dq, np.matmul(ds.swapaxes(-1, -2), q), dv  # q holds the factor already

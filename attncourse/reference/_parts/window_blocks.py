@@ -26,13 +26,7 @@ def blocks(
 
 
 def outside(
-    rows: range,
-    keys: range,
-    n_queries: int,
-    n_keys: int,
-    window: int,
-    dilation: int,
-    causal: bool,
+    rows: range, keys: range, n_queries: int, n_keys: int, window: int, dilation: int, causal: bool
 ) -> np.ndarray:
     """Return which pairs of a block from `blocks` the window hides, bool (queries, keys)."""
     own = (rows.start + n_keys - n_queries - keys.start) // dilation  # where the first query sits
