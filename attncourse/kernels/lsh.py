@@ -44,44 +44,17 @@ def attention(
 ) -> torch.Tensor:
     """Return softmax(q kᵀ · scale) v over the keys that hashing finds for each query.
 
-    In each round, queries and keys are sorted by bucket, and by position within a bucket. A chunk
-    of queries looks at the `chunk` sorted keys before the place of its first query and at the
-    `chunk` keys from there on; the order is a ring. A tile of these scores exists at a time. What
-    the rounds before have found is an output and the logarithm of its softmax sum per query: with
-    these the online softmax goes on. A pair found again in a later round does not count twice.
+    A program is a tile of one chunk of queries in one round, and walks over the stretch of sorted
+    keys that the chunk looks at. What the rounds before have found is an output and the logarithm
+    of its softmax sum per query: with these the online softmax goes on. A pair found again in a
+    later round does not count twice.
 
-    A query that finds nobody attends to its own position. `exclude_self` keeps it from doing so
-    otherwise. Causal hides later keys; *which* earlier keys are found still depends on the hashes
-    of the whole sequence.
-
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        n_buckets: Even; each of n_buckets / 2 random directions and its opposite.
-        n_rounds: Independent hashes; a key missed in one may be found in another.
-        chunk: Keys in a chunk; ⌈chunk · Tq / Tk⌉ queries in one of theirs.
-        seed: The same seed gives the same hashes, for all heads, and those of the reference. Where
-            two directions are equally near to a vector, rounding may decide otherwise.
-        exclude_self: No query looks at its own position i + Tk - Tq unless it finds nobody.
-        causal: No key after the query's own position.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query before the first key gets zeros.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, knobs below their least, odd
-            n_buckets, or a gradient is asked for.
-
-    Memory:
-        The output; with several rounds (B, H, Tq, Dv + 1) float32; a few integers per token and
+    Contract: `attncourse.kernels`; knobs: `reference.lsh.attention`.
+    `seed` gives the reference's hashes. Where two directions are equally near to a vector, rounding
+    may decide otherwise.
+    Gradients: none.
+    Memory: the output; with several rounds (B, H, Tq, Dv + 1) float32; a few integers per token and
         round; while it hashes, (B, H, T, n_buckets / 2) float32.
-
-    Paper:
-        Kitaev, Kaiser, Levskaya 2020, arXiv:2001.04451, section 2; see the reference for what
-        differs.
     """
     where = "lsh.attention"
     check_tensors(where, q, k, v)
@@ -295,24 +268,11 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D. The data do not change it: chunks are fixed.
+    """Count what the kernels of `attention` do: see `attncourse.kernels`.
 
-    The FLOPs are those of whole tiles as they are multiplied: hidden pairs, rows beyond the end
-    and a width padded to a power of two included. Traffic counts each element that a program
-    loads or stores, and takes no help from a cache; `torch_cost` is in it.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        n_buckets: Buckets; hashing costs (Tq + Tk) · D · n_buckets a round.
-        n_rounds: Rounds.
-        chunk: Keys in a chunk; each query looks at 2·chunk.
-        seed: Changes nothing.
-        causal: Adds the values of the queries' own positions, which lonely ones need.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    The data do not change it, nor does `seed`: chunks are fixed. Hashing, of `torch_cost`, takes
+    (Tq + Tk) · D · n_buckets a round. Causal adds the values of the queries' own positions, which
+    lonely ones need.
     """
     n_buckets, n_rounds, chunk, _ = _check_knobs("lsh.cost", n_buckets, n_rounds, chunk, seed)
     causal = check_flag("lsh.cost", "causal", causal)

@@ -38,39 +38,14 @@ def attention(
 ) -> torch.Tensor:
     """Return softmax(q k̄ᵀ · scale + log size) v̄ over ⌈Tk / pool⌉ runs of tokens.
 
-    k̄ and v̄ hold one row per run, so a query has Tk / pool scores, a tile of which lives on chip at
-    a time. log size lets a run of several tokens count as often as they would.
+    k̄ and v̄ hold one row per run, so a query has Tk / pool scores, a tile of which lives on chip
+    at a time. Causal: a program walks over the tiles of runs before its queries, then over the
+    tokens of their own runs, in the same online softmax.
 
-    Causal: a query sees the runs before its own pooled, and its own run token by token up to
-    itself, in the same online softmax.
-
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        pool: Tokens in a run; the last run may be shorter. "adaptive": tokens in a run on average.
-        kind: How a run becomes one row: its "mean", its "max" per feature, "learned": a mean with
-            weights softmax(k · pooling_vector), or "adaptive": the mean over runs that are cut
-            where neighbouring keys are least alike, as the reference's `cuts` does.
-        pooling_vector: (D,) or (..., D) in the dtype of q, for kind "learned", and only for that.
-        causal: As above, by the query's own position i + Tk - Tq. Not with kind "adaptive".
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a pool that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, pool < 1, an unknown kind,
-            "adaptive" and causal, or a gradient is asked for.
-
-    Memory:
-        The output, and k̄ and v̄ (B, H, Tk / pool, D + Dv) in the dtype of q; "adaptive": one
+    Contract: `attncourse.kernels`; knobs: `reference.pooled.attention`.
+    Gradients: none.
+    Memory: the output, and k̄ and v̄ (B, H, Tk / pool, D + Dv) in the dtype of q; "adaptive": one
         number per key and what sorting them takes.
-
-    Paper:
-        Liu et al. 2018, arXiv:1801.10198, section 4.2.3 (compressed keys and values); Bolya et
-        al. 2022, arXiv:2210.09461, section 3 (merging similar tokens, log size).
     """
     where = "pooled.attention"
     check_tensors(where, q, k, v)
@@ -78,10 +53,10 @@ def attention(
     pool = _check_knobs(where, pool, kind, pooling_vector, causal)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
-    check_no_grad(where, q, k, v)
     check_grid(where, {"heads": H, "batch": B})
     if pooling_vector is not None:
         pooling_vector = _each_head(where, pooling_vector, q)
+    check_no_grad(where, q, k, v, pooling_vector)
     pool = min(pool, max(1, Tk))  # more changes nothing, and 32 bits hold it
     scale = check_scale(where, scale, D)
     BLOCK_Q, BLOCK_KV, options = tiling(max(D, Dv), q.element_size())
@@ -357,23 +332,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernels of `attention` do, tile by tile, with Dv = D.
+    """Count what the kernels of `attention` do: see `attncourse.kernels`.
 
-    The FLOPs are those of whole tiles as they are multiplied: masked corners, rows beyond the end
-    and a width padded to a power of two included; pooling is sums, not products. Traffic counts
-    each element that a program loads or stores, and takes no help from a cache; `torch_cost` is in
-    it.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        pool: Tokens in a run.
-        kind: As in `attention`.
-        causal: Queries see the past pooled and their own run in full.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Pooling is sums, not products. `torch_cost` is in it.
     """
     pool = check_count("pooled.cost", "pool", pool, least=1)
     knobs = {"pool": pool, "kind": kind, "causal": causal, "dtype_bytes": dtype_bytes}

@@ -33,31 +33,12 @@ def attention(
 ) -> torch.Tensor:
     """Return softmax(q kᵀ · scale) v over the keys within `window` steps of each query.
 
-    Scores live in one tile on chip at a time. A second pass that recomputes them gives the
-    gradients; all that is kept for it is one number per query, the logarithm of its softmax sum.
+    A program visits the key tiles that overlap the window of its queries, and masks those on its
+    edges. A dilated window is a plain one among the tokens of a residue class, a program's all.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        window: Radius in steps: 2·window + 1 keys for a query, window + 1 if causal.
-        dilation: Tokens per step: the keys are `dilation` apart.
-        causal: No key after the query's own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Differentiable.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, window < 0, dilation < 1.
-
-    Memory:
-        The output and (B, H, Tq) float32; nothing of size Tq · Tk or Tq · window.
-
-    Paper:
-        Beltagy, Peters, Cohan 2020, arXiv:2004.05150, section 3.1; the online softmax of
-        Dao 2023, arXiv:2307.08691, section 3.1.
+    Contract: `attncourse.kernels`; knobs: `reference.window.attention`.
+    Gradients: from scores that are computed again, with one number that is kept per query.
+    Memory: the output and (B, H, Tq) float32; nothing of size Tq · Tk or Tq · window.
     """
     where = "window.attention"
     check_tensors(where, q, k, v)
@@ -200,8 +181,7 @@ def _window_dkdv_kernel(
 ):  # fmt: skip
     """One program: dk and dv of BLOCK_KV keys, over the query tiles that see them.
 
-    Scores are recomputed transposed, keys down and queries across, so that no product has to be
-    turned round in registers before it enters the next one.
+    Scores are recomputed transposed, as in `flash`.
     """
     start = tl.program_id(0) * BLOCK_KV
     residue = tl.program_id(1) % dilation
@@ -311,7 +291,7 @@ def _window_dq_kernel(
 
 
 class _WindowAttention(torch.autograd.Function):
-    """The kernels as one differentiable function. No atomics: each run gives the same bits."""
+    """The kernels as one differentiable function."""
 
     @staticmethod
     def forward(ctx, q, k, v, window, dilation, causal, scale):
@@ -372,23 +352,7 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernel of `attention` does, tile by tile, with Dv = D.
-
-    The FLOPs are those of whole tiles as they are multiplied: masked corners, rows beyond the
-    end and a width padded to a power of two included. Traffic counts each element that a program
-    loads or stores, and takes no help from a cache: a key tile is read once per query tile.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        window: Radius in steps.
-        dilation: Tokens per step.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
-    """
+    """Count what the kernel of `attention` does: see `attncourse.kernels`."""
     window = check_count("window.cost", "window", window)
     dilation = check_count("window.cost", "dilation", dilation, least=1)
     causal = check_flag("window.cost", "causal", causal)

@@ -32,8 +32,7 @@ def _block_sparse_dkdv_kernel(
 ):  # fmt: skip
     """One program: dk and dv of BLOCK_KV keys, along their list of query tiles or a share of it.
 
-    Scores are recomputed transposed, keys down and queries across, so that no product has to be
-    turned round in registers before it enters the next one. Rows without a query are zeros of q and
+    Scores are recomputed transposed, as in `flash`. Rows without a query are zeros of q and
     grad_out, and add nothing.
     """
     column, first, first_cut, end, share = program_of(items_ptr)

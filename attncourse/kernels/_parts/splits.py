@@ -198,10 +198,7 @@ def cost(
     B: int, G: int, shared: int, Tq: int, Tk: int, D: int, chunk: int, causal: bool,
     dtype_bytes: int, *, key_bytes: int = 0, program_bytes: int = 0,
 ) -> Cost:  # fmt: skip
-    """Count what the kernels of split-KV do, tile by tile, with Dv = D.
-
-    The FLOPs are those of whole tiles as they are multiplied. Traffic counts each element that a
-    program loads or stores, partial results included, and takes no help from a cache.
+    """Count what the kernels of split-KV do, partial results included: see `attncourse.kernels`.
 
     Args:
         B: Batch.
