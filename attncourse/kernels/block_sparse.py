@@ -145,10 +145,10 @@ def _block_sparse_fwd_kernel(
             pivot = finite(new_max)
             weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_Q]
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
             acc *= rescale[:, None]
-            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             running_max = new_max
 
     running_sum = nonzero(running_sum)
@@ -194,7 +194,7 @@ def _block_sparse_join_kernel(
         pivot = finite(new_max)
         weight, rescale = tl.exp2(lse - pivot), tl.exp2(running_max - pivot)  # [BLOCK_Q]
         running_sum = running_sum * rescale + weight
-        acc = acc * rescale[:, None] + part * weight[:, None]
+        acc = acc * rescale[:, None] + part * weight[:, None]  # [BLOCK_Q, BLOCK_DV]
         running_max = new_max
     running_sum = nonzero(running_sum)
     acc /= running_sum[:, None]  # [BLOCK_Q, BLOCK_DV]
@@ -307,7 +307,7 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count `layout_cost` of a band of blocks, which the catalogue's sliders set: see `plan_cost`."""
+    """Count what a band of blocks takes, which the catalogue's sliders set: see `plan_cost`."""
     block = check_count("block_sparse.cost", "block", block, least=1)
     window_blocks = check_count("block_sparse.cost", "window_blocks", window_blocks)
     causal = check_flag("block_sparse.cost", "causal", causal)

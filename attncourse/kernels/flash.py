@@ -156,10 +156,10 @@ def _flash_fwd_kernel(
             pivot = finite(new_max)
             weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_Q]
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
             acc *= rescale[:, None]
-            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             running_max = new_max
 
     running_sum = nonzero(running_sum)
@@ -233,8 +233,8 @@ def _flash_dkdv_kernel(
             weights = tl.exp2(scores)  # [BLOCK_KV, BLOCK_Q]
             dv = tl.dot(weights.to(grad_out.dtype), grad_out, dv, input_precision="ieee")
             dweights = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
-            dscores = weights * (dweights - delta[None, :])
-            dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")
+            dscores = weights * (dweights - delta[None, :])  # [BLOCK_KV, BLOCK_Q]
+            dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")  # [BLOCK_KV, BLOCK_D]
     store_tile(dk_ptr, dk * scale, keys, cols, stride_dkt, stride_dkd, Tk, D)
     store_tile(dv_ptr, dv, keys, v_cols, stride_dvt, stride_dvd, Tk, Dv)
 
@@ -280,7 +280,7 @@ def _flash_dq_kernel(
         for tile in range(bounds[stretch], bounds[stretch + 1]):
             keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
             k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
             scores = scores * (scale * LOG2E) - lse[:, None]
             if stretch == 1:
@@ -288,8 +288,8 @@ def _flash_dq_kernel(
                 scores = tl.where(visible, scores, float("-inf"))
             weights = tl.exp2(scores)  # [BLOCK_Q, BLOCK_KV]
             dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
-            dscores = weights * (dweights - delta[:, None])
-            dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")
+            dscores = weights * (dweights - delta[:, None])  # [BLOCK_Q, BLOCK_KV]
+            dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")  # [BLOCK_Q, BLOCK_D]
     store_tile(dq_ptr, dq * scale, queries, cols, stride_dqt, stride_dqd, Tq, D)
 
 

@@ -118,7 +118,7 @@ def _full_scores_kernel(
             visible = load_tile(here, queries, keys, stride_mi, stride_mj, Tq, Tk)
             scores = tl.where(visible != 0, scores, float("-inf"))
         if CAUSAL:  # the future is computed too, then thrown away
-            past = keys[None, :] <= queries[:, None] + (Tk - Tq)
+            past = keys[None, :] <= queries[:, None] + (Tk - Tq)  # [BLOCK_Q, BLOCK_KV]
             scores = tl.where(past, scores, float("-inf"))
         store_tile(scores_ptr, scores, queries, keys, stride_si, stride_sj, Tq, Tk)
 

@@ -131,7 +131,7 @@ def _kv_cache_fwd_kernel(
         keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
         k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
         v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
-        visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)
+        visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)  # [BLOCK_R, BLOCK_KV]
         acc, running_max, running_sum = attend_tile(
             q, k, v, visible, acc, running_max, running_sum, scale
         )

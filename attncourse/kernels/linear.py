@@ -119,7 +119,7 @@ def _linear_sums_kernel(
     for first in range(begin, min(start + PART, Tk), BLOCK):
         keys = existing(first + tl.arange(0, BLOCK), Tk)
         k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_D]
-        phi_k = features(k, keys, cols, Tk, D, ELU)
+        phi_k = features(k, keys, cols, Tk, D, ELU)  # [BLOCK, BLOCK_D]
         v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_E]
         if tops_ptr is not None:
             here = tops_ptr + batch * stride_eb + head * stride_eh
@@ -140,7 +140,7 @@ def _linear_sums_kernel(
             state = tl.dot(tl.trans(phi_k), v, state, input_precision=PRECISION)
         else:
             norm += tl.sum(phi_k.to(tl.float32), 0)  # [BLOCK_D]
-            state = tl.dot(tl.trans(phi_k), v, state, input_precision="ieee")
+            state = tl.dot(tl.trans(phi_k), v, state, input_precision="ieee")  # [BLOCK_D, BLOCK_E]
     store_tile(sums_ptr, state, cols, v_cols, stride_sf, stride_sd, D, Dv)
     if slice == 0:
         tl.store(norms_ptr + cols * stride_nd, norm, mask=cols < D)
@@ -190,7 +190,7 @@ def _linear_fwd_kernel(
         here = sums_ptr + before * stride_sp
         part_state = load_tile(here, cols, v_cols, stride_sf, stride_sd, D, Dv)
         here = norms_ptr + before * stride_np
-        part_norm = tl.load(here + cols * stride_nd, mask=cols < D, other=0.0)
+        part_norm = tl.load(here + cols * stride_nd, mask=cols < D, other=0.0)  # [BLOCK_D]
         if tops_ptr is not None:
             here = part_tops_ptr + batch * stride_pb + head * stride_ph
             part_top = tl.load(here + before * stride_pp)
@@ -205,14 +205,14 @@ def _linear_fwd_kernel(
     start = part * PART
     for first in range(start, min(start + PART, Tq), BLOCK):
         queries = first + tl.arange(0, BLOCK)
-        q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)
+        q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK, BLOCK_D]
         phi_q = features(q, queries, cols, Tq, D, ELU)  # [BLOCK, BLOCK_D]
         wide = phi_q.to(tl.float32)
         acc = tl.dot(wide, state, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
         total = tl.sum(wide * norm[None, :], 1)  # [BLOCK]
         if CAUSAL:
             keys = existing(queries + (Tk - Tq), Tk)
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)
+            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_D]
             phi_k = features(k, keys, cols, Tk, D, ELU)  # [BLOCK, BLOCK_D]
             v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_E]
             scores = tl.dot(phi_q, tl.trans(phi_k), input_precision="ieee")  # [BLOCK, BLOCK]
@@ -238,7 +238,7 @@ def _linear_fwd_kernel(
             else:
                 state = tl.dot(tl.trans(phi_k), v, state, input_precision="ieee")
             norm += tl.sum(phi_k.to(tl.float32), 0)
-        out = acc / nonzero(total)[:, None]
+        out = acc / nonzero(total)[:, None]  # [BLOCK, BLOCK_E]
         store_tile(out_ptr, out, queries, v_cols, stride_ot, stride_od, Tq, Dv)
         if slice == 0:
             tl.store(total_ptr + queries * stride_tt, total, mask=queries < Tq)

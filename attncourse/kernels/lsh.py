@@ -129,7 +129,7 @@ def _lsh_round_kernel(
     in_rows = (in_chunk < rows) & (ranks < Tq)
     # missing ones are beyond the end, where nothing is loaded or stored
     q_sorted_ptr += sequence * Tq
-    queries = tl.load(q_sorted_ptr + ranks, mask=in_rows, other=Tq).to(tl.int32)
+    queries = tl.load(q_sorted_ptr + ranks, mask=in_rows, other=Tq).to(tl.int32)  # [BLOCK_Q]
     own = queries + (Tk - Tq)  # where the queries sit among the keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
@@ -141,7 +141,7 @@ def _lsh_round_kernel(
         running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
         running_sum = tl.zeros([BLOCK_Q], tl.float32)
     else:  # an output and its log-sum-exp weigh as much as all that went into them
-        acc = load_tile(acc_ptr, queries, v_cols, Dv, 1, Tq, Dv)
+        acc = load_tile(acc_ptr, queries, v_cols, Dv, 1, Tq, Dv)  # [BLOCK_Q, BLOCK_DV]
         running_max = tl.load(lse_ptr + queries, mask=in_rows, other=float("-inf"))
         running_sum = tl.where(running_max == float("-inf"), 0.0, 1.0)
 
@@ -151,7 +151,7 @@ def _lsh_round_kernel(
         steps = key_tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
         in_stretch = steps < stretch
         places = (start + steps) % Tk  # the order is a ring
-        keys = tl.load(k_sorted_ptr + places, mask=in_stretch, other=Tk).to(tl.int32)
+        keys = tl.load(k_sorted_ptr + places, mask=in_stretch, other=Tk).to(tl.int32)  # [BLOCK_KV]
         k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
         scores *= scale * LOG2E
@@ -163,9 +163,9 @@ def _lsh_round_kernel(
         for earlier in range(0, number):  # what a round before has found counts there
             place = earlier * n_sequences + sequence
             here = found_starts_ptr + place * Tq
-            their_start = tl.load(here + queries, mask=in_rows, other=0)
+            their_start = tl.load(here + queries, mask=in_rows, other=0)  # [BLOCK_Q]
             here = found_places_ptr + place * Tk
-            their_place = tl.load(here + keys, mask=in_stretch, other=0)
+            their_place = tl.load(here + keys, mask=in_stretch, other=0)  # [BLOCK_KV]
             away = their_place[None, :] - their_start[:, None]  # [BLOCK_Q, BLOCK_KV]
             visible &= tl.where(away < 0, away + Tk, away) >= stretch
         scores = tl.where(visible, scores, float("-inf"))

@@ -97,7 +97,7 @@ def _performer_features_kernel(
         cols = first + tl.arange(0, BLOCK_D)
         x = load_tile(x_ptr, tokens, cols, stride_xt, stride_xd, T, D).to(tl.float32)
         w = load_tile(directions_ptr, rows, cols, stride_wm, stride_wd, n_directions, D)
-        projected = tl.dot(x, tl.trans(w), projected, input_precision=PRECISION)
+        projected = tl.dot(x, tl.trans(w), projected, input_precision=PRECISION)  # [BLOCK, BLOCK_M]
         square += tl.sum(x * x, 1)
     projected *= tl.sqrt(scale)  # as if x had been scaled
     half_square = square * (scale * 0.5 * LOG2E)  # [BLOCK]

@@ -105,7 +105,7 @@ def _pooled_likeness_kernel(
     before = load_tile(k_ptr, pairs, cols, stride_kt, stride_kd, Tk - 1, D).to(tl.float32)
     k = load_tile(k_ptr + stride_kt, pairs, cols, stride_kt, stride_kd, Tk - 1, D).to(tl.float32)
     lengths = tl.sqrt(tl.sum(k * k, 1)), tl.sqrt(tl.sum(before * before, 1))  # [BLOCK] each
-    cosines = tl.sum(k * before, 1) / (nonzero(lengths[0]) * nonzero(lengths[1]))
+    cosines = tl.sum(k * before, 1) / (nonzero(lengths[0]) * nonzero(lengths[1]))  # [BLOCK]
     tl.store(cosines_ptr + pairs * stride_ct, cosines, mask=pairs < Tk - 1)
 
 
@@ -152,7 +152,7 @@ def _pooled_tokens_kernel(
             pooled_k = tl.where(inside[:, None], tl.maximum(pooled_k, k), pooled_k)
             pooled_v = tl.where(inside[:, None], tl.maximum(pooled_v, v), pooled_v)
         elif KIND == "learned":  # an online softmax within each run
-            scores = tl.sum(k * vector[None, :], 1) * LOG2E
+            scores = tl.sum(k * vector[None, :], 1) * LOG2E  # [BLOCK]
             scores = tl.where(inside, scores, float("-inf"))
             new_max = tl.maximum(running_max, scores)
             pivot = finite(new_max)
@@ -245,10 +245,10 @@ def _pooled_fwd_kernel(
 
     for tile in range(0, (last_key - first_key + BLOCK_KV - 1) // BLOCK_KV):  # none if not causal
         keys = first_key + tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
-        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, last_key, D)
+        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, last_key, D)  # [BLOCK_KV, BLOCK_D]
         v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, last_key, Dv)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * LOG2E)
-        own = (keys // pool)[None, :] == (positions // pool)[:, None]
+        own = (keys // pool)[None, :] == (positions // pool)[:, None]  # [BLOCK_Q, BLOCK_KV]
         scores = tl.where(own & (keys[None, :] <= positions[:, None]), scores, float("-inf"))
         acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 

@@ -135,7 +135,7 @@ def _random_keys_fwd_kernel(
             q, keys, acc, running_max, running_sum, k_ptr, v_ptr,
             stride_kt, stride_kd, stride_vt, stride_vd, Tk, D, Dv, BLOCK_D, BLOCK_DV,
         )  # fmt: skip
-    acc /= nonzero(running_sum)[:, None]
+    acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
     store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
 
 

@@ -123,9 +123,9 @@ def _relative_fwd_kernel(
     q = pass_infinity(q)
     n_rows = 2 * max_distance + 1  # of the tables
     before = _load_row(relative_k_ptr, 0, cols, stride_rkt, stride_rkd, D)  # [BLOCK_D]
-    past = _load_row(relative_k_ptr, n_rows - 1, cols, stride_rkt, stride_rkd, D)
+    past = _load_row(relative_k_ptr, n_rows - 1, cols, stride_rkt, stride_rkd, D)  # [BLOCK_D]
     gain_before = tl.sum(q.to(tl.float32) * before[None, :], 1)  # [BLOCK_Q]
-    gain_past = tl.sum(q.to(tl.float32) * past[None, :], 1)
+    gain_past = tl.sum(q.to(tl.float32) * past[None, :], 1)  # [BLOCK_Q]
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
@@ -145,8 +145,8 @@ def _relative_fwd_kernel(
             elif stretch == 2:
                 scores += gain_past[:, None]
             else:
-                distances = tile * BLOCK_KV - (start + Tk - Tq) - (BLOCK_Q - 1) + span
-                table_rows = clip(distances, -max_distance, max_distance) + max_distance
+                distances = tile * BLOCK_KV - (start + Tk - Tq) - (BLOCK_Q - 1) + span  # [SPAN]
+                table_rows = clip(distances, -max_distance, max_distance) + max_distance  # [SPAN]
                 relative = load_tile(
                     relative_k_ptr, table_rows, cols, stride_rkt, stride_rkd, n_rows, D
                 )  # [SPAN, BLOCK_D]
@@ -162,13 +162,13 @@ def _relative_fwd_kernel(
             pivot = finite(new_max)
             weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
-            total = tl.sum(weights, 1)
+            total = tl.sum(weights, 1)  # [BLOCK_Q]
             running_sum = running_sum * rescale + total
             sum_before *= rescale
             sum_past *= rescale
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
             acc *= rescale[:, None]
-            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             if stretch == 0:
                 sum_before += total
             elif stretch == 2:
@@ -185,7 +185,7 @@ def _relative_fwd_kernel(
             running_max = new_max
 
     before = _load_row(relative_v_ptr, 0, v_cols, stride_rvt, stride_rvd, Dv)  # [BLOCK_DV]
-    past = _load_row(relative_v_ptr, n_rows - 1, v_cols, stride_rvt, stride_rvd, Dv)
+    past = _load_row(relative_v_ptr, n_rows - 1, v_cols, stride_rvt, stride_rvd, Dv)  # [BLOCK_DV]
     acc += sum_before[:, None] * before[None, :] + sum_past[:, None] * past[None, :]
     acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
     store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)

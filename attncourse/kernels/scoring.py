@@ -147,7 +147,7 @@ def _scoring_fwd_kernel(
             if stretch == 1:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
             acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     out = acc / nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]

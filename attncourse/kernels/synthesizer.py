@@ -172,7 +172,7 @@ def _synthesizer_fwd_kernel(
     else:
         left_ptr += batch * stride_lb + head * stride_lh
         right_ptr += batch * stride_rb + head * stride_rh
-        left = load_tile(left_ptr, queries, cols, stride_lt, stride_ld, Tq, D)
+        left = load_tile(left_ptr, queries, cols, stride_lt, stride_ld, Tq, D)  # [BLOCK_Q, BLOCK_D]
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
@@ -194,7 +194,7 @@ def _synthesizer_fwd_kernel(
             if stretch == 1:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
             acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     out = acc / nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]

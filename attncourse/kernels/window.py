@@ -152,10 +152,10 @@ def _window_fwd_kernel(
             pivot = finite(new_max)
             weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_Q]
             v = load_tile(v_ptr, tokens, v_cols, stride_vt, stride_vd, Tk, Dv)
             acc *= rescale[:, None]
-            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             running_max = new_max
 
     running_sum = nonzero(running_sum)
@@ -226,8 +226,8 @@ def _window_dkdv_kernel(
         weights = tl.exp2(tl.where(visible, scores, float("-inf")))  # [BLOCK_KV, BLOCK_Q]
         dv = tl.dot(weights.to(grad_out.dtype), grad_out, dv, input_precision="ieee")
         dweights = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
-        dscores = weights * (dweights - delta[None, :])
-        dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")
+        dscores = weights * (dweights - delta[None, :])  # [BLOCK_KV, BLOCK_Q]
+        dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")  # [BLOCK_KV, BLOCK_D]
     store_tile(dk_ptr, dk * scale, k_tokens, cols, stride_dkt, stride_dkd, Tk, D)
     store_tile(dv_ptr, dv, k_tokens, v_cols, stride_dvt, stride_dvd, Tk, Dv)
 
@@ -285,8 +285,8 @@ def _window_dq_kernel(
         visible = _visible(positions[:, None], keys[None, :], n_keys, window, CAUSAL)
         weights = tl.exp2(tl.where(visible, scores, float("-inf")))  # [BLOCK_Q, BLOCK_KV]
         dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
-        dscores = weights * (dweights - delta[:, None])
-        dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")
+        dscores = weights * (dweights - delta[:, None])  # [BLOCK_Q, BLOCK_KV]
+        dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")  # [BLOCK_Q, BLOCK_D]
     store_tile(dq_ptr, dq * scale, q_tokens, cols, stride_dqt, stride_dqd, Tq, D)
 
 

@@ -125,9 +125,9 @@ def attend_tile(q, k, v, visible, acc, running_max, running_sum, scale):
     pivot = finite(new_max)
     weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_R, BLOCK_KV]
     rescale = tl.exp2(running_max - pivot)  # [BLOCK_R]
-    running_sum = running_sum * rescale + tl.sum(weights, 1)
+    running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_R]
     acc *= rescale[:, None]
-    acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+    acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_R, BLOCK_DV]
     return acc, new_max, running_sum
 
 
