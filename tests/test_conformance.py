@@ -898,6 +898,19 @@ def test_kernel_spoils_the_rows_that_attend_once_nan_is_in_the_keys(mechanism):
 
 
 @having("kernel")
+def test_kernel_has_the_gradients_that_it_says(mechanism):
+    kernel = kernel_of(mechanism)
+    arrays = on_device(*random_qkv(4, heads=2, width=16), grad=True)
+    none = "Gradients: none." in inspect.getdoc(kernel.attention)
+    try:
+        out = run(mechanism, *arrays, module=kernel, **mechanism.values)
+    except ValueError as error:
+        assert none and "must not require grad" in str(error)
+    else:
+        assert out.requires_grad and not none
+
+
+@having("kernel")
 def test_kernel_traffic_is_what_its_cost_says(mechanism):
     kernel = kernel_of(mechanism)
     from attncourse import trace

@@ -1,9 +1,11 @@
 """The house around the package: set-up, versions, import directions, what the README promises."""
 
 import ast
+import collections
 import graphlib
 import importlib.metadata
 import io
+import itertools
 import os
 import re
 import shutil
@@ -508,6 +510,71 @@ def test_a_folder_of_mechanisms_holds_one_stem_for_each_and_their_parts(package)
     assert "_parts" in names and strangers(package, names) == set()
     assert strangers(package, names | {"helper"}) == {"helper"}
     assert strangers(package, names - {"window"}) == {"window"}
+
+
+# The contract of the kernels stands once, in the docstring of their package
+
+
+def repeats_of_the_contract(stem, text):
+    """What of a kernel module says again what holds for all, or does not say what is its own."""
+    texts = {
+        node.name: ast.get_docstring(node)
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    contract = f"Contract: `attncourse.kernels`; knobs: `reference.{stem}.attention`."
+    own = (contract, "Gradients: ", "Memory: ")
+    text = texts["attention"]
+    found = [f"attention: no {start!r}" for start in own if f"\n{start}" not in text]
+    if not re.search("`(attncourse.kernels|plan_cost)`", texts["cost"]):
+        found.append("cost: no pointer to what is counted")
+    for name, part in itertools.product(("attention", "cost"), ("Args:", "Returns:", "Raises:")):
+        if part in texts[name]:
+            found.append(f"{name}: {part}")
+    return found
+
+
+def test_kernels_say_what_is_special_to_them():
+    paths = [p for p in sorted((ROOT / "attncourse/kernels").glob("*.py")) if p.stem != "__init__"]
+    assert len(paths) > 20
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in paths}
+    found = {stem: w for stem, text in texts.items() if (w := repeats_of_the_contract(stem, text))}
+    assert found == {}
+
+
+def test_no_paragraph_of_the_kernels_stands_twice():
+    paths = sorted((ROOT / "attncourse/kernels").rglob("*.py"))
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    paragraphs = collections.Counter(
+        paragraph
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, owners)
+        for paragraph in (ast.get_docstring(node) or "").split("\n\n")
+        if paragraph.count("\n") and not paragraph.startswith("Args:")
+    )
+    assert len(paragraphs) > 50
+    assert [paragraph for paragraph, times in paragraphs.items() if times > 1] == []
+
+
+def test_a_repeated_contract_is_found():
+    good = (
+        'def attention(q):\n    """Attend.\n\n'
+        "    Contract: `attncourse.kernels`; knobs: `reference.toy.attention`.\n"
+        '    Gradients: none.\n    Memory: the output.\n    """\n'
+        'def cost(B):\n    """Count: see `attncourse.kernels`."""\n'
+    )
+    assert repeats_of_the_contract("toy", good) == []
+    for old, new in (
+        ("reference.toy", "reference.other"),
+        ("Gradients: none.\n    ", ""),
+        ("Memory: ", "It holds "),
+        ("see `attncourse.kernels`", "all"),
+        ("the output.", "the output.\n\n    Args:\n        q: Queries."),
+        ('kernels`."', 'kernels`.\n\n    Args:\n        B: Batch.\n    "'),
+    ):
+        assert old in good
+        assert len(repeats_of_the_contract("toy", good.replace(old, new))) == 1, old
 
 
 # References and training code can be read in one sitting: lines of code, the long docstrings aside

@@ -256,6 +256,8 @@ def bad_calls():
     )
     whole = full.attention
     yield ValueError, "must not require grad", whole, (q.clone().requires_grad_(), k, v), {}
+    learned = torch.ones(6, 6, device=DEVICE, requires_grad=True)
+    yield ValueError, "must not require grad", whole, (q, k, v), {"bias": learned}
     yield TypeError, "mask must be boolean", whole, (q, k, v), {"mask": torch.ones(6, 6)}
     yield TypeError, "bias must be a torch tensor, got float", whole, (q, k, v), {"bias": 1.0}
     yield (
@@ -287,7 +289,7 @@ def test_cpu_tensors_are_refused_outside_of_the_interpreter(monkeypatch):
         window.attention(q, k, v, window=1)
 
 
-# Importing
+# In a process of its own
 
 
 def run_python(code, **environment):
@@ -298,6 +300,34 @@ def run_python(code, **environment):
         text=True,
         env=kept | {"CUDA_VISIBLE_DEVICES": ""} | environment,
     )
+
+
+COSTS = """
+import itertools
+from attncourse import MECHANISMS
+
+for mechanism in MECHANISMS.values():
+    if "kernel" not in mechanism.has:
+        continue
+    kernel = mechanism.kernel
+    functions = [getattr(kernel, name) for name in ("cost", "torch_cost") if hasattr(kernel, name)]
+    ends = (False, True) if mechanism.causal else (False,)
+    for cost, causal, dtype_bytes in itertools.product(functions, ends, (2, 4)):
+        knobs = mechanism.values | {"causal": causal, "dtype_bytes": dtype_bytes}
+        counts = cost(1, 2, 100, 130, 48, **knobs)
+        print(mechanism.stem, *(type(count).__name__ for count in vars(counts).values()))
+"""
+
+
+def test_costs_are_counted_in_plain_python():
+    run = run_python(COSTS, TRITON_INTERPRET="0")  # where the host cannot call a jitted function
+    assert run.returncode == 0, run.stderr
+    counted = set(run.stdout.splitlines())
+    assert len(counted) > 20
+    assert {line for line in counted if not line.endswith(" int int int int")} == set()
+
+
+# Importing
 
 
 def test_without_triton_the_import_says_what_to_do():

@@ -153,6 +153,8 @@ def bad_calls():
     yield ValueError, "'learned' needs pooling_vector", inputs, {"pool": 2, "kind": "learned"}
     given = {"pool": 2, "pooling_vector": vector(16)}
     yield ValueError, "'mean' takes no pooling_vector", inputs, given
+    learned = {"kind": "learned", "pooling_vector": vector(16).requires_grad_()}
+    yield ValueError, "must not require grad", inputs, {"pool": 2} | learned
     wrong = {"pool": 2, "kind": "learned", "pooling_vector": vector(15)}
     yield ValueError, r"must broadcast to \(1, 1, 16\), got \(15,\)", inputs, wrong
     wrong = wrong | {"pooling_vector": vector(16).half()}

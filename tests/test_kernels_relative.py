@@ -11,6 +11,7 @@ if sys.platform != "linux":
 
 from attncourse import trace
 from attncourse.kernels import INTERPRETED, flash, relative
+from attncourse.kernels._parts.tiles import key_tiles
 from attncourse.reference import relative as reference
 
 import torch  # isort: skip
@@ -65,7 +66,8 @@ def test_the_stretches_hold_the_tiles_that_they_should():
     ):
         for start in range(0, Tq, BLOCK_Q):
             positions = range(start + Tk - Tq, min(start + BLOCK_Q, Tq) + Tk - Tq)
-            near, past, end = relative.stretches.fn(start, Tq, Tk, most, BLOCK_Q, BLOCK_KV, causal)
+            _, end = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_KV, causal)
+            near, past = relative.stretches.fn(end, start, Tq, Tk, most, BLOCK_Q, BLOCK_KV)
             assert 0 <= near <= past <= end
             for tile in range(end):
                 away = [

@@ -1,4 +1,36 @@
-"""Triton twins of the reference modules: the same names, the same signatures, torch tensors.
+"""Triton twins of the reference modules: the same names on torch tensors.
+
+What they share is stated here, once; a kernel's docstring says what is special to it. The contract
+is that of `attncourse.reference`, with the same names, order, kinds and defaults of arguments. Here
+
+attention(q, k, v, *, <knobs>, causal=False, scale=None) -> out
+    q is (B, H, Tq, D), k (B, H, Tk, D), v (B, H, Tk, Dv): float32, float16 or bfloat16 on one
+    device, D and Dv from 1 to 256; grouped heads have four axes too. Outside of the interpreter the
+    device must be a CUDA device. The interpreter computes bfloat16 wrongly, which is refused there.
+    Strides are passed on: nothing has to be contiguous. Tensors that are knobs are on q's device
+    and, if they enter a product, in its dtype.
+
+    out is (B, H, Tq, Dv) in the dtype of q, on its device. A query that sees no key gets zeros.
+    Sums are float32 and cast when they are stored; float32 is multiplied exactly, not as TF32.
+
+    Gradients: of q, k and v, all at once and the first ones only. No kernel adds atomically, so
+        each run gives the same bits. Where there are none, a tensor that requires a gradient is
+        refused, except under `torch.no_grad()`.
+    Memory: what a call allocates. Tiles live on chip. The bounds of the loops over them are the
+        mechanism: a sparse kernel skips tiles, it does not mask them all.
+
+cost(B, H, Tq, Tk, D, *, <knobs>, causal=False, dtype_bytes=4) -> Cost
+    What the kernels do at Dv = D, tile by tile, in plain integers. FLOPs are those of whole tiles
+    as they are multiplied: masked corners, rows beyond the end and a width padded to a power of two
+    included. Traffic is each element that a program loads or stores, without help from a cache: a
+    key tile is read once for each query tile. dtype_bytes decides the size of the tiles, too.
+    `torch_cost` is the part of `cost` that is torch's: products with given matrices, hashing,
+    sorting, copying.
+
+Errors are those of the reference. Besides, TypeError: no torch tensor, another dtype. ValueError:
+other than four axes, devices that differ or run no kernel, a width above 256, more heads or batches
+than the 65,535 of a CUDA grid. Where `full` and the caches find no room, torch.OutOfMemoryError
+says how many bytes were asked for, how many are free, and what would fit.
 
 Where no CUDA device is available the kernels run in Triton's interpreter, program by program on
 the CPU. Triton decides that when it is first imported, so this package must come before it.

@@ -56,37 +56,15 @@ def attention(
     that it sees in part. Only the latter run mask code; a tile on no list is neither loaded nor
     multiplied. A list much longer than the others would keep one program busy while the rest of
     the GPU waits: it is shared out among several, whose results are joined by their softmax sums.
-    The gradients walk along the same lists, and along their transpose.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        layout: bool (query blocks, key blocks), a NumPy array as `layouts.grid` numbers
-            it; True = attend. All heads share it.
-        block: Tokens in a block, best a multiple of 64: see `layout_plan.tile_sizes`.
-        partial: bool, shaped as layout: the blocks to which `visible` applies; all if not given.
-        visible: A NumPy function of queries i (..., rows, 1) and keys j (..., 1, keys) that says
-            who may attend. It is asked anew in each call.
-        causal: No key after the query's own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Differentiable.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, a grid that is not boolean, a block no
-            integer.
-        ValueError: Shapes, dtypes or devices that do not fit, block < 1, `partial` without
-            `visible`.
-
-    Memory:
-        The output, (B, H, Tq) float32 and the lists; for a long list (B, H, tile, Dv) float32 for
-        each of its shares. Nothing of size Tq · Tk.
-
-    Paper:
-        Gray, Radford, Kingma 2017, "GPU kernels for block-sparse weights"; full and partial blocks:
-        Dong et al. 2024, arXiv:2412.05496, section 3.
+    Contract: `attncourse.kernels`; knobs: `reference.block_sparse.attention`.
+    layout and partial are NumPy arrays here too, and `visible` is a NumPy function of queries i
+    (..., rows, 1) and keys j (..., 1, keys), asked anew in each call. `block` is best a multiple of
+    64: see `layout_plan.tile_sizes`.
+    Gradients: along the same lists, and along their transpose.
+    Memory: the output, (B, H, Tq) float32 and the lists; for a long list (B, H, tile, Dv) float32
+        for each of its shares. Nothing of size Tq · Tk.
+    Paper: full and partial blocks as in Dong et al. 2024, arXiv:2412.05496, section 3.
     """
     where = "block_sparse.attention"
     check_tensors(where, q, k, v)
@@ -112,15 +90,7 @@ def run(
     """Return attention over the pairs that the plans list; no pair may stand in two of them.
 
     Where one order of the queries does not suit all keys, there is a plan for each order. Their
-    results are joined as those of shares are.
-
-    Args:
-        where: The function that asks, such as "bigbird.attention".
-        q: (B, H, Tq, D), checked.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv).
-        plans: Of these sizes.
-        scale: Factor of the scores; 1/√D if not given.
+    results are joined as those of shares are. q, k and v are checked, the scale is not.
     """
     check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
     scale = check_scale(where, scale, q.shape[-1])
@@ -175,10 +145,10 @@ def _block_sparse_fwd_kernel(
             pivot = finite(new_max)
             weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_Q]
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
             acc *= rescale[:, None]
-            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             running_max = new_max
 
     running_sum = nonzero(running_sum)
@@ -224,7 +194,7 @@ def _block_sparse_join_kernel(
         pivot = finite(new_max)
         weight, rescale = tl.exp2(lse - pivot), tl.exp2(running_max - pivot)  # [BLOCK_Q]
         running_sum = running_sum * rescale + weight
-        acc = acc * rescale[:, None] + part * weight[:, None]
+        acc = acc * rescale[:, None] + part * weight[:, None]  # [BLOCK_Q, BLOCK_DV]
         running_max = new_max
     running_sum = nonzero(running_sum)
     acc /= running_sum[:, None]  # [BLOCK_Q, BLOCK_DV]
@@ -234,7 +204,7 @@ def _block_sparse_join_kernel(
 
 
 class _BlockSparseAttention(torch.autograd.Function):
-    """The kernels as one differentiable function. No atomics: each run gives the same bits."""
+    """The kernels as one differentiable function."""
 
     @staticmethod
     def forward(ctx, q, k, v, plans, scale):
@@ -316,16 +286,7 @@ def layout_cost(
 ) -> Cost:
     """Count what the kernels of `attention` do at this layout: see `plan_cost`.
 
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        layout: bool (query blocks, key blocks).
-        block: Tokens in a block.
-        causal: Drops the tiles of the future and masks those on the diagonal.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Causal drops the tiles of the future and masks those on the diagonal.
     """
     block = patterns.check_grids("block_sparse.layout_cost", Tq, Tk, layout, block)
     causal = check_flag("block_sparse.layout_cost", "causal", causal)
@@ -346,7 +307,7 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does at a band of blocks, which the catalogue's sliders set."""
+    """Count what a band of blocks takes, which the catalogue's sliders set: see `plan_cost`."""
     block = check_count("block_sparse.cost", "block", block, least=1)
     window_blocks = check_count("block_sparse.cost", "window_blocks", window_blocks)
     causal = check_flag("block_sparse.cost", "causal", causal)

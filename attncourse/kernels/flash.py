@@ -41,31 +41,11 @@ def attention(
     Each query keeps the largest score so far, the sum of exp(score - largest) and the values summed
     with these weights. A tile with a larger score rescales what is kept. So no row of scores is
     ever whole, and the (Tq, Tk) matrix is never made. Causal tiles above the diagonal are skipped.
-    For the gradients the scores are computed again, from one number that is kept per query.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D); `grouped.attention` runs these kernels with fewer heads.
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        block_q: Queries of a tile; others call it B_r or BLOCK_M. `tile_sizes` says what comes of
-            it here: a power of two, from 16 to what fits on chip.
-        block_k: Keys of a tile; others call it B_c or BLOCK_N. As block_q.
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Differentiable.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, block_q < 1, block_k < 1.
-
-    Memory:
-        The output and (B, H, Tq) float32.
-
-    Paper:
-        Dao 2023, arXiv:2307.08691, section 3.1; after Dao et al. 2022, arXiv:2205.14135. The
-        online softmax: Milakov, Gimelshein 2018, arXiv:1805.02867.
+    Contract: `attncourse.kernels`; knobs: `reference.flash.attention`.
+    block_q and block_k are rounded to powers of two that fit on chip: see `tile_sizes`.
+    Gradients: from scores that are computed again, with one number that is kept per query.
+    Memory: the output and (B, H, Tq) float32.
     """
     where = "flash.attention"
     check_tensors(where, q, k, v)
@@ -89,15 +69,6 @@ def attend(
     """Return `attention` of tensors that are checked; k and v may have G heads, a divisor of H.
 
     Query head h reads key/value head h // (H / G), in the gradients too: see `grouped.attention`.
-
-    Args:
-        q: (B, H, Tq, D). The other arguments as in `attention`.
-        k: (B, G, Tk, D).
-        v: (B, G, Tk, Dv).
-        block_q: Queries of a tile.
-        block_k: Keys of a tile.
-        causal: As in `attention`.
-        scale: Factor of the scores.
     """
     with torch.cuda.device_of(q):
         return _FlashAttention.apply(q, k, v, block_q, block_k, causal, scale)
@@ -109,15 +80,9 @@ def tile_sizes(
     """Return BLOCK_Q and BLOCK_KV, queries and keys of the kernels' tile, and launch options.
 
     A kernel is compiled for its tile, whose sides must be powers of two and at least 16. So the
-    knobs are rounded up to such sizes, and cut to what fits on chip: see `tiling`. The backward
-    pass keeps two sums there instead of one, and four operands instead of three.
-
-    Args:
-        block_q: Queries of a tile.
-        block_k: Keys of a tile.
-        width: The larger of D and Dv.
-        dtype_bytes: Bytes of one number of q, k and v.
-        backward: Whether the tile is one of the backward pass.
+    knobs, which others call BLOCK_M and BLOCK_N, are rounded up to such sizes, and cut to what fits
+    on chip: see `tiling`. The backward pass keeps two sums there instead of one, and four operands
+    instead of three.
     """
     if dtype_bytes == 4:  # exact float32 has no tensor cores: operands sit in registers
         most = (32, 32, 8, 2) if width <= 64 else (16, 16, 8, 1)
@@ -191,10 +156,10 @@ def _flash_fwd_kernel(
             pivot = finite(new_max)
             weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_Q]
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
             acc *= rescale[:, None]
-            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             running_max = new_max
 
     running_sum = nonzero(running_sum)
@@ -268,8 +233,8 @@ def _flash_dkdv_kernel(
             weights = tl.exp2(scores)  # [BLOCK_KV, BLOCK_Q]
             dv = tl.dot(weights.to(grad_out.dtype), grad_out, dv, input_precision="ieee")
             dweights = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
-            dscores = weights * (dweights - delta[None, :])
-            dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")
+            dscores = weights * (dweights - delta[None, :])  # [BLOCK_KV, BLOCK_Q]
+            dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")  # [BLOCK_KV, BLOCK_D]
     store_tile(dk_ptr, dk * scale, keys, cols, stride_dkt, stride_dkd, Tk, D)
     store_tile(dv_ptr, dv, keys, v_cols, stride_dvt, stride_dvd, Tk, Dv)
 
@@ -315,7 +280,7 @@ def _flash_dq_kernel(
         for tile in range(bounds[stretch], bounds[stretch + 1]):
             keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
             k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
             scores = scores * (scale * LOG2E) - lse[:, None]
             if stretch == 1:
@@ -323,13 +288,13 @@ def _flash_dq_kernel(
                 scores = tl.where(visible, scores, float("-inf"))
             weights = tl.exp2(scores)  # [BLOCK_Q, BLOCK_KV]
             dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
-            dscores = weights * (dweights - delta[:, None])
-            dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")
+            dscores = weights * (dweights - delta[:, None])  # [BLOCK_Q, BLOCK_KV]
+            dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")  # [BLOCK_Q, BLOCK_D]
     store_tile(dq_ptr, dq * scale, queries, cols, stride_dqt, stride_dqd, Tq, D)
 
 
 class _FlashAttention(torch.autograd.Function):
-    """The kernels as one differentiable function. No atomics: each run gives the same bits."""
+    """The kernels as one differentiable function."""
 
     @staticmethod
     def forward(ctx, q, k, v, block_q, block_k, causal, scale):
@@ -385,22 +350,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernel of `attention` does, tile by tile, with Dv = D.
+    """Count what the kernel of `attention` does: see `attncourse.kernels`.
 
-    The FLOPs are those of whole tiles as they are multiplied: masked corners, rows beyond the end
-    and a width padded to a power of two included. Traffic counts each element that a program
-    loads or stores, and takes no help from a cache: a key tile is read once per query tile.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        block_q: Queries of a tile; see `tile_sizes`.
-        block_k: Keys of a tile.
-        causal: Leaves out the tiles above the diagonal.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    The tile is that of `tile_sizes`.
     """
     block_q = check_count("flash.cost", "block_q", block_q, least=1)
     block_k = check_count("flash.cost", "block_k", block_k, least=1)

@@ -35,31 +35,13 @@ def attention(
 ) -> torch.Tensor:
     """Return softmax(q kᵀ · scale + bias) v.
 
-    Three kernels: scores, softmax in place, product with v. Everything is stored in between:
-    this is the baseline whose memory the other mechanisms avoid.
+    Three kernels: scores, softmax in place, product with v. Everything is stored in between: this
+    is the baseline whose memory the other mechanisms avoid. A causal mask skips nothing. Mask and
+    bias are read as they lie, broadcast by strides of 0.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        mask: bool, broadcast to (B, H, Tq, Tk); True = may attend.
-        bias: Added to the scaled scores, broadcast to (B, H, Tq, Tk).
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a mask that is not boolean.
-        ValueError: Shapes, dtypes or devices that do not fit, or a gradient is asked for.
-        torch.OutOfMemoryError: There is no room for the scores.
-
-    Memory:
-        One (B, H, Tq, Tk) float32 tensor and the output.
-
-    Paper:
-        Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
+    Contract: `attncourse.kernels`; knobs: `reference.full.attention`.
+    Gradients: none.
+    Memory: one (B, H, Tq, Tk) float32 tensor and the output.
     """
     where = "full.attention"
     check_tensors(where, q, k, v)
@@ -67,10 +49,10 @@ def attention(
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
     check_grid(where, {"heads": H, "batch": B})
-    check_no_grad(where, q, k, v)
     mask, bias = (
         _broadcast(where, *named, q, (B, H, Tq, Tk)) for named in (("mask", mask), ("bias", bias))
     )
+    check_no_grad(where, q, k, v, bias)
     mask_strides, bias_strides = (
         (0, 0, 0, 0) if tensor is None else tensor.stride() for tensor in (mask, bias)
     )
@@ -136,7 +118,7 @@ def _full_scores_kernel(
             visible = load_tile(here, queries, keys, stride_mi, stride_mj, Tq, Tk)
             scores = tl.where(visible != 0, scores, float("-inf"))
         if CAUSAL:  # the future is computed too, then thrown away
-            past = keys[None, :] <= queries[:, None] + (Tk - Tq)
+            past = keys[None, :] <= queries[:, None] + (Tk - Tq)  # [BLOCK_Q, BLOCK_KV]
             scores = tl.where(past, scores, float("-inf"))
         store_tile(scores_ptr, scores, queries, keys, stride_si, stride_sj, Tq, Tk)
 
@@ -208,20 +190,9 @@ def _broadcast(where, name, tensor, q, shape) -> torch.Tensor | None:
 def cost(
     B: int, H: int, Tq: int, Tk: int, D: int, *, causal: bool = False, dtype_bytes: int = 4
 ) -> Cost:
-    """Count what the three kernels of `attention` do, with Dv = D and without mask or bias.
+    """Count what the kernels of `attention` do: see `attncourse.kernels`.
 
-    The FLOPs are those of whole tiles as they are multiplied, rows beyond the end and a width
-    padded to a power of two included. Traffic counts each element that a program loads or
-    stores, and takes no help from a cache: k and v are read once per query tile.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        causal: Changes nothing: the future is computed, then masked.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    There is neither mask nor bias, and causal changes nothing: the future is computed, then masked.
     """
     _ = check_flag("full.cost", "causal", causal)
     BLOCK_Q, BLOCK_KV, _ = tiling(D, dtype_bytes)

@@ -20,34 +20,16 @@ def attention(
 ) -> torch.Tensor:
     """Return softmax(q kᵀ · scale) v, where query head h reads key/value head h // (H / G).
 
-    G = H is multi-head attention, G = 1 multi-query attention. A program of the flash kernel finds
-    the key/value head of its queries by that division: k and v are never repeated. In the backward
-    pass a program owns some keys and walks over the H / G heads that read them, so that their
-    gradients add up in registers, and dk and dv are written once.
+    A program of the flash kernel finds the key/value head of its queries by that division: k and v
+    are never repeated. In the backward pass a program owns some keys and walks over the H / G heads
+    that read them, so that their gradients add up in registers, and dk and dv are written once.
 
     For a few queries against many keys see `kv_cache`, whose kernel puts the queries of all these
     heads into one tile.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, G, Tk, D); G divides H.
-        v: (B, G, Tk, Dv), Dv ≤ 256.
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Differentiable.
-
-    Raises:
-        TypeError: No tensors, or a dtype without a kernel.
-        ValueError: Shapes, dtypes or devices that do not fit, or G does not divide H.
-
-    Memory:
-        The output and (B, H, Tq) float32.
-
-    Paper:
-        Ainslie et al. 2023, arXiv:2305.13245, section 2.2; for G = 1 Shazeer 2019,
-        arXiv:1911.02150, section 3. The tiles: Dao 2023, arXiv:2307.08691, section 3.1.
+    Contract: `attncourse.kernels`; knobs: `reference.grouped.attention`.
+    Gradients: as `flash`.
+    Memory: the output and (B, H, Tq) float32.
     """
     where = "grouped.attention"
     check_grouped(where, q, k, v)
@@ -68,22 +50,11 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernel of `attention` does, tile by tile, with Dv = D.
+    """Count what the kernel of `attention` does: see `attncourse.kernels`.
 
     A program serves one query head, so k and v count once for each of them and each tile of its
-    queries, however many heads share them. A GPU keeps tiles that neighbours read in its L2 cache;
-    as in `flash.cost`, no help from a cache is counted.
-
-    Args:
-        B: Batch.
-        H: Query heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        groups: G, key/value heads; H if not given. They decide how large k and v are, and nothing
-            that is counted here.
-        causal: Leaves out the tiles above the diagonal.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    queries, however many heads share them: `groups` changes nothing that is counted here. A GPU
+    keeps tiles that neighbours read in its L2 cache; no help from a cache is counted.
     """
     _ = check_groups("grouped.cost", H, groups)  # each query head reads its keys by itself
     causal = check_flag("grouped.cost", "causal", causal)

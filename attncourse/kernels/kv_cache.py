@@ -25,10 +25,7 @@ from attncourse.kernels.grouped import check_groups
 def start(k: torch.Tensor, v: torch.Tensor, *, capacity: int | None = None) -> "KVCache":
     """Return an empty cache for tokens like k (B, G, T, D) and v, with room for T of them.
 
-    Args:
-        k: Its shape, dtype and device count, its numbers do not.
-        v: The same.
-        capacity: Room for so many tokens instead of T.
+    Only shape, dtype and device of k and v count. `capacity` is room for so many tokens instead.
     """
     room = k.shape[-2] if capacity is None else check_count("kv_cache.start", "capacity", capacity)
     with _room_for("kv_cache.start", room, k, v):
@@ -51,18 +48,8 @@ def step(
 ) -> tuple[torch.Tensor, "KVCache"]:
     """Append the new tokens, then let them attend: in this order, so that a token sees itself.
 
-    Args:
-        state: The cache; it is changed in place.
-        q: (B, H, T, D); T is 1 in generation, more in prefill, and fewer than keys are the last.
-        k: (B, G, T, D); G divides H.
-        v: (B, G, T, Dv).
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        out (B, H, T, Dv), and the state.
-
-    Raises:
-        ValueError: More queries than new keys, or shapes or dtypes that do not fit.
+    The cache is changed in place. T is 1 in generation, more in prefill; where there are fewer
+    queries than keys, they are those of the last tokens.
     """
     splits.check("kv_cache.step", q, k, v)
     scale = check_scale("kv_cache.step", scale, q.shape[-1])
@@ -87,31 +74,13 @@ def attention(
     the H / G heads that share a key/value head are rows of one tile: each key is read once for all
     of them.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, G, Tk, D); G divides H.
-        v: (B, G, Tk, Dv), Dv ≤ 256.
-        chunk: Tokens a step: 1 is generation, more is prefill in chunks. A tile has 16 rows at
-            least and 64 at most, so small steps go together and large ones are cut; no effect on
-            values.
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a chunk that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, chunk < 1, or a gradient is asked
-            for.
-
-    Memory:
-        The output and one float32 for each of its rows and splits; where there is more than one
+    Contract: `attncourse.kernels`; knobs: `reference.kv_cache.attention`.
+    A tile has 16 to 64 rows, so small steps (`chunk`) go together and large ones are cut; no effect
+    on values.
+    Gradients: none.
+    Memory: the output and one float32 for each of its rows and splits; where there is more than one
         split, also their partial outputs in float32.
-
-    Paper:
-        Shazeer 2019, arXiv:1911.02150, section 2.4; Ainslie et al. 2023, arXiv:2305.13245,
-        section 2.2. The online softmax: Dao 2023, arXiv:2307.08691, section 3.1.
+    Paper: groups as in Ainslie et al. 2023, arXiv:2305.13245, section 2.2.
     """
     where = "kv_cache.attention"
     splits.check(where, q, k, v)
@@ -162,7 +131,7 @@ def _kv_cache_fwd_kernel(
         keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
         k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
         v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
-        visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)
+        visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)  # [BLOCK_R, BLOCK_KV]
         acc, running_max, running_sum = attend_tile(
             q, k, v, visible, acc, running_max, running_sum, scale
         )
@@ -278,21 +247,10 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernels of `attention` do, tile by tile, with Dv = D.
+    """Count what the kernels of `attention` do: see `attncourse.kernels`.
 
     How many splits there are depends on the GPU: see `splits.share_out`. k and v are read once for
-    each tile of rows, which holds all the heads of a group; a cache's help is not counted.
-
-    Args:
-        B: Batch.
-        H: Query heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        chunk: Tokens a step.
-        groups: G, key/value heads; H if not given.
-        causal: Leaves out the tiles of the future.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    each tile of rows, which holds all the heads of a group.
     """
     G = check_groups("kv_cache.cost", H, groups)
     chunk = check_count("kv_cache.cost", "chunk", chunk, least=1)

@@ -60,29 +60,12 @@ def attention(
     there, chunk by chunk, with its state in registers. Features and normaliser are computed on
     the way; scores live in one chunk.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        feature_map: φ. `elu_plus_one` is part of the kernels; another map is called on q and on k
-            and may return up to 256 features, which are then stored.
-        chunk: Tokens handled together, raised to a power of two of at least 16, and no more than
-            fit on chip; changes speed, not the result.
-        causal: No key after the query's own position i + Tk - Tq.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; zeros where the normaliser φ(q) · Σ φ(k) is 0, so for a
-        query that sees no key. Differentiable.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a chunk that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, chunk < 1.
-
-    Memory:
-        The output, (B, H, Tq) float32, and at most 16 states (B, H, D, Dv + 1) float32.
-
-    Paper:
-        Katharopoulos, Vyas, Pappas, Fleuret 2020, arXiv:2006.16236, sections 3.2 and 3.3.
+    Contract: `attncourse.kernels`; knobs: `reference.linear.attention`.
+    `elu_plus_one` is part of the kernels; another feature_map is called on q and on k and may
+    return up to 256 features, which are then stored. `chunk` is raised to a power of two of at
+    least 16, and no more than fit on chip; it changes speed, not the result.
+    Gradients: three more kernels, which walk the chunks again.
+    Memory: the output, (B, H, Tq) float32, and at most 16 states (B, H, D, Dv + 1) float32.
     """
     where = "linear.attention"
     check_tensors(where, q, k, v)
@@ -136,7 +119,7 @@ def _linear_sums_kernel(
     for first in range(begin, min(start + PART, Tk), BLOCK):
         keys = existing(first + tl.arange(0, BLOCK), Tk)
         k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_D]
-        phi_k = features(k, keys, cols, Tk, D, ELU)
+        phi_k = features(k, keys, cols, Tk, D, ELU)  # [BLOCK, BLOCK_D]
         v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_E]
         if tops_ptr is not None:
             here = tops_ptr + batch * stride_eb + head * stride_eh
@@ -157,7 +140,7 @@ def _linear_sums_kernel(
             state = tl.dot(tl.trans(phi_k), v, state, input_precision=PRECISION)
         else:
             norm += tl.sum(phi_k.to(tl.float32), 0)  # [BLOCK_D]
-            state = tl.dot(tl.trans(phi_k), v, state, input_precision="ieee")
+            state = tl.dot(tl.trans(phi_k), v, state, input_precision="ieee")  # [BLOCK_D, BLOCK_E]
     store_tile(sums_ptr, state, cols, v_cols, stride_sf, stride_sd, D, Dv)
     if slice == 0:
         tl.store(norms_ptr + cols * stride_nd, norm, mask=cols < D)
@@ -207,7 +190,7 @@ def _linear_fwd_kernel(
         here = sums_ptr + before * stride_sp
         part_state = load_tile(here, cols, v_cols, stride_sf, stride_sd, D, Dv)
         here = norms_ptr + before * stride_np
-        part_norm = tl.load(here + cols * stride_nd, mask=cols < D, other=0.0)
+        part_norm = tl.load(here + cols * stride_nd, mask=cols < D, other=0.0)  # [BLOCK_D]
         if tops_ptr is not None:
             here = part_tops_ptr + batch * stride_pb + head * stride_ph
             part_top = tl.load(here + before * stride_pp)
@@ -222,14 +205,14 @@ def _linear_fwd_kernel(
     start = part * PART
     for first in range(start, min(start + PART, Tq), BLOCK):
         queries = first + tl.arange(0, BLOCK)
-        q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)
+        q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK, BLOCK_D]
         phi_q = features(q, queries, cols, Tq, D, ELU)  # [BLOCK, BLOCK_D]
         wide = phi_q.to(tl.float32)
         acc = tl.dot(wide, state, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
         total = tl.sum(wide * norm[None, :], 1)  # [BLOCK]
         if CAUSAL:
             keys = existing(queries + (Tk - Tq), Tk)
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)
+            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_D]
             phi_k = features(k, keys, cols, Tk, D, ELU)  # [BLOCK, BLOCK_D]
             v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_E]
             scores = tl.dot(phi_q, tl.trans(phi_k), input_precision="ieee")  # [BLOCK, BLOCK]
@@ -255,14 +238,14 @@ def _linear_fwd_kernel(
             else:
                 state = tl.dot(tl.trans(phi_k), v, state, input_precision="ieee")
             norm += tl.sum(phi_k.to(tl.float32), 0)
-        out = acc / nonzero(total)[:, None]
+        out = acc / nonzero(total)[:, None]  # [BLOCK, BLOCK_E]
         store_tile(out_ptr, out, queries, v_cols, stride_ot, stride_od, Tq, Dv)
         if slice == 0:
             tl.store(total_ptr + queries * stride_tt, total, mask=queries < Tq)
 
 
 class _LinearAttention(torch.autograd.Function):
-    """The kernels as one differentiable function. No atomics: each run gives the same bits."""
+    """The kernels as one differentiable function."""
 
     @staticmethod
     def forward(ctx, q, k, v, chunk, causal, in_kernel):
@@ -329,13 +312,10 @@ def scan(
     Args:
         phi_q: (B, H, Tq, m), m ≤ 256; any factor of a query's row leaves the quotient alone.
         phi_k: (B, H, Tk, m).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
+        v: (B, H, Tk, Dv).
         tops: (B, H, Tk) float32.
         chunk: As in `attention`.
         causal: As in `attention`.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of phi_q.
     """
     sizes = *phi_q.shape[:3], phi_k.shape[2], phi_q.shape[3], v.shape[3]
     tiles = tiles_for(*sizes, chunk, phi_q.element_size(), fading=True)
@@ -396,22 +376,10 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernels of `attention` do with the features elu(x) + 1 and Dv = D.
+    """Count what the kernels of `attention` do: see `attncourse.kernels`.
 
-    The FLOPs are those of whole tiles as they are multiplied: the masked half of each chunk, rows
-    beyond the end and a width padded to a power of two included. Traffic counts each element that
-    a program loads or stores, and takes no help from a cache: every slice of v's columns reads q
-    and k anew, and the states before a part are read by each part.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        chunk: Tokens handled together.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    The features are elu(x) + 1. Every slice of v's columns reads q and k anew, and the states
+    before a part are read by each part; of a chunk's scores the masked half is multiplied too.
     """
     chunk = check_count("linear.cost", "chunk", chunk, least=1)
     causal = check_flag("linear.cost", "causal", causal)

@@ -30,28 +30,9 @@ def attention(
     E k and F v have `rank` rows. A query has that many scores, whatever Tk is, and a tile of them
     lives on chip at a time.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        key_projection: E (rank, Tk) in the dtype of q, rank ≤ Tk; leading axes, if any, broadcast
-            to k's.
-        value_projection: F, of the same rank; may be the same tensor.
-        causal: Must be False: each mixed key holds a part of every token, the future included.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q. Differentiable, also with respect to the projections.
-
-    Raises:
-        TypeError: No tensors, or a dtype without a kernel.
-        ValueError: Shapes, dtypes or devices that do not fit, a rank above Tk, causal.
-
-    Memory:
-        E k and F v (B, H, rank, D + Dv) in the dtype of q, the output, and (B, H, Tq) float32.
-
-    Paper:
-        Wang, Li, Khabsa, Fang, Ma 2020, arXiv:2006.04768, section 4.
+    Contract: `attncourse.kernels`; knobs: `reference.linformer.attention`.
+    Gradients: as `flash`, also with respect to the projections.
+    Memory: E k and F v (B, H, rank, D + Dv) in the dtype of q, the output, and (B, H, Tq) float32.
     """
     where = "linformer.attention"
     check_tensors(where, q, k, v)
@@ -103,19 +84,10 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D and projections that all heads share.
+    """Count `torch_cost`, and `flash.cost` over `rank` keys: see `attncourse.kernels`.
 
-    That is `torch_cost` and `flash.cost` over `rank` keys.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        rank: Rows of the projections; more than Tk count as Tk, as in the reference's `mean_pool`.
-        causal: Must be False.
-        dtype_bytes: Bytes of one number of q, k, v, out and the projections.
+    All heads share their projections. A rank above Tk counts as Tk, as in the reference's
+    `mean_pool`.
     """
     rank = check_count("linformer.cost", "rank", rank, least=1)
     mixing = torch_cost(B, H, Tq, Tk, D, rank=rank, causal=causal, dtype_bytes=dtype_bytes)

@@ -39,33 +39,10 @@ def attention(
     global keys, which are gathered into tiles of their own. Global queries with projections of
     their own are a second pass over a few rows.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        window: Radius in steps; the released model's `attention_window` is twice this.
-        dilation: Tokens per step.
-        global_tokens: The first so many positions, or a row of positions; all, if there are fewer.
-        q_global: Shaped as q: the queries of the global tokens; q if not given.
-        k_global: Shaped as k: the keys that global tokens see; k if not given.
-        v_global: Shaped as v: the values that global tokens see; v if not given.
-        causal: No key after the query's own position i + Tk - Tq, for global tokens neither.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Differentiable.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, a knob too small, a position beyond
-            Tk.
-
-    Memory:
-        The output, (B, H, Tq) float32, the lists, and (B, H, 64, Dv) float32 for each share of the
-        global rows. With projections of their own the output twice.
-
-    Paper:
-        Beltagy, Peters, Cohan 2020, arXiv:2004.05150, section 3.1.
+    Contract: `attncourse.kernels`; knobs: `reference.longformer.attention`.
+    Gradients: as `block_sparse`.
+    Memory: the output, (B, H, Tq) float32, the lists, and (B, H, 64, Dv) float32 for each share of
+        the global rows. With projections of their own the output twice.
     """
     where = "longformer.attention"
     check_tensors(where, q, k, v)
@@ -99,22 +76,7 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernels of `attention` do, with Dv = D: see `plan_cost`.
-
-    Global tokens have no projections of their own here.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        window: Radius in steps.
-        dilation: Tokens per step.
-        global_tokens: The first so many positions, or a row of positions.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
-    """
+    """Count what the kernels do without projections of global tokens: see `plan_cost`."""
     knobs = _check_knobs("longformer.cost", Tq, Tk, window, dilation, global_tokens)
     causal = check_flag("longformer.cost", "causal", causal)
     blocks = tiling(D, dtype_bytes)[:2]

@@ -44,44 +44,17 @@ def attention(
 ) -> torch.Tensor:
     """Return softmax(q kᵀ · scale) v over the keys that hashing finds for each query.
 
-    In each round, queries and keys are sorted by bucket, and by position within a bucket. A chunk
-    of queries looks at the `chunk` sorted keys before the place of its first query and at the
-    `chunk` keys from there on; the order is a ring. A tile of these scores exists at a time. What
-    the rounds before have found is an output and the logarithm of its softmax sum per query: with
-    these the online softmax goes on. A pair found again in a later round does not count twice.
+    A program is a tile of one chunk of queries in one round, and walks over the stretch of sorted
+    keys that the chunk looks at. What the rounds before have found is an output and the logarithm
+    of its softmax sum per query: with these the online softmax goes on. A pair found again in a
+    later round does not count twice.
 
-    A query that finds nobody attends to its own position. `exclude_self` keeps it from doing so
-    otherwise. Causal hides later keys; *which* earlier keys are found still depends on the hashes
-    of the whole sequence.
-
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        n_buckets: Even; each of n_buckets / 2 random directions and its opposite.
-        n_rounds: Independent hashes; a key missed in one may be found in another.
-        chunk: Keys in a chunk; ⌈chunk · Tq / Tk⌉ queries in one of theirs.
-        seed: The same seed gives the same hashes, for all heads, and those of the reference. Where
-            two directions are equally near to a vector, rounding may decide otherwise.
-        exclude_self: No query looks at its own position i + Tk - Tq unless it finds nobody.
-        causal: No key after the query's own position.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query before the first key gets zeros.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, knobs below their least, odd
-            n_buckets, or a gradient is asked for.
-
-    Memory:
-        The output; with several rounds (B, H, Tq, Dv + 1) float32; a few integers per token and
+    Contract: `attncourse.kernels`; knobs: `reference.lsh.attention`.
+    `seed` gives the reference's hashes. Where two directions are equally near to a vector, rounding
+    may decide otherwise.
+    Gradients: none.
+    Memory: the output; with several rounds (B, H, Tq, Dv + 1) float32; a few integers per token and
         round; while it hashes, (B, H, T, n_buckets / 2) float32.
-
-    Paper:
-        Kitaev, Kaiser, Levskaya 2020, arXiv:2001.04451, section 2; see the reference for what
-        differs.
     """
     where = "lsh.attention"
     check_tensors(where, q, k, v)
@@ -156,7 +129,7 @@ def _lsh_round_kernel(
     in_rows = (in_chunk < rows) & (ranks < Tq)
     # missing ones are beyond the end, where nothing is loaded or stored
     q_sorted_ptr += sequence * Tq
-    queries = tl.load(q_sorted_ptr + ranks, mask=in_rows, other=Tq).to(tl.int32)
+    queries = tl.load(q_sorted_ptr + ranks, mask=in_rows, other=Tq).to(tl.int32)  # [BLOCK_Q]
     own = queries + (Tk - Tq)  # where the queries sit among the keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
@@ -168,7 +141,7 @@ def _lsh_round_kernel(
         running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
         running_sum = tl.zeros([BLOCK_Q], tl.float32)
     else:  # an output and its log-sum-exp weigh as much as all that went into them
-        acc = load_tile(acc_ptr, queries, v_cols, Dv, 1, Tq, Dv)
+        acc = load_tile(acc_ptr, queries, v_cols, Dv, 1, Tq, Dv)  # [BLOCK_Q, BLOCK_DV]
         running_max = tl.load(lse_ptr + queries, mask=in_rows, other=float("-inf"))
         running_sum = tl.where(running_max == float("-inf"), 0.0, 1.0)
 
@@ -178,7 +151,7 @@ def _lsh_round_kernel(
         steps = key_tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
         in_stretch = steps < stretch
         places = (start + steps) % Tk  # the order is a ring
-        keys = tl.load(k_sorted_ptr + places, mask=in_stretch, other=Tk).to(tl.int32)
+        keys = tl.load(k_sorted_ptr + places, mask=in_stretch, other=Tk).to(tl.int32)  # [BLOCK_KV]
         k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
         scores *= scale * LOG2E
@@ -190,9 +163,9 @@ def _lsh_round_kernel(
         for earlier in range(0, number):  # what a round before has found counts there
             place = earlier * n_sequences + sequence
             here = found_starts_ptr + place * Tq
-            their_start = tl.load(here + queries, mask=in_rows, other=0)
+            their_start = tl.load(here + queries, mask=in_rows, other=0)  # [BLOCK_Q]
             here = found_places_ptr + place * Tk
-            their_place = tl.load(here + keys, mask=in_stretch, other=0)
+            their_place = tl.load(here + keys, mask=in_stretch, other=0)  # [BLOCK_KV]
             away = their_place[None, :] - their_start[:, None]  # [BLOCK_Q, BLOCK_KV]
             visible &= tl.where(away < 0, away + Tk, away) >= stretch
         scores = tl.where(visible, scores, float("-inf"))
@@ -295,24 +268,11 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D. The data do not change it: chunks are fixed.
+    """Count what the kernels of `attention` do: see `attncourse.kernels`.
 
-    The FLOPs are those of whole tiles as they are multiplied: hidden pairs, rows beyond the end
-    and a width padded to a power of two included. Traffic counts each element that a program
-    loads or stores, and takes no help from a cache; `torch_cost` is in it.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        n_buckets: Buckets; hashing costs (Tq + Tk) · D · n_buckets a round.
-        n_rounds: Rounds.
-        chunk: Keys in a chunk; each query looks at 2·chunk.
-        seed: Changes nothing.
-        causal: Adds the values of the queries' own positions, which lonely ones need.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    The data do not change it, nor does `seed`: chunks are fixed. Hashing, of `torch_cost`, takes
+    (Tq + Tk) · D · n_buckets a round. Causal adds the values of the queries' own positions, which
+    lonely ones need.
     """
     n_buckets, n_rounds, chunk, _ = _check_knobs("lsh.cost", n_buckets, n_rounds, chunk, seed)
     causal = check_flag("lsh.cost", "causal", causal)

@@ -38,27 +38,9 @@ def attention(
     Neighbouring queries see neighbouring keys at each distance: a step of the loop moves one tile
     of k and of v, row by row under the queries. `reference.offsets` makes the distances.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        offsets: Distances in tokens, 0 or more; repeated ones count once.
-        causal: Only the keys i - offset, from the query's own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or an offset that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, an offset < 0, or a gradient is
-            asked for.
-
-    Memory:
-        The output.
-
-    Paper:
-        Li et al. 2019, arXiv:1907.00235, section 4.2: the exponential ones.
+    Contract: `attncourse.kernels`; knobs: `reference.offsets.attention`.
+    Gradients: none.
+    Memory: the output.
     """
     where = "offsets.attention"
     check_tensors(where, q, k, v)
@@ -119,7 +101,7 @@ def _offsets_fwd_kernel(
             q, keys, acc, running_max, running_sum, k_ptr, v_ptr,
             stride_kt, stride_kd, stride_vt, stride_vd, Tk, D, Dv, BLOCK_D, BLOCK_DV,
         )  # fmt: skip
-    acc /= nonzero(running_sum)[:, None]
+    acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
     store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
 
 
@@ -134,17 +116,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernel of `attention` does, with Dv = D; keys beyond the ends are not loaded.
+    """Count what the kernel of `attention` does: see `attncourse.kernels`.
 
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        offsets: Distances in tokens.
-        causal: Only the keys before the query.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    No tiles are multiplied: pairs count, and those beyond the ends are not loaded.
     """
     steps = _steps("offsets.cost", offsets, causal, Tq, Tk).astype(int)
     first = Tk - Tq + steps  # the key that the first query sees at each distance

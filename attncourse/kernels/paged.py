@@ -29,28 +29,10 @@ def attention(
     takes one split of the keys, and it finds each key by its page in the block table. The sequence
     is never put together again.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, G, Tk, D); G divides H.
-        v: (B, G, Tk, Dv), Dv ≤ 256.
-        page: Tokens in a page, any number; no effect on values.
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a page that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, page < 1, or a gradient is asked for.
-
-    Memory:
-        The pages: less than one page beyond the tokens of each sequence; the output and one
-        float32 for each of its rows and splits; where there is more than one split, also their
-        partial outputs in float32.
-
-    Paper:
-        Kwon et al. 2023, arXiv:2309.06180, section 4.1.
+    Contract: `attncourse.kernels`; knobs: `reference.paged.attention`.
+    Gradients: none.
+    Memory: the pages, less than one page beyond the tokens of each sequence; the rest as
+        `kv_cache.attention`.
     """
     where = "paged.attention"
     splits.check(where, q, k, v)
@@ -65,11 +47,8 @@ def attention(
 def start(k: torch.Tensor, v: torch.Tensor, *, page: int, n_pages: int | None = None) -> PagedCache:
     """Return an empty cache for sequences like k (B, G, T, D) and v.
 
-    Args:
-        k: Its shape, dtype and device count, its numbers do not.
-        v: The same.
-        page: Tokens in a page.
-        n_pages: Pages of the pool; enough for T tokens of each sequence if not given.
+    Only shape, dtype and device of k and v count. The pool has n_pages, or enough for T tokens of
+    each sequence.
     """
     B, G, T = k.shape[:3]
     page = check_count("paged.start", "page", page, least=1)
@@ -92,18 +71,7 @@ def step(
 ) -> tuple[torch.Tensor, PagedCache]:
     """Append the new tokens, then let them attend, each sequence to itself.
 
-    Args:
-        state: The cache; it is changed in place.
-        q: (B, H, T, D). If fewer than keys, those of the last tokens.
-        k: (B, G, T, D); G divides H.
-        v: (B, G, T, Dv).
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        out (B, H, T, Dv), and the state.
-
-    Raises:
-        ValueError: More queries than new keys, or shapes or dtypes that do not fit.
+    The cache is changed in place; fewer queries than keys are those of the last tokens.
     """
     splits.check("paged.step", q, k, v)
     scale = check_scale("paged.step", scale, q.shape[-1])
@@ -124,20 +92,10 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernels of `attention` do, with Dv = D: filling the pages, and attention.
+    """Count what the kernels of `attention` do: see `attncourse.kernels`.
 
-    A program reads one entry of the block table, in 4 bytes, for each key that it loads.
-
-    Args:
-        B: Batch.
-        H: Query heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        page: Tokens in a page.
-        groups: G, key/value heads; H if not given.
-        causal: Leaves out the tiles of the future.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Filling the pages is counted too, and of the block table one entry of 4 bytes for each key that
+    a program loads.
     """
     G = check_groups("paged.cost", H, groups)
     page = check_count("paged.cost", "page", page, least=1)

@@ -45,35 +45,12 @@ def attention(
     size, relative to the largest exponent so far: exp cannot overflow, no later key is looked at,
     and the (Tq, Tk) matrix is never made.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        n_features: m, the random directions, the same for all heads. At most 256, or 128 if
-            trigonometric: a state of more does not fit on chip.
-        features: "positive", exp(w·x - |x|²/2), or "trigonometric", exp(|x|²/2) times sin and cos
-            of w·x: two numbers per direction, and a normaliser that may come near 0 or below.
-        orthogonal: Directions at right angles, D at a time, instead of independent ones.
-        seed: Another seed draws other directions; the same gives those of the reference.
-        chunk: As in `linear.attention`.
-        causal: No key after the query's own position i + Tk - Tq.
-        scale: Factor of the scores, not negative; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, n_features or chunk < 1, too many
-            features, seed < 0, scale < 0, features of another name, or a gradient is asked for.
-
-    Memory:
-        The output; the features of all tokens, (B, H, Tq + Tk, m) in the dtype of q; (B, H, Tq +
-        Tk) float32; at most 16 states (B, H, m, Dv + 1) float32. The directions stay for the next
-        call.
-
-    Paper:
-        Choromanski et al. 2021, arXiv:2009.14794, sections 2.3 and 2.4.
+    Contract: `attncourse.kernels`; knobs: `reference.performer.attention`.
+    n_features is at most 256, or 128 if trigonometric: a state of more does not fit on chip. `seed`
+    draws the reference's directions, which stay for the next call. `chunk` as in `linear`.
+    Gradients: none.
+    Memory: the output; the features of all tokens, (B, H, Tq + Tk, m) in the dtype of q;
+        (B, H, Tq + Tk) float32; at most 16 states (B, H, m, Dv + 1) float32.
     """
     where = "performer.attention"
     check_tensors(where, q, k, v)
@@ -120,7 +97,7 @@ def _performer_features_kernel(
         cols = first + tl.arange(0, BLOCK_D)
         x = load_tile(x_ptr, tokens, cols, stride_xt, stride_xd, T, D).to(tl.float32)
         w = load_tile(directions_ptr, rows, cols, stride_wm, stride_wd, n_directions, D)
-        projected = tl.dot(x, tl.trans(w), projected, input_precision=PRECISION)
+        projected = tl.dot(x, tl.trans(w), projected, input_precision=PRECISION)  # [BLOCK, BLOCK_M]
         square += tl.sum(x * x, 1)
     projected *= tl.sqrt(scale)  # as if x had been scaled
     half_square = square * (scale * 0.5 * LOG2E)  # [BLOCK]
@@ -210,21 +187,10 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernels of `attention` do with positive features and Dv = D.
+    """Count what the kernels of `attention` do: see `attncourse.kernels`.
 
-    As in `linear.cost`, whose kernels come after the features. Each program that makes features
-    reads all directions.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        n_features: m.
-        chunk: Tokens handled together.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    The features are positive. What comes after them counts as in `linear.cost`; each program that
+    makes features reads all directions.
     """
     m = _n_numbers("performer.cost", n_features, "positive")
     chunk = check_count("performer.cost", "chunk", chunk, least=1)

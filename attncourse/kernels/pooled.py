@@ -38,39 +38,14 @@ def attention(
 ) -> torch.Tensor:
     """Return softmax(q k̄ᵀ · scale + log size) v̄ over ⌈Tk / pool⌉ runs of tokens.
 
-    k̄ and v̄ hold one row per run, so a query has Tk / pool scores, a tile of which lives on chip at
-    a time. log size lets a run of several tokens count as often as they would.
+    k̄ and v̄ hold one row per run, so a query has Tk / pool scores, a tile of which lives on chip
+    at a time. Causal: a program walks over the tiles of runs before its queries, then over the
+    tokens of their own runs, in the same online softmax.
 
-    Causal: a query sees the runs before its own pooled, and its own run token by token up to
-    itself, in the same online softmax.
-
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        pool: Tokens in a run; the last run may be shorter. "adaptive": tokens in a run on average.
-        kind: How a run becomes one row: its "mean", its "max" per feature, "learned": a mean with
-            weights softmax(k · pooling_vector), or "adaptive": the mean over runs that are cut
-            where neighbouring keys are least alike, as the reference's `cuts` does.
-        pooling_vector: (D,) or (..., D) in the dtype of q, for kind "learned", and only for that.
-        causal: As above, by the query's own position i + Tk - Tq. Not with kind "adaptive".
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a pool that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, pool < 1, an unknown kind,
-            "adaptive" and causal, or a gradient is asked for.
-
-    Memory:
-        The output, and k̄ and v̄ (B, H, Tk / pool, D + Dv) in the dtype of q; "adaptive": one
+    Contract: `attncourse.kernels`; knobs: `reference.pooled.attention`.
+    Gradients: none.
+    Memory: the output, and k̄ and v̄ (B, H, Tk / pool, D + Dv) in the dtype of q; "adaptive": one
         number per key and what sorting them takes.
-
-    Paper:
-        Liu et al. 2018, arXiv:1801.10198, section 4.2.3 (compressed keys and values); Bolya et
-        al. 2022, arXiv:2210.09461, section 3 (merging similar tokens, log size).
     """
     where = "pooled.attention"
     check_tensors(where, q, k, v)
@@ -78,10 +53,10 @@ def attention(
     pool = _check_knobs(where, pool, kind, pooling_vector, causal)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
-    check_no_grad(where, q, k, v)
     check_grid(where, {"heads": H, "batch": B})
     if pooling_vector is not None:
         pooling_vector = _each_head(where, pooling_vector, q)
+    check_no_grad(where, q, k, v, pooling_vector)
     pool = min(pool, max(1, Tk))  # more changes nothing, and 32 bits hold it
     scale = check_scale(where, scale, D)
     BLOCK_Q, BLOCK_KV, options = tiling(max(D, Dv), q.element_size())
@@ -130,7 +105,7 @@ def _pooled_likeness_kernel(
     before = load_tile(k_ptr, pairs, cols, stride_kt, stride_kd, Tk - 1, D).to(tl.float32)
     k = load_tile(k_ptr + stride_kt, pairs, cols, stride_kt, stride_kd, Tk - 1, D).to(tl.float32)
     lengths = tl.sqrt(tl.sum(k * k, 1)), tl.sqrt(tl.sum(before * before, 1))  # [BLOCK] each
-    cosines = tl.sum(k * before, 1) / (nonzero(lengths[0]) * nonzero(lengths[1]))
+    cosines = tl.sum(k * before, 1) / (nonzero(lengths[0]) * nonzero(lengths[1]))  # [BLOCK]
     tl.store(cosines_ptr + pairs * stride_ct, cosines, mask=pairs < Tk - 1)
 
 
@@ -177,7 +152,7 @@ def _pooled_tokens_kernel(
             pooled_k = tl.where(inside[:, None], tl.maximum(pooled_k, k), pooled_k)
             pooled_v = tl.where(inside[:, None], tl.maximum(pooled_v, v), pooled_v)
         elif KIND == "learned":  # an online softmax within each run
-            scores = tl.sum(k * vector[None, :], 1) * LOG2E
+            scores = tl.sum(k * vector[None, :], 1) * LOG2E  # [BLOCK]
             scores = tl.where(inside, scores, float("-inf"))
             new_max = tl.maximum(running_max, scores)
             pivot = finite(new_max)
@@ -270,10 +245,10 @@ def _pooled_fwd_kernel(
 
     for tile in range(0, (last_key - first_key + BLOCK_KV - 1) // BLOCK_KV):  # none if not causal
         keys = first_key + tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
-        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, last_key, D)
+        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, last_key, D)  # [BLOCK_KV, BLOCK_D]
         v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, last_key, Dv)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * LOG2E)
-        own = (keys // pool)[None, :] == (positions // pool)[:, None]
+        own = (keys // pool)[None, :] == (positions // pool)[:, None]  # [BLOCK_Q, BLOCK_KV]
         scores = tl.where(own & (keys[None, :] <= positions[:, None]), scores, float("-inf"))
         acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
@@ -357,23 +332,9 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernels of `attention` do, tile by tile, with Dv = D.
+    """Count what the kernels of `attention` do: see `attncourse.kernels`.
 
-    The FLOPs are those of whole tiles as they are multiplied: masked corners, rows beyond the end
-    and a width padded to a power of two included; pooling is sums, not products. Traffic counts
-    each element that a program loads or stores, and takes no help from a cache; `torch_cost` is in
-    it.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        pool: Tokens in a run.
-        kind: As in `attention`.
-        causal: Queries see the past pooled and their own run in full.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Pooling is sums, not products. `torch_cost` is in it.
     """
     pool = check_count("pooled.cost", "pool", pool, least=1)
     knobs = {"pool": pool, "kind": kind, "causal": causal, "dtype_bytes": dtype_bytes}

@@ -45,28 +45,9 @@ def attention(
     query loads rows of k and v of its own, which no other query of its tile can use. So this takes
     as long as reading (1 + n_random) · D numbers of k and of v for each query, mostly from cache.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        n_random: Keys drawn for each query; all there are, if there are fewer.
-        seed: The same seed and sizes give the same keys.
-        causal: Keys are drawn from what is before the query's own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, a negative knob, or a gradient is
-            asked for.
-
-    Memory:
-        The output and the drawn keys, int32 (Tq, 1 + n_random).
-
-    Paper:
-        Zaheer et al. 2020, arXiv:2007.14062, section 2: one of BigBird's three parts.
+    Contract: `attncourse.kernels`; knobs: `reference.random_keys.attention`.
+    Gradients: none.
+    Memory: the output and the drawn keys, int32 (Tq, 1 + n_random).
     """
     where = "random_keys.attention"
     check_tensors(where, q, k, v)
@@ -154,7 +135,7 @@ def _random_keys_fwd_kernel(
             q, keys, acc, running_max, running_sum, k_ptr, v_ptr,
             stride_kt, stride_kd, stride_vt, stride_vd, Tk, D, Dv, BLOCK_D, BLOCK_DV,
         )  # fmt: skip
-    acc /= nonzero(running_sum)[:, None]
+    acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
     store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
 
 
@@ -170,21 +151,10 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernel of `attention` does, with Dv = D.
+    """Count what the kernel of `attention` does: see `attncourse.kernels`.
 
-    The FLOPs are those of scores and sums of the keys that there are; none of them are matrix
-    products of tiles. Traffic takes no help from a cache: a row of k and v is read each time.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        n_random: Keys drawn for each query.
-        seed: Changes nothing but which keys are drawn.
-        causal: Leaves queries near the start with fewer keys.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    No tiles are multiplied: the keys that there are count, fewer for the first causal queries, and
+    a row of k and v is read each time. `seed` changes nothing but which keys are drawn.
     """
     where = "random_keys.cost"
     n_random = check_count(where, "n_random", n_random)

@@ -40,28 +40,9 @@ def attention(
     and skewed, row i by i places, onto the scores; the weights are skewed back onto the relative
     values. A tile further away than max_distance has one r: there they cost next to nothing.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        relative_keys: (2·max_distance + 1, D) in the dtype of q: row 0 for max_distance or more
-            before the query, the middle for the query's own position.
-        relative_values: (2·max_distance + 1, Dv).
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
-
-    Raises:
-        TypeError: No tensors, or a dtype without a kernel.
-        ValueError: Shapes, dtypes or devices that do not fit, or a gradient is asked for.
-
-    Memory:
-        The output; nothing for each pair, nothing for each query and distance.
-
-    Paper:
-        Shaw, Uszkoreit, Vaswani 2018, arXiv:1803.02155, sections 3.1 to 3.3.
+    Contract: `attncourse.kernels`; knobs: `reference.relative.attention`.
+    Gradients: none.
+    Memory: the output; nothing for each pair, nothing for each query and distance.
     """
     where = "relative.attention"
     check_tensors(where, q, k, v)
@@ -87,19 +68,15 @@ def attention(
 
 
 @triton.jit
-def stretches(
-    start, Tq, Tk, max_distance,
-    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
-):  # fmt: skip
-    """Where the key tiles come near to the queries start ..., where they are past, where they end.
+def stretches(n_tiles, start, Tq, Tk, max_distance, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr):
+    """Where the first n_tiles key tiles come near to the queries start ..., and where past them.
 
     Near are those in which not all pairs are max_distance or more away on the same side.
     """
     first, last = start + Tk - Tq, min(start + BLOCK_Q, Tq) - 1 + Tk - Tq  # their positions
-    _, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
     first_near = min(max(first - max_distance + 1, 0) // BLOCK_KV, n_tiles)
     first_past = min((max(last + max_distance, 0) + BLOCK_KV - 1) // BLOCK_KV, n_tiles)
-    return first_near, first_past, n_tiles
+    return first_near, first_past
 
 
 @triton.jit
@@ -146,18 +123,17 @@ def _relative_fwd_kernel(
     q = pass_infinity(q)
     n_rows = 2 * max_distance + 1  # of the tables
     before = _load_row(relative_k_ptr, 0, cols, stride_rkt, stride_rkd, D)  # [BLOCK_D]
-    past = _load_row(relative_k_ptr, n_rows - 1, cols, stride_rkt, stride_rkd, D)
+    past = _load_row(relative_k_ptr, n_rows - 1, cols, stride_rkt, stride_rkd, D)  # [BLOCK_D]
     gain_before = tl.sum(q.to(tl.float32) * before[None, :], 1)  # [BLOCK_Q]
-    gain_past = tl.sum(q.to(tl.float32) * past[None, :], 1)
+    gain_past = tl.sum(q.to(tl.float32) * past[None, :], 1)  # [BLOCK_Q]
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
     sum_before = tl.zeros([BLOCK_Q], tl.float32)  # the part of keys far before the query
     sum_past = tl.zeros([BLOCK_Q], tl.float32)
 
-    first_near, first_past, n_tiles = stretches(
-        start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV, CAUSAL
-    )
+    _, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    first_near, first_past = stretches(n_tiles, start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV)
     bounds = 0, first_near, first_past, n_tiles
     for stretch in tl.static_range(3):  # far before the queries, near, far past them
         for tile in range(bounds[stretch], bounds[stretch + 1]):
@@ -169,8 +145,8 @@ def _relative_fwd_kernel(
             elif stretch == 2:
                 scores += gain_past[:, None]
             else:
-                distances = tile * BLOCK_KV - (start + Tk - Tq) - (BLOCK_Q - 1) + span
-                table_rows = clip(distances, -max_distance, max_distance) + max_distance
+                distances = tile * BLOCK_KV - (start + Tk - Tq) - (BLOCK_Q - 1) + span  # [SPAN]
+                table_rows = clip(distances, -max_distance, max_distance) + max_distance  # [SPAN]
                 relative = load_tile(
                     relative_k_ptr, table_rows, cols, stride_rkt, stride_rkd, n_rows, D
                 )  # [SPAN, BLOCK_D]
@@ -186,13 +162,13 @@ def _relative_fwd_kernel(
             pivot = finite(new_max)
             weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
-            total = tl.sum(weights, 1)
+            total = tl.sum(weights, 1)  # [BLOCK_Q]
             running_sum = running_sum * rescale + total
             sum_before *= rescale
             sum_past *= rescale
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
             acc *= rescale[:, None]
-            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             if stretch == 0:
                 sum_before += total
             elif stretch == 2:
@@ -209,7 +185,7 @@ def _relative_fwd_kernel(
             running_max = new_max
 
     before = _load_row(relative_v_ptr, 0, v_cols, stride_rvt, stride_rvd, Dv)  # [BLOCK_DV]
-    past = _load_row(relative_v_ptr, n_rows - 1, v_cols, stride_rvt, stride_rvd, Dv)
+    past = _load_row(relative_v_ptr, n_rows - 1, v_cols, stride_rvt, stride_rvd, Dv)  # [BLOCK_DV]
     acc += sum_before[:, None] * before[None, :] + sum_past[:, None] * past[None, :]
     acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
     store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
@@ -263,29 +239,18 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernel of `attention` does, tile by tile, with Dv = D.
+    """Count what the kernel of `attention` does: see `attncourse.kernels`.
 
-    The FLOPs are those of whole tiles as they are multiplied: masked corners, rows beyond the end
-    and a width padded to a power of two included. Traffic counts each element that a program
-    loads or stores, and takes no help from a cache: near tiles read the rows of the tables anew.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        max_distance: Distance at which positions are clipped.
-        causal: Leaves out the tiles above the diagonal.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Near tiles read the rows of the tables anew.
     """
     max_distance = check_count("relative.cost", "max_distance", max_distance)
     causal = check_flag("relative.cost", "causal", causal)
     BLOCK_Q, BLOCK_KV, SPAN, _ = _tiling(D, dtype_bytes)
     tiles = near = loaded = programs = 0
     for start in range(0, Tq, BLOCK_Q):
-        first_near, first_past, n_tiles = stretches.fn(
-            start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV, causal
+        _, n_tiles = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_KV, causal)
+        first_near, first_past = stretches.fn(
+            n_tiles, start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV
         )
         tiles += n_tiles
         near += first_past - first_near

@@ -40,28 +40,9 @@ def attention(
     numbers at a time for all pairs of the tile, and joins an online softmax: neither the (Tq, Tk)
     matrix nor the (Tq, Tk, hidden) array is made, and no tile of the latter.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        query_weights: Wq (D, hidden) in the dtype of q.
-        key_weights: Wk (D, hidden).
-        vector: (hidden,).
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-        scale: Factor of the scores; 1 if not given, because `vector` sets their size.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
-
-    Raises:
-        TypeError: No tensors, or a dtype without a kernel.
-        ValueError: Shapes, dtypes or devices that do not fit, or a gradient is asked for.
-
-    Memory:
-        q and k projected, (B, H, Tq + Tk, hidden) float32, and the output.
-
-    Paper:
-        Bahdanau, Cho, Bengio 2015, arXiv:1409.0473, section 3.1 and appendix A.1.2.
+    Contract: `attncourse.kernels`; knobs: `reference.scoring.attention`.
+    Gradients: none.
+    Memory: q and k projected, (B, H, Tq + Tk, hidden) float32, and the output.
     """
     where = "scoring.attention"
     check_tensors(where, q, k, v)
@@ -166,7 +147,7 @@ def _scoring_fwd_kernel(
             if stretch == 1:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
             acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     out = acc / nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
@@ -224,23 +205,11 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernels of `attention` do, tile by tile, with Dv = D.
+    """Count what the kernels of `attention` do: see `attncourse.kernels`.
 
-    The FLOPs are those of whole tiles as they are multiplied: masked corners, rows beyond the end
-    and sizes padded to a power of two included. The product with `vector` is among them, although
-    no `tl.dot` makes it; the exponentials, which take most of the time, are no products. Traffic
-    counts each element that a program loads or stores, and takes no help from a cache: each tile
-    reads the hidden numbers of its queries anew.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        hidden: Numbers inside of tanh for each pair.
-        causal: Leaves out the tiles above the diagonal.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    The product with `vector` is among the FLOPs, although no `tl.dot` makes it; the exponentials,
+    which take most of the time, are no products. Each tile reads the hidden numbers of its queries
+    anew.
     """
     hidden = check_count("scoring.cost", "hidden", hidden, least=1)
     causal = check_flag("scoring.cost", "causal", causal)

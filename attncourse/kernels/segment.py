@@ -28,33 +28,12 @@ def attention(
 ) -> torch.Tensor:
     """Return softmax(q kᵀ · scale) v over a query's own segment and the `memory` keys before it.
 
-    The tokens are cut into segments of `chunk` keys. A tile of scores of one segment exists at a
-    time on each multiprocessor: the (Tq, Tk) matrix is never made, and tiles outside of the
-    segments are not even computed.
+    A tile of scores of one segment exists at a time on each multiprocessor: the (Tq, Tk) matrix is
+    never made, and tiles outside of the segments are not even computed.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        chunk: Tokens of a segment; segments begin at the keys 0, chunk, 2·chunk ...
-        memory: Keys before the segment that it sees too.
-        causal: No key after the query's own position i + Tk - Tq. Queries that sit before the
-            first key belong to the first segment.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Differentiable; the
-        memory gets gradients too, where the source keeps them out.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, chunk < 1, memory < 0.
-
-    Memory:
-        The output, and of the segments of one launch their output and (B, H, Tq) float32.
-
-    Paper:
-        Dai et al. 2019, arXiv:1901.02860, section 3.2, without its relative positions.
+    Contract: `attncourse.kernels`; knobs: `reference.segment.attention`.
+    Gradients: as `flash`; the memory gets them too, where the source keeps them out.
+    Memory: the output, and of the segments of one launch their output and (B, H, Tq) float32.
     """
     where = "segment.attention"
     check_tensors(where, q, k, v)
@@ -129,19 +108,7 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D: `flash.cost` of each segment, and `torch_cost`.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        chunk: Tokens of a segment.
-        memory: Keys before the segment that it sees too.
-        causal: Leaves out the tiles above the diagonal.
-        dtype_bytes: Bytes of one number of q, k, v and out.
-    """
+    """Count `flash.cost` of each segment, and `torch_cost`: see `attncourse.kernels`."""
     chunk, memory = _check_knobs("segment.cost", chunk, memory)
     causal = check_flag("segment.cost", "causal", causal)
     knobs = {"causal": causal, "dtype_bytes": dtype_bytes}

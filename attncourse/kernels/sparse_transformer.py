@@ -34,30 +34,10 @@ def attention(
     Keys that are `stride` apart lie in different tiles, so tiles of neighbours would be nearly
     empty and yet all be visited. In the order of their columns they are neighbours.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        stride: The paper's l, in tokens; near √Tk both factors are equally long.
-        pattern: "strided" or "fixed".
-        summary: The paper's c: how many tokens at the end of a block everybody sees; "fixed" only.
-        causal: No key after the query's own position i + Tk - Tq; the paper has no other case.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Differentiable.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, stride < 1, another pattern, summary
-            outside 1 ... stride.
-
-    Memory:
-        The output, (B, H, Tq) float32 and the lists; if "strided", what both factors give,
+    Contract: `attncourse.kernels`; knobs: `reference.sparse_transformer.attention`.
+    Gradients: as `block_sparse`.
+    Memory: the output, (B, H, Tq) float32 and the lists; if "strided", what both factors give,
         2 · (B, H, Tq, Dv + 1) float32.
-
-    Paper:
-        Child, Gray, Radford, Sutskever 2019, arXiv:1904.10509, section 4.3.
     """
     where = "sparse_transformer.attention"
     check_tensors(where, q, k, v)
@@ -81,20 +61,7 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernels of `attention` do, with Dv = D: see `plan_cost`.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        stride: The paper's l.
-        pattern: "strided" or "fixed".
-        summary: The paper's c, "fixed" only.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
-    """
+    """Count what the kernels of `attention` do: see `plan_cost`."""
     stride, summary = patterns.check_factors("sparse_transformer.cost", stride, pattern, summary)
     causal = check_flag("sparse_transformer.cost", "causal", causal)
     knobs = stride, pattern, summary, causal

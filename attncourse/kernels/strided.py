@@ -27,27 +27,9 @@ def attention(
 ) -> torch.Tensor:
     """Return softmax(q kᵀ · scale) v over the keys with (i - j) mod stride = 0.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        stride: Distance between two neighbouring keys, in tokens.
-        causal: No key after the query's own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Differentiable.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, stride < 1.
-
-    Memory:
-        The output, (B, H, Tq) float32 and the lists.
-
-    Paper:
-        Child, Gray, Radford, Sutskever 2019, arXiv:1904.10509, section 4.3: one of its two
-        factors.
+    Contract: `attncourse.kernels`; knobs: `reference.strided.attention`.
+    Gradients: as `block_sparse`.
+    Memory: the output, (B, H, Tq) float32 and the lists.
     """
     where = "strided.attention"
     check_tensors(where, q, k, v)
@@ -69,18 +51,7 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernels of `attention` do, with Dv = D: see `plan_cost`.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        stride: Distance between two neighbouring keys, in tokens.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
-    """
+    """Count what the kernels of `attention` do: see `plan_cost`."""
     stride = check_count("strided.cost", "stride", stride, least=1)
     causal = check_flag("strided.cost", "causal", causal)
     plan = _plan(Tq, Tk, stride, causal, *tiling(D, dtype_bytes)[:2])

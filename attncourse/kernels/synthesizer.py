@@ -56,28 +56,10 @@ def attention(
     else multiplied on chip from two thin factors, and meets its values there: unless they are
     given whole, no (Tq, Tk) matrix is held.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        logits: From this module's functions, with tensors in the dtype of q. Nothing is scaled by
-            1/√D: what is learned has its own size.
-        causal: Query i sees keys up to its own position i + Tk - Tq.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or logits of another origin: a kernel
-            cannot call a function.
-        ValueError: Shapes, dtypes or devices that do not fit, a hidden width or rank above 256, or
-            a gradient is asked for.
-
-    Memory:
-        The output; for `dense` also (B, H, Tq, hidden) in the dtype of q.
-
-    Paper:
-        Tay et al. 2020, arXiv:2005.00743, section 3.
+    Contract: `attncourse.kernels`; knobs: `reference.synthesizer.attention`.
+    `logits` come from this module's functions and no other, for a kernel cannot call a function.
+    Gradients: none.
+    Memory: the output; for `dense` also (B, H, Tq, hidden) in the dtype of q.
     """
     where = "synthesizer.attention"
     check_tensors(where, q, k, v)
@@ -190,7 +172,7 @@ def _synthesizer_fwd_kernel(
     else:
         left_ptr += batch * stride_lb + head * stride_lh
         right_ptr += batch * stride_rb + head * stride_rh
-        left = load_tile(left_ptr, queries, cols, stride_lt, stride_ld, Tq, D)
+        left = load_tile(left_ptr, queries, cols, stride_lt, stride_ld, Tq, D)  # [BLOCK_Q, BLOCK_D]
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
@@ -212,7 +194,7 @@ def _synthesizer_fwd_kernel(
             if stretch == 1:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
             acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     out = acc / nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
@@ -287,22 +269,10 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what `attention` does, with Dv = D, no bias, and weights that all heads share.
+    """Count what `attention` does, `torch_cost` included: see `attncourse.kernels`.
 
-    The FLOPs are those of whole tiles as they are multiplied: masked corners, rows beyond the end
-    and a width padded to a power of two included. Traffic counts each element that a program
-    loads or stores, and takes no help from a cache; `torch_cost` is in it.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        hidden: Width of the dense map, or rank of the factors; nothing to "random".
-        kind: "dense", "random" or "factorised".
-        causal: Leaves out the tiles above the diagonal.
-        dtype_bytes: Bytes of one number of q, k, v, out and the weights.
+    There is no bias, and all heads share their weights. `hidden` is the width of the dense map, or
+    the rank of the factors, and nothing to "random".
     """
     hidden = check_count("synthesizer.cost", "hidden", hidden, least=1)
     knobs = {"hidden": hidden, "kind": kind, "causal": causal, "dtype_bytes": dtype_bytes}

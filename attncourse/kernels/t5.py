@@ -16,6 +16,7 @@ from attncourse.kernels._parts.tiles import (
     check_no_grad,
     check_tensors,
     join_tile,
+    key_tiles,
     load_tile,
     nonzero,
     padded,
@@ -43,30 +44,9 @@ def attention(
     the diagonal takes from it what its pairs need; in a tile further away than max_distance all
     pairs have the same. The bias is never an array of pairs.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        table: (n_buckets, H) in the dtype of q; or (n_buckets, 1), the same for all heads.
-            n_buckets is even.
-        max_distance: Distances from here on share the last bucket: see `relative.t5_bucket`.
-        causal: Query i sees keys up to its own position i + Tk - Tq, and all buckets are for the
-            past, as in T5's decoder.
-        scale: Factor of the scores; 1/√D if not given. T5 itself takes 1.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a max_distance that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, buckets that the formula cannot fill,
-            or a gradient is asked for.
-
-    Memory:
-        The output, and (H, 2·max_distance + 1) float32; nothing for each pair.
-
-    Paper:
-        Raffel et al. 2020, arXiv:1910.10683, section 2.1.
+    Contract: `attncourse.kernels`; knobs: `reference.t5.attention`.
+    Gradients: none.
+    Memory: the output, and (H, 2·max_distance + 1) float32; nothing for each pair.
     """
     where = "t5.attention"
     check_tensors(where, q, k, v)
@@ -140,9 +120,8 @@ def _t5_fwd_kernel(
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
 
-    first_near, first_past, n_tiles = stretches(
-        start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV, CAUSAL
-    )
+    _, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    first_near, first_past = stretches(n_tiles, start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV)
     bounds = 0, first_near, first_past, n_tiles
     for stretch in tl.static_range(3):  # far before the queries, near, far past them
         for tile in range(bounds[stretch], bounds[stretch + 1]):
@@ -179,30 +158,19 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernel of `attention` does, tile by tile, with Dv = D.
+    """Count what the kernel of `attention` does: see `attncourse.kernels`.
 
-    The FLOPs are those of whole tiles as they are multiplied: masked corners, rows beyond the end
-    and a width padded to a power of two included. Traffic counts each element that a program
-    loads or stores, and takes no help from a cache: near tiles read a bias for each pair. What the
-    few numbers of the table cost before the kernel starts is left out.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        max_distance: Distance from which on all share a bucket.
-        causal: Leaves out the tiles above the diagonal.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Near tiles read a bias for each pair. What the few numbers of the table cost before the kernel
+    starts is left out.
     """
     max_distance = check_count("t5.cost", "max_distance", max_distance, least=1)
     causal = check_flag("t5.cost", "causal", causal)
     BLOCK_Q, BLOCK_KV, _ = _tiling(D, dtype_bytes)
     tiles = near = loaded = programs = 0
     for start in range(0, Tq, BLOCK_Q):
-        first_near, first_past, n_tiles = stretches.fn(
-            start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV, causal
+        _, n_tiles = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_KV, causal)
+        first_near, first_past = stretches.fn(
+            n_tiles, start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV
         )
         tiles += n_tiles
         near += first_past - first_near

@@ -33,31 +33,12 @@ def attention(
 ) -> torch.Tensor:
     """Return softmax(q kᵀ · scale) v over the keys within `window` steps of each query.
 
-    Scores live in one tile on chip at a time. A second pass that recomputes them gives the
-    gradients; all that is kept for it is one number per query, the logarithm of its softmax sum.
+    A program visits the key tiles that overlap the window of its queries, and masks those on its
+    edges. A dilated window is a plain one among the tokens of a residue class, a program's all.
 
-    Args:
-        q: (B, H, Tq, D) float32, float16 or bfloat16, any strides, D ≤ 256.
-        k: (B, H, Tk, D).
-        v: (B, H, Tk, Dv), Dv ≤ 256.
-        window: Radius in steps: 2·window + 1 keys for a query, window + 1 if causal.
-        dilation: Tokens per step: the keys are `dilation` apart.
-        causal: No key after the query's own position i + Tk - Tq.
-        scale: Factor of the scores; 1/√D if not given.
-
-    Returns:
-        (B, H, Tq, Dv) in the dtype of q; a query that sees no key gets zeros. Differentiable.
-
-    Raises:
-        TypeError: No tensors, a dtype without a kernel, or a knob that is no integer.
-        ValueError: Shapes, dtypes or devices that do not fit, window < 0, dilation < 1.
-
-    Memory:
-        The output and (B, H, Tq) float32; nothing of size Tq · Tk or Tq · window.
-
-    Paper:
-        Beltagy, Peters, Cohan 2020, arXiv:2004.05150, section 3.1; the online softmax of
-        Dao 2023, arXiv:2307.08691, section 3.1.
+    Contract: `attncourse.kernels`; knobs: `reference.window.attention`.
+    Gradients: from scores that are computed again, with one number that is kept per query.
+    Memory: the output and (B, H, Tq) float32; nothing of size Tq · Tk or Tq · window.
     """
     where = "window.attention"
     check_tensors(where, q, k, v)
@@ -171,10 +152,10 @@ def _window_fwd_kernel(
             pivot = finite(new_max)
             weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_Q]
             v = load_tile(v_ptr, tokens, v_cols, stride_vt, stride_vd, Tk, Dv)
             acc *= rescale[:, None]
-            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             running_max = new_max
 
     running_sum = nonzero(running_sum)
@@ -200,8 +181,7 @@ def _window_dkdv_kernel(
 ):  # fmt: skip
     """One program: dk and dv of BLOCK_KV keys, over the query tiles that see them.
 
-    Scores are recomputed transposed, keys down and queries across, so that no product has to be
-    turned round in registers before it enters the next one.
+    Scores are recomputed transposed, as in `flash`.
     """
     start = tl.program_id(0) * BLOCK_KV
     residue = tl.program_id(1) % dilation
@@ -246,8 +226,8 @@ def _window_dkdv_kernel(
         weights = tl.exp2(tl.where(visible, scores, float("-inf")))  # [BLOCK_KV, BLOCK_Q]
         dv = tl.dot(weights.to(grad_out.dtype), grad_out, dv, input_precision="ieee")
         dweights = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
-        dscores = weights * (dweights - delta[None, :])
-        dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")
+        dscores = weights * (dweights - delta[None, :])  # [BLOCK_KV, BLOCK_Q]
+        dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")  # [BLOCK_KV, BLOCK_D]
     store_tile(dk_ptr, dk * scale, k_tokens, cols, stride_dkt, stride_dkd, Tk, D)
     store_tile(dv_ptr, dv, k_tokens, v_cols, stride_dvt, stride_dvd, Tk, Dv)
 
@@ -305,13 +285,13 @@ def _window_dq_kernel(
         visible = _visible(positions[:, None], keys[None, :], n_keys, window, CAUSAL)
         weights = tl.exp2(tl.where(visible, scores, float("-inf")))  # [BLOCK_Q, BLOCK_KV]
         dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
-        dscores = weights * (dweights - delta[:, None])
-        dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")
+        dscores = weights * (dweights - delta[:, None])  # [BLOCK_Q, BLOCK_KV]
+        dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")  # [BLOCK_Q, BLOCK_D]
     store_tile(dq_ptr, dq * scale, q_tokens, cols, stride_dqt, stride_dqd, Tq, D)
 
 
 class _WindowAttention(torch.autograd.Function):
-    """The kernels as one differentiable function. No atomics: each run gives the same bits."""
+    """The kernels as one differentiable function."""
 
     @staticmethod
     def forward(ctx, q, k, v, window, dilation, causal, scale):
@@ -372,23 +352,7 @@ def cost(
     causal: bool = False,
     dtype_bytes: int = 4,
 ) -> Cost:
-    """Count what the kernel of `attention` does, tile by tile, with Dv = D.
-
-    The FLOPs are those of whole tiles as they are multiplied: masked corners, rows beyond the
-    end and a width padded to a power of two included. Traffic counts each element that a program
-    loads or stores, and takes no help from a cache: a key tile is read once per query tile.
-
-    Args:
-        B: Batch.
-        H: Heads.
-        Tq: Queries.
-        Tk: Keys.
-        D: Width of q, k and v.
-        window: Radius in steps.
-        dilation: Tokens per step.
-        causal: No key after the query's own position.
-        dtype_bytes: Bytes of one number of q, k, v and out.
-    """
+    """Count what the kernel of `attention` does: see `attncourse.kernels`."""
     window = check_count("window.cost", "window", window)
     dilation = check_count("window.cost", "dilation", dilation, least=1)
     causal = check_flag("window.cost", "causal", causal)

@@ -32,8 +32,7 @@ def _block_sparse_dkdv_kernel(
 ):  # fmt: skip
     """One program: dk and dv of BLOCK_KV keys, along their list of query tiles or a share of it.
 
-    Scores are recomputed transposed, keys down and queries across, so that no product has to be
-    turned round in registers before it enters the next one. Rows without a query are zeros of q and
+    Scores are recomputed transposed, as in `flash`. Rows without a query are zeros of q and
     grad_out, and add nothing.
     """
     column, first, first_cut, end, share = program_of(items_ptr)
@@ -74,8 +73,8 @@ def _block_sparse_dkdv_kernel(
             weights = tl.exp2(scores)  # [BLOCK_KV, BLOCK_Q]
             dv = tl.dot(weights.to(grad_out.dtype), grad_out, dv, input_precision="ieee")
             dweights = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
-            dscores = weights * (dweights - delta[None, :])
-            dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")
+            dscores = weights * (dweights - delta[None, :])  # [BLOCK_KV, BLOCK_Q]
+            dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")  # [BLOCK_KV, BLOCK_D]
     rows = rows_to_store(keys, share, BLOCK_KV)
     store_tile(dk_ptr, dk * scale, rows, cols, stride_dkt, stride_dkd, n_rows, D)
     store_tile(dv_ptr, dv, rows, v_cols, stride_dvt, stride_dvd, n_rows, Dv)
@@ -122,7 +121,7 @@ def _block_sparse_dq_kernel(
             entry_ptr = entries_ptr + 2 * place
             keys = tokens_of(k_order_ptr, tl.load(entry_ptr), BLOCK_KV)
             k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
             scores = scores * (scale * LOG2E) - lse[:, None]
             if stretch == 1:
@@ -131,8 +130,8 @@ def _block_sparse_dq_kernel(
                 scores = tl.where(visible != 0, scores, float("-inf"))
             weights = tl.exp2(scores)  # [BLOCK_Q, BLOCK_KV]
             dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
-            dscores = weights * (dweights - delta[:, None])
-            dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")
+            dscores = weights * (dweights - delta[:, None])  # [BLOCK_Q, BLOCK_KV]
+            dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")  # [BLOCK_Q, BLOCK_D]
     rows = rows_to_store(queries, share, BLOCK_Q)
     store_tile(dq_ptr, dq * scale, rows, cols, stride_dqt, stride_dqd, n_rows, D)
 

@@ -116,9 +116,9 @@ def _paged_fwd_kernel(
     for _tile in range(first_tile, last_tile):
         k_rows = pages * stride_kpp + group * stride_kph + slots * stride_kpt  # [BLOCK_KV]
         v_rows = pages * stride_vpp + group * stride_vph + slots * stride_vpt  # [BLOCK_KV]
-        k = load_rows(key_pages_ptr, k_rows, in_keys, cols, stride_kpd, D)
+        k = load_rows(key_pages_ptr, k_rows, in_keys, cols, stride_kpd, D)  # [BLOCK_KV, BLOCK_D]
         v = load_rows(value_pages_ptr, v_rows, in_keys, v_cols, stride_vpd, Dv)
-        visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)
+        visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)  # [BLOCK_R, BLOCK_KV]
         acc, running_max, running_sum = attend_tile(
             q, k, v, visible, acc, running_max, running_sum, scale
         )

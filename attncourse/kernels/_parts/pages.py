@@ -34,8 +34,8 @@ def _paged_append_kernel(
     v_ptr += batch * stride_vb + group * stride_vh
     k = load_tile(k_ptr, tokens, cols, stride_kt, stride_kd, T, D)  # [BLOCK_KV, BLOCK_D]
     v = load_tile(v_ptr, tokens, v_cols, stride_vt, stride_vd, T, Dv)  # [BLOCK_KV, BLOCK_DV]
-    k_rows = pages * stride_kpp + group * stride_kph + slots * stride_kpt
-    v_rows = pages * stride_vpp + group * stride_vph + slots * stride_vpt
+    k_rows = pages * stride_kpp + group * stride_kph + slots * stride_kpt  # [BLOCK_KV]
+    v_rows = pages * stride_vpp + group * stride_vph + slots * stride_vpt  # [BLOCK_KV]
     store_rows(key_pages_ptr, k, k_rows, in_tokens, cols, stride_kpd, D)
     store_rows(value_pages_ptr, v, v_rows, in_tokens, v_cols, stride_vpd, Dv)
 

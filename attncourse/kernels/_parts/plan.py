@@ -266,18 +266,9 @@ def union(*pairs: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray
 
 
 def plan_cost(plans: tuple[Plan, ...], B: int, H: int, D: int, dtype_bytes: int) -> Cost:
-    """Count what the kernels do along these plans, tile by tile, with Dv = D.
+    """Count what the kernels do along these plans: see `attncourse.kernels`.
 
-    The FLOPs are those of whole tiles as they are multiplied: masked corners, rows beyond the end
-    and a width padded to a power of two included. Traffic counts each element that a program
-    loads or stores, lists and pictures too, and takes no help from a cache.
-
-    Args:
-        plans: As `block_sparse.run` takes them.
-        B: Batch.
-        H: Heads.
-        D: Width of q, k and v.
-        dtype_bytes: Bytes of one number of q, k, v and out.
+    Lists and pictures are traffic too.
     """
     n_queries, BLOCK_Q = plans[0].n_queries, plans[0].BLOCK_Q
     out_row, share_row = D * dtype_bytes + 4, (D + 1) * 4  # with its lse

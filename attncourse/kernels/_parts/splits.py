@@ -125,9 +125,9 @@ def attend_tile(q, k, v, visible, acc, running_max, running_sum, scale):
     pivot = finite(new_max)
     weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_R, BLOCK_KV]
     rescale = tl.exp2(running_max - pivot)  # [BLOCK_R]
-    running_sum = running_sum * rescale + tl.sum(weights, 1)
+    running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_R]
     acc *= rescale[:, None]
-    acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+    acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_R, BLOCK_DV]
     return acc, new_max, running_sum
 
 
@@ -198,10 +198,7 @@ def cost(
     B: int, G: int, shared: int, Tq: int, Tk: int, D: int, chunk: int, causal: bool,
     dtype_bytes: int, *, key_bytes: int = 0, program_bytes: int = 0,
 ) -> Cost:  # fmt: skip
-    """Count what the kernels of split-KV do, tile by tile, with Dv = D.
-
-    The FLOPs are those of whole tiles as they are multiplied. Traffic counts each element that a
-    program loads or stores, partial results included, and takes no help from a cache.
+    """Count what the kernels of split-KV do, partial results included: see `attncourse.kernels`.
 
     Args:
         B: Batch.

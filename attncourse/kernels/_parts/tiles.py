@@ -277,14 +277,14 @@ def room_for(
         ) from error
 
 
-def check_no_grad(where: str, *tensors: torch.Tensor) -> None:
+def check_no_grad(where: str, *tensors: torch.Tensor | None) -> None:
     """Refuse tensors that ask for gradients which no kernel computes.
 
     Args:
         where: The function that asks.
         *tensors: All that the result depends on.
     """
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
         raise ValueError(f"{where}: inputs must not require grad, the kernels have no backward")
 
 
