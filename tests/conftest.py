@@ -1,12 +1,62 @@
+import collections
 import importlib.util
+import json
+import pathlib
 
+import covering
 import pytest
 
 if importlib.util.find_spec("triton"):
     import attncourse.kernels  # noqa: F401  before anything else imports triton: see its docstring
 
 
-def pytest_collection_modifyitems(items):
+DURATIONS = pathlib.Path(__file__).with_name("durations.json")
+# Their fixtures start a server, a kernel or a build for the whole file.
+TOGETHER = {
+    f"tests/test_{name}.py"
+    for name in ("authoring", "browser", "plugin", "printed_features", "widgets")
+}
+
+
+def scope(nodeid):
+    """Name what one worker runs in order: a notebook, a file that shares a fixture, a function."""
+    path = nodeid.split("::")[0]
+    return path if path.endswith(".ipynb") or path in TOGETHER else nodeid.split("[")[0]
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--record-durations",
+        action="store_true",
+        help="write tests/durations.json, by which the workers begin with what takes longest",
+    )
+
+
+def pytest_configure(config):
+    covering.NIGHTLY = covering.is_night(config.option.markexpr)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByScope(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return scope(nodeid)
+
+    config.option.loadscopereorder = False  # the order is that of the durations
+    return ByScope(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    skip_what_needs_a_gpu(items)
+    if hasattr(config, "workerinput"):
+        known = json.loads(DURATIONS.read_text(encoding="utf-8"))
+        items.sort(key=lambda item: -known.get(scope(item.nodeid), 0))
+
+
+def skip_what_needs_a_gpu(items):
     wanted = [item for item in items if item.get_closest_marker("gpu")]
     if wanted:
         try:
@@ -21,12 +71,26 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(skip)
 
 
-def pytest_terminal_summary(terminalreporter):
-    """Print what tests measured and do not judge."""
+def pytest_terminal_summary(terminalreporter, config):
+    """Print what tests measured and do not judge, and which files took longest."""
     for report in terminalreporter.getreports("passed"):
         for name, line in report.user_properties:
             if name == "measured":
                 terminalreporter.write_line(line)
+    by_scope, by_file = collections.Counter(), collections.Counter()
+    for reports in list(terminalreporter.stats.values()):
+        for report in reports:
+            seconds = getattr(report, "duration", None)
+            if seconds is not None and hasattr(report, "when"):
+                by_scope[scope(report.nodeid)] += seconds
+                by_file[report.nodeid.split("::")[0]] += seconds
+    if len(by_file) > 1:
+        terminalreporter.section("slowest files")
+        for path, seconds in by_file.most_common(15):
+            terminalreporter.write_line(f"{seconds:7.1f} s  {path}")
+    if config.getoption("record_durations"):
+        lasting = {name: round(seconds, 1) for name, seconds in by_scope.items() if seconds >= 1}
+        DURATIONS.write_text(json.dumps(lasting, indent=0, sort_keys=True) + "\n")
 
 
 @pytest.fixture(autouse=True)
