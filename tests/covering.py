@@ -18,24 +18,24 @@ def by_day(day, night):
     return night if NIGHTLY else day
 
 
+def product(**axes):
+    """Return all combinations of the values, as dicts."""
+    return [dict(zip(axes, row, strict=True)) for row in itertools.product(*axes.values())]
+
+
 def pairwise(**axes):
     """Return few combinations, as dicts, in which every two values of two axes meet.
 
     They are always the same; at night they are all there are.
     """
-    sizes = [range(len(values)) for values in axes.values()]
-    rows = list(itertools.product(*sizes))
-    if not NIGHTLY and len(axes) > 2:  # two axes have no fewer
-        rows = _covering(rows)
-    return [{name: axes[name][at] for name, at in zip(axes, row, strict=True)} for row in rows]
-
-
-def _covering(rows):
-    """Take rows until no pair is missing, each time one that brings most of those missing."""
-    pairs = {row: set(itertools.combinations(enumerate(row), 2)) for row in rows}
-    missing, chosen = set().union(*pairs.values()), []
+    rows = product(**axes)
+    if NIGHTLY or len(axes) < 3:  # two axes have no fewer
+        return rows
+    places = itertools.product(*(range(len(values)) for values in axes.values()))
+    pairs = [set(itertools.combinations(enumerate(place), 2)) for place in places]
+    missing, chosen = set().union(*pairs), []
     while missing:
-        best = max(rows, key=lambda row: len(pairs[row] & missing))
+        best = max(range(len(rows)), key=lambda at: len(pairs[at] & missing))
         missing -= pairs[best]
         chosen.append(best)
-    return sorted(chosen)
+    return [rows[at] for at in sorted(chosen)]

@@ -23,9 +23,9 @@ import torch  # isort: skip
 import triton  # isort: skip
 from twins import (
     DEVICE,
-    DTYPES,
     close,
     definition,
+    each_dtype,
     far_apart,
     gradients,
     tensors,
@@ -62,8 +62,7 @@ WINDOWS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", WINDOWS, ids=str)
+@each_dtype(WINDOWS)
 def test_window_and_its_gradients_against_float64(case, dtype):
     Tq, Tk, D, Dv, w, dilation, causal = case
     mine = tensors(Tq, Tk, D, Dv, heads=1 + (Tq == 63), dtype=dtype, grad=True)
@@ -191,10 +190,7 @@ def test_a_second_derivative_is_refused():
         grad.sum().backward()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    "case", [(1, 1, 16, 16), (63, 100, 20, 33), (100, 63, 64, 16), (128, 40, 16, 100)], ids=str
-)
+@each_dtype([(1, 1, 16, 16), (63, 100, 20, 33), (100, 63, 64, 16), (128, 40, 16, 100)])
 def test_full_against_float64(case, dtype):
     Tq, Tk, D, Dv = case
     q, k, v = tensors(Tq, Tk, D, Dv, heads=1 + (Tq == 63), dtype=dtype)

@@ -21,6 +21,7 @@ from twins import (
     DTYPES,
     close,
     definition,
+    each_dtype,
     far_apart,
     gradients,
     tensors,
@@ -75,8 +76,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_dtype(CASES)
 def test_flash_and_its_gradients_against_float64(case, dtype):
     Tq, Tk, D, Dv, block_q, block_k, causal = case
     tiles = {"block_q": block_q, "block_k": block_k}

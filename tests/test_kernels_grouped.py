@@ -12,7 +12,7 @@ from attncourse.kernels import INTERPRETED, flash, grouped
 from attncourse.reference import grouped as reference
 
 import torch  # isort: skip
-from twins import DEVICE, DTYPES, close, definition, gradients, tensors, with_nan_margins
+from twins import DEVICE, close, definition, each_dtype, gradients, tensors, with_nan_margins
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -51,8 +51,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_dtype(CASES)
 def test_grouped_and_its_gradients_against_float64(case, dtype):
     H, G, Tq, Tk, D, Dv, causal = case
     mine = grouped_tensors(H, G, Tq, Tk, D, Dv, dtype=dtype, grad=True)

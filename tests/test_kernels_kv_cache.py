@@ -14,7 +14,7 @@ from attncourse.kernels._parts import splits
 from attncourse.reference import kv_cache as reference
 
 import torch  # isort: skip
-from twins import DTYPES, close, definition, tensors, with_nan_margins
+from twins import close, definition, each_dtype, tensors, with_nan_margins
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -64,8 +64,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_dtype(CASES)
 def test_kv_cache_against_float64(case, dtype, monkeypatch):
     H, G, Tq, Tk, D, Dv, chunk, causal, n_splits = case
     pin(monkeypatch, n_splits)

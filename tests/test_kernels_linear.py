@@ -14,10 +14,9 @@ from attncourse.kernels import INTERPRETED, linear
 from attncourse.reference import linear as reference
 
 import torch  # isort: skip
-from attncourse import trace  # isort: skip
+from twins import DEVICE, DTYPES, each
 
-DEVICE = "cpu" if INTERPRETED else "cuda"
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (not INTERPRETED)
+from attncourse import trace  # isort: skip
 
 
 @pytest.fixture(autouse=True)
@@ -76,9 +75,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each(case=CASES, causal=(False, True), dtype=DTYPES)
 def test_values_and_gradients_against_float64(case, causal, dtype):
     Tq, Tk, D, Dv, chunk = case
     mine = tensors(Tq, Tk, D, Dv, heads=1 + (Tq == 63), dtype=dtype, grad=True)

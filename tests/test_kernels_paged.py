@@ -16,7 +16,7 @@ from attncourse.reference import paged as reference
 
 import torch  # isort: skip
 from test_kernels_kv_cache import cached, is_right, pin, run_steps
-from twins import DEVICE, DTYPES, tensors
+from twins import DEVICE, each_dtype, tensors
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -40,20 +40,18 @@ def in_pages(k, v, lengths, page, *, spare=2, dtype=torch.int32):
     return *pools, table.to(DEVICE), torch.tensor(lengths, dtype=dtype, device=DEVICE)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    ("page", "lengths", "Tq", "causal", "n_splits"),
+@each_dtype(
+    # (page, lengths, Tq, causal, n_splits)
     [
         (1, [63, 0, 20], 1, True, 2),
         (7, [64, 100, 1], 2, True, 3),
         (16, [100, 33], 1, False, 2),
         (64, [100, 64], 5, True, 1),
         (128, [0, 0], 1, True, 1),
-    ],
-)  # fmt: skip
-def test_any_pages_in_any_order_equal_the_contiguous_cache_to_the_bit(
-    page, lengths, Tq, causal, n_splits, dtype, monkeypatch
-):
+    ]
+)
+def test_any_pages_in_any_order_equal_the_contiguous_cache_to_the_bit(case, dtype, monkeypatch):
+    page, lengths, Tq, causal, n_splits = case
     q, k, v = cached(4, 2, Tq, max(lengths), 16, 24, batch=len(lengths), dtype=dtype)
     pin(monkeypatch, n_splits, span=-(-max(max(lengths), 1) // (n_splits * 64)) * 64)
     out = paged.attend(q, *in_pages(k, v, lengths, page), causal=causal)

@@ -36,7 +36,17 @@ from attncourse.reference import random_keys as random_reference
 from attncourse.reference import sparse_transformer as sparse_reference
 
 import torch  # isort: skip
-from twins import DEVICE, DTYPES, close, definition, gradients, tensors, with_nan_margins
+from twins import (
+    DEVICE,
+    DTYPES,
+    close,
+    definition,
+    each,
+    each_dtype,
+    gradients,
+    tensors,
+    with_nan_margins,
+)
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -82,8 +92,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_dtype(CASES)
 def test_block_sparse_and_its_gradients_against_float64(case, dtype):
     Tq, Tk, D, Dv, block, causal, asked = case
     knobs = {"layout": random_layout(Tq, Tk, block), "block": block, "causal": causal}
@@ -472,9 +481,7 @@ def check_gathered(kernel, knobs, mask, cost, sizes, dtype):
         assert counted == (cost.bytes_read, cost.bytes_written)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("sizes", [(40, 63, 20), (50, 30, 130)], ids=str)
+@each(sizes=[(40, 63, 20), (50, 30, 130)], causal=(False, True), dtype=DTYPES)
 def test_random_keys_and_offsets_against_float64(sizes, causal, dtype):
     knobs = {"n_random": 4, "seed": 3, "causal": causal}
     mask = random_reference.mask(*sizes[:2], **knobs)

@@ -1,5 +1,6 @@
 """What the tests of the kernels share: inputs on the device, the definition, the tolerance."""
 
+import covering
 import pytest
 
 from attncourse.kernels import INTERPRETED
@@ -10,12 +11,21 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (not INTERPRETED)
 
 
+EVERYTHING = covering.NIGHTLY or not INTERPRETED  # a GPU is quick
+
+
 def each_dtype(cases):
-    """Parametrize over (case, dtype): all of them on a GPU, in the interpreter one dtype a case."""
+    """Parametrize over (case, dtype): by day in the interpreter one dtype a case, else all."""
     pairs = [(case, dtype) for case in cases for dtype in DTYPES]
-    if INTERPRETED:  # float32 and float16 by turns
+    if not EVERYTHING:  # float32 and float16 by turns
         pairs = [(case, DTYPES[number % 2]) for number, case in enumerate(cases)]
     return pytest.mark.parametrize(("case", "dtype"), pairs, ids=str)
+
+
+def each(**axes):
+    """Parametrize over every combination of values, by day in the interpreter over pairs."""
+    rows = (covering.product if EVERYTHING else covering.pairwise)(**axes)
+    return pytest.mark.parametrize(tuple(axes), [tuple(row.values()) for row in rows], ids=str)
 
 
 def tensors(Tq, Tk, D, Dv=None, *, heads=1, batch=1, dtype=torch.float32, seed=0, grad=False):
