@@ -12,19 +12,24 @@ BIN := $(VENV)/bin
 ALLOW_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint build grade bench doctor clean
+.PHONY: help lab test test-all lint build grade bench doctor clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 lab: $(VENV)/.lab ## Open the course in JupyterLab (on a server: ARGS=--no-browser)
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" $(ALLOW_ROOT) \
 	    --LabApp.app_settings_dir="$(CURDIR)/jupyter" \
 	    --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb $(ARGS)
 
-test: $(VENV)/.test ## Run every test and every notebook (ARGS="tests -k window" for some)
-	@# two workers with a thread each: two threads each would wait for one another
-	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+# two workers with a thread each: two threads each would wait for one another
+PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+
+test: $(VENV)/.test ## Run tests and notebooks as each day does (ARGS="tests -k window" for some)
+	$(PYTEST) $(ARGS)
+
+test-all: $(VENV)/.test ## The same with every combination and seed, and what takes long
+	$(PYTEST) -m "nightly or not nightly" $(ARGS)
 
 lint: $(VENV)/.test ## Check style, format and types
 	$(BIN)/ruff check .

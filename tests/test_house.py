@@ -36,7 +36,7 @@ PINS = {
     if not line.startswith("#")
     for pin in [Requirement(line)]
 }
-TARGETS = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 TEXTS = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")}
 
 
@@ -185,7 +185,7 @@ def complaint(done):
 @needs_make
 def test_help_lists_every_target(make):
     done = make()
-    listed = re.findall(r"^make (\w+) +\S", done.stdout, re.MULTILINE)
+    listed = re.findall(r"^make ([\w-]+) +\S", done.stdout, re.MULTILINE)
     assert listed == TARGETS
     phony = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
     assert phony.split() == TARGETS
@@ -280,7 +280,7 @@ def test_make_test_is_one_pytest_run_with_the_test_tools(make):
     (install,) = installs(make)
     assert install.endswith("-e .[test]")
     (run,) = [call for call in make.calls if call.startswith("-m pytest")]
-    assert "-n 2 --dist loadfile" in run
+    assert "-n 2 --dist loadscope" in run and "-m nightly" not in run
     options = PYPROJECT["tool"]["pytest"]["ini_options"]
     assert options["testpaths"] == ["tests", "notebooks", "solutions"]
     assert "--nbval --nbval-current-env" in options["addopts"]
@@ -670,13 +670,20 @@ def test_an_unknown_command_is_refused(capsys):
     assert "grade" in capsys.readouterr().err
 
 
+@needs_make
+def test_make_test_all_leaves_nothing_to_the_night(make):
+    assert make("test-all").returncode == 0
+    (run,) = [call for call in make.calls if call.startswith("-m pytest")]
+    assert "-m nightly or not nightly" in run
+
+
 # What README and CONTRIBUTING promise
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_commands_in_the_text_exist(name):
     text = TEXTS[name]
-    makes = re.findall(r"^ +make (\w+)|`make (\w+)", text, re.MULTILINE)
+    makes = re.findall(r"^ +make ([\w-]+)|`make ([\w-]+)", text, re.MULTILINE)
     commands = re.findall(r"^ +attncourse (\w+)|[`/]attncourse (\w+)", text, re.MULTILINE)
     assert makes and commands
     assert {a or b for a, b in makes} <= set(TARGETS)
