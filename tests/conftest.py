@@ -1,4 +1,5 @@
 import collections
+import gc
 import importlib.util
 import json
 import pathlib
@@ -34,6 +35,17 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     covering.NIGHTLY = covering.is_night(config.option.markexpr)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Thousands of tests stay till the end: looking for garbage among them costs seconds."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

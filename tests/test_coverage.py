@@ -1,9 +1,9 @@
 """The inventory, and the table of the cells that handle it."""
 
+import functools
 import re
 from pathlib import Path
 
-import jupytext
 import pytest
 
 from attncourse import coverage
@@ -11,10 +11,16 @@ from attncourse.authoring import sources
 from attncourse.sources import BuildError, Source, covered, read
 
 ROOT = Path(__file__).parents[1]
-WRITTEN = [read(path, ROOT) for path in sources(ROOT)]
+
+
+@functools.cache
+def written():
+    return [read(path, ROOT) for path in sources(ROOT)]
 
 
 def toy(text, stem="04_window", kind="chapter"):
+    import jupytext
+
     cells = jupytext.reads(text, fmt="py:percent").cells
     lines = list(range(1, len(cells) + 1))
     return Source(f"notebooks/_source/{stem}.py", stem, kind, cells, [], lines, lines)
@@ -30,7 +36,7 @@ def test_the_inventory_is_whole():
 
 
 def test_written_chapters_leave_nothing_out():
-    assert coverage.missing(WRITTEN) == []
+    assert coverage.missing(written()) == []
 
 
 def test_a_chapter_that_drops_a_topic_or_a_claim_is_told():
@@ -63,9 +69,9 @@ def test_ranges_are_spelt_out():
 
 
 def test_the_table_names_each_id_of_a_written_chapter_once():
-    table = coverage.markdown(WRITTEN)
+    table = coverage.markdown(written())
     assert "nowhere" not in table
-    for number in {source.stem[:2] for source in WRITTEN}:
+    for number in {source.stem[:2] for source in written()}:
         ids = [id for id, topic in coverage.inventory().items() if number in topic.chapters]
         if ids:
             [section] = re.findall(rf"^## {number}_\w+\n(.*?)(?=^## |\Z)", table, re.S | re.M)
