@@ -1,5 +1,7 @@
 """The tables of docs/registers.md; `python tests/registers.py` compiles all and writes them."""
 
+import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -7,8 +9,14 @@ import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).parent
+PACKAGE = HERE.parent / "attncourse"
+TRITON = importlib.metadata.version("triton")
+# registers are given out anew by each compiler: the pinned one is answered for
+PINNED = f"triton=={TRITON}" in (HERE.parent / "constraints.txt").read_text().split()
 PAGE = HERE.parent / "docs/registers.md"
 ARCHS = {80: "sm_80: A100, and as the least RTX 30 and 40", 90: "sm_90: H100, H200"}
+# what a block gets: RTX 30 and 40, which run the code for sm_80, have the least; H100 has 227 KiB
+SHARED_BYTES = {80: 99 * 1024, 90: 227 * 1024}
 HEAD = """# Registers and shared memory of the kernels
 
 The most that any compiled configuration of a kernel takes: registers of a thread, of which there
@@ -20,13 +28,30 @@ compare it.
 """
 
 
+def sources() -> str:
+    """Return a digest of all that decides what is compiled: kernels, Triton's version and how."""
+    digest = hashlib.sha256(TRITON.encode())
+    folders = (PACKAGE / "kernels", PACKAGE / "definitions")
+    paths = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    for path in [*paths, HERE / "compile_only.py"]:
+        digest.update(path.read_bytes())
+    return f"Sources: {digest.hexdigest()[:16]}\n"
+
+
 def reports(arch: int) -> list[dict]:
-    """Compile everything for one architecture; see compile_only.py."""
+    """Compile everything for one architecture, see compile_only.py, and look at each kernel."""
     command = [sys.executable, str(HERE / "compile_only.py"), str(arch)]
     environment = os.environ | {"TRITON_INTERPRET": "0"}
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
-    return [json.loads(line) for line in run.stdout.splitlines()]
+    found = [json.loads(line) for line in run.stdout.splitlines()]
+    assert found
+    for one in found:
+        assert one["spilled_bytes"] == 0 or not PINNED, one
+        assert one["shared_bytes"] <= SHARED_BYTES[arch], one
+        # float32 is multiplied exactly, without tensor cores
+        assert one["tensor_cores"] == (one["has_dot"] and one["dtype"] != "fp32"), one
+    return found
 
 
 def section(arch: int, found: list[dict]) -> str:
@@ -43,4 +68,4 @@ def section(arch: int, found: list[dict]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text("\n".join([HEAD, *(section(arch, reports(arch)) for arch in ARCHS)]))
+    PAGE.write_text("\n".join([HEAD, *(section(arch, reports(arch)) for arch in ARCHS), sources()]))
