@@ -12,11 +12,17 @@ from attncourse.inputs import random_qkv
 torch = pytest.importorskip("torch")
 
 PAIRS = [
-    pytest.param(mechanism, peer, causal, id=f"{mechanism.stem}-{peer.name}" + "-causal" * causal)
+    pytest.param(
+        mechanism,
+        peer,
+        causal,
+        id=f"{mechanism.stem}-{peer.name}" + "-causal" * causal,
+        # it compiles for seconds: by day once
+        marks=pytest.mark.nightly if (peer.name, causal) == ("FlexAttention", False) else (),
+    )
     for mechanism in MECHANISMS.values()
     for peer in peers.of(mechanism)
     for causal in (False, True)
-    # it compiles for seconds
     if peer.name != "FlexAttention" or mechanism.stem == "window"
     if mechanism.causal or not causal
 ]
