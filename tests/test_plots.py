@@ -351,6 +351,19 @@ def test_growth_calls_measured_what_no_label_names_otherwise():
     assert sorted(labels) == ["n: predicted", "ours: measured", "theirs: printed"]
 
 
+def test_a_dot_marks_one_place_on_each_curve():
+    live = plots.LiveCurves([0, 2, 4], {"a": [0, 2, 4], "b": [1, 1, 1]}, x_label="", y_label="")
+    assert not len(live.dots.get_xdata())
+    live.update({"a": [0, 2, 4], "b": [1, 1, 1]}, at=3)
+    assert (list(live.dots.get_xdata()), list(live.dots.get_ydata())) == ([3, 3], [3, 1])
+
+
+def test_the_legend_of_growth_covers_no_point():
+    ax = plots.growth([1, 2], {"full": [2.0, 1.0], "window": [3.0, 1.0]}, {"full": [2.0, 1.0]})
+    ax.get_figure().draw_without_rendering()
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
+
+
 def test_a_comparison_shows_what_was_measured_beside_what_was_predicted():
     from attncourse.cost import DEVICES
 
@@ -371,5 +384,9 @@ def test_a_comparison_shows_what_was_measured_beside_what_was_predicted():
     assert np.allclose(live.bars[0].get_xdata(), 4e-6)  # 165.2 MFLOP a token at 165.2 TFLOP/s
     assert list(memory.get_xdata()) == [8, 8] and list(live.bars[1].get_xdata()) == [4, 4]
     assert list(errors.get_xdata()) == [0.5, 0.5] and not len(live.bars[2].get_xdata())
+    assert {text.get_text() for text in live.whys} == {""}
     live.update(8)
     assert list(times.get_xdata()) == [3.0] and list(times.get_ydata()) == [0]
+    for ax in live.figure.axes:  # the empty row says why, in each panel
+        said = [(text.get_text(), text.get_position()[1]) for text in ax.texts if text.get_text()]
+        assert said == [("skipped", 1)]

@@ -43,6 +43,27 @@ def test_what_lies_above_the_bar_is_shaded_and_said():
     assert [text.get_text() for text in drawn.legend.get_texts()] == ["ours: m^-1.0", "printed"]
 
 
+def test_words_stand_where_no_curve_is():
+    words = {"words": ("above", "below"), "x_label": "", "y_label": "", "low": 1, "high": 1e4}
+    rising = np.geomspace(1, 1e4, 9)
+    drawn = plots.LiveErrors(np.arange(9), {"a": rising}, 100, log_x=False, **words)
+    assert [text.get_ha() for text in drawn.words] == ["left", "right"]
+    drawn.update({"a": rising[::-1]}, 100)
+    assert [text.get_ha() for text in drawn.words] == ["right", "left"]
+    drawn.update({"a": 0 * rising}, 100)  # a value of 0 lies below any logarithmic axis
+    assert not drawn.names  # one curve needs no name
+
+
+def test_each_band_has_its_name_at_its_end():
+    drawn, errors = live()
+    name = drawn.names["ours"]
+    assert name.get_position()[1] == pytest.approx(np.log(50) / np.log(1000))
+    assert name.get_visible() and not drawn.names["printed"].get_visible()
+    drawn.update({"ours": errors["ours"], "printed": errors["ours"]}, 0.6)
+    heights = sorted(text.get_position()[1] for text in drawn.names.values())
+    assert heights[1] - heights[0] > 0.05
+
+
 def test_axes_stay_where_they_are():
     drawn, errors = live()
     drawn.update({label: 100 * values for label, values in errors.items()}, 0.6)

@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 
 from attncourse import plots
+from attncourse.plots import distributions
 
 
 def test_every_value_is_a_dot_and_the_box_ends_at_the_quartiles():
@@ -38,3 +39,17 @@ def test_figures_stay_out_of_pyplot_and_settings_as_they_were():
 
     assert plt.get_fignums() == []
     assert {key for key in before if before[key] != matplotlib.rcParams[key]} <= {"backend"}
+
+
+def test_each_share_of_a_table_can_be_read_on_its_cell():
+    shares = np.linspace(0, 1, 101)[None]
+    ax = plots.table(shares, ["a"], [""] * 101, x="", y="", label="")
+
+    def luminance(colour):
+        return distributions._luminance(matplotlib.colors.to_rgb(colour))
+
+    assert (luminance("white"), luminance("black")) == (1.0, 0.0)
+    cells = ax.collections[0].get_facecolors()
+    for text, cell in zip(ax.texts, cells, strict=True):
+        low, high = sorted((luminance(text.get_color()), luminance(cell[:3])))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, text.get_text()

@@ -103,6 +103,8 @@ def test_a_draw_function_without_a_sentence_is_refused():
         (["a", "b"], ipywidgets.SelectionSlider, "a"),
         ({"one": 1, "two": 2}, ipywidgets.SelectionSlider, 1),
         (widgets.choice({"one": 1, "two": 2}, 2), ipywidgets.SelectionSlider, 2),
+        (["random tokens", "topics"], ipywidgets.Dropdown, "random tokens"),
+        ({"a long name, cut beside a slider": 1, "b": 2}, ipywidgets.Dropdown, 1),
         (MECHANISMS["window"].knobs[0], ipywidgets.IntSlider, MECHANISMS["window"].knobs[0].value),
         (ipywidgets.IntText(7), ipywidgets.IntText, 7),
     ],

@@ -23,6 +23,10 @@ from attncourse.plots.base import (
     set_title,
     styled,
 )
+from attncourse.plots.lines import apart
+
+# neighbours in this order, whose bands overlap, are far apart on the map
+COLOURS = [SERIES[place] for place in (0, 3, 2, 1, 5, 4)]
 
 
 class LiveErrors:
@@ -76,11 +80,16 @@ class LiveErrors:
         self.bar = ax.axhline(bar, color=INK, linewidth=1.2, linestyle=(0, (6, 2)), zorder=1)
         above, below = words
         look = {"transform": ax.transAxes, "fontsize": 9, "color": INK}
-        ax.text(0.015, 0.975, above, va="top", **look)
-        ax.text(0.015, 0.025, below, **look)
-        self.means, self.bands = {}, {}
+        paper = {"facecolor": "white", "linewidth": 0, "alpha": 0.75, "pad": 1.5}
+        self.words = (
+            ax.text(0, 0.97, above, va="top", bbox=paper, zorder=4, **look),
+            ax.text(0, 0.03, below, bbox=paper, zorder=4, **look),
+        )
+        self.means, self.bands, self.names = {}, {}, {}
         for place, label in enumerate(errors):
-            colour = SERIES[place % len(SERIES)]
+            colour = COLOURS[place % len(COLOURS)]
+            if len(errors) > 1:
+                self.names[label] = ax.text(1.02, 0.5, label, va="center", **look)
             band = PolyCollection([], facecolors=[colour], linewidths=0, alpha=0.25, zorder=2)
             ax.add_collection(band, autolim=False)
             self.bands[label] = band
@@ -122,17 +131,52 @@ class LiveErrors:
             title: In words.
             notes: For each label what the legend says of it, such as its slope.
         """
+        seeds = []
         for (label, values), text in zip(errors.items(), self.legend.get_texts(), strict=True):
             rows = np.atleast_2d(values)
             edges = np.concatenate([rows.min(axis=0), rows.max(axis=0)[::-1]])
             around = np.stack([np.concatenate([self.x, self.x[::-1]]), edges], -1)
             self.bands[label].set_verts([around] if len(rows) > 1 else [])
             self.means[label].set_data(self.x, rows.mean(axis=0))
+            seeds.append(rows)
             text.set_text(f"{label}: {notes[label]}" if notes and label in notes else label)
         self.shade.set(y=bar, height=self.high - bar)
         self.bar.set_ydata([bar, bar])
+        self._place_words(np.concatenate(seeds))
         if title is not None:
             set_title(self.ax, title)
+
+    def _heights(self, values: np.ndarray) -> np.ndarray:
+        """Return how high values stand in the axes, from 0 to 1."""
+        inside = np.clip(values, self.low, self.high)
+        return np.log(inside / self.low) / np.log(self.high / self.low)
+
+    def _place_words(self, rows: np.ndarray) -> None:
+        """Move the words above and below the bar to where no curve is, and each name to its end."""
+        heights = self._heights(rows)
+        at = self.ax.transLimits.transform(
+            self.ax.transScale.transform(np.stack([self.x, self.x], -1))
+        )[:, 0]
+        for text, room in zip(self.words, (1 - heights, heights), strict=True):
+            spots = {
+                "left": (0.015, at < 0.55),
+                "right": (0.985, at > 0.45),
+                "center": (0.5, abs(at - 0.5) < 0.28),
+            }
+            free = {
+                side: np.min(room[:, near], initial=1, where=np.isfinite(room[:, near]))
+                for side, (_, near) in spots.items()
+            }
+            side = max(free, key=free.get)
+            text.set(x=spots[side][0], ha=side)
+        ends = {name: self._heights(self.means[name].get_ydata()[-1]) for name in self.names}
+        shown = sorted((name for name in ends if np.isfinite(ends[name])), key=ends.get)
+        for name, text in self.names.items():
+            text.set_visible(name in shown)
+        if shown:
+            places = apart(np.array([ends[name] for name in shown]))
+            for name, place in zip(shown, places, strict=True):
+                self.names[name].set_y(place)
 
 
 def _decade(value: float) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from attncourse.plots.base import INK, SERIES, axis_words, figure, in_unit, set_title, styled
+
+CELLS = matplotlib.colormaps["cividis_r"]
 
 
 @styled
@@ -74,12 +77,24 @@ def table(
     if ax is None:
         _, ax = figure(width=8.2, height=1.4 + 0.45 * len(rows))
     sns.heatmap(
-        shares, vmin=0, vmax=1, cmap="cividis_r", annot=True, fmt=".0%", ax=ax, linewidths=1,
+        shares, vmin=0, vmax=1, cmap=CELLS, annot=True, fmt=".0%", ax=ax, linewidths=1,
         xticklabels=columns, yticklabels=rows,
         cbar_kws={"label": label, "format": FuncFormatter(lambda value, _: f"{value:.0%}")},
     )  # fmt: skip
+    for text, share in zip(ax.texts, np.ravel(shares), strict=True):
+        text.set_color("white" if _luminance(CELLS(float(share))) < 0.18 else "black")
     ax.set(xlabel=x, ylabel=y)
     ax.tick_params(length=0)
     ax.tick_params(axis="y", rotation=0)
     set_title(ax, title)
     return ax
+
+
+def _luminance(colour: Sequence[float]) -> float:
+    """Return the relative luminance of an sRGB colour; on 0.18, black and white read equally well.
+
+    Source: Web Content Accessibility Guidelines 2.1, "relative luminance".
+    """
+    rgb = np.array(colour[:3])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))

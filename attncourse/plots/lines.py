@@ -153,7 +153,7 @@ def growth(
     unit_axis(ax, unit)
     ax.grid(axis="both")
     set_title(ax, title)
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
     return ax
 
 
@@ -313,6 +313,8 @@ class LiveCurves:
             )[0]
             for place, (label, values) in enumerate(curves.items())
         }
+        self.x = np.asarray(x, dtype=float)
+        (self.dots,) = ax.plot([], [], "o", color=INK, markersize=8, zorder=3)
         ax.set(xlabel=x_label, ylabel=y_label)
         if log_x:
             ax.set_xscale("log", base=2)
@@ -322,10 +324,17 @@ class LiveCurves:
             ax.legend(loc="best")
         self.update(curves)
 
-    def update(self, curves: Mapping[str, Sequence[float]], title: str | None = None) -> None:
-        """Show other values of the same labels."""
+    def update(
+        self,
+        curves: Mapping[str, Sequence[float]],
+        title: str | None = None,
+        at: float | None = None,
+    ) -> None:
+        """Show other values of the same labels, with a dot on each where x is `at`, if given."""
         for label, values in curves.items():
             self.lines[label].set_ydata(values)
+        heights = [] if at is None else [np.interp(at, self.x, y) for y in curves.values()]
+        self.dots.set_data([at] * len(heights), heights)
         most = max(float(np.max(values)) for values in curves.values())
         self.ax.set_ylim(0, 1.1 * (self.high or most or 1.0))
         if title is not None:

@@ -73,7 +73,7 @@ class LiveComparison:
         rows = records.rows(record)
         self.stems = list(dict.fromkeys(row["mechanism"] for row in rows))
         self.figure, axes = figure(
-            1, 3, width=9.6, height=1.3 + 0.24 * len(self.stems), sharey=True
+            1, 3, width=9.6, height=1.5 + 0.24 * len(self.stems), sharey=True
         )
         titles = ("time of one call", "peak memory, inputs aside", "error against full attention")
         self.dots, self.bars = [], []
@@ -96,7 +96,18 @@ class LiveComparison:
             set_title(ax, title)
         axes[0].set_yticks(range(len(self.stems)), [stem.replace("_", " ") for stem in self.stems])
         axes[0].set_ylim(len(self.stems) - 0.5, -0.5)
-        axes[0].legend(loc="lower left", fontsize=8.5, frameon=True, framealpha=1)
+        self.figure.legend(
+            handles=[self.dots[0], self.bars[0]], loc="outside lower center", ncols=2
+        )
+        self.whys = [
+            ax.text(
+                0.5, row, "", transform=ax.get_yaxis_transform(), ha="center", va="center",
+                fontsize=8, color="#444444",
+                bbox={"facecolor": "white", "linewidth": 0, "pad": 1},
+            )
+            for ax in axes
+            for row in range(len(self.stems))
+        ]  # fmt: skip
         self.update(n)
 
     def _values(self):
@@ -108,11 +119,18 @@ class LiveComparison:
         )
 
     def update(self, n: int) -> None:
-        """Show another length; a mechanism that was skipped there has no dot."""
-        rows = [row for row in records.rows(self.record, n=n) if "seconds" in row]
+        """Show another length; where a mechanism was not measured, a word says so."""
+        every = records.rows(self.record, n=n)
+        rows = [row for row in every if "seconds" in row]
+        words = dict.fromkeys(self.stems, "not measured")
+        for row in every:
+            reasons = [key for key in ("skipped", "absent", "failed") if key in row]
+            words[row["mechanism"]] = "" if row in rows else ", ".join(reasons)
+        for text, word in zip(self.whys, 3 * list(words.values()), strict=True):
+            text.set_text(word)
         places = [self.stems.index(row["mechanism"]) for row in rows]
         for dots, bars, of in zip(self.dots, self.bars, self._values(), strict=True):
-            measured, predicted = zip(*map(of, rows), strict=True)
+            measured, predicted = zip(*map(of, rows), strict=True) if rows else ((), ())
             dots.set_data(measured, places)
             there = [(x, y) for x, y in zip(predicted, places, strict=True) if x is not None]
             bars.set_data(*zip(*there, strict=True) if there else ([], []))

@@ -110,8 +110,11 @@ print("measured within a tenth:", abs(measured / predicted - 1) < 0.1)
 # %% [markdown] covers="A20 C002"
 # ## Promise two: what is printed gets checked
 #
-# The course grew from four texts on efficient attention and recomputes their 480 claims. Here is
-# the first: a survey says that 8192 tokens and 32 heads need "over 2 GB". Is that so?
+# The course grew from four texts that circulated without an author: a survey article (*the
+# survey*), a page of notes (*the notes*) and two textbook chapters, "Efficient Transformers"
+# (*chapter E*) and "Attention Variants and Mechanisms" (*chapter V*). It recomputes their 480
+# claims. Here is the first: the survey says that 8192 tokens and 32 heads need "over 2 GB". Is
+# that so?
 
 # %%
 entries = 8192**2 * 32

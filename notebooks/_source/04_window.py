@@ -174,8 +174,9 @@ megabytes = window.count(1024, 1024, window=256) * 4 / 1e6
 claims.check("C309", round(megabytes, 2))
 
 # %% [markdown]
-# **Exercise 04.2** counts the pairs for sequences far too long for any mask. And that is the
-# honest reading of two more numbers, which are both right within their own convention:
+# **Exercise 04.2** counts the pairs for sequences far too long for any mask. With the edges or
+# without, the next number comes out. The two after it do too, each by its own rule; but one means
+# 512 keys on each side and the other 512 in all, so they contradict each other:
 
 # %%
 pairs = window.count(4096, 4096, window=256)
@@ -762,7 +763,7 @@ bench.show_gpu("window")
 
 # %% [markdown] covers="C063 C064"
 # **Exercise 04.5** leaves the tile bounds of such a kernel to you, and counts the bytes you load.
-# **Exercise 04.6** hides a bug in a window kernel.
+# **Exercise 04.6** hides two bugs in a blocked window in NumPy.
 #
 # ## What has no evidence
 #

@@ -34,7 +34,8 @@ from attncourse.units import format_bytes
 def report(name, mask):
     needed, islands = graph.hops(mask), len(np.unique(graph.islands(mask)))
     joined = "never all" if (needed < 0).any() else f"all met after layer {needed.max()}"
-    print(f"{name:<30} {masks.density(mask):6.1%} of pairs, {islands:>2} islands, {joined}")
+    words = "island" if islands == 1 else "islands"
+    print(f"{name:<30} {masks.density(mask):6.1%} of pairs, {islands:>2} {words}, {joined}")
 
 
 report("full", np.ones((256, 256), dtype=bool))
@@ -109,17 +110,15 @@ REACH = ("not reached", "reached")
 figure, (left, right) = plots.figure(1, 2, height=3.8)
 live_joined = plots.LiveHeatmap(joined["stride 16"], left, x="input", y="output")
 plots.mask_legend(figure, REACH, loc="outside lower left")
-ones = {"pairs that met": np.ones(7), "with these layers": np.ones(7)}
-live_hops = plots.LiveCurves(
-    range(7), ones, right, x_label="layers", y_label="share of all pairs", high=1
-)
+words = {"x_label": "layers", "y_label": "share of all pairs that met", "high": 1}
+live_hops = plots.LiveCurves(range(7), {"met": np.ones(7)}, right, **words)
 
 
 # %%
 def draw_joined(pattern, layers):
     share = shares[pattern][layers]
     live_joined.update(after[pattern][layers])
-    live_hops.update({"pairs that met": shares[pattern], "with these layers": np.full(7, share)})
+    live_hops.update({"met": shares[pattern]}, at=layers)
     return f"{pattern}, layers {layers}: {share:.1%} of all pairs have met."
 
 
@@ -1019,7 +1018,6 @@ for name, (module, knobs) in named.items():
 
 # %%
 axes = plots.growth(lengths, measured, predicted, unit="bytes", title="peak memory")
-axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 plots.show(axes, "Full attention grows with n squared and leaves all sparse patterns far below.")
 
 # %% [markdown]
@@ -1037,7 +1035,6 @@ for name, (module, knobs) in measure.progress(named.items(), "timing", expect_se
     timings[name] = [measure.seconds(module.attention, *x, **often, **knobs) for x in inputs]
     expected[name] = [module.cost(1, 1, n, n, 64, **knobs).flops / rate for n in lengths]
 axes = plots.growth(lengths, timings, expected, unit="s", title="time")
-axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 plots.show(axes, "Seconds over n, measured and as the operation count predicts.")
 
 # %% [markdown] covers="F22 F23 F32 F33 G3"
@@ -1067,20 +1064,27 @@ links = {
 # %%
 bets = {
     "window": window.mask(n, n, window=8),
-    "and global": longformer.mask(n, n, window=7, global_tokens=2),
-    "and random": window.mask(n, n, window=4) | random_keys.mask(n, n, n_random=8),
+    "window\n+ global": longformer.mask(n, n, window=7, global_tokens=2),
+    "window\n+ random": window.mask(n, n, window=4) | random_keys.mask(n, n, n_random=8),
     "strided": strided.mask(n, n, stride=16),
-    "sparse tr.": window.mask(n, n, window=1) | strided.mask(n, n, stride=16),
+    "sparse\nTransformer": window.mask(n, n, window=1) | strided.mask(n, n, stride=16),
     "2-D patch": near_rows & near_columns,
 }
 caught = np.array([[(w * m).sum() / w.sum() for m in bets.values()] for w in links.values()])
-best = dict(zip(links, (list(bets)[row.argmax()] for row in caught), strict=True))
+
+
+# %%
+def best(row):
+    """Name all patterns that the table shows as the best: some tie in whole percent."""
+    tied = [name for name, share in zip(bets, row, strict=True) if share > row.max() - 0.005]
+    return f"{' and '.join(tied)}, {row.max():.0%}".replace("\n", " ")
+
 
 # %%
 words = {"x": "pattern", "y": "data", "label": "share of the links"}
 axes = plots.table(caught, list(links), list(bets), title="links caught", **words)
-found = (f"{name}: {best[name]}, {row.max():.0%}" for name, row in zip(links, caught, strict=True))
-plots.show(axes, f"What catches most of the links: {'; '.join(found)}.")
+found = (f"for {name} {best(row)}" for name, row in zip(links, caught, strict=True))
+plots.show(axes, f"The pattern that catches most links is {'; '.join(found)}.")
 
 # %% [markdown]
 # No column wins everywhere, and nobody wins at code. Chapter E advises random links there, but a

@@ -955,7 +955,7 @@ def slopes(found):
 # %%
 def first_better(values, bar):
     below = [m for m, error in zip(COUNTS, values.mean(axis=0), strict=True) if error < bar]
-    return f"from m = {below[0]} on" if below else "at no m"
+    return f"better from m = {below[0]} on" if below else "worse at every m"
 
 
 # %%
@@ -974,11 +974,10 @@ live_errors = plots.LiveErrors(
 # %%
 def draw_errors(data, inputs):
     found, bar = results[data, inputs]
-    notes = {name: f"m^{slope:+.2f}" for name, slope in slopes(found).items()}
+    notes = {name: f"$m^{{{slope:.2f}}}$" for name, slope in slopes(found).items()}
     live_errors.update(found, bar, f"{data}, inputs × {inputs}", notes)
-    wins = {name: first_better(values, bar) for name, values in found.items()}
-    said = f"right features beat it {wins['positive, orthogonal']} (orthogonal)"
-    return f"{data}, inputs × {inputs}: the mean of V has {bar:.2g}; {said}."
+    said = f"orthogonal features are {first_better(found['positive, orthogonal'], bar)}"
+    return f"{data}, inputs × {inputs}: the error of the mean of V is {bar:.2g}; {said}."
 
 
 # %%
