@@ -1074,17 +1074,17 @@ caught = np.array([[(w * m).sum() / w.sum() for m in bets.values()] for w in lin
 
 
 # %%
-def best(row):
-    """Name all patterns that the table shows as the best: some tie in whole percent."""
+def winners(row):
+    """Name the patterns with the most links; some tie in whole percent."""
     tied = [name for name, share in zip(bets, row, strict=True) if share > row.max() - 0.005]
-    return f"{' and '.join(tied)}, {row.max():.0%}".replace("\n", " ")
+    return f"{' and '.join(tied)} ({row.max():.0%})".replace("\n", " ")
 
 
 # %%
 words = {"x": "pattern", "y": "data", "label": "share of the links"}
 axes = plots.table(caught, list(links), list(bets), title="links caught", **words)
-found = (f"for {name} {best(row)}" for name, row in zip(links, caught, strict=True))
-plots.show(axes, f"The pattern that catches most links is {'; '.join(found)}.")
+found = (f"in {name} by {winners(row)}" for name, row in zip(links, caught, strict=True))
+plots.show(axes, f"Most links are caught {'; '.join(found)}.")
 
 # %% [markdown]
 # No column wins everywhere, and nobody wins at code. Chapter E advises random links there, but a

@@ -203,7 +203,7 @@ rows = {(row["mechanism"], row["n"]): row for row in records.rows(record) if "se
 # there: that is the rule, and the picture says so. A dot below is measured. A bar is predicted: the
 # least time that this device needs for the mechanism's FLOPs and bytes, and the peak of its `cost`.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 live_all = plots.LiveComparison(record, limits, 2048)
 
 
@@ -221,6 +221,7 @@ def draw_all(n):
     )
 
 
+# %% tags=["nbval-ignore-output"]
 widgets.explore(draw_all, live_all.figure, n=widgets.choice(lengths, 2048))
 
 # %% [markdown]
