@@ -48,7 +48,7 @@ from attncourse.grading import check, hint
 # %% role="spec"
 \"\"\"What the specs of this chapter share.\"\"\"
 
-from attncourse.grading.writing import Spec, case, draws, edit
+from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit, qkv, rewrite
 
 # %% [markdown]
 # ## Your score
@@ -87,7 +87,7 @@ Spec(
     kind="number",
     cases=[
         case("n = 1", 1),
-        *draws(4, lambda rng: rng.integers(2, 100, 1)),
+        *draws(6, lambda rng: rng.integers(2, 100, 1)),
     ],
     mistakes=[
         edit("n * n", "2 * n",

@@ -241,7 +241,7 @@ def test_an_exercise_from_first_look_to_grade(jupyter, photograph, tmp_path):
     said = "".join(run(check))
     assert said.startswith("✗ 04.1 Window mask: failed")
     assert all(f"{part}:" in said for part in ("Case", "Where", "Cause", "Next"))
-    assert "< or ≤?" in said
+    assert "use <= for the distance, not <" in said
     photograph(exercises, answer, "04_exercise_failed")
 
     exercises.cell(check).locator(".cm-content").click()

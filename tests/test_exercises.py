@@ -525,9 +525,9 @@ def test_the_memory_limit_is_the_one_that_the_prompt_states():
     assert math.isclose(each.memory.allowed_bytes / 2**20, 8.6, abs_tol=0.05)
     assert exercise("04.6").memory.allowed_bytes == 2**22
     assert exercise("05.3").memory.allowed_bytes == exercise("05.6").memory.allowed_bytes == 2**21
-    assert exercise("00.2").memory.allowed_bytes == 2**20
+    assert exercise("00.2").memory.allowed_bytes == 1.25 * 2**20
     [_, limit] = cells("00", "prompt", "00.2")
-    assert "at n = 2048: 128 rows of scores at once, 128 · n · 4 bytes = 1 MiB" in limit.source
+    assert "at n = 2048: 160 rows of scores at once, 160 · n · 4 bytes = 1.25 MiB" in limit.source
     [_, limit] = cells("09", "prompt", "09.3")
     assert exercise("09.3").memory.allowed_bytes == 2**17 == 2**16 * 4 // 2
     assert "8 queries and 65536 keys, D = 8, float32: half a row of scores, 128 KiB" in limit.source

@@ -560,6 +560,16 @@ def test_reset_puts_a_chapter_back_and_keeps_the_learners_file(run, mine):
     assert submission.is_backup(kept)
 
 
+def test_reset_of_an_untouched_file_changes_and_keeps_nothing(run, mine):
+    assert run("reset", "90")[0] == 0
+    for backup in backups(mine):
+        backup.unlink()
+    before = mine.read_bytes()
+    status, out, _ = run("reset", "90")
+    assert status == 0 and "kept" not in out
+    assert mine.read_bytes() == before and backups(mine) == []
+
+
 def test_reset_makes_a_file_that_is_gone(run, mine):
     mine.unlink()
     status, _, _ = run("reset", "90")

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import toy_course
 
+from attncourse import authoring
+from attncourse.cli import main
 from attncourse.grading import exercises, session, submission
+from attncourse.sources import read
 
 ROOT = Path(__file__).parents[1]
 STEMS = submission.released_stems()
@@ -132,3 +135,13 @@ def test_bad_answers_of_chapter_04(tmp_path):
     assert found["04.V7"][0] == "not_attempted"
     assert "SyntaxError" in found["04.V7"][1]
     assert "\x1b" not in report.json()
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_reset_gives_the_file_that_was_built(stem, tmp_path, monkeypatch, capsys):
+    (tmp_path / "exercises").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["reset", stem[:2]]) == 0
+    source = read(ROOT / f"solutions/_source/{stem}.py", ROOT)
+    built = authoring.as_text(authoring.assemble(source, "exercises"))
+    assert (tmp_path / f"exercises/{stem}.ipynb").read_text(encoding="utf-8") == built

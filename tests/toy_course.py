@@ -94,7 +94,10 @@ def exercises(count: int = COUNT, kind: str = "exercises") -> dict:
 
 
 def released(count: int = COUNT) -> dict:
-    """The released copy: as handed out, each check with the verdict on the course's solution."""
+    """The released copy: as handed out, each check with the verdict on the course's solution.
+
+    What the exercises are made from lies in its metadata.
+    """
     copied = exercises(count)
     for n in range(1, count + 1):
         cell(copied, f"check-{n}").update(
@@ -107,6 +110,7 @@ def released(count: int = COUNT) -> dict:
                 }
             ],
         )
+    copied["metadata"].setdefault("attncourse", {})["grading"] = [{"role": "spec", "source": []}]
     return copied
 
 

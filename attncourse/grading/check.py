@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ __all__ = ["check", "hint", "judge"]
 
 STUB = "raise NotImplementedError"
 
+WIDEST_LINE = 96  # columns of a notebook
 _broken_cells: dict[str, str] = {}  # function -> why the last cell that should define it failed
 _cells: dict[str, dict[str, bool]] = {}  # function -> cells that defined it: stub? Last run last
 
@@ -129,7 +131,21 @@ def _show(result: Verdict) -> None:
         return
     from IPython.display import display
 
-    display({"text/plain": str(result)}, raw=True, metadata={"attncourse": result.data})
+    # JupyterLab would break a long line within a word.
+    text = "\n".join(map(_folded, str(result).splitlines()))
+    display({"text/plain": text}, raw=True, metadata={"attncourse": result.data})
+
+
+def _folded(line: str) -> str:
+    """Break a line at spaces, its rest indented as the text of a verdict's parts is."""
+    return textwrap.fill(
+        line,
+        WIDEST_LINE,
+        subsequent_indent=10 * " ",
+        drop_whitespace=len(line) > WIDEST_LINE,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 if (shell := _shell()) is not None:

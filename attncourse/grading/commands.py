@@ -179,13 +179,14 @@ def _reset(args: argparse.Namespace) -> int:
         _put_back(fresh, original, _exercise_id(args.exercise))
     else:
         fresh = original
+    text = json.dumps(fresh, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     kept = ""
-    if path.exists():
+    if path.exists() and path.read_text(encoding="utf-8") != text:
         backup = submission.backup_path(path)
         shutil.copy2(path, backup)
         kept = f"; your file is kept as {backup.name}"
     written = path.with_name(f".~{path.name}.{os.getpid()}")
-    written.write_text(json.dumps(fresh, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    written.write_text(text, encoding="utf-8", newline="\n")
     written.replace(path)
     what = args.exercise or path.name
     print(

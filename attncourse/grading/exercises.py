@@ -33,8 +33,7 @@ def chapter_exercises(chapter: str) -> tuple[Exercise, ...]:
     from attncourse.grading.assembly import exercises
 
     [stem] = [stem for stem in submission.released_stems() if stem.startswith(chapter)]
-    cells = submission.course_metadata(submission.released(stem))["grading"]
-    return exercises([{**cell, "source": "".join(cell["source"])} for cell in cells])
+    return exercises(submission.grading_cells(stem))
 
 
 def exercise(exercise_id: str) -> Exercise:

@@ -211,7 +211,7 @@ class _Judge:
                 f"took longer than {seconds:g} s",
                 where and f"stopped at {where}",
                 "a loop that does not end, or far more work than is needed",
-                "run it by hand on this smallest case",
+                "look at how often each loop runs for these arguments",
             )
         if issubclass(kind, MemoryError):
             return Finding(

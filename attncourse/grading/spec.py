@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from numpy.random import Generator
+from numpy.random import Generator, default_rng
 
 from attncourse.cost import Cost
 
@@ -170,6 +170,7 @@ class Exercise:
 
     def lacks(self) -> list[str]:
         """Say what a draft may lack and a released exercise may not."""
+        n_cases = len(self.cases(default_rng(0)))
         wanted = (
             (len(self.hints) == 3, f"three hints are needed, got {len(self.hints)}"),
             (
@@ -180,5 +181,6 @@ class Exercise:
                 len(self.alternatives) >= 2,
                 f"at least 2 alternatives are needed, got {len(self.alternatives)}",
             ),
+            (n_cases >= 7, f"at least 7 cases are needed, got {n_cases}"),
         )
         return [f"exercise {self.id}: {complaint}" for holds, complaint in wanted if not holds]

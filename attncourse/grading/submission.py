@@ -69,7 +69,19 @@ def released_stems() -> list[str]:
 
 
 def released(stem: str) -> dict:
-    """The released exercises of a chapter, as parsed JSON."""
+    """The released exercises of a chapter, as parsed JSON; their specs are left out."""
+    notebook = _load_released(stem)
+    course_metadata(notebook).pop("grading", None)
+    return notebook
+
+
+def grading_cells(stem: str) -> list[dict]:
+    """The cells that the exercises of a chapter are made from, specs and solutions included."""
+    cells = _load_released(stem)["metadata"]["attncourse"]["grading"]
+    return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+
+
+def _load_released(stem: str) -> dict:
     return json.loads((RELEASED / f"{stem}.ipynb").read_text(encoding="utf-8"))
 
 

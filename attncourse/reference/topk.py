@@ -171,7 +171,8 @@ def _choices(q, k, keep, causal, factor) -> Iterator[tuple[slice, np.ndarray]]:
     work = np.result_type(q.dtype, np.float32)
     k = k.astype(work, copy=False)
     mantissa, exponent = math.frexp(factor)
-    power = math.ldexp(np.sign(mantissa), exponent)  # ranks as the factor does, and never rounds
+    # a power of two ranks as the factor does and never rounds, unless it is out of all bounds
+    power = math.ldexp(np.sign(mantissa), min(max(exponent, -30), 30))
     for rows, seen in _blocks(len(q), len(k), causal):
         own = rows.start + len(k) - len(q) if causal else seen  # the last key of the first query
         yield rows, _choose(scaled(q[rows], power), k[:seen], min(keep, seen), own)

@@ -99,8 +99,8 @@ Spec(
 # q = [[1, 0], [0, 1]], k = [[2, 3], [4, 1]] gives `[4, 3]`.
 
 # %% [markdown] role="prompt" exercise="00.2"
-# **Memory limit** at n = 2048: 128 rows of scores at once, 128 · n · 4 bytes = 1 MiB. Your result
-# counts, q and k do not.
+# **Memory limit** at n = 2048: 160 rows of scores at once, 160 · n · 4 bytes = 1.25 MiB. Your
+# result counts, q and k do not.
 #
 # Try `return (q @ k.T).max(axis=1)` first, and read the verdict.
 
@@ -124,7 +124,7 @@ check("00.2")
 
 # %% role="spec" exercise="00.2"
 def peaks_by_blocks(q, k):
-    blocks = [(q[start : start + 64] @ k.T).max(axis=1) for start in range(0, len(q), 64)]
+    blocks = [(q[start : start + 128] @ k.T).max(axis=1) for start in range(0, len(q), 128)]
     return np.concatenate(blocks)
 
 
@@ -154,8 +154,8 @@ Spec(
         pair("random, 63 queries, 100 keys", 63, 100, 16),
         pair("random, 100 queries, 63 keys", 100, 63, 64),
     ],
-    memory=Memory(pair("n = 2048", 2048, 2048, 16), 128 * 2048 * 4,
-                  "128 rows of scores at once: 128 · n · 4 bytes"),
+    memory=Memory(pair("n = 2048", 2048, 2048, 16), 160 * 2048 * 4,
+                  "160 rows of scores at once: 160 · n · 4 bytes"),
     mistakes=[
         Mistake(lambda q, k: (q @ k.T).max(axis=1),
                 says="your answer is right, but all n × n scores exist at once",
