@@ -6,9 +6,12 @@ through them.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -88,6 +91,29 @@ def check_count(where: str, name: str, value: Any, least: int = 0) -> int:
     if number > LARGEST:
         raise ValueError(f"{where}: {name} must be at most {LARGEST}, got {number}")
     return number
+
+
+_SIZES = {"B", "H", "Tq", "Tk", "D", "dtype_bytes", "n_queries", "n_keys"}
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def int_sizes(function: _Function) -> _Function:
+    """Decorate a function that counts by sizes: it gets them as `check_count` returns them.
+
+    Sizes are the arguments called B, H, Tq, Tk, D, dtype_bytes, n_queries and n_keys.
+    """
+    where = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+    names = tuple(inspect.signature(function).parameters)
+
+    def checked(name: str, value: Any) -> Any:
+        return check_count(where, name, value) if name in _SIZES else value
+
+    @functools.wraps(function)
+    def with_int_sizes(*args, **kwargs):
+        by_place = (*map(checked, names, args), *args[len(names) :])
+        return function(*by_place, **{name: checked(name, kwargs[name]) for name in kwargs})
+
+    return with_int_sizes
 
 
 def check_flag(where: str, name: str, value: Any) -> bool:

@@ -9,21 +9,24 @@ from __future__ import annotations
 import numpy as np
 
 from attncourse.graph import density, hops, reach
-from attncourse.inputs import check_count
+from attncourse.inputs import check_count, int_sizes
 
 __all__ = ["blocks", "causal", "density", "hops", "positions", "reach"]
 
 
+@int_sizes
 def positions(n_queries: int, n_keys: int) -> np.ndarray:
     """Return the key position (Tq,) at which each query sits; negative before the first key."""
     return np.arange(n_queries) + (n_keys - n_queries)
 
 
+@int_sizes
 def causal(n_queries: int, n_keys: int) -> np.ndarray:
     """Return the mask (Tq, Tk) of queries that see themselves and what came before."""
     return np.arange(n_keys) <= positions(n_queries, n_keys)[:, None]
 
 
+@int_sizes
 def blocks(n_queries: int, n_keys: int, *, block: int, overlap: int = 0) -> np.ndarray:
     """Return the mask (Tq, Tk) of queries that see their own block of keys.
 

@@ -515,6 +515,49 @@ def test_integers_of_numpy_are_as_good_as_plain_ones(mechanism, integer):
         np.testing.assert_array_equal(*outs)
 
 
+SIZE_NAMES = ("B", "H", "Tq", "Tk", "D", "dtype_bytes", "n_queries", "n_keys")
+
+
+def counting(mechanism, module):
+    """Yield (name, call, sizes): what takes sizes, with knobs, and sizes that fill 7 bits."""
+    plain, _ = of_type(mechanism, int)
+    for name in ("mask", "count", "cost"):
+        if name == "cost" or ("mask" in mechanism.has and hasattr(module, name)):
+            call = functools.partial(getattr(module, name), **plain)
+            sizes = {"B": 1, "H": 100, "D": 8, "dtype_bytes": 4}
+            asked = [size for size in inspect.signature(call).parameters if size in SIZE_NAMES]
+            yield name, call, {size: sizes.get(size, 100) for size in asked}
+
+
+def check_sizes(mechanism, module):
+    for name, call, sizes in counting(mechanism, module):
+        expected = call(**sizes)
+        for integer in INTEGERS:
+            result = call(**{size: integer(value) for size, value in sizes.items()})
+            assert np.array_equal(result, expected), (name, integer)
+            assert name != "cost" or all(type(x) is int for x in vars(result).values())
+        by_place = [np.int8(value) for size, value in sizes.items() if size != "dtype_bytes"]
+        assert np.array_equal(call(*by_place), expected), name
+        for size in sizes:
+            for error, wrongs in WRONG_SIZES.items():
+                for wrong in wrongs:
+                    where = f"{mechanism.stem}.{name}"
+                    refuses(error, where, size, call, **sizes | {size: wrong})
+
+
+WRONG_SIZES = {TypeError: ("4", 4.0, None, True), ValueError: (-1, np.int8(-1), 2**63)}
+
+
+@having()
+def test_sizes_of_numpy_are_as_good_as_plain_ones(mechanism):
+    check_sizes(mechanism, mechanism.reference)
+
+
+@having("kernel")
+def test_kernels_take_sizes_of_numpy(mechanism):
+    check_sizes(mechanism, kernel_of(mechanism))
+
+
 def steps(mechanism, knobs, q, k, v):
     """Return what the 150 tokens see that come in three steps, from a start with these knobs."""
     state, outs = start(mechanism, k, v, knobs), []

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 
+from attncourse import masks
 from attncourse.cost import DEVICES, Cost, implied, this_cpu
-from attncourse.reference import full
+from attncourse.reference import full, window
 
 
 def test_time_is_the_larger_of_computing_and_moving():
@@ -14,6 +16,15 @@ def test_time_is_the_larger_of_computing_and_moving():
 
 def test_two_flops_per_multiply_add():
     assert full.cost(1, 1, 1024, 1024, 64).flops == 268_435_456  # claim C372 counts half of them
+
+
+def test_large_sizes_of_numpy_do_not_overflow():
+    n = np.int32(65_536)
+    assert full.cost(1, 12, n, n, 64) == full.cost(1, 12, 65_536, 65_536, 64)
+    n = np.int64(10**12)
+    assert window.count(n, n, window=10**11) == window.count(10**12, 10**12, window=10**11)
+    assert masks.causal(np.uint64(2), np.uint64(3)).tolist() == [[True, True, False], [True] * 3]
+    assert masks.positions(np.uint8(3), np.uint8(1)).tolist() == [-2, -1, 0]
 
 
 def test_intensity_of_nothing_is_nothing():

@@ -170,9 +170,82 @@ def test_count_flops_sees_arrays_that_a_function_carries():
     assert {type(x) for x in (a, b, *pair, GLOBAL)} == {np.ndarray}
     assert calls["default"].__defaults__[0] is a
 
+    assert measure.count_flops(lambda *, x=a: x @ b) == 2 * 60
+
     def rebinds():
         nonlocal a
         a = a @ b
         return a
 
     assert measure.count_flops(rebinds) == 2 * 60 and a.shape == (3, 5)
+
+
+HEADS = ones(8, 10, 20)
+
+
+def generated():
+    for head in HEADS:
+        yield head @ head.T
+
+
+def scores():
+    return [HEADS[h] @ HEADS[h].T for h in range(8)]
+
+
+def with_itself(array, other=HEADS, *, again=HEADS):
+    return array @ other[0].T if array is not other else again
+
+
+def repeated(times):
+    return repeated(times - 1) if times else sum(generated())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        scores,
+        lambda: [HEADS[h] @ HEADS[h].T for h in range(8)],
+        lambda: {h: HEADS[h] @ HEADS[h].T for h in range(8)},
+        lambda: sum(HEADS[h] @ HEADS[h].T for h in range(8)),
+        lambda: (lambda: (lambda: HEADS @ HEADS.swapaxes(1, 2))())(),
+        lambda: list(map(lambda head: head @ head.T, HEADS)),
+        lambda: list(generated()),
+        lambda: scores(),
+        lambda: [with_itself(head) for head in HEADS],
+        lambda: repeated(3),
+        lambda helper=scores: helper(),
+    ],
+)
+def test_count_flops_sees_globals_of_nested_code_and_of_helpers(call):
+    assert measure.count_flops(call) == 2 * 8 * 10 * 20 * 10
+    assert {type(x) for x in (HEADS, *with_itself.__defaults__)} == {np.ndarray}
+    assert type(with_itself.__kwdefaults__["again"]) is np.ndarray
+
+
+def test_count_flops_sees_what_local_helpers_carry():
+    q, k = ones(6, 4), ones(7, 4)
+
+    def helper():
+        return full.attention(q, k, k)
+
+    bound = Holder(q).product
+    assert measure.count_flops(lambda: helper()) == 4 * 6 * 7 * 4
+    assert measure.count_flops(lambda: bound(ones(5, 3))) == 2 * 5 * 3 * 4
+    assert type(q) is type(GLOBAL) is np.ndarray
+
+
+@pytest.mark.parametrize(("heads", "causal"), [(1, False), (3, False), (3, True)])
+def test_count_flops_counts_the_attention_of_torch(heads, causal):
+    torch = pytest.importorskip("torch")
+    attend = torch.nn.functional.scaled_dot_product_attention
+    q, k = torch.ones(2, heads, 64, 32), torch.ones(2, heads, 16, 32)
+    for key in (q, k):
+        expected = 4 * 2 * heads * 64 * key.shape[-2] * 32
+        assert measure.count_flops(attend, q, key, key, is_causal=causal) == expected
+    one = torch.ones(1, 1, 64, 32)
+    assert measure.count_flops(attend, one, one, one) == 524_288
+
+    leaf = q.clone().requires_grad_()
+    flops = measure.count_flops(lambda: attend(leaf, leaf, leaf).sum().backward())
+    # scores and output; scores again, and a gradient for each operand of both products
+    assert flops == (2 + 5) * 2 * 2 * heads * 64 * 64 * 32

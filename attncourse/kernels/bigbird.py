@@ -11,6 +11,7 @@ import torch
 
 from attncourse.cost import Cost
 from attncourse.definitions import patterns
+from attncourse.inputs import int_sizes
 from attncourse.kernels import block_sparse
 from attncourse.kernels._parts import layout_plan
 from attncourse.kernels._parts.plan import Plan, plan_cost
@@ -48,6 +49,7 @@ def attention(
     return block_sparse.run(where, q, k, v, (plan,), scale)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

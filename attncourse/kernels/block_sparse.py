@@ -13,7 +13,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.definitions import patterns
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels._parts import plan as planning
 from attncourse.kernels._parts.block_sparse_backward import gradients
 from attncourse.kernels._parts.block_sparse_tiles import (
@@ -272,6 +272,7 @@ def _join(shares, shares_lse, out, lse, splits, order, step: int, BLOCK_Q: int) 
     )  # fmt: skip
 
 
+@int_sizes
 def layout_cost(
     B: int,
     H: int,
@@ -295,6 +296,7 @@ def layout_cost(
     return planning.plan_cost((plan,), B, H, D, dtype_bytes)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
@@ -338,6 +338,7 @@ class _FlashAttention(torch.autograd.Function):
         return dq, dk, dv, None, None, None, None
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_flag, check_scale
+from attncourse.inputs import check_flag, check_scale, int_sizes
 from attncourse.kernels._parts.tiles import (
     check_grid,
     check_no_grad,
@@ -187,6 +187,7 @@ def _broadcast(where, name, tensor, q, shape) -> torch.Tensor | None:
         ) from None
 
 
+@int_sizes
 def cost(
     B: int, H: int, Tq: int, Tk: int, D: int, *, causal: bool = False, dtype_bytes: int = 4
 ) -> Cost:

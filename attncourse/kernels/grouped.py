@@ -3,7 +3,7 @@
 import torch
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels import flash
 from attncourse.kernels._parts.tiles import check_grid, check_tensors
 
@@ -39,6 +39,7 @@ def attention(
     return flash.attend(q, k, v, **TILE, causal=causal, scale=scale)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

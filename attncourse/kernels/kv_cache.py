@@ -7,7 +7,14 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_new_tokens, check_qkv, check_scale
+from attncourse.inputs import (
+    check_count,
+    check_flag,
+    check_new_tokens,
+    check_qkv,
+    check_scale,
+    int_sizes,
+)
 from attncourse.kernels._parts import splits
 from attncourse.kernels._parts.splits import attend_tile, key_tiles, packed_rows, visible_keys
 from attncourse.kernels._parts.tiles import (
@@ -235,6 +242,7 @@ class KVCache:
         self.tokens_copied += self.length
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

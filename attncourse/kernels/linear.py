@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag
+from attncourse.inputs import check_count, check_flag, int_sizes
 from attncourse.kernels._parts.linear_backward import (
     _linear_dk_kernel,
     _linear_dq_kernel,
@@ -365,6 +365,7 @@ def _sums(
     return sums, norms, part_tops
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

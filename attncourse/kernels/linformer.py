@@ -8,7 +8,7 @@ and it has gradients, which projections need to be learned.
 import torch
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels import flash
 from attncourse.kernels._parts.tiles import check_beside, check_grid, check_tensors
 
@@ -73,6 +73,7 @@ def _check_shapes(where, key_projection, value_projection, k) -> None:
         )
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,
@@ -100,6 +101,7 @@ def cost(
     )
 
 
+@int_sizes
 def torch_cost(
     B: int,
     H: int,

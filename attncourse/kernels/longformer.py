@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_positions
+from attncourse.inputs import check_count, check_flag, check_positions, int_sizes
 from attncourse.kernels import block_sparse
 from attncourse.kernels._parts import plan as planning
 from attncourse.kernels._parts.plan import Plan, plan_cost
@@ -63,6 +63,7 @@ def attention(
     return out.index_copy(2, rows, few)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

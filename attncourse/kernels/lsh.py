@@ -13,7 +13,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.definitions.directions import check_buckets, draw_rotations
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
@@ -254,6 +254,7 @@ def _check_knobs(
     return n_buckets, n_rounds, check_count(where, "chunk", chunk, least=1), seed
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,
@@ -300,6 +301,7 @@ def cost(
     )
 
 
+@int_sizes
 def torch_cost(
     B: int,
     H: int,

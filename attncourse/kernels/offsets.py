@@ -9,7 +9,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.definitions.patterns import offset_steps
-from attncourse.inputs import check_flag, check_scale
+from attncourse.inputs import check_flag, check_scale, int_sizes
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
@@ -105,6 +105,7 @@ def _offsets_fwd_kernel(
     store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -4,7 +4,7 @@ import torch
 import triton
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_new_tokens, check_scale
+from attncourse.inputs import check_count, check_flag, check_new_tokens, check_scale, int_sizes
 from attncourse.kernels._parts import splits
 from attncourse.kernels._parts.block_table import attend
 from attncourse.kernels._parts.pages import PagedCache
@@ -80,6 +80,7 @@ def step(
     return state.attend(q, causal=True, scale=scale), state
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.definitions.directions import draw_directions
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels._parts.linear_tiles import slices_of
 from attncourse.kernels._parts.tiles import (
     LOG2E,
@@ -178,6 +178,7 @@ def _n_numbers(where: str, n_features: int, features: str) -> int:
     return each * n_features
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

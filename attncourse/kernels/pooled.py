@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
@@ -320,6 +320,7 @@ def _check_knobs(where: str, pool: int, kind: str, pooling_vector, causal: bool)
     return pool
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,
@@ -366,6 +367,7 @@ def cost(
     )
 
 
+@int_sizes
 def torch_cost(
     B: int,
     H: int,

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
@@ -228,6 +228,7 @@ def _check_tables(where, relative_keys, relative_values, width: int, value_width
         )
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

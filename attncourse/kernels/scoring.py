@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
@@ -194,6 +194,7 @@ def _check_shapes(where: str, width: int, query_weights, key_weights, vector) ->
             raise ValueError(f"{where}: {name} must have shape {shape}, got {tuple(tensor.shape)}")
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels import flash
 from attncourse.kernels._parts.tiles import check_grid, check_tensors
 
@@ -96,6 +96,7 @@ def _check_knobs(where: str, chunk: int, memory: int) -> tuple[int, int]:
     return chunk, check_count(where, "memory", memory)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,
@@ -123,6 +124,7 @@ def cost(
     return Cost(flops, read, written, total.peak_bytes + largest)
 
 
+@int_sizes
 def torch_cost(
     B: int,
     H: int,

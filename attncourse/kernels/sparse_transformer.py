@@ -11,7 +11,7 @@ import torch
 
 from attncourse.cost import Cost
 from attncourse.definitions import patterns
-from attncourse.inputs import check_flag
+from attncourse.inputs import check_flag, int_sizes
 from attncourse.kernels import block_sparse
 from attncourse.kernels._parts import plan as planning
 from attncourse.kernels._parts.plan import Plan, plan_cost
@@ -48,6 +48,7 @@ def attention(
     return block_sparse.run(where, q, k, v, _plans(q.shape[2], k.shape[2], *knobs, *blocks), scale)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -9,7 +9,7 @@ import functools
 import torch
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag
+from attncourse.inputs import check_count, check_flag, int_sizes
 from attncourse.kernels import block_sparse
 from attncourse.kernels._parts import plan as planning
 from attncourse.kernels._parts.plan import Plan, plan_cost
@@ -40,6 +40,7 @@ def attention(
     return block_sparse.run(where, q, k, v, (plan,), scale)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

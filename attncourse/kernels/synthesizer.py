@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag
+from attncourse.inputs import check_count, check_flag, int_sizes
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     MAX_WIDTH,
@@ -257,6 +257,7 @@ def _check_matrices(where: str, **matrices: torch.Tensor) -> None:
             )
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,
@@ -297,6 +298,7 @@ def cost(
     )
 
 
+@int_sizes
 def torch_cost(
     B: int,
     H: int,

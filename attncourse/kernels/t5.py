@@ -8,7 +8,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.definitions.buckets import check_table, rows_by_distance
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
@@ -147,6 +147,7 @@ def _t5_fwd_kernel(
     store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

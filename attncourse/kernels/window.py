@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
@@ -340,6 +340,7 @@ def _blocks(n_tokens: int, dilation: int, block: int) -> int:
     return triton.cdiv(triton.cdiv(n_tokens, dilation), block)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from types import CellType
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -27,13 +27,18 @@ def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
 
     Counted are `@`, np.matmul, np.dot, np.inner, np.vdot, np.vecdot, np.matvec, np.vecmat,
     np.einsum, np.tensordot and what NumPy builds from them, and torch's products as torch itself
-    counts them. Exponentials, sums and scaling are not. The call computes what it always computes:
-    its arrays carry a counter, nothing else. They inherit it from the arguments and from NumPy's
-    array makers, which are replaced while the call runs, so let no other thread use NumPy
-    meanwhile. Arrays in the function's closure, its defaults and the globals that it names count as
-    arguments do. The product of two arrays that come from elsewhere, such as two straight from a
-    random generator or two attributes of an object, goes unseen: pass them as arguments. Counts may
-    be taken inside each other.
+    counts them, its fused attention on a CPU included; causal skips nothing there. Exponentials,
+    sums and scaling are not. The call computes what it always computes: its arrays carry a counter,
+    nothing else. They inherit it from the arguments and from NumPy's array makers, which are
+    replaced while the call runs, so let no other thread use NumPy meanwhile. Counts may be taken
+    inside each other.
+
+    Arrays, and tuples of them, count as arguments do where the function finds them in its closure,
+    its defaults or the globals that it or code inside it names; so do those of the functions of its
+    own module that it finds so. The product of two arrays that come from elsewhere goes unseen, and
+    is counted as 0: two straight from a random generator, two attributes of an object, two in a
+    list or dict or bound by a partial that is no argument, two globals of another module. Pass such
+    arrays as arguments.
 
     Args:
         function: What to run, once.
@@ -112,26 +117,46 @@ def _book(multiply_adds: int) -> None:
 
 @contextmanager
 def _carried_counted(function: Callable[..., Any]) -> Iterator[None]:
-    """Let the arrays count that a function finds in its closure, its defaults and its globals."""
-    function = getattr(function, "__func__", function)
-    if not hasattr(function, "__code__"):  # not written in Python
-        yield
-        return
-    cells, own = function.__closure__ or (), function.__globals__
-    names = [partial(own.get, name) for name in function.__code__.co_names]
-    places: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
-        (partial(_content, cell), partial(setattr, cell, "cell_contents")) for cell in cells
-    ]
-    places += [(get, partial(own.__setitem__, *get.args)) for get in names]
-    places += [(lambda: function.__defaults__, partial(setattr, function, "__defaults__"))]
+    """Let the arrays count that a function, and the helpers of its module, find by name."""
+    own = getattr(function, "__globals__", None)
+    waiting, followed = [function], set()
     with ExitStack() as later:
-        for get, put in places:
-            plain = get()
-            counted = _Counted.wrap(plain) if isinstance(plain, (np.ndarray, tuple)) else plain
-            if counted is not plain:
-                put(counted)
-                later.callback(_put_back, get, put, plain, counted)
+        while waiting:
+            helper = waiting.pop()
+            if isinstance(helper, MethodType):
+                helper = helper.__func__
+            theirs = not isinstance(helper, FunctionType) or helper.__globals__ is not own
+            if theirs or helper in followed:
+                continue
+            followed.add(helper)
+            for get, put in _places(helper):
+                plain = get()
+                waiting.extend(plain if isinstance(plain, tuple) else (plain,))
+                counted = _Counted.wrap(plain) if isinstance(plain, (np.ndarray, tuple)) else plain
+                if counted is not plain:
+                    put(counted)
+                    later.callback(_put_back, get, put, plain, counted)
         yield
+
+
+def _places(function: FunctionType) -> Iterator[tuple[Callable[[], Any], Callable[[Any], None]]]:
+    """Yield how to get and how to put each thing that a function finds by name or by default."""
+    for cell in function.__closure__ or ():
+        yield partial(_content, cell), partial(setattr, cell, "cell_contents")
+    yield partial(getattr, function, "__defaults__"), partial(setattr, function, "__defaults__")
+    defaults = function.__kwdefaults__ or {}
+    for place, names in (
+        (defaults, defaults),
+        (function.__globals__, _global_names(function.__code__)),
+    ):
+        for name in names:
+            yield partial(place.get, name), partial(place.__setitem__, name)
+
+
+def _global_names(code: CodeType) -> set[str]:
+    """Return the names, at least, that a function and those inside it look up in the globals."""
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*map(_global_names, inner))
 
 
 def _content(cell: CellType) -> Any:
@@ -155,7 +180,11 @@ def _torch_counted() -> Iterator[Callable[[], int]]:
         return
     from torch.utils.flop_counter import FlopCounterMode
 
+    aten, flash = sys.modules["torch"].ops.aten, "_scaled_dot_product_flash_attention"
     with FlopCounterMode(display=False) as counter:
+        formulas = counter.flop_registry
+        for end in ("", "_backward"):  # torch has none for its kernels of a CPU
+            formulas[getattr(aten, f"{flash}_for_cpu{end}")] = formulas[getattr(aten, flash + end)]
         yield counter.get_total_flops
 
 

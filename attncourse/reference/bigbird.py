@@ -12,7 +12,7 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.definitions import patterns
-from attncourse.inputs import check_qkv, check_scale
+from attncourse.inputs import check_qkv, check_scale, int_sizes
 from attncourse.reference import block_sparse
 from attncourse.softmax import nan_to_keys
 
@@ -93,6 +93,7 @@ def layout(
     return patterns.bigbird("bigbird.layout", n_queries, n_keys, *knobs)
 
 
+@int_sizes
 def mask(
     n_queries: int,
     n_keys: int,
@@ -110,6 +111,7 @@ def mask(
     return block_sparse.mask(n_queries, n_keys, layout=chosen, block=block, causal=causal)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

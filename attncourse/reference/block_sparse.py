@@ -9,7 +9,7 @@ import numpy as np
 from attncourse import layouts, masks
 from attncourse.cost import Cost
 from attncourse.definitions.patterns import check_grids
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference._parts.block import attend, held_bytes
 from attncourse.softmax import nan_to_keys
 
@@ -77,6 +77,7 @@ def attention(
     return out
 
 
+@int_sizes
 def mask(
     n_queries: int,
     n_keys: int,
@@ -98,6 +99,7 @@ def mask(
     return shown & masks.causal(n_queries, n_keys) if causal else shown
 
 
+@int_sizes
 def layout_cost(
     B: int,
     H: int,
@@ -131,6 +133,7 @@ def layout_cost(
     )
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes
 from attncourse.softmax import exp_in_place, nan_to_keys, scaled
 
 
@@ -58,6 +58,7 @@ def attention(
     return out
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference._parts.flash_backward import gradients
 from attncourse.reference._parts.tiles import finite, hide_future, merge, tiles
 from attncourse.softmax import nan_to_keys, scaled
@@ -124,6 +124,7 @@ def backward(
     return gradients(grad_out, q, k, v, out, lse, *knobs)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

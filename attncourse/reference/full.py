@@ -6,7 +6,7 @@ import numpy as np
 
 from attncourse import masks
 from attncourse.cost import Cost
-from attncourse.inputs import check_flag, check_qkv, check_scale
+from attncourse.inputs import check_flag, check_qkv, check_scale, int_sizes
 from attncourse.softmax import nan_to_keys, softmax_in_place
 
 
@@ -107,12 +107,14 @@ def backward(
     return tuple(grad.astype(q.dtype, copy=False) for grad in (dq, dk, dv))
 
 
+@int_sizes
 def mask(n_queries: int, n_keys: int, *, causal: bool = False) -> np.ndarray:
     """Return the mask (Tq, Tk), all True unless causal; arguments as in `attncourse.reference`."""
     causal = check_flag("full.mask", "causal", causal)
     return masks.causal(n_queries, n_keys) if causal else np.ones((n_queries, n_keys), dtype=bool)
 
 
+@int_sizes
 def cost(
     B: int, H: int, Tq: int, Tk: int, D: int, *, causal: bool = False, dtype_bytes: int = 4
 ) -> Cost:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference._parts import pieces
 from attncourse.softmax import nan_to_keys
 
@@ -44,6 +44,7 @@ def attention(
     return pieces.attend(q, keys, values, k.shape[:-1], v.shape[-1], causal, factor)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_new_tokens, check_scale
+from attncourse.inputs import check_count, check_flag, check_new_tokens, check_scale, int_sizes
 from attncourse.reference import grouped
 from attncourse.reference._parts import pieces
 from attncourse.reference._parts.growing import KVCache, size_bytes
@@ -100,6 +100,7 @@ def replay(
     return out
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -6,7 +6,7 @@ import numpy as np
 
 from attncourse import masks
 from attncourse.cost import NUMPY_BUFFER, Cost
-from attncourse.inputs import check_count, check_flag, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, int_sizes
 from attncourse.reference._parts.feature_maps import FeatureMap, elu_plus_one, elu_plus_one_backward
 from attncourse.reference._parts.linear_backward import backward
 from attncourse.reference._parts.scan import ahead_of, quotient, turn, turns, with_ones
@@ -150,6 +150,7 @@ def weights(
     return scores.astype(q.dtype, copy=False)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference import full
 from attncourse.reference._parts.block import BLOCK, attend, held_bytes
 
@@ -135,6 +135,7 @@ def fit(
     return np.linalg.lstsq(mixed.reshape(-1, projection.shape[-2]), weights, rcond=None)[0]
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

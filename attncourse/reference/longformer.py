@@ -8,7 +8,7 @@ import numpy as np
 
 from attncourse import masks
 from attncourse.cost import Cost
-from attncourse.inputs import check_flag, check_positions, check_qkv, check_scale
+from attncourse.inputs import check_flag, check_positions, check_qkv, check_scale, int_sizes
 from attncourse.reference import window as local
 from attncourse.reference._parts.block import BLOCK, attend, held_bytes
 from attncourse.softmax import nan_to_keys
@@ -75,6 +75,7 @@ def attention(
     return out
 
 
+@int_sizes
 def mask(
     n_queries: int,
     n_keys: int,
@@ -94,6 +95,7 @@ def mask(
     return visible & masks.causal(n_queries, n_keys) if causal else visible
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

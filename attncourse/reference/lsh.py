@@ -6,7 +6,7 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.definitions.directions import check_buckets
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference._parts.hashing import (
     STRETCH,
     bucket_sizes,
@@ -132,6 +132,7 @@ def unit_keys(q: np.ndarray) -> np.ndarray:
     return (q / length).astype(q.dtype, copy=False)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -15,7 +15,7 @@ import numpy as np
 from attncourse import masks
 from attncourse.cost import Cost
 from attncourse.definitions.patterns import offset_steps
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference._parts.block import BLOCK, attend_each, held_bytes
 from attncourse.softmax import nan_to_keys
 
@@ -111,6 +111,7 @@ def attention(
     return out
 
 
+@int_sizes
 def mask(
     n_queries: int, n_keys: int, *, offsets: Sequence[int], causal: bool = False
 ) -> np.ndarray:
@@ -119,6 +120,7 @@ def mask(
     return np.isin(np.arange(n_keys) - masks.positions(n_queries, n_keys)[:, None], steps)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_new_tokens, check_scale
+from attncourse.inputs import check_count, check_flag, check_new_tokens, check_scale, int_sizes
 from attncourse.reference import grouped
 from attncourse.reference._parts import pieces
 from attncourse.reference._parts.block_table import PagedCache, attend
@@ -99,6 +99,7 @@ def step(
     return state.attend(q, causal=True, scale=scale), state
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -8,7 +8,7 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.definitions.directions import draw_directions
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference._parts.scan import quotient, turns, with_ones
 from attncourse.softmax import nan_to_keys
 
@@ -121,6 +121,7 @@ def feature_map(
     return phi
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

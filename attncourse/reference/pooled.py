@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
-from attncourse.inputs import check_flag, check_qkv, check_scale
+from attncourse.inputs import check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference._parts.block import BLOCK
 from attncourse.reference._parts.pooling import KINDS, check_pooling, cuts, each_head, pool_tokens
 from attncourse.softmax import nan_to_keys, scaled, softmax_in_place
@@ -76,6 +76,7 @@ def attention(
     return out
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_scale
+from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.reference import grouped
 from attncourse.reference._parts import pieces
 from attncourse.reference._parts.int8 import (
@@ -113,6 +113,7 @@ def step(
     return out, state
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

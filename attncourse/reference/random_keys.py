@@ -6,7 +6,7 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.definitions import patterns
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference._parts.block import BLOCK, attend_each, held_bytes
 from attncourse.softmax import nan_to_keys
 
@@ -74,6 +74,7 @@ def draw(
     return patterns.random_keys("random_keys.draw", n_queries, n_keys, n_random, seed, causal)
 
 
+@int_sizes
 def mask(
     n_queries: int, n_keys: int, *, n_random: int, seed: int = 0, causal: bool = False
 ) -> np.ndarray:
@@ -86,6 +87,7 @@ def mask(
     return visible[:, :-1]
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

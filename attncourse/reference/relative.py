@@ -11,7 +11,7 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.definitions.buckets import t5_bucket
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, stream
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes, stream
 from attncourse.reference._parts.encodings import alibi_bias, alibi_slopes, rotate, t5_bias
 from attncourse.softmax import nan_to_keys, scaled
 
@@ -93,6 +93,7 @@ def random_tables(
     return keys, values
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,
@@ -125,15 +126,14 @@ def cost(
     tables = 2 * n_distances * D
     converted = n_cols * D if work_bytes != dtype_bytes else 0
     numbers = n_rows * (2 * n_cols + 2 * D + 2 * n_distances) + converted  # scores and their gain
+    held = B * H * numbers + tables * (work_bytes != dtype_bytes)
     indices = (n_rows * n_cols + NUMPY_BUFFER) * 8
     out = B * H * Tq * D * dtype_bytes
     return Cost(
         flops=4 * B * H * (pairs + Tq * n_distances) * D,
         bytes_read=(B * H * loaded + tables) * dtype_bytes,
         bytes_written=out,
-        peak_bytes=out
-        + (B * H * numbers + tables * (work_bytes != dtype_bytes)) * work_bytes
-        + indices,
+        peak_bytes=out + held * work_bytes + indices,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, stream
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes, stream
 from attncourse.softmax import nan_to_keys, softmax_in_place
 
 BLOCK = 32  # queries handled together, and keys of a tile: (32, 32, hidden) fits in the cache
@@ -156,6 +156,7 @@ def random_parameters(
     return tuple(array.astype(np.float16).astype(dtype) for array in parameters)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

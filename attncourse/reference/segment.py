@@ -9,7 +9,7 @@ import numpy as np
 
 from attncourse import masks
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference._parts.block import attend, held_bytes
 from attncourse.softmax import nan_to_keys
 
@@ -61,6 +61,7 @@ def attention(
     return out
 
 
+@int_sizes
 def mask(
     n_queries: int, n_keys: int, *, chunk: int, memory: int, causal: bool = False
 ) -> np.ndarray:
@@ -128,6 +129,7 @@ def step(
     return out, State(*kept, chunk, memory)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -10,7 +10,7 @@ import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.definitions.patterns import check_factors
-from attncourse.inputs import check_flag, check_qkv, check_scale
+from attncourse.inputs import check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference._parts.block import held_bytes
 from attncourse.reference._parts.factors import factors, passes
 from attncourse.softmax import nan_to_keys, scaled
@@ -71,6 +71,7 @@ def attention(
     return acc.astype(q.dtype, copy=False)
 
 
+@int_sizes
 def mask(
     n_queries: int,
     n_keys: int,
@@ -88,6 +89,7 @@ def mask(
     return near | far
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -8,7 +8,7 @@ import numpy as np
 
 from attncourse import masks
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference._parts.block import BLOCK, attend, held_bytes
 from attncourse.softmax import nan_to_keys
 
@@ -57,6 +57,7 @@ def attention(
     return out
 
 
+@int_sizes
 def mask(n_queries: int, n_keys: int, *, stride: int, causal: bool = False) -> np.ndarray:
     """Return the mask (Tq, Tk) of strided attention; arguments as in `attncourse.reference`."""
     stride = check_count("strided.mask", "stride", stride, least=1)
@@ -99,6 +100,7 @@ def learned_stride(weights: np.ndarray, *, mass: float) -> np.ndarray:
     return found
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from attncourse.cost import NUMPY_BUFFER, Cost
-from attncourse.inputs import check_count, check_flag, check_qkv
+from attncourse.inputs import check_count, check_flag, check_qkv, int_sizes
 from attncourse.reference._parts.block import BLOCK
 from attncourse.softmax import softmax_in_place, spoiled
 
@@ -146,6 +146,7 @@ def factorised(left: np.ndarray, right: np.ndarray) -> Logits:
     )
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -8,7 +8,7 @@ import numpy as np
 
 from attncourse.cost import Cost
 from attncourse.definitions.buckets import check_table, rows_by_distance
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, stream
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes, stream
 from attncourse.reference import flash
 
 BLOCK = 256  # queries and keys of a tile
@@ -92,6 +92,7 @@ def random_table(
     return drawn.astype(np.float16).astype(dtype)
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference._parts.block import BLOCK, attend_each, held_bytes
 from attncourse.reference._parts.predictor import Predictor, fit_predictor, ranked
 from attncourse.softmax import nan_to_keys, scaled
@@ -119,6 +119,7 @@ def recall(kept: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.isin(pairs[1], pairs[0]).mean()) if pairs[1].size else 1.0
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,

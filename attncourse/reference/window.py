@@ -6,7 +6,7 @@ import numpy as np
 
 from attncourse import masks
 from attncourse.cost import Cost
-from attncourse.inputs import check_flag, check_qkv, check_scale
+from attncourse.inputs import check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference._parts.block import attend, held_bytes
 from attncourse.reference._parts.window_backward import backward
 from attncourse.reference._parts.window_blocks import blocks, check_window, outside
@@ -59,6 +59,7 @@ def attention(
     return out
 
 
+@int_sizes
 def mask(
     n_queries: int, n_keys: int, *, window: int, dilation: int = 1, causal: bool = False
 ) -> np.ndarray:
@@ -70,6 +71,7 @@ def mask(
     return visible & (offset <= 0) if causal else visible
 
 
+@int_sizes
 def count(
     n_queries: int, n_keys: int, *, window: int, dilation: int = 1, causal: bool = False
 ) -> int:
@@ -120,6 +122,7 @@ def dynamic_window(weights: np.ndarray, *, mass: float) -> np.ndarray:
     return np.take_along_axis(np.broadcast_to(ordered, weights.shape), first[..., None], -1)[..., 0]
 
 
+@int_sizes
 def cost(
     B: int,
     H: int,
