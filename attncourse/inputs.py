@@ -11,7 +11,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -113,7 +113,7 @@ def int_sizes(function: _Function) -> _Function:
         by_place = (*map(checked, names, args), *args[len(names) :])
         return function(*by_place, **{name: checked(name, kwargs[name]) for name in kwargs})
 
-    return with_int_sizes
+    return cast(_Function, with_int_sizes)
 
 
 def check_flag(where: str, name: str, value: Any) -> bool:
