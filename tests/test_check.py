@@ -13,6 +13,7 @@ import threading
 import time
 import tracemalloc
 import warnings
+from collections import Counter, OrderedDict, defaultdict
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -605,6 +606,13 @@ def test_a_factor_must_hold_in_every_failing_case():
     assert failed(numbers(1, 8), lambda i: (2, 6)[i]).cause == ""  # one off, and two
 
 
+def test_minus_one_that_stands_for_none_is_not_a_count():
+    for pair in ((-1, -1), (0, 0)), ((-1, -1), (-2, -2)), ((0, 0), (-1, -1)):
+        right, wrong = pair
+        assert "off by" not in failed(numbers(*right), lambda i, wrong=wrong: wrong[i]).cause
+    failed(numbers(0, 4), lambda i: (1, 5)[i], "off by one")
+
+
 def test_float32_on_the_way_is_named():
     pair = numbers(1 / 3, 1 / 7)
     failed(pair, lambda i: float(np.float32((1 / 3, 1 / 7)[i])), "computed in float32")
@@ -629,7 +637,26 @@ def test_containers_name_the_part():
     failed(exercise, lambda: right | {"m": 1}, "key 'm' is not asked for")
     failed(exercise, lambda: right | {"parts": [2, 3.5]}, "returned a list, expected a tuple of 2")
     failed(exercise, lambda: right | {"parts": (2,)}, "returned 1 values, expected 2")
-    failed(exercise, lambda: 5, "returned an int, expected a dict")
+    keys = "a dict with the keys 'n', 'parts' and 'steps'"
+    failed(exercise, lambda: 5, f"returned an int, expected {keys}", f"Next:   return {keys}")
+    failed(number({"n": 1}), lambda: 5, "expected a dict with the key 'n'")
+    failed(number([]), lambda: None, "returned None, expected an empty list")
+
+
+def test_any_class_of_dict_is_a_dict():
+    class Hostile(dict):
+        def __getitem__(self, key):
+            raise RuntimeError
+
+        keys = values = items = __iter__ = __getitem__
+
+    right = {"visited": 3, "masked": {"n": 1}}
+    exercise = number(right, mistakes=(Mistake(lambda: right | {"visited": 2}, "one less", "x"),))
+    for kind in (Counter, partial(defaultdict, int), OrderedDict, Hostile):
+        assert judge(exercise, lambda kind=kind: kind(right)).status == "passed"
+        failed(exercise, lambda kind=kind: kind(right | {"visited": 2}), "key 'visited'")
+        assert failed(exercise, lambda kind=kind: kind(right | {"visited": 2})).cause == "one less"
+    failed(exercise, lambda: Counter(visited=3), "key 'masked' is missing")
 
 
 # Masks
@@ -697,6 +724,25 @@ TALL = replace(WEIGHTS, cases=lambda rng: weights_cases(rng)[2:3])
 )
 def test_arrays_are_diagnosed(answer, cause):
     failed(TALL, answer, cause)
+
+
+def test_one_wrong_value_is_no_factor():
+    def one_off(q, k):
+        out = weights(q, k)
+        out.flat[out.argmax()] += np.float32(5.1e-4)
+        return out
+
+    exercise = replace(TALL, tolerance=5e-4)
+    assert "the right one times" not in failed(exercise, one_off).cause
+
+
+def test_zeros_beside_an_overflow_are_not_called_unwritten():
+    def overflows(q, k):
+        scores = np.exp(q @ k.T + np.float32(1000))
+        return np.nan_to_num(weights(q, k) / scores, posinf=0)
+
+    verdict = failed(TALL, overflows, "overflow encountered in exp", "an exponential overflowed")
+    assert "every value is zero" not in str(verdict)
 
 
 def test_wrong_rows_are_named():

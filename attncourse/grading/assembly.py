@@ -206,10 +206,10 @@ def _cases(entries: Iterable, generator: Any) -> list:
 def _mistake(each: Edit | Mistake, spec: Spec, texts: _Texts) -> Mistake:
     if isinstance(each, Mistake):
         return each
-    variants = []
-    for variant in spec.variants:
+    variants = [texts.edited(other) for other in each.also]
+    for slip, variant in itertools.product((each, *each.also), spec.variants):
         try:
-            variants.append(texts.edited(each, variant))
+            variants.append(texts.edited(slip, variant))
         except SpecError:  # the mistake has replaced what this variant would
             continue
     return Mistake(texts.edited(each), each.says, each.next, variants=tuple(variants))

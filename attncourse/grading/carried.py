@@ -18,13 +18,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from mmap import mmap
-from types import CellType, CodeType, FunctionType, GeneratorType, MappingProxyType, MethodType
+from types import (
+    CellType,
+    CodeType,
+    FunctionType,
+    GeneratorType,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 
 import numpy as np
 
 from attncourse.grading.places import namespace, nested, unwrap
-from attncourse.grading.values import is_tensor
+from attncourse.grading.values import is_array, is_tensor
 from attncourse.units import format_bytes
 
 WORTH_NAMING = 1024  # bytes
@@ -33,7 +42,7 @@ _OF_A_PACKAGE = sys.stdlib_module_names - {"__main__"} | {"attncourse"}
 _CONTAINERS = (
     *(dict, list, tuple, set, frozenset, deque),
     *(CellType, GeneratorType, MappingProxyType, MethodType),
-    *(functools.partial, functools._lru_cache_wrapper),
+    *(functools.partial, functools._lru_cache_wrapper, SimpleNamespace),
 )
 
 
@@ -102,14 +111,41 @@ def _names(function: FunctionType, of: str) -> Iterator[tuple[str, Any]]:
             yield f"the enclosing function's variable `{name}`", cell.cell_contents
     for name, value in vars(function).items():
         yield f"the attribute `{name}` of `{function.__name__}`", value
-    for name in dict.fromkeys(chain.from_iterable(map(_global_names, nested(code)))):
+    codes = nested(code)
+    names = dict.fromkeys(chain.from_iterable(_operands(each, "LOAD_GLOBAL") for each in codes))
+    # Also as `globals()["name"]`, `getattr(module, "name")`, `module.__dict__["name"]`.
+    written = [each for part in codes for each in part.co_consts if isinstance(each, str)]
+    if "globals" in names:
+        names |= dict.fromkeys(written)
+    for name in names:
         if name in function.__globals__:
             yield f"the global variable `{name}`", function.__globals__[name]
+    attributes = {*chain.from_iterable(each.co_names for each in codes), *written}
+    imported = chain.from_iterable(_operands(each, "IMPORT_NAME") for each in codes)
+    modules = [function.__globals__.get(name) for name in names] + [
+        sys.modules.get(name) for name in imported
+    ]
+    yield from _arrays_in(modules, attributes)
 
 
-def _global_names(code: CodeType) -> Iterator[str]:
-    # co_names would not do: it holds the names of attributes too.
-    return (each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL")
+def _operands(code: CodeType, operation: str) -> Iterator[str]:
+    # co_names would not do: it holds names of several kinds.
+    return (each.argval for each in dis.get_instructions(code) if each.opname == operation)
+
+
+def _arrays_in(modules: list[Any], names: set[str]) -> Iterator[tuple[str, Any]]:
+    """Yield arrays of these names in modules and their submodules: somebody has put them there."""
+    seen = set()
+    while modules:
+        module = modules.pop()
+        if not isinstance(module, ModuleType) or id(module) in seen:
+            continue
+        seen.add(id(module))
+        found = {name: vars(module)[name] for name in names & vars(module).keys()}
+        modules += found.values()
+        for name, value in found.items():
+            if is_array(value) or isinstance(value, mmap):
+                yield f"`{name}` of the module `{module.__name__}`", value
 
 
 def _owner(value: Any) -> Any:
@@ -148,11 +184,20 @@ def _parts(value: Any) -> list[Any]:
         return value.ravel().tolist() if value.dtype.hasobject else []
     if type(value) in (int, float, complex):
         return []
+    if isinstance(value, ModuleType):
+        return list(vars(value).values()) if _is_made_by_hand(value) else []
     if isinstance(value, type):
         return list(vars(value).values()) if _is_own(value) else []
     if isinstance(value, _CONTAINERS) or _is_own(type(value)):
         return [part for part in gc.get_referents(value) if part is not type(value)] + [type(value)]
     return []
+
+
+def _is_made_by_hand(module: ModuleType) -> bool:
+    """Whether a module is a mere place to put things, not imported and not the notebook."""
+    space = vars(module)
+    named = space.get("__spec__") or space.get("__file__") or space.get("__name__") == "__main__"
+    return not named
 
 
 def _is_own(value: Any) -> bool:

@@ -16,12 +16,20 @@ from typing import TYPE_CHECKING, Any
 from attncourse.grading.compare import differences, part_name, same
 from attncourse.grading.diagnose import Guess
 from attncourse.grading.spec import Case, Exercise, Mistake
+from attncourse.grading.values import plain_dict
 
 if TYPE_CHECKING:
     from attncourse.grading.judging import Trial
 
 SECONDS = 10.0  # how long a failure may be compared with known mistakes
 Suspect = tuple[Mistake, Callable]
+
+
+_OVERFLOW = Guess(
+    "overflow",
+    "an exponential overflowed, and what is divided by ∞ is zero",
+    "subtract the largest exponent before `exp`",
+)
 
 
 class _OutOfTime(Exception):
@@ -161,7 +169,7 @@ class Search:
         """Return the mistake that gives one part of the result as the answer does."""
 
         def part(function: Callable, case: Case) -> tuple[Any, ...]:
-            value = self._try(function, case).outcome.value
+            value = plain_dict(self._try(function, case).outcome.value)
             try:
                 return (value[key],)
             except (TypeError, LookupError):
@@ -198,7 +206,10 @@ class Search:
             wrong = self._differences(case)
             if path in wrong or () in wrong:
                 finding = wrong.get(path)
-                found.append({} if finding is None else {g.sign: g for g in finding.guesses})
+                guesses = finding.guesses if finding else ()
+                if "overflow encountered in exp" in self._mine(case).printed:
+                    guesses = [_OVERFLOW if guess.sign == "zero" else guess for guess in guesses]
+                found.append({guess.sign: guess for guess in guesses})
         for sign, guess in found[0].items() if found else ():
             if all(sign in each for each in found) and (guess.sure or len(found) > 1):
                 return guess
@@ -211,11 +222,18 @@ def _best(found: list[tuple[int, int, Guess]]) -> Guess | None:
 
 def alike(mine: Trial, theirs: Trial, target: Any) -> bool:
     """Whether two calls ended alike: same error, or same complaint and same result."""
-    a, b = mine.outcome.raised, theirs.outcome.raised
-    if a or b:
-        return bool(a and b and a.kind is b.kind)
-    if not same(mine.outcome.value, theirs.outcome.value, target):
+    if not agree(mine, theirs, target):
         return False
+    if mine.outcome.raised:
+        return True
     if mine.held:
         return abs(mine.held - theirs.held) <= 0.05 * mine.held
     return (mine.finding and mine.finding.reason) == (theirs.finding and theirs.finding.reason)
+
+
+def agree(mine: Trial, theirs: Trial, target: Any) -> bool:
+    """Whether two calls raised the same error or returned the same result."""
+    a, b = mine.outcome.raised, theirs.outcome.raised
+    if a or b:
+        return bool(a and b and a.kind is b.kind)
+    return same(mine.outcome.value, theirs.outcome.value, target)

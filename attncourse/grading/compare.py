@@ -13,7 +13,7 @@ from attncourse.grading import diagnose
 from attncourse.grading.diagnose import Target, argument_names
 from attncourse.grading.messages import Finding, name_of_type, number, plain
 from attncourse.grading.spec import Case, Exercise
-from attncourse.grading.values import cast, leaves, to_numpy
+from attncourse.grading.values import cast, leaves, plain_dict, to_numpy
 
 NUMBER_RTOL = 1e-9
 SLACK = 32  # roundings an answer may be away, in units of what the reference itself loses
@@ -90,6 +90,7 @@ def differences(
             got = to_numpy(got)
         found = found or _array_difference(target, got, case, of)
     elif isinstance(target, (dict, tuple, list)):
+        got = plain_dict(got)
         found = _container_difference(target, got, of)
         if not found:
             for key in target if isinstance(target, dict) else range(len(target)):
@@ -109,7 +110,7 @@ def part_name(key: Any, target: Any) -> str:
 
 def same(a: Any, b: Any, target: Any = None) -> bool:
     """Whether two results agree: floats but for rounding, arrays within `target`'s tolerance."""
-    a, b = to_numpy(a), to_numpy(b)
+    a, b = plain_dict(to_numpy(a)), plain_dict(to_numpy(b))
     if type(a) in INTEGERS and type(b) in INTEGERS:
         return bool(a == b)
     if type(a) in FLOATS and type(b) in FLOATS:
@@ -139,8 +140,7 @@ def _container_difference(target: Any, got: Any, of: str) -> Finding | None:
     """Find what is wrong with a container, whatever it holds."""
     kind = next(kind for kind in (dict, tuple, list) if isinstance(target, kind))
     if type(got) is not kind:
-        asked = f"a {kind.__name__} of {len(target)}"
-        return _wrong_type(of, got, asked)
+        return _wrong_type(of, got, _container_words(kind, target))
     if kind is not dict:
         if len(got) != len(target):
             return Finding(f"{of}returned {len(got)} values, expected {len(target)}")
@@ -152,6 +152,17 @@ def _container_difference(target: Any, got: Any, of: str) -> Finding | None:
     words = [f"key {plain(repr(missing[0]))} is missing"] if missing else []
     words += [f"key {plain(repr(extra[0]))} is not asked for"] if extra else []
     return Finding(of + " and ".join(words), next=f"return the keys {list(target)}")
+
+
+def _container_words(kind: type, target: Any) -> str:
+    if not target:
+        return f"an empty {kind.__name__}"
+    if kind is not dict:
+        return f"a {kind.__name__} of {len(target)}"
+    *most, last = map(repr, target)
+    if not most:
+        return f"a dict with the key {last}"
+    return f"a dict with the keys {', '.join(most)} and {last}"
 
 
 def _wrong_type(of: str, got: Any, asked: str) -> Finding:

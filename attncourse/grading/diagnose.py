@@ -35,6 +35,7 @@ class Guess:
 
 
 FLOAT32_ERROR = 3e-6  # relative; what float32 leaves of float64 after a few dozen roundings
+NO_FACTOR = 1e-3  # so close to 1, a factor is what a few other wrong values look like
 _IN_FLOAT32 = Guess(
     "float32",
     "right to about 7 digits of 16: something is computed in float32",
@@ -79,7 +80,7 @@ def number(target: float, got: float, arguments: dict[str, Any]) -> Iterator[Gue
         if isinstance(got, float) and abs(target) >= 2**53:
             cause = "a float holds integers exactly only up to 2**53"
             yield Guess("float", cause, "stay with integers: `//` instead of `/`")
-        if isinstance(got, int) and abs(got - target) == 1:
+        if isinstance(got, int) and abs(got - target) == 1 and min(got, target) >= 0:
             step = "count the smallest case by hand, both ends included"
             yield Guess(f"off by {got - target}", "off by one", step, sure=False)
         if isinstance(got, int) and (got - target) % 2**32 == 0:
@@ -202,7 +203,9 @@ def _factor(target: Target, got: np.ndarray, case: Case, *, sure: bool) -> Itera
     if right.size < 2 or not norm:
         return
     factor = float((got * right).sum()) / norm
-    if abs(factor) < 1e-6 or not _near(got, factor * right, target.tolerance * max(1, abs(factor))):
+    if abs(factor) < 1e-6 or abs(factor - 1) < NO_FACTOR:
+        return
+    if not _near(got, factor * right, target.tolerance * max(1, abs(factor))):
         return
     names = {"−1": -1.0, "2": 2.0, "1/2": 0.5}
     for width in {value.shape[-1] for value in case.args if getattr(value, "ndim", 0) >= 2}:

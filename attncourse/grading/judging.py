@@ -14,7 +14,7 @@ import itertools
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -82,6 +82,8 @@ class Trial:
     outcome: guard.Outcome
     finding: Finding | None = None
     held: int = 0  # bytes, if they were metered
+    carried: Sequence[Carried] = ()  # by the function before the call, if it was metered
+    kept: Sequence[Carried] = ()  # by the call, and too much
 
     @property
     def printed(self) -> str:
@@ -113,11 +115,10 @@ class _Judge:
                     return self._failed(case, trial, self.cases)
                 return self._report(case, trial, _stale(trial.finding))
         if self.exercise.memory:
-            kept = carried(self.function)  # before the call, which may add what it is metered for
             trial = self._try(self.function, self._memory_case, metered=True)
             if trial.finding:
                 return self._failed(self._memory_case, trial, [self._memory_case])
-            if finding := self._hidden(trial, kept):
+            if finding := self._hidden(trial):
                 return self._report(self._memory_case, trial, finding)
         if self._uncounted():
             reason = (
@@ -158,6 +159,7 @@ class _Judge:
             function = function.__wrapped__  # made now: its time is not the call's
         args, kwargs = self._arguments(case)
         run, given, seconds = function, args, self.exercise.seconds
+        before, kept = carried(function) if metered else (), ()
         if metered:
             from attncourse.grading import meter
 
@@ -181,8 +183,12 @@ class _Judge:
             or (trace and self._traffic(trace, case))
         )
         if not finding and metered and n_bytes > self.exercise.memory.allowed_bytes:
-            finding = self._too_much(function, case, n_bytes)
-        return Trial(outcome, finding, n_bytes)
+            # A second call, which `_too_much` makes, would find what this one has kept.
+            if kept := _kept(before, carried(function), more_than=n_bytes // 4):
+                finding = self._keeps(n_bytes, kept, "kept after the call")
+            else:
+                finding = self._too_much(function, case, n_bytes)
+        return Trial(outcome, finding, n_bytes, before, kept)
 
     def _arguments(self, case: Case) -> tuple[tuple, dict]:
         args, kwargs = copy.deepcopy((case.args, dict(case.kwargs)))
@@ -305,19 +311,24 @@ class _Judge:
             "make that array smaller: a block at a time, or only the part that is used",
         )
 
-    def _hidden(self, trial: Trial, kept: list[Carried]) -> Finding | None:
+    def _keeps(self, n_bytes: int, kept: Sequence[Carried], when: str) -> Finding:
+        case, allowed = self._memory_case, self.exercise.memory.allowed_bytes
+        n_kept = sum(each.bytes for each in kept)
+        return Finding(
+            f"peak {format_bytes(n_bytes)} at {case.name}, allowed {format_bytes(allowed)}: "
+            f"{format_bytes(n_kept)} of it {when}",
+            "\n".join(str(each) for each in kept[:3] if each.bytes > 0.05 * n_kept),
+            "what is made once and kept counts like what is made in the call",
+            "make it inside the function, a block at a time, and keep nothing",
+        )
+
+    def _hidden(self, trial: Trial) -> Finding | None:
         """Find memory that the answer uses and the meter of allocations does not see."""
         case, allowed = self._memory_case, self.exercise.memory.allowed_bytes
         limit = f"at {case.name}, allowed {format_bytes(allowed)}"
-        n_kept = sum(each.bytes for each in kept)
-        if trial.held + n_kept > allowed:
-            return Finding(
-                f"peak {format_bytes(trial.held + n_kept)} {limit}: "
-                f"{format_bytes(n_kept)} of it kept from before the call",
-                "\n".join(str(each) for each in kept[:3] if each.bytes > 0.05 * n_kept),
-                "what is made once and kept counts like what is made in the call",
-                "make it inside the function, a block at a time, and keep nothing",
-            )
+        n_bytes = trial.held + sum(each.bytes for each in trial.carried)
+        if n_bytes > allowed:
+            return self._keeps(n_bytes, trial.carried, "kept from before the call")
         args, kwargs = self._arguments(case)
         small = self._arguments(self.cases[0])
         seconds = 3 * self.exercise.seconds
@@ -340,11 +351,14 @@ class _Judge:
 
     def _failed(self, case: Case, trial: Trial, cases: list[Case]) -> Verdict:
         """Look for the likely cause and write the verdict."""
-        if trial.outcome.raised and trial.outcome.raised.kind in (guard.TimeUp, MemoryError):
+        ended = trial.outcome.raised and trial.outcome.raised.kind in (guard.TimeUp, MemoryError)
+        if ended or trial.kept:
             return self._report(case, trial, trial.finding)
         metered = bool(trial.held)
         again = self._try(self.function, case, metered=metered)
-        if not causes.alike(again, trial, self._target(case)):
+        # What a call holds may be another amount each time; the result may not.
+        steady = causes.agree if metered else causes.alike
+        if not steady(again, trial, self._target(case)):
             return self._report(case, trial, _unsteady(trial.finding))
         cases = [case, *(each for each in cases if each is not case)]
         search = causes.Search(
@@ -380,6 +394,17 @@ class _Judge:
             seed=self.seed,
             printed=trial.printed,
         )
+
+
+def _kept(
+    before: Sequence[Carried], after: Sequence[Carried], more_than: int
+) -> tuple[Carried, ...]:
+    """Return what a function carries more of than before, if that is much; `bytes` is how much."""
+    had = {each.name: each.bytes for each in before}
+    grown = [replace(each, bytes=each.bytes - had.get(each.name, 0)) for each in after]
+    if sum(each.bytes for each in grown) <= more_than:
+        return ()
+    return tuple(sorted(grown, key=lambda each: -each.bytes))
 
 
 def _not_attempted(trial: Trial, *, first: bool) -> bool:

@@ -11,14 +11,20 @@ import numpy as np
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Yield what plain tuples, lists and dicts hold, at any depth."""
-    if type(value) is dict:
-        value = list(value.values())
+    """Yield what plain tuples and lists, and dicts of any class, hold, at any depth."""
+    if isinstance(value, dict):
+        value = list(plain_dict(value).values())
     elif type(value) not in (tuple, list):
         yield value
         return
     for each in value:
         yield from leaves(each)
+
+
+def plain_dict(value: Any) -> Any:
+    """Return a `Counter`, `defaultdict` or the like as a dict; anything else as it is."""
+    # dict.items is never a method of the learner's, and looks up no missing key.
+    return dict(dict.items(value)) if isinstance(value, dict) else value
 
 
 def is_tensor(value: Any) -> bool:

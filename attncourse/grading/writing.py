@@ -43,25 +43,29 @@ class Edit:
         text: instead of changes, the whole answer cell.
         says: what the mistake does, for learners: "your output is what you get without 1/√D".
         next: the next step.
+        also: other changes that make the same slip.
     """
 
     changes: tuple[tuple[str, str], ...]
     text: str = ""
     says: str = ""
     next: str = ""
+    also: tuple[Edit, ...] = ()
 
 
-def edit(*changes: str, says: str = "", next: str = "") -> Edit:
+def edit(*changes: str, says: str = "", next: str = "", also: Sequence[Edit] = ()) -> Edit:
     """Return a change of the solution.
 
     Args:
         *changes: old, new, old, new, …
         says: what a mistake says to the learner whose answer does the same; none for a right edit.
         next: the next step that it suggests.
+        also: other edits that make the same slip; they say nothing themselves.
     """
     if not changes or len(changes) % 2:
         raise SpecError(f"an edit takes pairs of old and new text, got {len(changes)} texts")
-    return Edit(tuple(zip(changes[::2], changes[1::2], strict=True)), says=says, next=next)
+    pairs = tuple(zip(changes[::2], changes[1::2], strict=True))
+    return Edit(pairs, says=says, next=next, also=tuple(also))
 
 
 def rewrite(text: str, says: str = "", next: str = "") -> Edit:
