@@ -17,8 +17,6 @@ from matplotlib.figure import Figure
 
 from attncourse import plots
 
-READOUT = 11  # letters beside a slider: JupyterLab gives them 72 pixels
-
 
 class Explorer(ipywidgets.VBox):
     """Controls, a picture, and the sentence that says what the picture shows.
@@ -183,19 +181,15 @@ def _table(rows: list[dict[str, str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def choice(
-    options: list | dict[str, Any], value: Any
-) -> ipywidgets.SelectionSlider | ipywidgets.Dropdown:
-    """Return a slider over choices, or a menu where a slider's readout would cut their names off.
+def choice(options: list | dict[str, Any], value: Any) -> ipywidgets.SelectionSlider:
+    """Return a slider over choices that starts elsewhere than at the first.
 
     Args:
         options: The values, or label -> value.
         value: The first value shown.
     """
     pairs = list(options.items()) if isinstance(options, dict) else options
-    longest = max(len(str(label)) for label in options)
-    kind = ipywidgets.SelectionSlider if longest <= READOUT else ipywidgets.Dropdown
-    return kind(options=pairs, value=value)
+    return ipywidgets.SelectionSlider(options=pairs, value=value)
 
 
 def _checked(draw: Callable[..., str]) -> Callable[..., str]:

@@ -113,7 +113,7 @@ from attncourse.grading.writing import Spec, case, edit
 
 Spec(
     kind="number",
-    cases=[case("no arguments")],
+    cases=[case(f"call {n}") for n in range(7)],
     mistakes=[edit("+= 2", f"+= {n}", says=f"it is {n}", next="two") for n in range(3, 8)],
     alternatives=[lambda: 2, lambda: 1 + 1],
 )

@@ -309,15 +309,16 @@ def test_ticks_stand_at_powers_of_two(n, ticks):
     assert base.cell_ticks(n).tolist() == ticks
 
 
-def test_a_redraw_of_a_256_mask_takes_under_60_ms():
-    live = plots.LiveMask(band(256, 20))
-    costs = []
-    for w in range(11):
+def test_a_redraw_of_a_mask_takes_under_half_of_a_new_one():
+    def seconds(live, w):
         start = time.process_time()  # this process alone: other work on the machine does not count
+        live = live or plots.LiveMask(band(256, 20))
         live.update(band(256, 20 + w), f"window {w}")
         plots.png(live.figure)
-        costs.append(time.process_time() - start)
-    assert min(costs) < 0.06
+        return time.process_time() - start
+
+    live = plots.LiveMask(band(256, 20))
+    assert min(seconds(live, w) for w in range(11)) < 0.5 * min(seconds(None, w) for w in range(5))
 
 
 def test_works_stand_on_the_roof_or_where_they_were_measured():

@@ -85,16 +85,23 @@ def test_the_function_draws_what_the_class_does():
     assert ax.get_xlabel() == "m"
 
 
-def test_a_redraw_takes_under_100_ms():
-    drawn, errors = live()
-    plots.freeze(drawn.figure)
-    taken = []
-    for bar in np.linspace(0.1, 1, 12):
+def test_a_redraw_takes_less_than_a_new_picture():
+    def seconds(drawn, errors, bar):
         start = time.process_time()  # of this process: another one may keep the machine busy
+        if drawn is None:
+            drawn, _ = live()
+            plots.freeze(drawn.figure)
         drawn.update(errors, bar)
         plots.png(drawn.figure)
-        taken.append(time.process_time() - start)
-    assert np.median(taken) < 0.1
+        return time.process_time() - start
+
+    drawn, errors = live()
+    plots.freeze(drawn.figure)
+    bars = np.linspace(0.1, 1, 8)
+    moved = [seconds(drawn, errors, bar) for bar in bars]
+    new = [seconds(None, errors, bar) for bar in bars]
+    print(min(moved), min(new))
+    assert min(moved) < 0.7 * min(new)
 
 
 def scan_trace():
