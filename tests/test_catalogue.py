@@ -19,7 +19,7 @@ import math
 
 from attncourse import masks
 from attncourse.cost import Cost
-from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference import full
 
 
@@ -42,7 +42,10 @@ def attention(q, k, v, *, block, causal=False, scale=None):
     visible = mask(q.shape[-2], k.shape[-2], block=block)
     return full.attention(q, k, v, mask=visible, causal=causal, scale=scale)
 
+__name__ = "dummy"  # errors name the stem
 
+
+@int_sizes
 def mask(n_queries, n_keys, *, block, causal=False):
     """Return the mask, as `attncourse.reference` describes it."""
     block = check_count("dummy.mask", "block", block, least=1)
@@ -51,6 +54,7 @@ def mask(n_queries, n_keys, *, block, causal=False):
     return visible & masks.causal(n_queries, n_keys) if causal else visible
 
 
+@int_sizes
 def cost(B, H, Tq, Tk, D, *, block, causal=False, dtype_bytes=4):
     """Count what `attention` does, as `attncourse.reference` describes it."""
     check_count("dummy.cost", "block", block, least=1)
