@@ -173,7 +173,7 @@ def _kernel() -> Iterator[Finding]:
     start = time.perf_counter()
     client = NotebookClient(notebook, km=manager, timeout=30, startup_timeout=30, allow_errors=True)
     try:
-        client.execute(stderr=subprocess.DEVNULL)
+        client.execute(cleanup_kc=True, stderr=subprocess.DEVNULL)
     except (OSError, RuntimeError, DeadKernelError) as error:
         found = f"{spec.argv[0]} does not start: {type(error).__name__}: {error}"
         yield Finding("problem", "kernel", found, f"{instead}; otherwise {REINSTALL}")

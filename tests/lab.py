@@ -42,7 +42,8 @@ OPEN = """async path => {
 }"""
 HAS_RUN = """panel => {
     const cells = [...panel.content.model.cells].filter(cell => cell.type === 'code');
-    const failed = cell => cell.outputs.toJSON().some(one => one.output_type === 'error');
+    const all = list => Array.from({length: list.length}, (_, index) => list.get(index));
+    const failed = cell => all(cell.outputs).some(one => one.type === 'error');
     return (cells.every(cell => cell.executionCount) || cells.some(failed))
         && panel.sessionContext.session.kernel.status === 'idle';
 }"""

@@ -148,6 +148,7 @@ def test_a_draft_says_what_it_lacks():
     assert made(hints="1. One.").lacks() == [
         "exercise 04.1: three hints are needed, got 1",
         "exercise 04.1: at least 5 mistakes are needed, got 3",
+        "exercise 04.1: at least 7 cases are needed, got 5",
     ]
 
 

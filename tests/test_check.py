@@ -153,10 +153,13 @@ def test_spec_refuses_what_breaks_the_rules(change, complaint):
         ({"hints": ("one", "two")}, "three hints are needed, got 2"),
         ({"mistakes": others(4)}, "at least 5 mistakes are needed, got 4"),
         ({"alternatives": (weights,)}, "at least 2 alternatives are needed, got 1"),
+        ({"cases": weights_cases}, "at least 7 cases are needed, got 5"),
     ],
 )
 def test_a_draft_says_what_it_lacks(change, lack):
-    assert replace(WEIGHTS, **change).lacks() == [f"exercise {WEIGHTS.id}: {lack}"]
+    whole = replace(WEIGHTS, cases=lambda rng: weights_cases(rng) + weights_cases(rng)[:2])
+    assert not whole.lacks()
+    assert replace(whole, **change).lacks() == [f"exercise {WEIGHTS.id}: {lack}"]
 
 
 def test_case_and_memory_refuse_wrong_types():
@@ -1093,6 +1096,28 @@ def test_numpy_patched_before_the_check_is_put_right(monkeypatch):
     failed(WEIGHTS, unscaled, "1/√D")
 
 
+@pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="needs clocks of threads")
+def test_where_another_thread_works_memory_is_not_judged():
+    """A notebook's own thread is no fault of the answer, and an answer's gets no points."""
+    end = threading.Event()
+
+    def work():
+        while not end.is_set():
+            sum(range(1000))
+
+    thread = threading.Thread(target=work, name="other", daemon=True)
+    thread.start()
+    try:
+        assert str(judge(MAXIMA, row_maxima)) == (
+            "– 99.1 Toy: not verified here (the thread 'other' worked at the same time, and memory "
+            "is counted for the whole process: let it end first)"
+        )
+    finally:
+        end.set()
+        thread.join()
+    assert judge(MAXIMA, row_maxima).status == "passed"
+
+
 def test_threads_left_running_change_nothing():
     stop = threading.Event()
 
@@ -1358,7 +1383,7 @@ def test_in_a_notebook(tmp_path):
         "✓ 99.1 Toy: passed, 3/3 points",
         "✓ 99.1 Toy: passed, 3/3 points",
         "○ 99.1 Toy: not attempted (another cell has defined `weights` too: "
-        "if it is below this check, move it above)",
+        "if it is below this check,\n          move it above)",
     ]
     verdicts = [metadata["attncourse"] for [[_, metadata]] in shown]
     assert verdicts.pop(3)["cause"] == UNSCALED.says

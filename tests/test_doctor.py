@@ -47,7 +47,7 @@ def test_the_doctor_on_this_machine():
 
 @pytest.fixture
 def kernelspec(tmp_path, monkeypatch):
-    """Put a kernelspec where Jupyter looks first, with another Python."""
+    """Put a kernelspec where Jupyter looks first, with another Python; its kernel has to end."""
 
     def put(python, **environment):
         folder = tmp_path / "jupyter" / "kernels" / "python3"
@@ -58,7 +58,8 @@ def kernelspec(tmp_path, monkeypatch):
         monkeypatch.setenv("JUPYTER_PATH", str(folder.parents[1]))
         return folder
 
-    return put
+    yield put
+    assert not psutil.Process().children()
 
 
 def test_a_kernel_of_another_python_is_told(kernelspec, tmp_path):

@@ -203,7 +203,8 @@ def test_memory_is_one_tile_and_grows_with_n_only_as_out_does():
     def backward(*arrays, **blocks):
         return flash.backward(arrays[0], *arrays, **blocks)
 
+    few = 4096  # bytes of small Python objects
     growth = beyond_out(flash.attention, 4096, 1) - beyond_out(flash.attention, 1024, 1)
-    assert growth < 1.1 * 3072 * 4  # lse
+    assert growth < 3072 * 4 + few  # lse
     growth = beyond_out(backward, 2048, 4) - beyond_out(backward, 1024, 4)
-    assert growth < 1.1 * 1024 * 8  # lse and delta
+    assert growth < 1024 * 8 + few  # lse and delta

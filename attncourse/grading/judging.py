@@ -116,6 +116,9 @@ class _Judge:
                 return self._report(case, trial, _stale(trial.finding))
         if self.exercise.memory:
             trial = self._try(self.function, self._memory_case, metered=True)
+            if (raised := trial.outcome.raised) and raised.kind.__name__ == "NotAlone":
+                _, _, reason = raised.message.partition(": ")
+                return verdict(self.exercise, "not_verified_here", reason=reason, seed=self.seed)
             if trial.finding:
                 return self._failed(self._memory_case, trial, [self._memory_case])
             if finding := self._hidden(trial):

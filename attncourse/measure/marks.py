@@ -12,7 +12,11 @@ from typing import Any
 
 MAY_WORK = 1e-3  # seconds of another thread: as long as it takes to fill a megabyte
 # Threads of the notebook's kernel, and the grader's clock, work now and then and hold little.
-SERVICES = ("ipykernel", "IPython", "zmq", "attncourse")
+SERVICES = ("ipykernel", "IPython", "jupyter_client", "zmq", "attncourse")
+
+
+class NotAlone(RuntimeError):
+    """Another thread worked while memory was counted for the whole process."""
 
 
 @dataclass(eq=False)
@@ -104,14 +108,14 @@ def alone(where: str) -> Iterator[None]:
     own; a thread that only waits does no harm. Where threads have no clocks, nothing is refused.
 
     Raises:
-        RuntimeError: At the end of the block, which has run.
+        NotAlone: At the end of the block, which has run.
     """
     before = {thread: (clock, _read(clock)) for thread, clock in _clocks()}
     yield
     for thread, (clock, seconds) in before.items():
         now = _read(clock)
         if now is None or now - seconds > MAY_WORK:
-            raise RuntimeError(
+            raise NotAlone(
                 f"{where}: the thread {thread.name!r} worked at the same time, and memory is "
                 "counted for the whole process: let it end first"
             )
