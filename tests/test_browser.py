@@ -17,6 +17,7 @@ import pytest
 
 SIZES = {"large": (1400, 1000), "laptop": (1280, 720)}
 CHAPTERS = sorted(path.stem for path in (lab.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+DAILY = "00_start"  # where everybody begins; a chapter takes a minute of both cores, so: by night
 SHOWN = {"image/png", "application/vnd.jupyter.widget-view+json"}
 # Resolves when picture and sentence of an explorer have changed and the picture is decoded; the
 # clock starts with the key.
@@ -58,7 +59,12 @@ def jupyter(tmp_path_factory):
         yield page, course
 
 
-@pytest.fixture(scope="module", params=CHAPTERS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(stem, marks=() if stem == DAILY else pytest.mark.nightly) for stem in CHAPTERS
+    ],
+)
 def chapter(jupyter, request):
     """A chapter, all of its cells run."""
     notebook = lab.Notebook(jupyter[0], f"notebooks/{request.param}.ipynb")
