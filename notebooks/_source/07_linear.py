@@ -88,8 +88,8 @@ np.testing.assert_allclose(brackets_right(phi_q, phi_k, v), sums, atol=np.abs(su
 # %%
 for way in (brackets_left, brackets_right):
     flops = measure.count_flops(way, phi_q, phi_k, v)
-    held = measure.peak_bytes(way, phi_q, phi_k, v)
-    print(f"{way.__name__:<15} {flops:>13,} FLOPs  {format_bytes(held):>9} held")
+    held = measure.peak_bytes(way, phi_q, phi_k, v) / 2**20
+    print(f"{way.__name__:<15} {flops:>13,} FLOPs  {held:>4.1f} MiB held")
 print(f"n / m is {len(q) // phi_q.shape[1]}")
 
 # %% [markdown]
