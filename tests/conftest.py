@@ -4,7 +4,9 @@ import importlib.util
 import json
 import math
 import pathlib
+import tempfile
 
+import clocks
 import covering
 import pytest
 
@@ -13,6 +15,7 @@ if importlib.util.find_spec("triton"):
 
 
 DURATIONS = pathlib.Path(__file__).with_name("durations.json")
+NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
 # Their fixtures start a server, a kernel or a build for the whole file.
 TOGETHER = {
     f"tests/test_{name}.py"
@@ -36,6 +39,23 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     covering.NIGHTLY = covering.is_night(config.option.markexpr)
+    if not covering.NIGHTLY:  # registered, since hooks of a conftest see its own folder only
+        config.pluginmanager.register(ErraticClock())
+
+
+class ErraticClock:
+    """By day the chapters have an erratic clock, as test_any_machine.py gives each at night.
+
+    What they print is compared all the same: nothing that is stored may come from the clock.
+    """
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item):
+        if item.path.parent != NOTEBOOKS:
+            return (yield)
+        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("IPYTHONDIR", clocks.put("erratic", pathlib.Path(folder, "ipython")))
+            return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,54 +14,36 @@ import sys
 from pathlib import Path
 
 import pytest
+from clocks import CLOCKS, put
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {
     path.stem: path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "notebooks" / "_source").glob("[0-9][0-9]_*.py"))
 }
-# Runs in the kernel before the first cell, and leaves no name that a cell may reuse. `slow` is a
-# machine slowed to a tenth; on `erratic` from one look at the clock to the next anything from a
-# microsecond to a second went by.
-CLOCKS = {
-    "slow": """
-import time
-
-time.perf_counter = lambda real=time.perf_counter: 10 * real()
-""",
-    "erratic": """
-import itertools, random, time
-
-def steps(luck=random.Random(0), count=itertools.count):
-    return (10 ** luck.uniform(-6, 0) for _ in count())
-
-time.perf_counter = itertools.accumulate(steps()).__next__
-""",
-}
-# Each run takes as long as its chapter, so most of them wait for the night.
-DAILY = {("05_sparse", "erratic"), ("13_measuring", "erratic"), ("04_window", "none")}
+# Each run takes as long as its chapter, so the others wait for the night. By day the chapters
+# themselves are run with an erratic clock: see conftest.py.
+DAILY = ("04_window", "none")
 
 
 def ways(chapters, names):
     """Return each chapter with each way, marked unless it is run every day."""
     return [
-        pytest.param(*each, marks=() if each in DAILY else pytest.mark.nightly)
+        pytest.param(*each, marks=() if each == DAILY else pytest.mark.nightly)
         for each in itertools.product(chapters, names)
     ]
 
 
-def run(chapter, folder, compare, clock=""):
+def run(chapter, folder, compare, clock=None):
     """Run a chapter with nbval, in a folder with the package and its own results/, or none.
 
     Args:
         chapter: Its stem.
         folder: Empty, or with results/ in it.
         compare: Whether outputs must be those that are stored.
-        clock: What the kernel runs before the first cell.
+        clock: The kernel's, one of CLOCKS, or the true one.
     """
-    startup = folder / "ipython" / "profile_default" / "startup"
-    startup.mkdir(parents=True)
-    (startup / "00-clock.py").write_text(clock, encoding="utf-8")
+    ipython = put(clock, folder / "ipython")
     (folder / "notebooks").mkdir()
     notebook = shutil.copy(ROOT / "notebooks" / f"{chapter}.ipynb", folder / "notebooks")
     (folder / "attncourse").symlink_to(ROOT / "attncourse")
@@ -70,7 +52,7 @@ def run(chapter, folder, compare, clock=""):
         [sys.executable, "-m", "pytest", "--nbval" if compare else "--nbval-lax",
          "--nbval-current-env", "-q", "-x", "-p", "no:cacheprovider", notebook],
         cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "IPYTHONDIR": str(folder / "ipython"), "PYTHONPATH": str(folder)},
+        env={**os.environ, "IPYTHONDIR": ipython, "PYTHONPATH": str(folder)},
     )  # fmt: skip
     assert told.returncode == 0, told.stdout[-4000:]
 
@@ -78,7 +60,7 @@ def run(chapter, folder, compare, clock=""):
 @pytest.mark.parametrize(("chapter", "clock"), ways(SOURCES, CLOCKS))
 def test_a_chapter_says_the_same_whatever_the_clock_says(chapter, clock, tmp_path):
     shutil.copytree(ROOT / "results", tmp_path / "results")
-    run(chapter, tmp_path, compare=True, clock=CLOCKS[clock])
+    run(chapter, tmp_path, compare=True, clock=clock)
 
 
 def other_gpu_run(folder):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attncourse import authoring, skeletons
+from attncourse import authoring, cli, skeletons
 from attncourse.sources import BuildError, read
 
 ROOT = Path(__file__).parents[1]
@@ -47,11 +47,11 @@ def attncourse(course, *arguments):
     )
 
 
-def test_a_chapter_and_an_exercise_build_as_a_draft_and_then_for_good(course):
-    assert attncourse(course, "new", "chapter", "90", "new_idea").returncode == 0
-    done = attncourse(course, "new", "exercise", "90.1")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("solutions/_source/90_new_idea.py\n")
+def test_a_chapter_and_an_exercise_build_as_a_draft_and_then_for_good(course, capsys):
+    assert cli.main(["new", "chapter", "90", "new_idea"]) == 0
+    capsys.readouterr()
+    assert cli.main(["new", "exercise", "90.1"]) == 0
+    assert capsys.readouterr().out.startswith("solutions/_source/90_new_idea.py\n")
     build = attncourse(course, "build", "90", "--draft")
     assert build.returncode == 0, build.stderr
     assert "draft: solutions/_source/90_new_idea.py: exercise 90.1: three hints" in build.stdout
@@ -92,10 +92,10 @@ def test_the_score_stays_the_last_cell_and_exercises_stay_in_order(course):
         (("exercise", "91.1"), "no source for 91"),
     ],
 )
-def test_what_cannot_be_made_is_said_in_a_line(course, arguments, says):
-    done = attncourse(course, "new", *arguments)
-    assert done.returncode == 1
-    assert says in done.stderr and done.stderr.count("\n") == 1
+def test_what_cannot_be_made_is_said_in_a_line(course, capsys, arguments, says):
+    assert cli.main(["new", *arguments]) == 1
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1
 
 
 def test_nothing_is_overwritten(course):

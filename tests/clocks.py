@@ -1,0 +1,28 @@
+"""Clocks of other machines, for the kernels that chapters run in."""
+
+# Run before the first cell, and leave no name that a cell may reuse. `slow` is a machine slowed
+# to a tenth; on `erratic` from one look at the clock to the next anything from a microsecond to a
+# second went by.
+CLOCKS = {
+    "slow": """
+import time
+
+time.perf_counter = lambda real=time.perf_counter: 10 * real()
+""",
+    "erratic": """
+import itertools, random, time
+
+def steps(luck=random.Random(0), count=itertools.count):
+    return (10 ** luck.uniform(-6, 0) for _ in count())
+
+time.perf_counter = itertools.accumulate(steps()).__next__
+""",
+}
+
+
+def put(clock, folder):
+    """Make a folder that gives kernels a clock, if IPYTHONDIR names it."""
+    startup = folder / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "00-clock.py").write_text(CLOCKS.get(clock, ""), encoding="utf-8")
+    return str(folder)
