@@ -32,6 +32,7 @@ from attncourse.grading.places import Place, last_place
 
 PRINTED = 2000  # characters kept of what an answer prints
 AGAIN = 0.002  # seconds until the next TimeUp, in case the answer swallowed one
+SIGNALS = signal.valid_signals() - {signal.SIGINT}  # asking for them at each call takes long
 HEADROOM = 2 * 2**30 + (os.cpu_count() or 1) * 2**28  # address space an answer may add, in bytes
 
 
@@ -173,8 +174,7 @@ def _restored() -> Iterator[None]:
     tracing = tracemalloc.is_tracing()
     handlers = {}
     if _in_main_thread():
-        numbers = signal.valid_signals() - {signal.SIGINT}
-        handlers = {number: signal.getsignal(number) for number in numbers}
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -91,11 +91,38 @@ class Trial:
         return "\n".join(part for part in (self.outcome.printed, *self.outcome.warned) if part)
 
 
+class _Round:
+    """The cases of one exercise and seed, and what they give whoever is judged."""
+
+    def __init__(self, exercise: Exercise, seed: int) -> None:
+        self.exercise, self.seed = exercise, seed
+        self.cases = list(exercise.cases(np.random.default_rng(seed)))
+        self._targets: dict[int, Any] = {}
+        known = itertools.chain.from_iterable(each.functions for each in exercise.mistakes)
+        self.trials: dict[int, dict[int, Trial]] = {id(function): {} for function in known}
+
+    @cached_property
+    def second_draw(self) -> list[Case]:
+        return list(self.exercise.cases(np.random.default_rng([self.seed, 2])))
+
+    @cached_property
+    def memory_case(self) -> Case:
+        return self.exercise.memory.case(np.random.default_rng([self.seed, 1]))
+
+    def target(self, case: Case) -> Any:
+        if id(case) not in self._targets:
+            self._targets[id(case)] = expected(self.exercise, case)
+        return self._targets[id(case)]
+
+
+_round = lru_cache(maxsize=1)(_Round)  # who tries the same seed again need not wait as long
+
+
 class _Judge:
     def __init__(self, exercise: Exercise, function: Any, seed: int) -> None:
         self.exercise, self.function, self.seed = exercise, function, seed
-        self.cases = list(exercise.cases(np.random.default_rng(seed)))
-        self._targets: dict[int, Any] = {}
+        self._round = _round(exercise, seed)
+        self.cases, self._target = self._round.cases, self._round.target
         self._blind = False  # whether the recorder of Triton's accesses has lost its hooks
 
     def verdict(self) -> Verdict:
@@ -115,14 +142,14 @@ class _Judge:
                     return self._failed(case, trial, self.cases)
                 return self._report(case, trial, _stale(trial.finding))
         if self.exercise.memory:
-            trial = self._try(self.function, self._memory_case, metered=True)
+            trial = self._try(self.function, self._round.memory_case, metered=True)
             if (raised := trial.outcome.raised) and raised.kind.__name__ == "NotAlone":
                 _, _, reason = raised.message.partition(": ")
                 return verdict(self.exercise, "not_verified_here", reason=reason, seed=self.seed)
             if trial.finding:
-                return self._failed(self._memory_case, trial, [self._memory_case])
+                return self._failed(self._round.memory_case, trial, [self._round.memory_case])
             if finding := self._hidden(trial):
-                return self._report(self._memory_case, trial, finding)
+                return self._report(self._round.memory_case, trial, finding)
         if self._uncounted():
             reason = (
                 "its traffic is counted in Triton's interpreter: `attncourse grade` uses it, or "
@@ -138,23 +165,19 @@ class _Judge:
             return self.exercise.reference(*cast(case.args), **cast(case.kwargs))
 
         earlier = {signature(case): case for case in self.cases}
-        for case in self._second_draw:
+        for case in self._round.second_draw:
             before = earlier.get(signature(case))
             if before and not same(result(case), result(before)):
                 yield case, before
 
-    @cached_property
-    def _second_draw(self) -> list[Case]:
-        return list(self.exercise.cases(np.random.default_rng([self.seed, 2])))
-
-    @cached_property
-    def _memory_case(self) -> Case:
-        return self.exercise.memory.case(np.random.default_rng([self.seed, 1]))
-
-    def _target(self, case: Case) -> Any:
-        if id(case) not in self._targets:
-            self._targets[id(case)] = expected(self.exercise, case)
-        return self._targets[id(case)]
+    def _once(self, function: Callable, case: Case, *, metered: bool = False) -> Trial:
+        """Try a function; what a known mistake does with a case is tried once in a round."""
+        known = self._round.trials.get(id(function))
+        if known is None:
+            return self._try(function, case, metered=metered)
+        if id(case) not in known:
+            known[id(case)] = self._try(function, case, metered=metered)
+        return known[id(case)]
 
     def _try(self, function: Any, case: Case, *, metered: bool = False) -> Trial:
         """Run a case on copies of its arguments and find what is wrong, the worst first."""
@@ -315,7 +338,7 @@ class _Judge:
         )
 
     def _keeps(self, n_bytes: int, kept: Sequence[Carried], when: str) -> Finding:
-        case, allowed = self._memory_case, self.exercise.memory.allowed_bytes
+        case, allowed = self._round.memory_case, self.exercise.memory.allowed_bytes
         n_kept = sum(each.bytes for each in kept)
         return Finding(
             f"peak {format_bytes(n_bytes)} at {case.name}, allowed {format_bytes(allowed)}: "
@@ -327,7 +350,7 @@ class _Judge:
 
     def _hidden(self, trial: Trial) -> Finding | None:
         """Find memory that the answer uses and the meter of allocations does not see."""
-        case, allowed = self._memory_case, self.exercise.memory.allowed_bytes
+        case, allowed = self._round.memory_case, self.exercise.memory.allowed_bytes
         limit = f"at {case.name}, allowed {format_bytes(allowed)}"
         n_bytes = trial.held + sum(each.bytes for each in trial.carried)
         if n_bytes > allowed:
@@ -368,7 +391,7 @@ class _Judge:
             self.exercise,
             self.function,
             cases,
-            lambda function, each: self._try(function, each, metered=metered),
+            lambda function, each: self._once(function, each, metered=metered),
             self._target,
         )
         finding = trial.finding
@@ -382,7 +405,9 @@ class _Judge:
         """Yield the known mistakes; if memory is at stake, only those whose numbers are right."""
         for mistake in self.exercise.mistakes:
             for function in mistake.functions:
-                if not metered or not any(self._try(function, each).finding for each in self.cases):
+                if not metered or not any(
+                    self._once(function, each).finding for each in self.cases
+                ):
                     yield mistake, function
 
     def _report(self, case: Case, trial: Trial, finding: Finding) -> Verdict:

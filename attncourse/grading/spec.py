@@ -80,7 +80,7 @@ class Memory:
             raise SpecError(f"allowed_bytes must be a positive int, got {self.allowed_bytes!r}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exercise:
     """One exercise: what is asked, what is right, what is commonly wrong.
 
