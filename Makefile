@@ -22,8 +22,10 @@ lab: $(VENV)/.lab ## Open the course in JupyterLab (on a server: ARGS=--no-brows
 	    --LabApp.app_settings_dir="$(CURDIR)/jupyter" \
 	    --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb $(ARGS)
 
-# two workers with a thread each: two threads each would wait for one another
-PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+# Two workers with a thread each: two threads each would wait for one another. Some hundred processes
+# are started, none of which should compile the course anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 \
+    $(BIN)/python -m pytest -n 2 --dist loadscope
 
 test: $(VENV)/.test ## Run tests and notebooks as each day does (ARGS="tests -k window" for some)
 	$(PYTEST) $(ARGS)
