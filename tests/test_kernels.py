@@ -271,6 +271,24 @@ def test_refused(number):
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="about the interpreter")
+def test_a_launch_replaces_the_language_once_and_puts_it_back(monkeypatch):
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    replaced, original = [], interpreter._patch_lang_core
+    monkeypatch.setattr(
+        interpreter,
+        "_patch_lang_core",
+        lambda lang, scope: (replaced.append(lang), original(lang, scope)),
+    )
+    untouched = dict(vars(tl)), dict(vars(tl.tensor))
+    for launches in (1, 2):
+        window.attention(*tensors(40, 40, 16), window=3)
+        assert replaced.count(tl) == launches
+        assert (dict(vars(tl)), dict(vars(tl.tensor))) == untouched
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="about the interpreter")
 def test_bfloat16_is_refused_in_the_interpreter():
     with pytest.raises(ValueError, match="bfloat16, which the interpreter computes wrongly"):
         window.attention(*tensors(4, 4, 16, dtype=torch.bfloat16), window=1)
