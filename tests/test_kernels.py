@@ -25,6 +25,7 @@ from twins import (
     close,
     definition,
     each_dtype,
+    each_layout,
     far_apart,
     gradients,
     tensors,
@@ -148,7 +149,7 @@ def test_a_huge_window_or_dilation_is_no_overflow():
     assert torch.equal(window.attention(q, k, v, window=3, dilation=2**40), v)
 
 
-@pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
+@each_layout
 def test_any_strides_give_the_same_bits(layout):
     whole = tensors(20, 40, 20, 24, heads=2, batch=2, grad=True)
     views = [with_nan_margins(tensor, layout).requires_grad_() for tensor in whole]
