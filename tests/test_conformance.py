@@ -39,7 +39,7 @@ GRADIENT_SIZES = [(33, 33), (5, 40), (40, 5)]
 PEAKS = [
     tuple(row.values())
     for row in pairwise(
-        n=by_day((512, 2048), (1024, 4096)),
+        n=by_day((1024, 2048), (1024, 4096)),
         dtype=(np.float16, np.float32),
         heads=(1, 2),
         causal=(False, True),
