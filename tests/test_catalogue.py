@@ -11,6 +11,9 @@ import pytest
 from attncourse import MECHANISMS, Knob, Mechanism, catalogue
 
 TESTS = Path(__file__).parent
+# without what pytest loads for notebooks, which takes as long as the tests
+PYTEST = [sys.executable, "-m", "pytest", "-p", "dummy_plugin", "-p", "no:cacheprovider"]
+PYTEST += ["-o", "addopts=", "-m", "not nightly"]
 
 DUMMY_MODULE = '''
 """Block-local attention with overlap, as someone else might add it."""
@@ -82,7 +85,7 @@ def outside(tmp_path, monkeypatch):
     (tmp_path / "dummy_mechanism.py").write_text(DUMMY_MODULE, encoding="utf-8")
     (tmp_path / "dummy_plugin.py").write_text(DUMMY_PLUGIN, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    return os.environ | {"PYTHONPATH": str(tmp_path)}
+    return os.environ | {"PYTHONPATH": str(tmp_path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 @pytest.fixture
@@ -96,9 +99,8 @@ def dummy(outside, monkeypatch):
 
 
 def test_a_mechanism_from_outside_goes_through_the_conformance_suite(outside):
-    command = [sys.executable, "-m", "pytest", "-p", "dummy_plugin", "-p", "no:cacheprovider"]
     run = subprocess.run(
-        [*command, "-q", "-k", "dummy", TESTS / "test_conformance.py"],
+        [*PYTEST, "-q", "-k", "dummy", TESTS / "test_conformance.py"],
         env=outside, capture_output=True, text=True, cwd=TESTS.parent, timeout=120, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-3000:]
@@ -109,9 +111,8 @@ def test_a_mechanism_from_outside_goes_through_the_conformance_suite(outside):
 def test_the_conformance_suite_would_catch_a_broken_mechanism(outside, tmp_path):
     broken = DUMMY_MODULE.replace("visible & masks.causal", "visible | masks.causal")
     (tmp_path / "dummy_mechanism.py").write_text(broken, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-p", "dummy_plugin", "-p", "no:cacheprovider"]
     run = subprocess.run(
-        [*command, "-q", "-k", "dummy and full_attention_under", TESTS / "test_conformance.py"],
+        [*PYTEST, "-q", "-k", "dummy and full_attention_under", TESTS / "test_conformance.py"],
         env=outside, capture_output=True, text=True, cwd=TESTS.parent, timeout=120, check=False,
     )  # fmt: skip
     assert run.returncode == 1, run.stdout[-3000:]

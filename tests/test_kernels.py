@@ -25,6 +25,7 @@ from twins import (
     close,
     definition,
     each_dtype,
+    each_layout,
     far_apart,
     gradients,
     tensors,
@@ -148,7 +149,7 @@ def test_a_huge_window_or_dilation_is_no_overflow():
     assert torch.equal(window.attention(q, k, v, window=3, dilation=2**40), v)
 
 
-@pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
+@each_layout
 def test_any_strides_give_the_same_bits(layout):
     whole = tensors(20, 40, 20, 24, heads=2, batch=2, grad=True)
     views = [with_nan_margins(tensor, layout).requires_grad_() for tensor in whole]
@@ -268,6 +269,24 @@ def test_refused(number):
     error, words, function, args, kwargs = list(bad_calls())[number]
     with pytest.raises(error, match=r"^(window|full)\.attention: .*" + words):
         function(*args, **kwargs)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="about the interpreter")
+def test_a_launch_replaces_the_language_once_and_puts_it_back(monkeypatch):
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    replaced, original = [], interpreter._patch_lang_core
+    monkeypatch.setattr(
+        interpreter,
+        "_patch_lang_core",
+        lambda lang, scope: (replaced.append(lang), original(lang, scope)),
+    )
+    untouched = dict(vars(tl)), dict(vars(tl.tensor))
+    for launches in (1, 2):
+        window.attention(*tensors(40, 40, 16), window=3)
+        assert replaced.count(tl) == launches
+        assert (dict(vars(tl)), dict(vars(tl.tensor))) == untouched
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="about the interpreter")

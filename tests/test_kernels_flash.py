@@ -22,6 +22,7 @@ from twins import (
     close,
     definition,
     each_dtype,
+    each_layout,
     far_apart,
     gradients,
     tensors,
@@ -177,7 +178,7 @@ def test_tiles_of_the_future_are_not_even_read():
     assert torch.equal(before[..., :64, :], after[..., :64, :])
 
 
-@pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
+@each_layout
 def test_any_strides_give_the_same_bits(layout):
     whole = tensors(20, 40, 20, 24, heads=2, batch=2, grad=True)
     views = [with_nan_margins(tensor, layout).requires_grad_() for tensor in whole]

@@ -12,7 +12,16 @@ from attncourse.kernels import INTERPRETED, flash, grouped
 from attncourse.reference import grouped as reference
 
 import torch  # isort: skip
-from twins import DEVICE, close, definition, each_dtype, gradients, tensors, with_nan_margins
+from twins import (
+    DEVICE,
+    close,
+    definition,
+    each_dtype,
+    each_layout,
+    gradients,
+    tensors,
+    with_nan_margins,
+)
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -90,7 +99,7 @@ def test_each_head_reads_the_keys_of_its_group_and_no_others():
     assert changed == [False, False, True, True, False, False]
 
 
-@pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
+@each_layout
 def test_any_strides_give_the_same_bits(layout):
     whole = grouped_tensors(4, 2, 20, 40, 20, 24, batch=2, grad=True)
     views = [with_nan_margins(tensor, layout).requires_grad_() for tensor in whole]

@@ -14,7 +14,7 @@ from attncourse.kernels._parts import splits
 from attncourse.reference import kv_cache as reference
 
 import torch  # isort: skip
-from twins import close, definition, each_dtype, tensors, with_nan_margins
+from twins import close, definition, each_dtype, each_layout, tensors, with_nan_margins
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -151,7 +151,7 @@ def test_tiles_of_the_future_are_not_even_read(monkeypatch):
     assert torch.equal(before[:, :, :32], after[:, :, :32])
 
 
-@pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
+@each_layout
 def test_any_strides_give_the_same_bits(layout, monkeypatch):
     pin(monkeypatch, 2)
     whole = cached(4, 2, 3, 40, 20, 24, batch=2)

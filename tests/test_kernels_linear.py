@@ -14,7 +14,7 @@ from attncourse.kernels import INTERPRETED, linear
 from attncourse.reference import linear as reference
 
 import torch  # isort: skip
-from twins import DEVICE, DTYPES, each
+from twins import DEVICE, DTYPES, each, each_layout, tensors, with_nan_margins
 
 from attncourse import trace  # isort: skip
 
@@ -25,17 +25,6 @@ def new_memory_is_full_of_nan():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-def tensors(Tq, Tk, D, Dv=None, *, heads=1, batch=1, dtype=torch.float32, seed=0, grad=False):
-    generator = torch.Generator().manual_seed(seed)
-    shapes = ((Tq, D), (Tk, D), (Tk, Dv or D))
-    return [
-        torch.randn(batch, heads, *shape, generator=generator)
-        .to(DEVICE, dtype)
-        .requires_grad_(grad)
-        for shape in shapes
-    ]
 
 
 def definition(q, k, v, causal, feature_map=linear.elu_plus_one):
@@ -188,24 +177,7 @@ def test_states_larger_than_float16_holds():
         assert all(tensor.grad.isfinite().all() for tensor in (q, k, v))
 
 
-def with_nan_margins(tensor, layout):
-    """The same values as a view into a larger tensor of NaN."""
-    B, H, T, D = tensor.shape
-    if layout == "rows padded":
-        room = torch.full((B, H, T + 3, D + 5), torch.nan, dtype=tensor.dtype, device=DEVICE)
-        view = room[:, :, 1 : T + 1, 2 : D + 2]
-    elif layout == "(B, T, H, D)":
-        room = torch.full((B, T + 2, H, D), torch.nan, dtype=tensor.dtype, device=DEVICE)
-        view = room[:, 1:-1].transpose(1, 2)
-    else:  # every second token, width not contiguous
-        room = torch.full((B, H, D, 2 * T), torch.nan, dtype=tensor.dtype, device=DEVICE)
-        view = room[..., ::2].mT
-    with torch.no_grad():
-        view.copy_(tensor)
-    return view
-
-
-@pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
+@each_layout
 def test_any_strides_give_the_same_values(layout):
     whole = tensors(20, 40, 20, 24, heads=2, batch=2, grad=True)
     views = [with_nan_margins(tensor, layout).requires_grad_() for tensor in whole]

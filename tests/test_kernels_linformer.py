@@ -13,7 +13,16 @@ from attncourse.kernels import INTERPRETED, flash, linformer
 from attncourse.reference import linformer as reference
 
 import torch  # isort: skip
-from twins import DEVICE, close, definition, each_dtype, peak_of, tensors, with_nan_margins
+from twins import (
+    DEVICE,
+    close,
+    definition,
+    each_dtype,
+    each_layout,
+    peak_of,
+    tensors,
+    with_nan_margins,
+)
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -71,7 +80,7 @@ def test_a_projection_that_keeps_all_keys_is_flash():
     assert torch.equal(out, flash.attention(*inputs, **linformer.TILES))
 
 
-@pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
+@each_layout
 def test_any_strides_give_the_same_values(layout):
     whole = tensors(20, 40, 20, 24, heads=2, batch=2)
     views = [with_nan_margins(tensor, layout) for tensor in whole]

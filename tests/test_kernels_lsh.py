@@ -14,7 +14,7 @@ from attncourse.reference import lsh as reference
 from attncourse.reference._parts import sorted_chunks
 
 import torch  # isort: skip
-from twins import DEVICE, close, definition, each_dtype, tensors, with_nan_margins
+from twins import DEVICE, close, definition, each_dtype, each_layout, tensors, with_nan_margins
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -85,7 +85,7 @@ def test_without_tokens():
     assert not lsh.attention(*tensors(5, 0, 16), **knobs).any()
 
 
-@pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
+@each_layout
 def test_any_strides_give_the_same_bits(layout):
     whole = tensors(8, 12, 20, 24, heads=2, batch=2)
     views = [with_nan_margins(tensor, layout) for tensor in whole]

@@ -13,7 +13,16 @@ from attncourse.kernels import INTERPRETED, performer
 from attncourse.reference import performer as reference
 
 import torch  # isort: skip
-from twins import DTYPES, close, each_dtype, equals_reference, peak_of, tensors, with_nan_margins
+from twins import (
+    DTYPES,
+    close,
+    each_dtype,
+    each_layout,
+    equals_reference,
+    peak_of,
+    tensors,
+    with_nan_margins,
+)
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -103,7 +112,7 @@ def test_rows_without_keys_give_zeros():
     assert not out[..., :80, :].any() and out[..., 80:, :].all()
 
 
-@pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
+@each_layout
 def test_any_strides_give_the_same_values(layout):
     whole = tensors(10, 20, 20, 24, heads=2, batch=2)
     views = [with_nan_margins(tensor, layout) for tensor in whole]

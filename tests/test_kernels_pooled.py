@@ -13,7 +13,15 @@ from attncourse.kernels import INTERPRETED, flash, pooled
 from attncourse.reference import pooled as reference
 
 import torch  # isort: skip
-from twins import DEVICE, each_dtype, equals_reference, peak_of, tensors, with_nan_margins
+from twins import (
+    DEVICE,
+    each_dtype,
+    each_layout,
+    equals_reference,
+    peak_of,
+    tensors,
+    with_nan_margins,
+)
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -109,7 +117,7 @@ def test_the_loops_visit_the_runs_and_tokens_that_are_seen_and_no_others():
             assert everything == (n_runs, n_runs, 0, 0)
 
 
-@pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
+@each_layout
 def test_any_strides_give_the_same_bits(layout):
     whole = tensors(10, 20, 20, 24, heads=2, batch=2)
     views = [with_nan_margins(tensor, layout) for tensor in whole]

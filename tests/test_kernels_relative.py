@@ -15,7 +15,15 @@ from attncourse.kernels._parts.tiles import key_tiles
 from attncourse.reference import relative as reference
 
 import torch  # isort: skip
-from twins import DEVICE, each_dtype, equals_reference, peak_of, tensors, with_nan_margins
+from twins import (
+    DEVICE,
+    each_dtype,
+    each_layout,
+    equals_reference,
+    peak_of,
+    tensors,
+    with_nan_margins,
+)
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -94,7 +102,7 @@ def test_the_future_changes_nothing():
     assert (before[..., 60:, :] != after[..., 60:, :]).any(-1).all()
 
 
-@pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
+@each_layout
 def test_any_strides_give_the_same_bits(layout):
     whole = tensors(10, 20, 20, 24, heads=2, batch=2)
     views = [with_nan_margins(tensor, layout) for tensor in whole]

@@ -18,6 +18,7 @@ from twins import (
     close,
     definition,
     each_dtype,
+    each_layout,
     gradients,
     peak_of,
     tensors,
@@ -89,7 +90,7 @@ def test_the_future_changes_nothing():
     assert (before[..., 60:, :] != after[..., 60:, :]).any(-1).all()
 
 
-@pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
+@each_layout
 def test_any_strides_give_the_same_bits(layout):
     whole = tensors(20, 30, 20, 24, heads=2, batch=2)
     views = [with_nan_margins(tensor, layout) for tensor in whole]

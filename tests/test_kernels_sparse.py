@@ -43,6 +43,7 @@ from twins import (
     definition,
     each,
     each_dtype,
+    each_layout,
     gradients,
     tensors,
     with_nan_margins,
@@ -220,7 +221,7 @@ def test_gradients_against_finite_differences():
         np.testing.assert_allclose(twin.grad[0].cpu().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
+@each_layout
 def test_any_strides_give_the_same_bits(layout):
     whole = tensors(20, 40, 20, 24, heads=2, grad=True)
     views = [with_nan_margins(tensor, layout).requires_grad_() for tensor in whole]

@@ -12,7 +12,15 @@ from attncourse.kernels import INTERPRETED, flash, t5
 from attncourse.reference import t5 as reference
 
 import torch  # isort: skip
-from twins import DEVICE, each_dtype, equals_reference, peak_of, tensors, with_nan_margins
+from twins import (
+    DEVICE,
+    each_dtype,
+    each_layout,
+    equals_reference,
+    peak_of,
+    tensors,
+    with_nan_margins,
+)
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -61,7 +69,7 @@ def test_one_column_serves_all_heads():
     assert torch.equal(out, t5.attention(q, k, v, table=table.expand(-1, 3)))
 
 
-@pytest.mark.parametrize("layout", ["rows padded", "(B, T, H, D)", "transposed"])
+@each_layout
 def test_any_strides_give_the_same_bits(layout):
     whole = tensors(10, 20, 20, 24, heads=2, batch=2)
     views = [with_nan_margins(tensor, layout) for tensor in whole]

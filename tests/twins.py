@@ -28,6 +28,12 @@ def each(**axes):
     return pytest.mark.parametrize(tuple(axes), [tuple(row.values()) for row in rows], ids=str)
 
 
+# by day the layout in which no stride is that of whole tensors
+each_layout = pytest.mark.parametrize(
+    "layout", ["rows padded", "(B, T, H, D)", "transposed"] if EVERYTHING else ["transposed"]
+)
+
+
 def tensors(Tq, Tk, D, Dv=None, *, heads=1, batch=1, dtype=torch.float32, seed=0, grad=False):
     generator = torch.Generator().manual_seed(seed)
     shapes = ((Tq, D), (Tk, D), (Tk, Dv or D))

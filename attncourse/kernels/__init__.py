@@ -67,3 +67,8 @@ if INTERPRETED and isinstance(triton.language.sum, triton.JITFunction):
         "interpreter is switched off in this process. Import attncourse.kernels first, or set "
         "TRITON_INTERPRET=1 before Python starts, then restart the kernel"
     )
+
+if INTERPRETED:
+    from attncourse.kernels._parts import interpreted
+
+    interpreted.patch_once_a_launch()

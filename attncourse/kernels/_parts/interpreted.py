@@ -1,0 +1,25 @@
+"""Makes Triton's interpreter about twice as fast.
+
+At each launch it replaces all functions of `triton.language`, and puts them back at the end. It
+does so again at each call of one jitted function by another, which changes nothing and takes half
+the time of a kernel.
+"""
+
+import triton.language as tl
+from triton.runtime import interpreter
+
+
+def patch_once_a_launch() -> None:
+    """Let the calls within a launch go without patching, in releases of Triton that put back."""
+    if not (hasattr(interpreter, "_patch_lang") and hasattr(interpreter, "_LangPatchScope")):
+        return
+    patch = interpreter._patch_lang
+
+    def patch_unless_patched(fn):
+        langs = {id(tl): tl, id(tl.core): tl.core}
+        needed = [langs[id(value)] for value in fn.__globals__.values() if id(value) in langs]
+        if all(lang.static_print is print for lang in (tl, *needed)):  # the patched one is
+            return interpreter._LangPatchScope()  # nothing to put back
+        return patch(fn)
+
+    interpreter._patch_lang = patch_unless_patched
