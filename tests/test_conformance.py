@@ -31,9 +31,9 @@ PACKAGE = Path(attncourse.__file__).parent
 SIZES = [(1, 1), (63, 63), (100, 100), (64, 64), (5, 63), (63, 5), (1, 100)]
 SPOILT_SIZES = [(40, 40), (9, 40), (40, 9)]
 COUNTED_SIZES = [(100, 100), (64, 200), (200, 64), (1, 1)]
-KERNEL_SIZES = [(1, 1), (63, 63), (5, 70), (70, 5)]
+N_LONG = by_day(70, 100)  # at 70 three tiles of 32 rows or two of 64, the last one ragged
+KERNEL_SIZES = [(1, 1), (63, 63), (5, N_LONG), (N_LONG, 5)]
 KERNEL_DTYPES = [np.float32, np.float16]
-N_TRACED = 70  # three tiles of 32 rows or two of 64, the last one ragged
 GRADIENT_SIZES = [(33, 33), (5, 40), (40, 5)]
 # (n, dtype, heads, causal); what float16 adds, copies in float32, shows at shorter lengths
 PEAKS = [
@@ -990,15 +990,15 @@ def test_kernel_traffic_is_what_its_cost_says(mechanism):
     from attncourse import trace
 
     for knobs in settings_of_twins(mechanism):
-        arrays = on_device(*random_qkv(N_TRACED, heads=2, width=16))
+        arrays = on_device(*random_qkv(N_LONG, heads=2, width=16))
         if arrays[0].is_cuda:
             pytest.skip("traffic is counted in the interpreter")
         traced = trace.record(run, mechanism, *arrays, module=kernel, **knobs)
         assert not traced.out_of_bounds
-        cost = kernel.cost(1, 2, N_TRACED, N_TRACED, 16, **knobs)
+        cost = kernel.cost(1, 2, N_LONG, N_LONG, 16, **knobs)
         expected = cost.bytes_read, cost.bytes_written
         if hasattr(kernel, "torch_cost"):  # what torch does is in the cost, but not in the trace
-            apart = kernel.torch_cost(1, 2, N_TRACED, N_TRACED, 16, **knobs)
+            apart = kernel.torch_cost(1, 2, N_LONG, N_LONG, 16, **knobs)
             expected = cost.bytes_read - apart.bytes_read, cost.bytes_written - apart.bytes_written
         assert (traced.bytes_loaded(), traced.bytes_stored()) == expected, knobs
 

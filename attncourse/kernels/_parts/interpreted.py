@@ -1,8 +1,8 @@
-"""Makes Triton's interpreter about twice as fast.
+"""Makes Triton's interpreter faster.
 
 At each launch it replaces all functions of `triton.language`, and puts them back at the end. It
-does so again at each call of one jitted function by another, which changes nothing and takes half
-the time of a kernel.
+does so again at each call of one jitted function by another, which changes nothing and takes a
+fifth to a half of a kernel's time.
 """
 
 import triton.language as tl
