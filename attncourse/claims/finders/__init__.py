@@ -1,0 +1,1 @@
+"""The finders of the claims that no formula can settle, by subject."""
