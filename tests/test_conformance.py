@@ -573,17 +573,19 @@ def steps(mechanism, knobs, q, k, v):
 
 
 @having("kernel")
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # of an overflow that came to nothing
 # int8 overflows where positions and blocks go past 127; the others differ at any length
 @pytest.mark.parametrize(("integer", "n"), [(np.int8, 150), (np.uint64, 20), (np.array, 20)])
 def test_kernels_take_integers_of_numpy(mechanism, integer, n):
     kernel = kernel_of(mechanism)
     if not mechanism.knobs:
         pytest.skip("has no knobs")
-    tensors = on_device(*random_qkv(n, width=8))
+    arrays = random_qkv(n, width=8)
     plain, typed = of_type(mechanism, integer)
     causal = mechanism.causal
-    outs = (run(mechanism, *tensors, module=kernel, causal=causal, **x) for x in (typed, plain))
-    np.testing.assert_array_equal(*(out.cpu().numpy() for out in outs))
+    out = run(mechanism, *on_device(*arrays), module=kernel, causal=causal, **typed)
+    exact = run(mechanism, *arrays, causal=causal, **plain)  # by the reference: it is fast
+    np.testing.assert_allclose(out.cpu().numpy(), exact, atol=1e-5)
     costs = [kernel.cost(1, 2, 150, 150, 8, causal=causal, **x) for x in (typed, plain)]
     assert costs[0] == costs[1]
 
@@ -874,7 +876,8 @@ def on_device(*arrays, grad=False):
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=["float32", "float16"])
 def test_kernel_equals_the_reference(mechanism, sizes, dtype):
     kernel = kernel_of(mechanism)
-    q, k, v = random_qkv(*sizes, heads=2, width=24, value_width=20, dtype=dtype)
+    heads = by_day(1 + (sizes[0] == sizes[1]), 2)
+    q, k, v = random_qkv(*sizes, heads=heads, width=24, value_width=20, dtype=dtype)
     others = {"sizes": (sizes, KERNEL_SIZES), "dtype": (dtype, KERNEL_DTYPES)}
     for knobs in settings(mechanism, **others):
         wide = [a.astype(np.float64) for a in (q, k, v)]
@@ -895,10 +898,11 @@ def test_kernel_gradients_equal_those_of_the_definition(mechanism, sizes):
     import torch
 
     kernel = kernel_of(mechanism)
-    q, k, v = random_qkv(*sizes, heads=2, width=16, value_width=12)
+    heads = by_day(1 + (sizes[0] == sizes[1]), 2)
+    q, k, v = random_qkv(*sizes, heads=heads, width=16, value_width=12)
     for knobs in settings(mechanism, sizes=(sizes, GRADIENT_SIZES)):
         twin = on_device(q, k, v, grad=True)
-        grad = torch.randn(1, 2, sizes[0], 12, generator=torch.Generator().manual_seed(0))
+        grad = torch.randn(1, heads, sizes[0], 12, generator=torch.Generator().manual_seed(0))
         run(mechanism, *twin, module=kernel, **knobs).backward(grad.to(twin[0].device))
         exact = definition_gradients(mechanism, grad.numpy(), q, k, v, **knobs)
         for mine, expected in zip(twin, exact, strict=True):
@@ -990,15 +994,16 @@ def test_kernel_traffic_is_what_its_cost_says(mechanism):
     from attncourse import trace
 
     for knobs in settings_of_twins(mechanism):
-        arrays = on_device(*random_qkv(N_LONG, heads=2, width=16))
+        heads = by_day(1, 2)
+        arrays = on_device(*random_qkv(N_LONG, heads=heads, width=16))
         if arrays[0].is_cuda:
             pytest.skip("traffic is counted in the interpreter")
         traced = trace.record(run, mechanism, *arrays, module=kernel, **knobs)
         assert not traced.out_of_bounds
-        cost = kernel.cost(1, 2, N_LONG, N_LONG, 16, **knobs)
+        cost = kernel.cost(1, heads, N_LONG, N_LONG, 16, **knobs)
         expected = cost.bytes_read, cost.bytes_written
         if hasattr(kernel, "torch_cost"):  # what torch does is in the cost, but not in the trace
-            apart = kernel.torch_cost(1, 2, N_LONG, N_LONG, 16, **knobs)
+            apart = kernel.torch_cost(1, heads, N_LONG, N_LONG, 16, **knobs)
             expected = cost.bytes_read - apart.bytes_read, cost.bytes_written - apart.bytes_written
         assert (traced.bytes_loaded(), traced.bytes_stored()) == expected, knobs
 
