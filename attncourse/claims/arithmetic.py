@@ -7,6 +7,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 
+
 def evaluate(formula: str, parameters: Mapping[str, float | str]) -> float:
     """Evaluate arithmetic over named numbers: + - * / // % **, and a few functions of one number.
 

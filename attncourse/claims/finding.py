@@ -1,4 +1,4 @@
-"""Finds the number of a claim: by its formula, or by a small function of `attncourse.claims.finders`.
+"""Finds the number of a claim: by its formula, or by a small function of `claims.finders`.
 
 A finder is given the claim and says with what setting it found what:
 
@@ -79,9 +79,10 @@ def found(id: str) -> Found | None:
         result = Found(evaluate(claim.formula, claim.parameters), _words(claim.parameters))
     else:
         return None
-    if result.agrees is None and not isinstance(result.value, str):
-        result = replace(result, agrees=agrees(claim.printed, result.value))
-    return result
+    says = result.agrees
+    if says is None and not isinstance(result.value, str):
+        says = agrees(claim.printed, result.value)
+    return replace(result, agrees=None if says is None else bool(says))
 
 
 @functools.cache
