@@ -375,7 +375,7 @@ def check_house(root: Path) -> None:
         problems.append("README.md: what is written into it is old; run `attncourse build`")
     if (root / INVENTORY).exists():
         problems += coverage.missing(written)
-        if _text_of(root / COVERAGE) != coverage.markdown(written):
+        if _text_of(root / COVERAGE) != coverage.markdown(written, root):
             problems.append(f"{COVERAGE.as_posix()}: old; run `attncourse build`")
     if problems:
         raise BuildError(problems)
@@ -401,11 +401,11 @@ def build_house(root: Path, draft: bool = False) -> None:
     missing = coverage.missing(written) if (root / INVENTORY).exists() else []
     if draft:
         if missing:
-            print(f"draft: {len(missing)} topics and claims are covered by no section yet")
+            print(f"draft: {len(missing)} topics are covered by no section yet")
         return
     _write(path, readme(path.read_text(encoding="utf-8"), written))
     if (root / INVENTORY).exists():
-        _write(root / COVERAGE, coverage.markdown(written))
+        _write(root / COVERAGE, coverage.markdown(written, root))
     if missing:
         raise BuildError(missing)
 

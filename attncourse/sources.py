@@ -2,7 +2,7 @@
 
 A source is a Python file in py:percent form. Options on a cell's marker say what the cell is for:
 
-    # %% [markdown] covers="F2 C057"            (a heading: what its section handles)
+    # %% [markdown] covers="F2 F4-F6"           (a heading: what its section handles)
     # %% tags=["nbval-ignore-output"]
     # %% role="answer" exercise="04.3"
 
@@ -200,7 +200,7 @@ def marker_options(cell: NotebookNode) -> dict:
 
 
 def covered(text: str) -> list[str]:
-    """Return the topics and claims that `covers="F2 C057-C059"` names, ranges spelt out."""
+    """Return the topics that `covers="F2 F4-F6"` names, ranges spelt out."""
     ids = []
     for word in text.split():
         first, _, last = word.partition("-")

@@ -155,22 +155,46 @@ def form(
         run: Takes one argument for each choice; returns a sentence, and rows of a table, each a
             dict from heading to cell.
         label: What the button says.
-        **choices: For each argument its values, as a list or as label -> value.
+        **choices: For each argument its values, as a list or as label -> value; a text is a field
+            to type into, with that text in it.
 
     Returns:
         The form; as the last line of a cell it appears.
     """
     controls = {
-        name: ipywidgets.Dropdown(options=options, description=name.strip("_").replace("_", " "))
+        name: (
+            ipywidgets.Text(options, description=name.strip("_").replace("_", " "))
+            if isinstance(options, str)
+            else ipywidgets.Dropdown(options=options, description=name.strip("_").replace("_", " "))
+        )
         for name, options in choices.items()
     }
     return Form(run, controls, label)
 
 
+class Table(ipywidgets.HTML):
+    """A table under a sentence that says what is seen; a stored notebook has the sentence alone.
+
+    Args:
+        rows: Each a dict from heading to cell, all with the same headings.
+        sentence: What is seen.
+    """
+
+    def __init__(self, rows: list[dict[str, str]], sentence: str):
+        """Show both."""
+        self.sentence = sentence
+        super().__init__(f"<p>{html.escape(sentence)}</p>{_table(rows)}")
+
+    def __repr__(self) -> str:
+        return self.sentence
+
+    _repr_mimebundle_ = Form._repr_mimebundle_
+
+
 def _table(rows: list[dict[str, str]]) -> str:
     if not rows:
         return ""
-    cell = "text-align:left;padding:2px 12px 2px 0"
+    cell = "text-align:left;vertical-align:top;line-height:1.3;padding:2px 12px 2px 0"
     head = "".join(f'<th scope="col" style="{cell}">{html.escape(name)}</th>' for name in rows[0])
     body = "".join(
         "<tr>"

@@ -178,6 +178,8 @@ def test_every_slider_moves_by_keyboard(chapter, record_property):
                 assert wait is not None, f"{key} changes nothing: {before}"
                 waits.append(wait)
             assert status.inner_text() == before
+    if not waits:  # a chapter may do without
+        return
     record_property(
         "measured",
         f"{Path(chapter.path).stem}: {n_controls} controls; from key to new picture and "

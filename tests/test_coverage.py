@@ -1,16 +1,21 @@
 """The inventory, and the table of the cells that handle it."""
 
 import functools
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from attncourse import coverage
+from attncourse import claims, coverage
 from attncourse.authoring import sources
 from attncourse.sources import BuildError, Source, covered, read
 
 ROOT = Path(__file__).parents[1]
+SHOWN = {
+    path.stem: path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+}
 
 
 @functools.cache
@@ -39,18 +44,15 @@ def test_written_chapters_leave_nothing_out():
     assert coverage.missing(written()) == []
 
 
-def test_a_chapter_that_drops_a_topic_or_a_claim_is_told():
+def test_a_chapter_that_drops_a_topic_is_told():
     everything = coverage.missing([toy('# %% [markdown] covers="F1"\n# # One')])
     assert not any("topic F1," in line for line in everything)
     assert any(line.startswith("chapter 04: no cell covers topic F2, ") for line in everything)
-    assert any(line.startswith("chapter 04: no cell covers claim C057, ") for line in everything)
     assert not any("chapter 05" in line for line in everything)
 
 
 def test_an_unknown_id_is_refused():
-    with pytest.raises(
-        BuildError, match=r"04_window\.py:1: cell 1: there is no topic or claim F99"
-    ):
+    with pytest.raises(BuildError, match=r"04_window\.py:1: cell 1: there is no topic F99"):
         coverage.places([toy('# %% [markdown] covers="F99"\n# # One')])
 
 
@@ -64,15 +66,36 @@ def test_a_place_names_section_and_cell_and_links_to_the_notebook():
 
 
 def test_ranges_are_spelt_out():
-    assert covered("F2 C057-C059 V9-V10") == ["F2", "C057", "C058", "C059", "V9", "V10"]
+    assert covered("F2 F09-F11 V9-V10") == ["F2", "F09", "F10", "F11", "V9", "V10"]
     assert covered("") == []
 
 
 def test_the_table_names_each_id_of_a_written_chapter_once():
-    table = coverage.markdown(written())
+    table = coverage.markdown(written(), ROOT)
     assert "nowhere" not in table
     for number in {source.stem[:2] for source in written()}:
         ids = [id for id, topic in coverage.inventory().items() if number in topic.chapters]
         if ids:
             [section] = re.findall(rf"^## {number}_\w+\n(.*?)(?=^## |\Z)", table, re.S | re.M)
             assert [id for id in ids if section.count(f"\n| {id} | ") != 1] == []
+
+
+def test_each_claim_stands_with_the_notebooks_that_showed_its_card():
+    table = coverage.markdown(written(), ROOT)
+    for id in claims.LEDGER:
+        [row] = re.findall(rf"^\| {id} \|.*$", table, re.M)
+        assert (f"{id} · " in SHOWN["17_audit"]) is ("[17_audit]" in row)
+    assert all(f"| [{stem}](" in table or f"; [{stem}](" in table for stem in SHOWN)
+
+
+def test_only_what_a_run_displayed_counts(tmp_path):
+    """A tag, a comment or a line of code that was never run shows nothing."""
+    card = {"output_type": "display_data", "data": {"text/plain": ["C057 · chapter V · window"]}}
+    cells = [
+        {"source": 'claims.check("C001")', "outputs": []},
+        {"source": "", "outputs": [card]},
+        {"source": "# C002 · a comment"},
+    ]
+    path = tmp_path / "04_window.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    assert coverage.shown(path) == ["C057"]

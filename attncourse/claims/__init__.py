@@ -7,10 +7,8 @@ shows a learner what was printed, what comes out, and why.
 
 from __future__ import annotations
 
-import re
-
 from attncourse.claims.arithmetic import evaluate
-from attncourse.claims.card import Card, number, with_unit
+from attncourse.claims.card import Card, shown, with_unit
 from attncourse.claims.finding import Found, found
 from attncourse.claims.ledger import LEDGER, TEXTS, VERDICTS, Claim, find, get
 
@@ -26,6 +24,7 @@ __all__ = [
     "found",
     "get",
     "recompute",
+    "row",
 ]
 
 
@@ -40,6 +39,19 @@ def recompute(id: str) -> float:
     if not claim.formula:
         raise ValueError(f"claims.recompute: {id} has no formula; its kind is {claim.kind}")
     return evaluate(claim.formula, claim.parameters)
+
+
+def row(claim: Claim) -> dict[str, str]:
+    """Return a claim as one row of a table, with what comes out for it."""
+    result = found(claim.id)
+    return {
+        "id": claim.id,
+        "text": ", ".join(claim.texts),
+        "claim": claim.claim,
+        "printed": with_unit(claim.printed, claim.unit),
+        "found": shown(claim, result.value) if result else "",
+        "verdict": f"{VERDICTS[claim.verdict][0]} {claim.verdict}",
+    }
 
 
 def check(id: str, value: float | str | None = None, why: str | None = None) -> None:
@@ -57,13 +69,7 @@ def check(id: str, value: float | str | None = None, why: str | None = None) -> 
     claim, setting = get(id), ""
     if value is None and (result := found(id)):
         value, setting = result.value, result.setting
-    if value is None:
-        text = "nothing: the texts give no setting to compute or measure it with"
-    else:
-        text = value if isinstance(value, str) else number(value)
-        # A unit beside a printed word, such as "exceeds", does not fit the number found.
-        text = with_unit(text, claim.unit) if re.search(r"\d", claim.printed) else text
-    card = Card(claim, text, setting, claim.note if why is None else why)
+    card = Card(claim, shown(claim, value), setting, claim.note if why is None else why)
     try:
         from IPython.display import display
     except ImportError:

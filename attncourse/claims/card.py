@@ -61,6 +61,15 @@ class Card:
         )
 
 
+def shown(claim: Claim, value: float | str | None) -> str:
+    """Return what is found for a claim, a number with its unit."""
+    if value is None:
+        return "nothing: the texts give no setting to compute or measure it with"
+    text = value if isinstance(value, str) else number(value)
+    # A unit beside a printed word, such as "exceeds", does not fit the number found.
+    return with_unit(text, claim.unit) if re.search(r"\d", claim.printed) else text
+
+
 def _other(claim: Claim) -> str:
     """Return what another claim says, in one line."""
     printed = with_unit(claim.printed, claim.unit)

@@ -74,7 +74,12 @@ def get(id: str) -> Claim:
 
 
 def find(
-    *, topic: str | None = None, chapter: str | None = None, verdict: str | None = None
+    *,
+    topic: str | None = None,
+    chapter: str | None = None,
+    verdict: str | None = None,
+    text: str | None = None,
+    words: str = "",
 ) -> list[Claim]:
     """Return the claims that fit every given word, in the ledger's order.
 
@@ -82,6 +87,8 @@ def find(
         topic: Such as "window definition".
         chapter: The course's chapter that handles the claim, such as "04".
         verdict: One of `VERDICTS`.
+        text: Which of `TEXTS` says it, such as "chapter E".
+        words: What stands in the claim, its topic or its note, in any case.
 
     Raises:
         ValueError: A word that no claim of the ledger has.
@@ -92,10 +99,14 @@ def find(
         known = sorted({getattr(claim, field) for claim in LEDGER.values()})
         if word not in known:
             raise ValueError(f"claims.find: {field} must be one of {known}, got {word!r}")
+    if text is not None and text not in TEXTS.values():
+        raise ValueError(f"claims.find: text must be one of {list(TEXTS.values())}, got {text!r}")
     return [
         claim
         for claim in LEDGER.values()
         if all(getattr(claim, field) == word for field, word in wanted.items())
+        and (text is None or text in claim.texts)
+        and words.lower() in f"{claim.claim} {claim.topic} {claim.note}".lower()
     ]
 
 

@@ -107,14 +107,14 @@ measured = measure.peak_bytes(window.attention, q, k, v, window=128)
 print("the same text, window 128: predicted", format_bytes(predicted))
 print("measured within a tenth:", abs(measured / predicted - 1) < 0.1)
 
-# %% [markdown] covers="A20 C002"
+# %% [markdown] covers="A20"
 # ## Promise two: what is printed gets checked
 #
 # The course grew from four texts that circulated without an author: a survey article (*the
 # survey*), a page of notes (*the notes*) and two textbook chapters, "Efficient Transformers"
 # (*chapter E*) and "Attention Variants and Mechanisms" (*chapter V*). It recomputes their 480
-# claims. Here is the first: the survey says that 8192 tokens and 32 heads need "over 2 GB". Is
-# that so?
+# claims, all of them in `17_audit`. Here is one: the survey says that 8192 tokens and 32 heads need
+# "over 2 GB". Is that so?
 
 # %%
 entries = 8192**2 * 32

@@ -24,7 +24,7 @@ from attncourse.reference import flash, full, window
 from attncourse.softmax import softmax
 from attncourse.units import format_bytes
 
-# %% [markdown] covers="A1 A4-A6 C003"
+# %% [markdown] covers="A1 A4-A6"
 # ## What one head holds
 #
 # A head has a query, a key and a value for each of $n$ tokens, each $D$ numbers wide. Every query
@@ -72,7 +72,7 @@ axes.set_title("forward pass   |   backward pass", fontsize=9)
 axes.invert_yaxis()
 plots.show(axes, "Thick bars are squares. Only the weights bridge forward and backward pass.")
 
-# %% [markdown] covers="A8 A21 C025 C184 C307 C313 C314 C480"
+# %% [markdown] covers="A8 A21"
 # ## Bytes have units
 #
 # One score matrix, 4096 tokens, float32. One text calls it 64 MB, another 67 MB. Who is right?
@@ -110,7 +110,7 @@ claims.check(
     "elements were called bytes; in float32 it is four times as much",
 )
 
-# %% [markdown] covers="A3 A10 A20 C002 C004 C054 C285"
+# %% [markdown] covers="A3 A10 A20"
 # ## Six factors
 #
 # One matrix of one head is never the bill. A model has $h$ heads in each of $L$ layers and works on
@@ -167,7 +167,7 @@ claims.check("C002", f"{entries / 1e9:.2f} billion entries; {entries * 2 / 1e9:.
 # %%
 claims.check("C004", "12 in BERT-base, the example of this chapter")
 
-# %% [markdown] covers="A7 A8 C118 C162 C234"
+# %% [markdown] covers="A7 A8"
 # **Exercise 01.1** is this bill with all its factors.
 #
 # ## 768 is not a head
@@ -216,7 +216,7 @@ claims.check(
     "the printed row grows with n: it is proportional to 144·n·4 bytes, which means nothing",
 )
 
-# %% [markdown] covers="P16 C106-C125 C127 C128 C316 C407"
+# %% [markdown] covers="P16"
 # ## A table, recomputed
 #
 # Chapter V prints the memory of five methods at four lengths, for 12 heads in float32. Here is the
@@ -269,7 +269,7 @@ claims.check("C407", f"{with_projections:.1f} with the projections, against {win
 kept = 16384 * 4 * 144 / 1e6
 claims.check("C316", f"{2 * kept:.1f} for maximum and sum, {kept:.1f} for their log-sum-exp")
 
-# %% [markdown] covers="A11 A12 A18 N9 O3 P2 C190 C192 C195"
+# %% [markdown] covers="A11 A12 A18 N9 O3 P2"
 # ## Growth
 #
 # $$ \frac{\text{bytes}(a\,n)}{\text{bytes}(n)} = a^2 $$
@@ -329,7 +329,7 @@ widgets.explore(
     draw_budget, live_budget.figure, what=list(inputs), heads=(1, 32, 1, 1), dtype=dtypes
 )
 
-# %% [markdown] covers="A15 A19 N9 C055 C056 C126 C187 C194 C286"
+# %% [markdown] covers="A15 A19 N9"
 # ## What fits needs a subtraction
 #
 # "38.6 GB exceeds a 40 GB card": says a chapter, twice. Compare before you multiply further, and
@@ -383,7 +383,7 @@ sizes = widgets.choice([512, 1024, 2048, 4096, 8192, 16384], 2048)
 names = widgets.choice([name for name, _ in budgets], "A100 40 GB")
 widgets.explore(draw_fit, live_fit.figure, device=names, n=sizes, layers=(1, 48, 1, 12))
 
-# %% [markdown] covers="A3 A7-A9 C007"
+# %% [markdown] covers="A3 A7-A9"
 # **Exercise 01.3** turns this round: the longest text that fits.
 #
 # ## The bill of training
@@ -427,7 +427,7 @@ sizes = widgets.choice([128, 256, 512, 1024, 2048, 4096, 8192], 512)
 knobs = {"batch": (1, 64, 1, 8), "layers": (1, 48, 1, 12), "heads": (1, 48, 1, 12)}
 widgets.explore(draw_bill, live_bill.figure, n=sizes, **knobs)
 
-# %% [markdown] covers="A5 P5 C005 C183"
+# %% [markdown] covers="A5 P5"
 # ## What the backward pass really keeps
 #
 # "The forward pass keeps one n × n matrix per head, the backward pass adds further ones": no need
@@ -489,7 +489,7 @@ print("forward ", forward_flops, "FLOPs =", forward_flops // (2 * 128**2 * 64), 
 print("backward", backward_flops, "FLOPs: the scores again, and four more products")
 assert backward_flops * 2 > 4 * forward_flops
 
-# %% [markdown] covers="A2 P5 C053 C080-C082 C129-C135 C182"
+# %% [markdown] covers="A2 P5"
 # ## Operations, counted
 #
 # A multiply-add is two operations, in this course as in the data sheets of GPUs. Attention has two
@@ -567,7 +567,7 @@ for name, ratio in ratios.items():
 for id in ("C130", "C132", "C134", "C135"):
     claims.check(id)
 
-# %% [markdown] covers="A13 P2 C137 C196-C203 C205-C209"
+# %% [markdown] covers="A13 P2"
 # **Exercise 01.2** counts operations forward and backward. **V2** goes over chapter E's standard
 # case, **V6** over chapter V's exercise with three lengths.
 #
@@ -629,7 +629,7 @@ for number, ms in zip(range(196, 202), printed * 1e3, strict=True):
     times = ms / careless
     print(f"C{number}: printed {ms:6.0f} ms, careless {careless:5.2f} ms: {times:3.0f} times")
 
-# %% [markdown] covers="A14 O1-O3 O6 O9 P3 P4 C021 C136 C145 C262-C264"
+# %% [markdown] covers="A14 O1-O3 O6 O9 P3 P4"
 # ## Where a byte lives
 #
 # A GPU has three kinds of memory that matter here. The closer to the arithmetic, the smaller and
@@ -713,7 +713,7 @@ reached = full.cost(1, 1, 2048, 2048, 64).flops / medians[-1]
 share = reached / cpu.flops_per_second
 print(f"full attention at 2048 reached {reached / 1e9:.0f} GFLOP/s, {share:.0%} of the peak")
 
-# %% [markdown] covers="O3 P4 C137 C138 C204"
+# %% [markdown] covers="O3 P4"
 # **Exercise 01.5** is the roofline as a function.
 #
 # ## A lie detector
@@ -755,7 +755,7 @@ sizes = widgets.choice([512, 1024, 2048, 4096, 8192, 16384], 4096)
 names = widgets.choice(list(DEVICES), "A100 40 GB")
 widgets.explore(draw_lie, live_lie.figure, milliseconds=times, n=sizes, device=names)
 
-# %% [markdown] covers="O4 O5 O7 O11 C142"
+# %% [markdown] covers="O4 O5 O7 O11"
 # ## What hardware likes
 #
 # Hardware has two more wishes. It wants *many numbers at once*: a CPU through its vector
@@ -875,15 +875,6 @@ print(f"promised: {promised:.1f} times faster")
 
 # %% tags=["nbval-ignore-output"]
 print(f"arrived: {arrived:.1f} times faster on this machine")
-
-# %% [markdown] covers="C001-C003 C023-C027 C150-C161 C184-C193 C287 C308 C311 C315 C382-C388 C441 C443"
-# ## Every claim about the bottleneck
-#
-# The ledger's verdicts on this chapter's subject, those that hold included.
-
-# %%
-for claim in claims.find(chapter="01"):
-    print(f"{claim.id}  {claim.verdict:<18} {claim.claim}")
 
 # %% [markdown]
 # ## What you take with you

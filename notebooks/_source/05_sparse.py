@@ -41,7 +41,7 @@ def report(name, mask):
 report("full", np.ones((256, 256), dtype=bool))
 report("window 8", window.mask(256, 256, window=8))
 
-# %% [markdown] covers="F8 F11 F15 F26 F35 W2 C215 C216"
+# %% [markdown] covers="F8 F11 F15 F26 F35 W2"
 # An *island* is a group of tokens that no edge leaves. *Layers* count as in chapter 04: your
 # neighbour has heard from its neighbour. This line comes again for each pattern.
 #
@@ -124,7 +124,7 @@ def draw_joined(pattern, layers):
 
 widgets.explore(draw_joined, figure, pattern=list(joined), layers=(0, 6, 1, 0))
 
-# %% [markdown] covers="F12 F15 F21 G16 C068"
+# %% [markdown] covers="F12 F15 F21 G16"
 # ## Two patterns, one name
 #
 # Chapter V also has a "strided" pattern: a token's own block, and every $k$-th token of the text,
@@ -146,7 +146,7 @@ report("chapter E: same residue", strided.mask(256, 256, stride=16))
 fixed = sparse_transformer.mask(256, 256, stride=16, pattern="fixed")
 report("chapter V: block, every 16th", fixed)
 
-# %% [markdown] covers="F24-F26 F31 G16 C070-C073"
+# %% [markdown] covers="F24-F26 F31 G16"
 # Twice the keys, and a different world: the columns are read by all. A column's token sees only
 # its block, though. It sums the block up, and the next layer fetches the summaries. So two layers
 # join everything.
@@ -262,7 +262,7 @@ def draw_pyramid(base, layers):
 
 widgets.explore(draw_pyramid, live_pyramid.figure, base=(2, 6, 1, 3), layers=(1, 5, 1, 4))
 
-# %% [markdown] covers="F17 C010"
+# %% [markdown] covers="F17"
 # ## Primes do not share
 #
 # Three heads with strides 32, 64 and 128; or with the primes just below, 31, 61 and 127. Two
@@ -334,7 +334,7 @@ def draw_caught(period, noise):
 noises = {"none": 0.0, "a little": 0.05, "much": 0.5}
 widgets.explore(draw_caught, live_caught.figure, period=(2, 40, 1, 24), noise=noises)
 
-# %% [markdown] covers="F19 G12 C011 C227 C468"
+# %% [markdown] covers="F19 G12"
 # All divisors of the period catch everything; the largest is the cheapest. With much noise no
 # stride is enough, and the search falls back to 1: full attention. Learned is only as good as what
 # there is to learn.
@@ -425,7 +425,7 @@ plots.show(
 claims.check("C468", "window 1 and 2 random keys: " + ", ".join(map(str, layers[list(layers)[2]])))
 claims.check("C227", "2 layers with one global token, at every n above")
 
-# %% [markdown] covers="F20 F33 F35 C217"
+# %% [markdown] covers="F20 F33 F35"
 # **Exercise 05.4** asks how many layers a mask needs, or whether none are enough.
 #
 # ## Hubs
@@ -473,7 +473,7 @@ weights = hub / hub.sum(axis=1, keepdims=True)
 through = (weights @ weights)[200, 50]
 print(f"through the hub {through:.5f}, directly {1 / n:.5f}: {1 / n / through:.0f} times less")
 
-# %% [markdown] covers="F20 F31 G1-G3 G7 G8 C218-C224 C347 C356 C451"
+# %% [markdown] covers="F20 F31 G1-G3 G7 G8"
 # And whatever arrives has been mixed into one vector of the hub, with all the others. Training can
 # sharpen both steps. It cannot make that vector wider. A hub is a short path and a narrow one.
 #
@@ -549,7 +549,7 @@ claims.check(
     f"{2 * 256 + 1} keys; {released:,} pairs, {4096**2 / released:.1f} times fewer than full",
 )
 
-# %% [markdown] covers="F13 G4-G6 C066 C076 C169 C349-C352"
+# %% [markdown] covers="F13 G4-G6"
 # **Exercise 05.2** asks for this count up to $10^{12}$ tokens.
 #
 # ## How fast does a Longformer see?
@@ -667,7 +667,7 @@ more = {"global_blocks": (0, 4, 1, 1), "seed": (0, 9, 1, 0)}
 sizes = widgets.choice([1, 2, 4, 8, 16], 8)
 widgets.explore(draw_bird, live_bird.figure, block=sizes, **low_high, **more)
 
-# %% [markdown] covers="G19 C226 C229-C232 C452-C464 C466 C467 C469 C470"
+# %% [markdown] covers="G19"
 # ## Counted twice
 #
 # Chapter E's exercise: $n = 4096$, window 256, 64 random keys, 32 global tokens. A regular token
@@ -743,7 +743,7 @@ print(f"{per_head * 144 / 1e9:.1f} GB in BERT-base: 12 layers, 12 heads")
 why = "its own table has 6.5 times at 4096 tokens and 13 at 8192; 10 is 1 / the wrong 10.08 %"
 claims.check("C469", f"{n**2 / total:.1f} times fewer pairs; no time is measured by that", why)
 
-# %% [markdown] covers="G10 C225"
+# %% [markdown] covers="G10"
 # **V4** asks for all these numbers, without the double count.
 #
 # ## The same keys for all heads?
@@ -776,7 +776,7 @@ def draw_cover(r, heads_):
 
 widgets.explore(draw_cover, live_cover.figure, r=(16, 512, 16, 64), heads_=(1, 32, 1, 12))
 
-# %% [markdown] covers="G13 C233 C472-C474"
+# %% [markdown] covers="G13"
 # ## Settings that contradict each other
 #
 # Chapter E recommends: window of 3 blocks, "typically 256–512"; random a quarter of the window;
@@ -811,7 +811,7 @@ def draw_block(block):
 
 widgets.explore(draw_block, live_block.figure, block=(8, 256, 8, 64))
 
-# %% [markdown] covers="G11 G15 C018 C228"
+# %% [markdown] covers="G11 G15"
 # ## What the theorem says
 #
 # BigBird's paper proves that its pattern can approximate any continuous function on sequences, as
@@ -823,7 +823,7 @@ widgets.explore(draw_block, live_block.figure, block=(8, 256, 8, 64))
 why = "the paper's abstract credits O(1) global tokens; the proof was not checked here"
 claims.check("C228", "one global token joins all in 2 layers, random keys alone may never", why)
 
-# %% [markdown] covers="F27 F30 C171-C174"
+# %% [markdown] covers="F27 F30"
 # ## A union is not a sum
 #
 # Chapter V combines 64 local keys, stride 128 and the first token: 64 + 32 + 1 = 97. Tick the parts
@@ -860,7 +860,7 @@ claims.check("C171", int(near[2048].sum()))
 claims.check("C173", f"{union.sum() / 4096:.2f}")
 claims.check("C174", f"{100 * masks.density(union):.3f} %", "the union above over all pairs")
 
-# %% [markdown] covers="F28 F31 W3 W9 C144"
+# %% [markdown] covers="F28 F31 W3 W9"
 # The sum is nearly right, by luck: the forgotten own key makes up for the edges. Let the first
 # token be truly global, and its row adds nearly 4096 pairs more. **V8** counts all of this.
 #
@@ -945,7 +945,7 @@ odd = block_sparse.attention(
 np.testing.assert_allclose(odd, full.attention(q, k, v, mask=mask), atol=1e-6)
 print(f"{layout.sum()} of {layout.size} blocks, {partial.sum()} of them partial: the same result")
 
-# %% [markdown] covers="F29 F31 S4 C067 C077 C143 C144"
+# %% [markdown] covers="F29 F31 S4"
 # **Exercise 05.3** is this algorithm, with its memory graded; **05.5** its Triton kernel.
 #
 # ## Gather or block
@@ -990,7 +990,7 @@ claims.check("C144", f"random blocks: {won['random blocks'] / 16:.0%} of 16x her
 why = "two pages give 50-70 % for all, then 30-40 % for random and 60-80 % for blocks"
 claims.check("C077", "both shares above; they differ by the way it is computed", why)
 
-# %% [markdown] covers="F20 F25 G7 C065 C069 C071"
+# %% [markdown] covers="F20 F25 G7"
 # Equally many pairs, and yet other times: gathering can lose even to full attention, which computes
 # sixteen times as many. Even experts meet this. Longformer's paper calls its own CUDA kernel "as
 # fast as the highly optimized full self-attention" (appendix A), though it computes fewer pairs.
@@ -1213,7 +1213,7 @@ if traced:
 # %% tags=["nbval-ignore-output"]
 bench.show_gpu("bigbird")
 
-# %% [markdown] covers="C074 C075 C471"
+# %% [markdown]
 # **Exercise 05.6** hides two bugs in an attention that joins two patterns.
 #
 # ## What has no evidence
@@ -1229,16 +1229,6 @@ claims.check("C075", why="the paper counts in bits per byte and per dimension, n
 
 # %%
 claims.check("C471", why="another page of the same chapter says 0.5 to 1.5")
-
-# %% [markdown] covers="C444-C448 C465"
-# ## Every claim about sparse patterns
-#
-# The ledger's verdicts on this chapter's subject, so that nothing is hidden: those that hold stand
-# here too.
-
-# %%
-for claim in claims.find(chapter="05"):
-    print(f"{claim.id}  {claim.verdict:<18} {claim.claim}")
 
 # %% [markdown]
 # ## What you take with you

@@ -53,7 +53,7 @@ def pairs(x):
 np.testing.assert_allclose(pairs(q) @ pairs(k).T, (q @ k.T) ** 2, atol=1e-5)
 print(f"(q·k)² with {q.shape[1]} numbers a token is φ(q)·φ(k) with {pairs(q).shape[1]} features")
 
-# %% [markdown] covers="I2 I5 Y10 C014 C078 C079"
+# %% [markdown] covers="I2 I5 Y10"
 # The exponential is a sum of all powers, so its features never end. Two ways out follow: another
 # similarity whose features are few, and features drawn at random that give the exponential *on
 # average*. But first: what are features good for?
@@ -124,7 +124,7 @@ work = {64: measure.count_flops(brackets_right, phi_q, phi_k, v)}
 work[256] = measure.count_flops(brackets_right, more_q, more_k, v)
 claims.check("C079", f"{work[256] // work[64]} times the work for 4 times the features, not 16")
 
-# %% [markdown] covers="I3 R4 C015"
+# %% [markdown] covers="I3 R4"
 # **Exercise 07.1** counts both sides for any sizes.
 #
 # ## The normaliser
@@ -185,7 +185,7 @@ def draw_epsilon(power):
 # %%
 widgets.explore(draw_epsilon, live_epsilon.figure, power=(-12, 0, 1, -6))
 
-# %% [markdown] covers="I4 I5 C083-C085 C238 C478"
+# %% [markdown] covers="I4 I5"
 # An ε pulls the answer towards zero without a word. The references here add none: a normaliser
 # that is exactly 0 gives zeros, all others are taken as they are.
 #
@@ -238,7 +238,7 @@ def draw_heads(heads):
 heads = widgets.choice([1, 2, 3, 4, 6, 8, 12, 16, 24], 12)
 widgets.explore(draw_heads, figure, heads=heads)
 
-# %% [markdown] covers="I6 V9 C088 C175"
+# %% [markdown] covers="I6 V9"
 # Softmax attention costs the same for any number of heads. Linear attention gets cheaper with
 # each: its state shrinks. But a small state also holds less, as the end of this chapter shows.
 #
@@ -311,7 +311,7 @@ claims.check(
     "C088", f"the largest weight is {largest[0]:.0f} times the mean; {largest[1]:.1f} here"
 )
 
-# %% [markdown] covers="I4 C032"
+# %% [markdown] covers="I4"
 # It is not an approximation at all: it is another attention, and a nearly even one. A model can be
 # *trained* with it and learn to live with that. What cannot be done is to swap it in. **Exercise
 # 07.2** asks for it, with its memory graded; **07.V9** for the distance.
@@ -471,7 +471,7 @@ def draw_chunks(chunk):
 chunks = widgets.choice([2**e for e in range(8)], 16)
 widgets.explore(draw_chunks, live_chunks.figure, chunk=chunks)
 
-# %% [markdown] covers="I5 C014 C083"
+# %% [markdown] covers="I5"
 # **Exercise 07.3** leaves the chunks to you, and grades their memory. `reference/linear.py` is the
 # same loop; read it afterwards.
 #
@@ -522,7 +522,7 @@ expected = {
 axes = plots.growth(lengths, timings, expected, unit="s", title="time")
 plots.show(axes, "Seconds over n, measured and as the operation count predicts.")
 
-# %% [markdown] covers="I7 I8 R4 Y3 C016 C086"
+# %% [markdown] covers="I7 I8 R4 Y3"
 # The dashed lines scale one measured point by FLOPs. What is linear lies above its line where
 # products are small and loops are many.
 #
@@ -691,7 +691,7 @@ for name, orthogonal in (("independent", False), ("orthogonal", True)):
     w = performer.draw_features(64, 64, orthogonal=orthogonal)
     print(f"{name:<12} condition number {np.linalg.cond(w.astype(float)):6.1f}")
 
-# %% [markdown] covers="I9 I12 I16 V3 C415-C427 C436"
+# %% [markdown] covers="I9 I12 I16 V3"
 # Is the gain worth it? Chapter E says that 256 orthogonal features do what 512 others do. We come
 # to that with everything else that it prints about the Performer's error.
 #
@@ -788,7 +788,7 @@ for name, w in projections.items():
 # %%
 claims.check("C415", f"MSE {shared['the same, D × m']} as printed, {shared['other numbers']} else")
 
-# %% [markdown] covers="I16 C428"
+# %% [markdown] covers="I16"
 # ## The table betrays itself
 #
 # You need no code to doubt it. If an error is independent of the output, cosine and MSE are tied
@@ -827,7 +827,7 @@ claims.check(
     f"is {printed_errors[0] / np.mean(power):.1f} times the whole output",
 )
 
-# %% [markdown] covers="I9 C414"
+# %% [markdown] covers="I9"
 # ## What the printed map computes
 #
 # Work out its average as above: $\mathbb E\, \phi(q) \cdot \phi(k) = e^{|q+k|^2/2D}$. The scores
@@ -865,7 +865,7 @@ for name, (scale, bonus) in limits.items():
     elsewhere = np.abs(reached - wanted).sum(axis=1).mean() / 2
     print(f"{name:<18} q·k · {scale:.4f} + |k|² · {bonus:.4f}: {elsewhere:.0%} lies elsewhere")
 
-# %% [markdown] covers="I9 I10-I13 I16 V3 C436 C437"
+# %% [markdown] covers="I9 I10-I13 I16 V3"
 # Only all three together lead to softmax, and the first alone leads further away. A repair that
 # makes an error larger need not be wrong.
 #
@@ -1009,7 +1009,7 @@ claims.check(
     f"of V has {1 / np.sqrt(1 + bar):.1%}",
 )
 
-# %% [markdown] covers="I10 I13 C254 C437"
+# %% [markdown] covers="I10 I13"
 # ## Rates
 #
 # An average of $m$ draws has a squared error that falls as $1/m$; its root falls as $1/\sqrt m$.
@@ -1052,7 +1052,7 @@ for inputs in ("1/4", "1/2", "1"):
 ratios = ", ".join(f"{ratio:.1f} (× {inputs})" for inputs, ratio in found.items())
 claims.check("C254", f"error of 256 orthogonal over that of 512 independent: {ratios}")
 
-# %% [markdown] covers="I14 W8 C438"
+# %% [markdown] covers="I14 W8"
 # ## How many features?
 #
 # Chapter E recommends $m = O(\sqrt n)$. Nothing in that variance speaks of $n$. Guess: four times
@@ -1099,7 +1099,7 @@ def draw_needed(error, angle):
 # %%
 widgets.explore(draw_needed, live_needed.figure, error=(5, 100, 5, 30), angle=(0, 180, 10, 90))
 
-# %% [markdown] covers="I11 C087 C252 C439"
+# %% [markdown] covers="I11"
 # Random tokens of width 64 have a length of about 8; divided by $64^{1/4}$ it is the right end of
 # this picture. For one such pair no usable number of features is enough.
 #
@@ -1180,7 +1180,7 @@ small = performer.attention(q / 6, k / 6, v, n_features=64, scale=36 / 8)
 np.testing.assert_allclose(out, small, atol=1e-2)
 print("finite everywhere:", bool(np.isfinite(out).all()))
 
-# %% [markdown] covers="I15 C176"
+# %% [markdown] covers="I15"
 # A causal scan cannot look at later keys. So the reference keeps the largest exponent *so far*,
 # and lets its state fade when that grows, as flash attention does with its running maximum.
 #
@@ -1275,7 +1275,7 @@ def draw_memory(features, sharpness):
 counts = widgets.choice([64, 256, 1024], 256)
 widgets.explore(draw_memory, live_memory.figure, features=counts, sharpness=[2, 4, 8])
 
-# %% [markdown] covers="I5 W8 C253 C255-C258 C429-C435 C440"
+# %% [markdown] covers="I5 W8"
 # These keys are random and φ is untrained: the worst case. But one limit no training lifts. Exact
 # copying of $N$ keys needs weights that are the identity, of rank $N$, and $\phi(Q) \phi(K)^\top$
 # has rank $m$ at most. Hard decisions, exact copies, rare names, links of syntax ask for such
@@ -1401,7 +1401,7 @@ if traced:
 # %% tags=["nbval-ignore-output"]
 bench.show_gpu("linear")
 
-# %% [markdown] covers="I18 I19 X4 C089"
+# %% [markdown] covers="I18 I19 X4"
 # **Exercise 07.5** leaves the walk of such a kernel to you, and counts its bytes.
 #
 # ## Where it is used all the same
@@ -1413,17 +1413,9 @@ bench.show_gpu("linear")
 # %%
 claims.check("C089")
 
-# %% [markdown] covers="C014 C032 C078 C087 C176 C238 C253 C255 C429 C430 C433 C434"
+# %% [markdown]
 # "95–98 % of the accuracy" names no task, no model and no source. What a swapped-in attention
 # costs a trained model, chapter 14 measures.
-#
-# ## Every claim about linear attention and the Performer
-#
-# The ledger's verdicts on this chapter's subject; those that hold stand here too.
-
-# %%
-for claim in claims.find(chapter="07"):
-    print(f"{claim.id}  {claim.verdict:<16} {claim.claim}")
 
 # %% [markdown]
 # ## What you take with you

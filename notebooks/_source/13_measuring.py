@@ -349,7 +349,7 @@ for m in (64, 256, 1024):
 axes = plots.distribution(found, title="error of one Performer, sixteen draws each")
 plots.show(axes, "Draws of one size scatter: a single one can stand anywhere in its row.")
 
-# %% [markdown] covers="L16 O6 P3 P4 S2 S5 W4 Y9 C272"
+# %% [markdown] covers="L16 O6 P3 P4 S2 S5 W4 Y9"
 # ## Under the roof
 #
 # Chapter 01's roofline says how fast a work can run: by the arithmetic, or by the bytes it moves.
@@ -465,7 +465,7 @@ print(f"{'':<20}{'faster than full':<24}faster than flash")
 for stem, standard, lean in records.crossovers(record):
     print(f"{stem:<20}{standard:<24}{lean}")
 
-# %% [markdown] covers="F31 O10 P6 W3 W4 C077 C143 C144"
+# %% [markdown] covers="F31 O10 P6 W3 W4"
 # **Exercise 13.5** finds crossovers from two series of timings.
 #
 # ## Theory and clock
@@ -558,7 +558,7 @@ ways = {
 axes = plots.bars(ways, unit="s", title="2048 tokens")
 plots.show(axes, "Full attention, full attention with a window as its mask, window attention.")
 
-# %% [markdown] covers="C224 C235 C250 C260 C261"
+# %% [markdown]
 # **V7** puts theory, tiles and fixed costs together, and asks which of them explains a printed 5
 # to 6.
 #
@@ -596,7 +596,7 @@ claims.check("C250", f"{share['Linformer, 4096']:.0%} of the operation ratio 8")
 claims.check("C260", f"{share['Performer, 4096']:.0%} of the operation ratio 8")
 claims.check("C261", f"{share['Performer, 16384']:.0%} of the operation ratio 32")
 
-# %% [markdown] covers="L11 P4 P7 P8 C196-C201 C236 C251 C331 C412 C475"
+# %% [markdown] covers="L11 P4 P7 P8"
 # ## Timings that cannot be timings
 #
 # Chapter E's times of standard attention, per layer. The work grows with $n^2$, so each doubling
@@ -674,7 +674,7 @@ def draw_implied(printed_ms, n, device):
 
 widgets.explore(draw_implied, live_implied.figure, **choices)
 
-# %% [markdown] covers="L11 P6 P7 W5 C321-C329"
+# %% [markdown] covers="L11 P6 P7 W5"
 # **Exercise 13.6** audits a whole table in this way.
 #
 # ## On a GPU
@@ -707,7 +707,7 @@ for n in list(records.times(recorded, "window", **setting))[-1:]:
     needed = n * n / window.count(n, n, window=128)
     print(f"a window of 128 needs 1/{needed:.0f} of the pairs at n = {n}")
 
-# %% [markdown] covers="V10 C177 C178"
+# %% [markdown] covers="V10"
 # Compare the window's two ratios with its share of the pairs. Against which of the two does it gain
 # more than it leaves out, and against which far less? So ask of each speedup: over what?
 #
@@ -783,16 +783,6 @@ loss = 0.9  # nats for each character, as a trained model would report
 print(f"perplexity {np.exp(loss):.2f}, bits per character {loss / np.log(2):.2f}")
 kept = masks.density(window.mask(4096, 4096, window=128))
 print(f"density {kept:.1%}, sparsity {1 - kept:.1%}")
-
-# %% [markdown] covers="C317-C330 C355"
-# ## Every claim about timings
-#
-# The ledger's verdicts on this chapter's subject. Those that hold are divisions of printed
-# numbers: the division is right, whatever the numbers are.
-
-# %%
-for claim in claims.find(chapter="13"):
-    print(f"{claim.id}  {claim.verdict:<18} {claim.claim}")
 
 # %% [markdown]
 # ## What you take with you

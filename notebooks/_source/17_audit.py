@@ -1,0 +1,269 @@
+# %% [markdown]
+# # 17 · The audit
+#
+# Four texts about efficient attention go round without an author: a **survey** article, a page of
+# **notes**, and two textbook chapters, **chapter E** ("Efficient Transformers") and **chapter V**
+# ("Attention Variants and Mechanisms"). This course grew out of reading them with a calculator.
+# They make 480 statements that can be asked for their number. Here is each of them, with what
+# comes out. Half an hour for the ten scenes, and a place to look things up.
+#
+# <!-- summary: 480 printed statements, each computed, counted or measured again, with a verdict and
+# its reason; ten of them as scenes, and a search over all. -->
+
+# %% role="setup"
+import numpy as np
+
+from attncourse import claims, graph, masks, measure, plots, widgets
+from attncourse.claims import printed_features
+from attncourse.cost import DEVICES
+from attncourse.reference import full, window
+
+# %% [markdown]
+# ## All of them at once
+#
+# Each claim has a *finder*: its formula, or a few lines that count a real mask, run the printed
+# code, draw an error curve or read a recorded measurement. The next cell runs all of them. That
+# takes some fifteen seconds.
+
+# %%
+ledger = claims.LEDGER.values()
+for claim in measure.progress(ledger, "480 claims", expect_seconds=15):
+    claims.found(claim.id)  # kept: the cells below only look it up
+counts = {verdict: len(claims.find(verdict=verdict)) for verdict in claims.VERDICTS}
+for verdict, (sign, meaning) in claims.VERDICTS.items():
+    print(f"{counts[verdict]:>4} {sign} {verdict:<18} {meaning}")
+
+# %% [markdown]
+# Where a verdict says that something holds, it holds to the printed digits; where it says
+# inconsistent, another place of the texts is named. A test fails if a verdict does not fit what its
+# finder finds. What kind of statement goes wrong most? Guess, then look.
+
+# %%
+kinds = sorted({claim.kind for claim in ledger})
+table = np.array(
+    [[sum((c.kind, c.verdict) == (kind, v) for c in ledger) for v in counts] for kind in kinds]
+)
+shares = table / table.sum(axis=1, keepdims=True)
+words = {"x": "verdict", "y": "kind of statement", "label": "share of the kind"}
+axes = plots.table(shares, kinds, list(counts), **words)
+axes.tick_params(axis="x", rotation=30)
+bad = dict(zip(kinds, shares[:, 1:4].sum(axis=1), strict=True))
+worst = max(bad, key=bad.get)
+of_it = f"{worst}, {bad[worst]:.0%} of {table[kinds.index(worst)].sum()}"
+plots.show(axes, f"Kinds and verdicts. Most often not quite right: {of_it}.")
+
+# %% [markdown]
+# ## Look something up
+#
+# Choose a verdict, a text or a topic, or type a word such as *window*, and press the button.
+# `claims.check("C057")` shows one claim with its setting and its reason.
+
+
+# %%
+def chosen(**wanted):
+    rows = [claims.row(claim) for claim in claims.find(**wanted)]
+    return f"{len(rows)} of {len(claims.LEDGER)} claims.", rows
+
+
+widgets.form(
+    chosen,
+    "Show",
+    verdict={"any": None} | {word: word for word in claims.VERDICTS},
+    text={"any": None} | {word: word for word in claims.TEXTS.values()},
+    topic={"any": None} | {word: word for word in sorted({claim.topic for claim in ledger})},
+    words="",
+)
+
+# %% [markdown]
+# ## Ten that teach
+#
+# Each scene is one wrong or doubtful number, what it takes to see that, and the check that you can
+# use on the next paper you read.
+#
+# ### 1. Which prefix?
+#
+# Three numbers for one matrix of 4096 × 4096 stand in the texts: 64, 67, and, for twelve heads in
+# float16, 384. Are they at odds?
+
+# %%
+n_bytes = 4096**2 * 4
+print(f"{n_bytes / 2**20:.0f} MiB = {n_bytes / 1e6:.0f} MB a head in float32")
+print(f"{12 * n_bytes / 2 / 2**20:.0f} MiB = {12 * n_bytes / 2 / 1e6:.0f} MB for 12 in float16")
+claims.check("C480")
+
+# %% [markdown]
+# **Before two sizes contradict each other, divide them by 1.024, squared or cubed.**
+#
+# ### 2. Multiply back up
+#
+# Chapter E gives each of the A100's 108 multiprocessors 20 MB of fast memory. What would the whole
+# chip have? The data sheet says 192 KiB each.
+
+# %%
+processors = 108
+print(f"108 × 20 MB = {processors * 20e6 / 1e9:.1f} GB of SRAM on one chip")
+print(f"108 × 192 KiB = {processors * 192 / 1024:.2f} MiB")
+claims.check("C263")
+
+# %% [markdown]
+# The 20 MB are those of the whole chip. **A part times the number of parts must be the whole.**
+#
+# ### 3. Width of the model, or of a head?
+#
+# Linear attention keeps one $D \times D$ state for each head. Three values for this one quantity
+# stand in two texts. BERT-base is 768 wide and has 12 heads.
+
+# %%
+model, heads = 768, 12
+state = heads * (model // heads) ** 2 * 4
+print(f"12 heads of 64 × 64: {state / 1e6:.3f} MB")
+print(f"12 heads of 768 × 768: {heads * model**2 * 4 / 1e6:.1f} MB, as if each head were the model")
+claims.check("C478")
+
+# %% [markdown]
+# **Write the shape down before the product.** The same slip gives a full layer 12 times its
+# operations, and is the most frequent one in the ledger.
+#
+# ### 4. Count both sides the same way
+#
+# By how much does a projection to 256 keys cut the operations of 4096 tokens? The texts say 5.4,
+# 8 and 16. Count products, and count them on both sides.
+
+# %%
+n, k, d = 4096, 256, 768
+both_products = 2 * n * n * d
+low_rank = {"two products": 2 * n * k * d, "projections of K and V": 2 * n * k * d}
+print(f"both products of both: {both_products / sum(low_rank.values()):.1f}")
+print(f"one product against three of the four: {n * n * d / (3 * n * k * d):.1f}")
+print(f"projections left out: {both_products / low_rank['two products']:.0f}")
+claims.check("C477")
+
+# %% [markdown]
+# **A ratio is as good as the longer of its two lists.**
+#
+# ### 5. A time implies a rate
+#
+# Chapter E prints milliseconds for one layer of standard attention on an A100. Work that grows as
+# $n^2$ takes four times as long for twice the length. Look at the steps, then at the rate.
+
+# %%
+printed = {512: 8, 1024: 8, 2048: 12, 4096: 98, 8192: 190, 16384: 1500}
+peak = DEVICES["A100 40 GB"].peak("float16")
+before = None
+for n, milliseconds in printed.items():
+    rate = full.cost(1, 12, n, n, 64).flops / (milliseconds / 1e3)
+    step = f"× {milliseconds / before:.1f}" if before else ""
+    print(f"n = {n:>6}: {milliseconds:>5} ms {step:<6} {rate / peak:7.3%} of the peak")
+    before = milliseconds
+claims.check("C475")
+
+# %% [markdown]
+# No program has these times: neither the steps nor a rate of a few thousandths of the peak fit.
+# **Divide the operations by the time, and the rate by the device.**
+#
+# ### 6. "Exceeds"
+#
+# A word can be computed too. Does it fit?
+
+# %%
+need = 8192**2 * 4 * 12 * 12
+print(f"{need / 1e9:.1f} GB on a card of 40 GB: {need / 40e9:.1%}")
+claims.check("C194")
+
+# %% [markdown]
+# It does, and leaves room for nothing else: that would have been the sentence. **Put the number
+# beside the adjective.**
+#
+# ### 7. Twice in the sum
+#
+# BigBird's exercise counts connections: 4096 tokens, 32 of them global, a row of any other holds
+# 352 keys. Then it adds the columns of the global tokens once more. Does the total exceed what a
+# mask can hold?
+
+# %%
+n, w, r, g = 4096, 256, 64, 32
+rows = (n - g) * (w + r + g) + g * n
+print(f"by rows {rows:,}; printed {rows + (n - g) * g - 1024:,}, with the columns added again")
+claims.check("C458")
+
+# %% [markdown]
+# **Count rows, or columns, never both; and add up every table that shows its total.**
+#
+# ### 8. A picture of the corner
+#
+# A heat map shall show how sparse a window of 256 is, by the first 256 of 1024 tokens.
+
+# %%
+mask = window.mask(1024, 1024, window=128)
+corner = mask[:256, :256]
+figure, (left, right) = plots.figure(1, 2, width=7, height=3.4)
+plots.heatmap(corner, left, title=f"the corner: {masks.density(corner):.0%} filled")
+plots.heatmap(mask, right, title=f"the mask: {masks.density(mask):.0%} filled")
+plots.mask_legend(figure)
+plots.show(figure, "Corner and whole of one mask. The corner of a band is nearly full.")
+claims.check("C408")
+
+# %% [markdown]
+# **Ask what was cut away from a picture.**
+#
+# ### 9. Two columns that know of each other
+#
+# A table gives errors and cosines of random features for six sizes. If an error is independent of
+# the output, cosine and error together fix the power of that output. It is one output: the power
+# must be one number.
+
+# %%
+table = {32: (0.0234, 0.9123), 128: (0.0034, 0.9812), 512: (0.0004, 0.9978), 1024: (0.0001, 0.9995)}
+for m, (error, cosine) in table.items():
+    power = printed_features.implied_power(error, cosine)
+    print(f"m = {m:>4}: error {error:.4f} and cosine {cosine:.4f} need a power of {power:.3f}")
+slope = np.polyfit(np.log(list(table)), np.log([error for error, _ in table.values()]), 1)[0]
+print(f"the error falls as m^{slope:.2f}; an average of m draws can only fall as m^-1")
+claims.check("C428")
+
+# %% [markdown]
+# The printed code gives none of these numbers, whatever the seed. **Ask two columns the same
+# question.**
+#
+# ### 10. Logarithms need doubling
+#
+# "After $O(\log n)$ layers every token has seen every other": with windows that stay as they are?
+
+# %%
+near = window.mask(513, 513, window=32)
+doubled = [window.mask(513, 513, window=32, dilation=2**layer) for layer in range(5)]
+for name, plan in {"the same window": [near] * 16, "dilation doubled": doubled}.items():
+    reached = [masks.density(seen) for seen in graph.reach_through(plan)]
+    enough = next((i for i, share in enumerate(reached, 1) if share == 1), None)
+    print(f"{name}: {enough or 'more than ' + str(len(plan))} layers for 513 tokens")
+claims.check("C350")
+
+# %% [markdown]
+# **Where a logarithm is claimed, look for what doubles.**
+#
+# ## The ledger, text by text
+#
+# Each statement with what is printed, what comes out on this machine, and the verdict. The reasons
+# are in `claims.check`.
+
+# %%
+survey = claims.find(text="survey")
+widgets.Table([claims.row(claim) for claim in survey], f"The survey: {len(survey)} claims.")
+
+# %%
+notes = claims.find(text="notes")
+widgets.Table([claims.row(claim) for claim in notes], f"The notes: {len(notes)} claims.")
+
+# %%
+chapter_v = claims.find(text="chapter V")
+widgets.Table([claims.row(claim) for claim in chapter_v], f"Chapter V: {len(chapter_v)} claims.")
+
+# %%
+chapter_e = claims.find(text="chapter E")
+widgets.Table([claims.row(claim) for claim in chapter_e], f"Chapter E: {len(chapter_e)} claims.")
+
+# %% [markdown]
+# ## Now yours
+#
+# Take a number from a paper that you like, and ask it the ten questions. Most will hold; `holds`
+# is the largest group here too.
