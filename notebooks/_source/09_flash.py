@@ -1235,6 +1235,8 @@ widgets.explore(draw_busy, live_busy.figure, batch=(1, 16, 1, 1), heads=(1, 32, 
 divisions = {"version 1": n_tiles * 4096 * 64, "version 2": 4096 * 64}
 for name, number in divisions.items():
     print(f"{name}: {number / 1e6:4.1f} million divisions per head at n = 4096")
+
+# %%
 claims.check("C289")
 
 # %% [markdown] covers="L19 P19 S2 W12"
