@@ -16,10 +16,10 @@ if importlib.util.find_spec("triton"):
 
 DURATIONS = pathlib.Path(__file__).with_name("durations.json")
 NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
-# Their fixtures start a server, a kernel or a build for the whole file.
+# What these have for the whole file takes long: a server, a kernel, a build, a table.
 TOGETHER = {
     f"tests/test_{name}.py"
-    for name in ("authoring", "browser", "plugin", "printed_features", "widgets")
+    for name in ("authoring", "browser", "claims", "plugin", "printed_features", "widgets")
 }
 
 
