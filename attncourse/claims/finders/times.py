@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from attncourse.bench import latest
-from attncourse.bench.records import rows, times
+from typing import Any
+
+from attncourse.bench import SHOWN, latest
+from attncourse.bench.records import times
 from attncourse.claims.finding import Found, finds
 from attncourse.claims.ledger import Claim, get
 from attncourse.cost import DEVICES, implied
@@ -57,13 +59,14 @@ def implied_throughput(claim: Claim) -> Found:
 
 def _measured_on_a_gpu(n: int) -> str:
     """Return what a record of a GPU says of standard attention, as an addition to a setting."""
-    record = latest("gpu", mechanisms=["full"], width=64, causal=False, mode="forward")
-    measured = times(record, "full", width=64, causal=False, mode="forward").get(n)
+    shown: dict[str, Any] = dict(SHOWN)
+    record = latest("gpu", mechanisms=["full"], **shown)
+    measured = times(record, "full", **shown).get(n)
     if record is None or measured is None:
         return ""
-    heads = rows(record, mechanism="full", n=n)[0]["heads"]
     gpu, date = record["machine"]["gpu"], record["date"][:10]
-    return f"; measured: {measured * 1e3:.2f} ms with {heads} heads in float16, {gpu}, {date}"
+    how = f"{shown['heads']} heads in {record['settings']['dtype']}"
+    return f"; measured: {measured * 1e3:.2f} ms with {how}, {gpu}, {date}"
 
 
 @finds("C205", "C206", "C207", "C208", "C209")

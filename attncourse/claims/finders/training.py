@@ -61,7 +61,8 @@ def _smaller_with_checkpoints(claim: Claim) -> Found:
     return Found(
         f"{saving} tensors of n × d wait for the backward pass with a checkpoint every {every} "
         f"layers, {held} at most while it runs, {plain} without",
-        f"tensors that torch keeps for the backward pass, {LAYERS} layers tanh(x W)",
+        f"tensors that torch keeps for the backward pass, {LAYERS} layers tanh(x W); the "
+        "most at once is predicted",
         agrees=held > plain,
     )
 
