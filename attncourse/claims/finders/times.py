@@ -44,6 +44,37 @@ def eightfold_length(claim: Claim) -> Found:
     )
 
 
+@finds(
+    *("C224", "C236", "C250", "C251", "C260", "C261", "C345"),
+    *(f"C{number}" for number in (*range(278, 283), *range(317, 331))),
+)
+def quotient(claim: Claim) -> Found:
+    """Divide two times that chapter E prints."""
+    long, short = (float(claim.parameters[name]) for name in "ab")
+    return Found(
+        long / short,
+        f"the quotient of the printed {long:,g} and {short:,g} ms; nothing is measured",
+    )
+
+
+@finds("C331")
+def fourfold_length(claim: Claim) -> Found:
+    """Divide the printed times of four methods at 16,384 and at 4,096 tokens."""
+    pairs = {
+        "Longformer": ("C321", "C326"),
+        "BigBird": ("C322", "C327"),
+        "Linformer": ("C323", "C328"),
+        "Performer": ("C324", "C329"),
+    }
+    spans = {name: [float(get(id).parameters["b"]) for id in pair] for name, pair in pairs.items()}
+    words = ", ".join(
+        f"{long / short:.2f} times for {name} ({long:g} over {short:g} ms)"
+        for name, (short, long) in spans.items()
+    )
+    linear = [abs(long / short - float(claim.printed)) < 0.1 for short, long in spans.values()]
+    return Found(words, "chapter E's printed times at n = 16,384 and 4,096", all(linear))
+
+
 @finds("C204")
 def implied_throughput(claim: Claim) -> Found:
     """Turn the printed time into what the card would have done."""

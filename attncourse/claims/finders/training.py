@@ -169,6 +169,28 @@ def _one_pass_more(claim: Claim) -> Found:
     )
 
 
+@finds("C029", "C030", "C296", "C479")
+def _products_of_a_step(claim: Claim) -> Found:
+    forward, backward = (float(claim.parameters[name]) for name in ("fwd", "bwd"))
+    return Found(
+        (2 * forward + backward) / (forward + backward),
+        f"products of a training step with the forward pass made twice, over those with it made "
+        f"once; a backward pass has those of {backward / forward:g} forward passes",
+    )
+
+
+@finds("C034")
+def _products_of_flash(claim: Claim) -> Found:
+    names = ("fwd", "bwd_std", "bwd_flash")
+    forward, standard, flash = (int(claim.parameters[name]) for name in names)
+    return Found(
+        (forward + flash) / (forward + standard),
+        f"matrix products of a training step: {forward} forward; {standard} backward in standard "
+        f"attention, {flash} in flash attention, which makes the scores again",
+        agrees=flash > standard,
+    )
+
+
 @finds("C020")
 def _half(claim: Claim) -> Found:
     from attncourse.training import mixed_precision
