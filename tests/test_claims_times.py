@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -41,3 +42,15 @@ def test_a_record_of_a_gpu_is_named_with_its_heads_and_its_date():
     assert re.search(
         r"measured: [\d.]+ ms with \d+ heads in float16, .+, \d{4}-\d\d-\d\d$", setting
     )
+
+
+def test_times_that_grow_otherwise_than_the_length_would_be_noticed(monkeypatch):
+    claim, get = claims.get("C331"), claims.get
+    assert times.fourfold_length(claim).agrees
+
+    def planted(id):
+        found = get(id)
+        return replace(found, parameters={**found.parameters, "b": 90}) if id == "C326" else found
+
+    monkeypatch.setattr(times, "get", planted)
+    assert not times.fourfold_length(claim).agrees

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from attncourse import graph, measure
-from attncourse.bench import latest
-from attncourse.bench.records import rows, speedups
+from attncourse.bench import SHOWN, latest
+from attncourse.bench.records import speedups
 from attncourse.catalogue import MECHANISMS
 from attncourse.claims.finders._growth import exponent, law
 from attncourse.claims.finding import Found, finds
@@ -139,14 +139,19 @@ def window_growth(claim: Claim) -> Found:
     def stored(n: int, w: int = 64) -> int:
         return window.count(n, n, window=w)
 
+    def flops(w: int) -> int:
+        return window.cost(1, 1, 16384, 16384, 64, window=w).flops
+
     return law(
         {
             "FLOPs in n": (1, exponent(_window_flops, LONG)),
+            "FLOPs in w": (1, exponent(flops, (256, 512, 1024))),
             "FLOPs in d": (1, exponent(_window_flops_of_width, (32, 64, 128))),
             "weights in n": (1, exponent(stored, LONG)),
             "weights in w": (1, exponent(lambda w: stored(16384, w), (64, 128, 256))),
         },
-        f"window.cost and window.count, {LONG_WORDS}; w = 64, 128, 256 a side",
+        f"window.cost and window.count, {LONG_WORDS}; a side w = 256, 512, 1,024 for the FLOPs and "
+        "64, 128, 256 for the weights",
     )
 
 
@@ -275,7 +280,8 @@ def bigbird_growth(claim: Claim) -> Found:
             "in w, r and g together": (1, exponent(lambda x: _bigbird_flops(LONG[-1], x), (2, 4))),
             "in d": (1, exponent(lambda d: _bigbird_flops(4096, width=d), (32, 64, 128))),
         },
-        f"bigbird.cost, {LONG_WORDS}, blocks of 32: w = g = 1, 2, 4 blocks, r = 2w",
+        f"bigbird.cost, {LONG_WORDS}, blocks of 32: w = g = 1 block, 2 and 4 for the second "
+        "exponent, r = 2w",
     )
 
 
@@ -387,15 +393,15 @@ def printed_gains_of_flash(claim: Claim) -> Found:
 
 def _gain_on_a_gpu(stem: str, lengths: tuple[int, ...]) -> str:
     """Return what a record of a GPU says of standard attention's time over another's."""
-    wanted: dict[str, Any] = {"width": 64, "causal": False, "mode": "forward"}
+    wanted: dict[str, Any] = dict(SHOWN)
     record = latest("gpu", mechanisms=["full", stem], **wanted)
     gains = speedups(record, "full", stem, **wanted)
     words = ", ".join(f"{gains[n]:.1f} at n = {n:,}" for n in lengths if n in gains)
     if record is None or not words:
         return ""
-    heads = rows(record, mechanism=stem)[0]["heads"]
     gpu, date = record["machine"]["gpu"], record["date"][:10]
-    return f"; measured for {stem}: {words} ({heads} heads of 64 in float16, {gpu}, {date})"
+    how = f"{wanted['heads']} heads of {wanted['width']} in {record['settings']['dtype']}"
+    return f"; measured for {stem}: {words} ({how}, {gpu}, {date})"
 
 
 def _quick(function: Callable[..., Any], *args: Any, **knobs: Any) -> float:

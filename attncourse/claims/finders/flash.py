@@ -11,6 +11,7 @@ from attncourse.bench import records
 from attncourse.claims.finders._growth import exponent
 from attncourse.claims.finding import Found, finds
 from attncourse.claims.ledger import Claim
+from attncourse.cost import DEVICES
 from attncourse.inputs import random_qkv
 from attncourse.reference import chunked, flash, full
 from attncourse.softmax import softmax
@@ -20,7 +21,23 @@ SHOWN: dict[str, Any] = dict(bench.SHOWN)
 MB = 1e6
 
 
-@finds("C012", "C413")
+@finds("C012")
+def _never_whole(claim: Claim) -> Found:
+    n = 2048
+    matrix = 4 * n * n
+    held = measure.peak_bytes(flash.attention, *random_qkv(n), **TILES)
+    standard = measure.peak_bytes(full.attention, *random_qkv(n))
+    exact = _exact(claim)
+    return Found(
+        f"{held / MB:.2f} MB are held at most, output included; the matrix takes "
+        f"{matrix / MB:.1f} MB, and standard attention holds {standard / MB:.1f} MB; "
+        f"{exact.value}",
+        f"measured peak, NumPy, float32, n = {n:,}; exactness: {exact.setting}",
+        agrees=held < matrix / 8 and standard >= matrix and bool(exact.agrees),
+    )
+
+
+@finds("C413")
 def _exact(claim: Claim) -> Found:
     q, k, v = random_qkv(512, dtype=np.float64)
     wanted = full.attention(q, k, v)
@@ -138,13 +155,46 @@ def _tile_of_768(claim: Claim) -> Found:
 
 @finds("C267")
 def _of_order_n(claim: Claim) -> Found:
-    each = exponent(lambda n: flash.cost(1, 1, n, n, 64, **TILES).peak_bytes, (2**16, 2**17))
-    extra = 65536 * (64 + 1) * 4 / (65536 * 4)
+    def held(n: int, width: int = 64) -> int:
+        return flash.cost(1, 1, n, n, width, **TILES).peak_bytes
+
+    lengths = (2**16, 2**17)
+    each = exponent(held, lengths)
+    more = {d: (held(2**17, d) - held(2**16, d)) / 2**16 / 4 for d in (64, 128)}
+    words = ", ".join(f"{numbers:.0f} at width {d}" for d, numbers in more.items())
     return Found(
-        f"the peak grows as n^{each:.2f}, with {extra:.0f} numbers for each query at width 64: 64 "
-        "of output and 1 of statistics, and q, k and v come on top",
+        f"the peak grows as n^{each:.2f}, by these numbers for each query: {words}, the output "
+        "and 1 of statistics; q, k and v come on top",
         "peak of the reference, tiles of 64 × 64, n = 65,536 and 131,072",
-        agrees=abs(each - 1) < 0.05,
+        agrees=abs(each - 1) < 0.05 and more[128] == more[64],  # O(n) would not grow with d
+    )
+
+
+@finds("C263")
+def _sram(claim: Claim) -> Found:
+    each, sms = 192, 108
+    return Found(
+        each / 1024,
+        f"{each} KB in each of {sms} SMs of an A100, {each * sms / 1024:.2f} MB in all: Dao et al. "
+        "2022, arXiv:2205.14135, section 2.1",
+    )
+
+
+@finds(*(f"C{number}" for number in range(273, 278)))
+def _estimate(claim: Claim) -> Found:
+    n, a100 = int(claim.parameters["n"]), DEVICES["A100 40 GB"]
+    record = bench.latest("gpu", mechanisms=["flash"], **SHOWN)
+    measured = records.times(record, "flash", **SHOWN).get(n)
+    beside = ""
+    if record is not None and measured is not None:
+        beside = (
+            f"; measured: {measured * 1e3:.2f} ms, {SHOWN['heads']} heads of {SHOWN['width']} in "
+            f"{record['settings']['dtype']}, {record['machine']['gpu']}, {record['date'][:10]}"
+        )
+    return Found(
+        float(f"{1e3 * full.cost(1, 12, n, n, 64).flops / (0.4 * a100.peak('float16')):.3g}"),
+        f"an estimate, no measurement: 12 heads of 64, n = {n:,}, both products at 40 % of an "
+        f"A100's {a100.peak('float16') / 1e12:.0f} TFLOP/s{beside}",
     )
 
 

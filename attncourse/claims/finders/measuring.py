@@ -82,7 +82,8 @@ def _share_of_theory(claim: Claim) -> Found:
         f"the texts also print {words}, and for Longformer times that make {printed:.0f} %",
         "98 ms over 18 ms by the factor of 4 in connections, both of chapter E; the ranges are "
         "chapter V's",
-        agrees=all(low <= a and b <= high for a, b in [*others.values(), (printed, printed)]),
+        # the other ranges are for special patterns, which "typically" leaves room for
+        agrees=low <= printed <= high,
     )
 
 

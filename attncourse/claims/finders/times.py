@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from attncourse.bench import latest
-from attncourse.bench.records import rows, times
+from typing import Any
+
+from attncourse.bench import SHOWN, latest
+from attncourse.bench.records import times
 from attncourse.claims.finding import Found, finds
 from attncourse.claims.ledger import Claim, get
 from attncourse.cost import DEVICES, implied
@@ -42,6 +44,37 @@ def eightfold_length(claim: Claim) -> Found:
     )
 
 
+@finds(
+    *("C224", "C236", "C250", "C251", "C260", "C261", "C345"),
+    *(f"C{number}" for number in (*range(278, 283), *range(317, 331))),
+)
+def quotient(claim: Claim) -> Found:
+    """Divide two times that chapter E prints."""
+    long, short = (float(claim.parameters[name]) for name in "ab")
+    return Found(
+        long / short,
+        f"the quotient of the printed {long:,g} and {short:,g} ms; nothing is measured",
+    )
+
+
+@finds("C331")
+def fourfold_length(claim: Claim) -> Found:
+    """Divide the printed times of four methods at 16,384 and at 4,096 tokens."""
+    pairs = {
+        "Longformer": ("C321", "C326"),
+        "BigBird": ("C322", "C327"),
+        "Linformer": ("C323", "C328"),
+        "Performer": ("C324", "C329"),
+    }
+    spans = {name: [float(get(id).parameters["b"]) for id in pair] for name, pair in pairs.items()}
+    words = ", ".join(
+        f"{long / short:.2f} times for {name} ({long:g} over {short:g} ms)"
+        for name, (short, long) in spans.items()
+    )
+    linear = [abs(long / short - float(claim.printed)) < 0.1 for short, long in spans.values()]
+    return Found(words, "chapter E's printed times at n = 16,384 and 4,096", all(linear))
+
+
 @finds("C204")
 def implied_throughput(claim: Claim) -> Found:
     """Turn the printed time into what the card would have done."""
@@ -57,13 +90,14 @@ def implied_throughput(claim: Claim) -> Found:
 
 def _measured_on_a_gpu(n: int) -> str:
     """Return what a record of a GPU says of standard attention, as an addition to a setting."""
-    record = latest("gpu", mechanisms=["full"], width=64, causal=False, mode="forward")
-    measured = times(record, "full", width=64, causal=False, mode="forward").get(n)
+    shown: dict[str, Any] = dict(SHOWN)
+    record = latest("gpu", mechanisms=["full"], **shown)
+    measured = times(record, "full", **shown).get(n)
     if record is None or measured is None:
         return ""
-    heads = rows(record, mechanism="full", n=n)[0]["heads"]
     gpu, date = record["machine"]["gpu"], record["date"][:10]
-    return f"; measured: {measured * 1e3:.2f} ms with {heads} heads in float16, {gpu}, {date}"
+    how = f"{shown['heads']} heads in {record['settings']['dtype']}"
+    return f"; measured: {measured * 1e3:.2f} ms with {how}, {gpu}, {date}"
 
 
 @finds("C205", "C206", "C207", "C208", "C209")

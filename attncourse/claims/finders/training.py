@@ -61,7 +61,8 @@ def _smaller_with_checkpoints(claim: Claim) -> Found:
     return Found(
         f"{saving} tensors of n × d wait for the backward pass with a checkpoint every {every} "
         f"layers, {held} at most while it runs, {plain} without",
-        f"tensors that torch keeps for the backward pass, {LAYERS} layers tanh(x W)",
+        f"tensors that torch keeps for the backward pass, {LAYERS} layers tanh(x W); the "
+        "most at once is predicted",
         agrees=held > plain,
     )
 
@@ -165,6 +166,28 @@ def _one_pass_more(claim: Claim) -> Found:
         float(f"{100 * more:.3g}"),
         f"{passes:.0f} forward passes instead of 1, counted in torch, {LAYERS} layers {what}; a "
         "backward pass has the products of 2 forward passes; no clock",
+    )
+
+
+@finds("C029", "C030", "C296", "C479")
+def _products_of_a_step(claim: Claim) -> Found:
+    forward, backward = (float(claim.parameters[name]) for name in ("fwd", "bwd"))
+    return Found(
+        (2 * forward + backward) / (forward + backward),
+        f"products of a training step with the forward pass made twice, over those with it made "
+        f"once; a backward pass has those of {backward / forward:g} forward passes",
+    )
+
+
+@finds("C034")
+def _products_of_flash(claim: Claim) -> Found:
+    names = ("fwd", "bwd_std", "bwd_flash")
+    forward, standard, flash = (int(claim.parameters[name]) for name in names)
+    return Found(
+        (forward + flash) / (forward + standard),
+        f"matrix products of a training step: {forward} forward; {standard} backward in standard "
+        f"attention, {flash} in flash attention, which makes the scores again",
+        agrees=flash > standard,
     )
 
 

@@ -96,7 +96,8 @@ def _speed_on_a_gpu(claim: Claim) -> Found:
         gains = records.speedups(recorded, "full", "window", **shown)
         return Found(
             records.speedup_words(gains),
-            f"{recorded['machine']['gpu']}, {recorded['date'][:10]}, 16 heads of 64, float16, "
+            f"{recorded['machine']['gpu']}, {recorded['date'][:10]}, "
+            f"{records.setting_words(shown)}, {recorded['settings']['dtype']}, "
             "our standard kernel over our window of 128 keys on each side",
         )
     n, w = 1024, 128
