@@ -74,7 +74,7 @@ def _other(claim: Claim) -> str:
     """Return what another claim says, in one line."""
     printed = with_unit(claim.printed, claim.unit)
     return f"{claim.id}, {', '.join(claim.texts)}: {claim.claim}" + (
-        f" ({printed})" if printed and printed not in claim.claim else ""
+        f" ({printed})" if printed.replace(" ", "") not in claim.claim.replace(" ", "") else ""
     )
 
 

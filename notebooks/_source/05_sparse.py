@@ -987,8 +987,6 @@ blocked = won["window"] / won["random keys, masked"]
 claims.check("C067", f"on this CPU, blocks against a mask: {blocked:.0f}x")
 claims.check("C143", f"gathered random keys: {won['random keys, gathered'] / 16:.0%} of 16x here")
 claims.check("C144", f"random blocks: {won['random blocks'] / 16:.0%} of 16x here")
-why = "two pages give 50-70 % for all, then 30-40 % for random and 60-80 % for blocks"
-claims.check("C077", "both shares above; they differ by the way it is computed", why)
 
 # %% [markdown] covers="F20 F25 G7"
 # Equally many pairs, and yet other times: gathering can lose even to full attention, which computes
