@@ -5,9 +5,9 @@ sentence that depends on either, or looks up what a record need not have, fails 
 says no test can hold: there, outcomes are asked for, and never told.
 """
 
-import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,22 +16,16 @@ from pathlib import Path
 import pytest
 from clocks import CLOCKS, put
 
+import attncourse
+from attncourse.sources import read
+
 ROOT = Path(__file__).parents[1]
 SOURCES = {
     path.stem: path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "notebooks" / "_source").glob("[0-9][0-9]_*.py"))
 }
-# Each run takes as long as its chapter, so the others wait for the night. By day the chapters
-# themselves are run with an erratic clock: see conftest.py.
-DAILY = ("04_window", "none")
-
-
-def ways(chapters, names):
-    """Return each chapter with each way, marked unless it is run every day."""
-    return [
-        pytest.param(*each, marks=() if each == DAILY else pytest.mark.nightly)
-        for each in itertools.product(chapters, names)
-    ]
+READERS = [stem for stem, text in SOURCES.items() if "bench.latest" in text or "show_gpu" in text]
+READS = re.compile(r"bench\.latest|show_gpu|\brecorded\b")
 
 
 def run(chapter, folder, compare, clock=None):
@@ -57,7 +51,11 @@ def run(chapter, folder, compare, clock=None):
     assert told.returncode == 0, told.stdout[-4000:]
 
 
-@pytest.mark.parametrize(("chapter", "clock"), ways(SOURCES, CLOCKS))
+# Each run takes as long as its chapter, so these wait for the night. By day the chapters
+# themselves are run with an erratic clock: see conftest.py.
+@pytest.mark.nightly
+@pytest.mark.parametrize("chapter", SOURCES)
+@pytest.mark.parametrize("clock", CLOCKS)
 def test_a_chapter_says_the_same_whatever_the_clock_says(chapter, clock, tmp_path):
     shutil.copytree(ROOT / "results", tmp_path / "results")
     run(chapter, tmp_path, compare=True, clock=clock)
@@ -77,11 +75,27 @@ def other_gpu_run(folder):
     (folder / "bench-gpu-2999-01-01T000000.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-READERS = [stem for stem, text in SOURCES.items() if "bench.latest" in text or "show_gpu" in text]
-
-
-@pytest.mark.parametrize(("chapter", "found"), ways(READERS, ["none", "another"]))
+@pytest.mark.nightly
+@pytest.mark.parametrize("chapter", READERS)
+@pytest.mark.parametrize("found", ["none", "another"])
 def test_a_chapter_runs_with_any_records(chapter, found, tmp_path):
     if found == "another":
         other_gpu_run(tmp_path / "results")
     run(chapter, tmp_path, compare=False)
+
+
+@pytest.mark.parametrize("chapter", READERS)
+@pytest.mark.parametrize("found", ["none", "another"])
+def test_cells_that_read_records_run_with_any(chapter, found, tmp_path, monkeypatch):
+    """By day they alone are run, after the imports with which their chapter begins."""
+    source = read(ROOT / f"notebooks/_source/{chapter}.py", ROOT)
+    imports, *cells = [cell.source for cell in source.cells if cell.cell_type == "code"]
+    names = {}
+    exec(imports, names)
+    monkeypatch.setattr(attncourse, "__file__", str(tmp_path / "attncourse" / "__init__.py"))
+    monkeypatch.chdir(tmp_path)
+    if found == "another":
+        other_gpu_run(tmp_path / "results")
+    for cell in cells:
+        if READS.search(cell):
+            exec(cell, names)

@@ -440,7 +440,9 @@ def test_caches_are_measured_decoding(tmp_path, monkeypatch, pretended_gpu):
     assert "decode, causal, batch 8, 32 heads of 16" in reports.tables(record_in(tmp_path))
 
 
-def test_the_caches_of_the_kernels_are_measured_decoding(tmp_path, pretended_gpu):
+def test_the_caches_of_the_kernels_are_measured_decoding(tmp_path, monkeypatch, pretended_gpu):
+    for name, few in {"BATCH": 1, "HEADS": 4, "GROUPS": 2}.items():
+        monkeypatch.setattr(jobs, f"DECODE_{name}", few)
     assert gpu(tmp_path, "--n", "64", "--width", "16", "--mode", "decode", "--repeats", "1") == 0
     rows = records.rows(record_in(tmp_path))
     measured = {row["mechanism"] for row in rows if "seconds" in row}

@@ -108,6 +108,7 @@ def test_a_mechanism_from_outside_goes_through_the_conformance_suite(outside):
     assert passed >= 35
 
 
+@pytest.mark.nightly
 def test_the_conformance_suite_would_catch_a_broken_mechanism(outside, tmp_path):
     broken = DUMMY_MODULE.replace("visible & masks.causal", "visible | masks.causal")
     (tmp_path / "dummy_mechanism.py").write_text(broken, encoding="utf-8")
@@ -133,7 +134,7 @@ def test_a_mechanism_from_outside_appears_in_the_gallery_of_heat_maps(dummy):
 def test_a_mechanism_from_outside_appears_in_the_benchmark(outside, tmp_path):
     script = (
         "import dummy_plugin; from attncourse.cli import main; "
-        f"main(['bench', '--cpu', '--n', '128', '--repeats', '1', '--without', 'FlexAttention', "
+        f"main(['bench', '--cpu', '--n', '16', '--repeats', '1', '--without', 'FlexAttention', "
         f"'--out', {str(tmp_path)!r}])"
     )
     subprocess.run(

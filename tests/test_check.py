@@ -1049,14 +1049,16 @@ def test_random_answer_is_called_random():
 
 
 def test_state_is_restored():
+    watched = signal.SIGALRM, signal.SIGINT, signal.SIGTERM
+
     def vandal(q, k):
         out = weights(q, k)
         np.random.seed(0)  # noqa: NPY002
         random.seed(0)
         np.seterr(all="raise")
         warnings.simplefilter("error")
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in watched:
+            signal.signal(number, signal.SIG_IGN)
         sys.setrecursionlimit(400)
         sys.settrace(lambda *args: None)
         sys.stdout = sys.stderr = sys.stdin = None
@@ -1073,7 +1075,7 @@ def test_state_is_restored():
             "numpy": (np.allclose, np.isnan, np.abs, str(np.geterr())),
             "builtins": (builtins.len, builtins.sorted, builtins.isinstance, builtins.print),
             "filters": list(warnings.filters),
-            "handlers": (signal.getsignal(signal.SIGALRM), signal.getsignal(signal.SIGINT)),
+            "handlers": [signal.getsignal(number) for number in watched],
             "depth": sys.getrecursionlimit(),
             "trace": sys.gettrace(),
             "streams": (sys.stdin, sys.stdout, sys.stderr),

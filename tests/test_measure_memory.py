@@ -148,14 +148,26 @@ def test_peak_bytes_finds_tensors_wherever_they_are_held(way):
     assert measure.peak_bytes(function, *args) == pytest.approx(2 * 2**20, rel=0.01)
 
 
-def test_what_torch_loads_when_it_is_first_used_does_not_count():
+def test_what_is_loaded_by_the_first_use_of_torch_does_not_count():
+    torch = pytest.importorskip("torch")
+    held, loaded = torch.ones(32, 1024), []
+
+    def call():
+        loaded or loaded.append(bytearray(2**20))
+        return held * 2
+
+    assert measure.peak_bytes(call) == pytest.approx(2**17, rel=0.01)
+
+
+def test_measuring_torch_does_not_load_its_compiler():
     pytest.importorskip("torch")
     code = (
-        "import torch; from attncourse import measure; held = torch.ones(512, 1024);"
-        "print(measure.peak_bytes(lambda: held * 2))"
+        "import sys, torch; from attncourse import measure; held = torch.ones(512, 1024);"
+        "print(measure.peak_bytes(lambda: held * 2), 'torch._dynamo' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) == pytest.approx(2 * 2**20, rel=0.01)
+    n_bytes, loads_compiler = done.stdout.split()
+    assert int(n_bytes) == pytest.approx(2 * 2**20, rel=0.01) and loads_compiler == "False"
 
 
 def test_peak_bytes_of_arrays_beside_a_small_tensor_is_that_of_the_arrays():

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 import toy_course as toy
+from covering import by_day
 
 from attncourse.grading import session, submission
 
@@ -223,7 +224,7 @@ def test_a_file_that_cannot_be_graded_is_one_line(course):
 
 def test_without_nbval_the_plugin_does_nothing(course, others):
     (course / "test_plain.py").write_text("def test():\n    pass\n", encoding="utf-8")
-    for arguments in ((), ("-p", "no:nbval")):
+    for arguments in by_day([("-p", "no:nbval")], [(), ("-p", "no:nbval")]):
         status, printed = run_pytest(course, *arguments, "test_plain.py", "folder")
         assert status == 0, printed
         assert "1 passed" in printed

@@ -83,17 +83,17 @@ def _torch_cpu_peak(where: str, call: Callable[[], Any]) -> int:
             "serves one at a time"
         )
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # its start and stop lines go to stderr
-    from torch.profiler import ProfilerActivity, profile
+    from torch.autograd.profiler import profile  # torch.profiler's loads the compiler, for seconds
 
     _profiling = True
     try:
         call()
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        with profile(use_kineto=True, profile_memory=True) as recorded:
             result = call()  # kept, so that its memory is not freed inside the record
     finally:
         _profiling = False
     del result
-    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()

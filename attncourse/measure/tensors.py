@@ -56,6 +56,11 @@ def devices_used() -> Iterator[set]:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Watching(TorchDispatchMode):
+        @classmethod
+        def _should_skip_dynamo(cls):
+            """Skip torch's compiler where it was used: else it would be loaded, for seconds."""
+            return "torch._dynamo" in sys.modules
+
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             kwargs = kwargs or {}
             result = func(*args, **kwargs)
