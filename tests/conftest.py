@@ -16,7 +16,7 @@ if importlib.util.find_spec("triton"):
 
 DURATIONS = pathlib.Path(__file__).with_name("durations.json")
 NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
-# What these have for the whole file takes long: a server, a kernel, a build, a table.
+# Their fixtures start a server, a kernel or a build for the whole file, or find all claims.
 TOGETHER = {
     f"tests/test_{name}.py"
     for name in ("authoring", "browser", "claims", "plugin", "printed_features", "widgets")

@@ -253,7 +253,7 @@ def test_a_mistake_is_rejected_and_named(each, mistake):
         assert mistake.next in str(verdict), (seed, str(verdict))
         if "peak" in verdict.reason:
             break  # right numbers: only the memory is wrong, and that does not depend on the seed
-    for variant in mistake.variants:
+    for variant in by_day(mistake.variants[:1], mistake.variants):
         verdict = judge(each, variant, seed=0)
         assert verdict.status == "failed", variant
         assert mistake.says in str(verdict), str(verdict)
