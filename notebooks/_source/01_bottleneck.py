@@ -632,8 +632,8 @@ for number, ms in zip(range(196, 202), printed * 1e3, strict=True):
 # %% [markdown] covers="A14 O1-O3 O6 O9 P3 P4"
 # ## Where a byte lives
 #
-# A GPU has three kinds of memory that matter here. The closer to the arithmetic, the smaller and
-# the faster:
+# A GPU has two kinds of memory that matter here. The one beside the arithmetic is small and fast,
+# the other large and slow:
 
 # %%
 sram_bytes, multiprocessors = 192 * 1024, 108  # NVIDIA A100 whitepaper

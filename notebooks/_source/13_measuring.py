@@ -328,8 +328,8 @@ widgets.explore(draw_errors, live_errors.figure, sharpness=[1, 2, 4, 8, 16])
 # %% [markdown]
 # **Exercise 13.4** asks for this error at 4096 tokens, without ever making a matrix of scores.
 #
-# Nothing about speed changed, and the order of the errors turned round. A benchmark that states
-# only a speed, or an error without its data, says half.
+# Nothing about speed changed, and every error did. A benchmark that states only a speed, or an
+# error without its data, says half.
 #
 # **Seeds.** What is drawn at random varies too. One Performer, sixteen draws of its features: state
 # the mean *and* the spread, and let data and features have generators of their own: in this course
