@@ -277,7 +277,7 @@ def test_threads_that_wait_and_threads_of_the_call_itself_are_welcome():
 
 
 def test_threads_that_have_ended_and_are_still_listed_do_no_harm():
-    """Python up to 3.12 lists a thread for ever that C or `_thread` started; its clock is gone."""
+    """Python 3.11 lists a thread for ever that C or `_thread` started; its clock is gone."""
     code = (
         "import _thread, threading, time\n"
         "from attncourse import measure\n"
