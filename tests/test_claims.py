@@ -154,6 +154,27 @@ def test_check_takes_what_the_cell_found_and_its_reason(capsys):
     assert "found    5.1x on this machine\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_check_shows_what_is_no_finite_number(value, capsys):
+    claims.check("C377", value)
+    assert f"  found    {value}" in capsys.readouterr().out
+
+
+def test_a_record_without_a_length_of_both_is_no_speedup(monkeypatch):
+    from attncourse.claims.finders import flash
+
+    setting = {"settings": {"heads": 16, "width": 64, "dtype": "float16"}}
+    times = [("full", 512), ("flash", 1024)]
+    rows = [
+        {"mechanism": stem, "implementation": "Triton", "n": n, "seconds": {"median": 1.0}}
+        for stem, n in times
+    ]
+    record = {**setting, "machine": {"gpu": "a GPU"}, "date": "2026-01-01", "measurements": rows}
+    monkeypatch.setattr(flash.bench, "latest", lambda *_, **__: record)
+    result = flash._speedup(claims.get("C052"))
+    assert result.value and result.agrees is None
+
+
 def test_check_says_so_when_nothing_can_be_computed(capsys):
     claims.check("C063")
     assert "found    nothing: the texts give no setting" in capsys.readouterr().out

@@ -292,6 +292,22 @@ def test_a_launch_replaces_the_language_once_and_puts_it_back(monkeypatch):
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="about the interpreter")
+def test_a_launch_interrupted_while_it_replaces_the_language_spoils_none_after_it(monkeypatch):
+    from triton.runtime import interpreter
+
+    def interrupted(scope):
+        raise KeyboardInterrupt
+
+    inputs = tensors(40, 40, 16)
+    wanted = window.attention(*inputs, window=3)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(interpreter, "_patch_reduce_scan", interrupted)
+        window.attention(*inputs, window=3)
+    for _ in range(2):
+        assert torch.equal(window.attention(*inputs, window=3), wanted)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="about the interpreter")
 def test_bfloat16_is_refused_in_the_interpreter():
     with pytest.raises(ValueError, match="bfloat16, which the interpreter computes wrongly"):
         window.attention(*tensors(4, 4, 16, dtype=torch.bfloat16), window=1)

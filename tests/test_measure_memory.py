@@ -206,6 +206,26 @@ def test_peak_bytes_of_tensors_inside_another_is_refused():
     assert measure.peak_bytes(torch.neg, tensor) == 40  # nothing is left on
 
 
+def test_peak_bytes_of_what_the_profiler_records_is_refused():
+    torch = pytest.importorskip("torch")
+    tensor = torch.ones(10)
+
+    def profiled(tensor):
+        with torch.autograd.profiler.profile():
+            return torch.neg(tensor)
+
+    says = r"measure\.peak_bytes: .* torch's profiler records"
+    with pytest.raises(NotImplementedError, match=says):
+        measure.peak_bytes(profiled, tensor)
+    with (
+        torch.autograd.profiler.profile() as outer,
+        pytest.raises(NotImplementedError, match=says),
+    ):
+        measure.peak_bytes(torch.neg, tensor)
+    assert outer.kineto_results is not None  # it was not ended
+    assert measure.peak_bytes(torch.neg, tensor) == 40
+
+
 @contextlib.contextmanager
 def other_thread(work):
     go, done, end = threading.Event(), threading.Event(), threading.Event()
@@ -254,6 +274,20 @@ def test_threads_that_wait_and_threads_of_the_call_itself_are_welcome():
     with other_thread(lambda: None) as let:
         assert measure.peak_bytes(call) == pytest.approx(4 * 2**20, rel=0.02)
         let()
+
+
+def test_threads_that_have_ended_and_are_still_listed_do_no_harm():
+    """Python 3.11 lists a thread for ever that C or `_thread` started; its clock is gone."""
+    code = (
+        "import _thread, threading, time\n"
+        "from attncourse import measure\n"
+        "for _ in range(20):\n"
+        "    _thread.start_new_thread(threading.current_thread, ())\n"
+        "time.sleep(0.2)\n"
+        "assert measure.peak_bytes(bytearray, 10**6) >= 10**6\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 class FakeGpus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 import textwrap
 
@@ -80,7 +81,8 @@ def _other(claim: Claim) -> str:
 
 def number(value: float) -> str:
     """Return six significant digits, or a whole number in full, with thousands separated."""
-    return f"{int(value):,}" if value == int(value) else f"{value:,.6g}"
+    whole = math.isfinite(value) and value == int(value)
+    return f"{int(value):,}" if whole else f"{value:,.6g}"
 
 
 def with_unit(text: str, unit: str) -> str:

@@ -35,7 +35,7 @@ def peak_bytes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
 
     Raises:
         NotImplementedError: The tensors lie on more than one GPU, or calls on CPU tensors are
-            measured inside each other.
+            measured inside each other or recorded by torch's profiler.
         RuntimeError: Another thread worked at the same time. Memory is counted for the process.
     """
     where = "measure.peak_bytes"
@@ -83,13 +83,19 @@ def _torch_cpu_peak(where: str, call: Callable[[], Any]) -> int:
             "serves one at a time"
         )
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # its start and stop lines go to stderr
+    from torch.autograd import _profiler_enabled
     from torch.autograd.profiler import profile  # torch.profiler's loads the compiler, for seconds
 
+    others = f"{where}: nothing that torch's profiler records can be measured on CPU tensors"
+    if _profiler_enabled():
+        raise NotImplementedError(others)
     _profiling = True
     try:
         call()
         with profile(use_kineto=True, profile_memory=True) as recorded:
             result = call()  # kept, so that its memory is not freed inside the record
+            if not _profiler_enabled():  # the call has started its own, which ended ours
+                raise NotImplementedError(others)
     finally:
         _profiling = False
     del result

@@ -125,7 +125,7 @@ def _chunks(claim: Claim) -> Found:
 def _speedup(claim: Claim) -> Found:
     record = bench.latest("gpu", mechanisms=["full", "flash"], **SHOWN)
     gains = records.speedups(record, "full", "flash", **SHOWN)
-    if record is None:
+    if record is None or not gains:  # or none of both at one length
         return Found("no run on a GPU is recorded here", "results of attncourse bench")
     words = ", ".join(f"{gain:.1f}× at n = {n:,}" for n, gain in gains.items())
     return Found(

@@ -21,12 +21,21 @@ def speed_up() -> None:
     if not (hasattr(interpreter, "_patch_lang") and hasattr(interpreter, "_LangPatchScope")):
         return
     patch = interpreter._patch_lang
+    patched: set[int] = set()  # wholly; a launch may be interrupted while it replaces functions
 
     def patch_unless_patched(fn):
-        langs = {id(tl): tl, id(tl.core): tl.core}
-        needed = [langs[id(value)] for value in fn.__globals__.values() if id(value) in langs]
-        if all(lang.static_print is print for lang in (tl, *needed)):  # the patched one is
+        mine = {id(value) for value in fn.__globals__.values()} & {id(tl), id(tl.core)}
+        if {id(tl), *mine} <= patched:
             return interpreter._LangPatchScope()  # nothing to put back
-        return patch(fn)
+        scope = patch(fn)
+        put_back = scope.restore
+
+        def restore():
+            patched.difference_update(mine)
+            put_back()
+
+        scope.restore = restore
+        patched.update(mine)
+        return scope
 
     interpreter._patch_lang = patch_unless_patched
