@@ -188,7 +188,12 @@ def sources(root: Path, stems: Iterable[str] = ()) -> list[Path]:
     known = {path.stem for path in found} | {path.stem[:2] for path in found}
     if unknown := [stem for stem in stems if stem not in known]:
         there = ", ".join(sorted({path.stem for path in found}))
-        raise BuildError([f"no source for {', '.join(unknown)}; there are {there}"])
+        raise BuildError(
+            [
+                f"no source for {', '.join(unknown)}; there are {there}. "
+                "`attncourse new chapter NN NAME` begins one"
+            ]
+        )
     return [path for path in found if not stems or {path.stem, path.stem[:2]} & set(stems)]
 
 
@@ -403,11 +408,11 @@ def build_house(root: Path, draft: bool = False) -> None:
         if missing:
             print(f"draft: {len(missing)} topics are covered by no section yet")
         return
+    if missing:
+        raise BuildError(missing)
     _write(path, readme(path.read_text(encoding="utf-8"), written))
     if (root / INVENTORY).exists():
         _write(root / COVERAGE, coverage.markdown(written, root))
-    if missing:
-        raise BuildError(missing)
 
 
 def _chapters_last(path: Path) -> bool:

@@ -87,7 +87,7 @@ Spec(
     kind="number",
     cases=[
         case("n = 1", 1),
-        *draws(6, lambda rng: rng.integers(2, 100, 1)),
+        *draws(6, lambda rng: rng.integers(2, 10_000, 1)),
     ],
     mistakes=[
         edit("n * n", "2 * n",

@@ -198,7 +198,11 @@ def _table(rows: list[dict[str, str]]) -> str:
     head = "".join(f'<th scope="col" style="{cell}">{html.escape(name)}</th>' for name in rows[0])
     body = "".join(
         "<tr>"
-        + "".join(f'<td style="{cell}">{html.escape(str(value))}</td>' for value in row.values())
+        + "".join(
+            f'<td style="{cell}{";white-space:nowrap" * (len(str(value)) < 20)}">'
+            f"{html.escape(str(value))}</td>"
+            for value in row.values()
+        )
         + "</tr>"
         for row in rows
     )

@@ -88,25 +88,30 @@ def find(
         chapter: The course's chapter that handles the claim, such as "04".
         verdict: One of `VERDICTS`.
         text: Which of `TEXTS` says it, such as "chapter E".
-        words: What stands in the claim, its topic or its note, in any case.
+        words: All of them stand in the claim, its id, topic or note, in any order and case.
+
+    An empty word is as good as none.
 
     Raises:
         ValueError: A word that no claim of the ledger has.
     """
     wanted = {"topic": topic, "chapter": chapter, "verdict": verdict}
-    wanted = {field: word for field, word in wanted.items() if word is not None}
+    wanted = {field: word for field, word in wanted.items() if word}
     for field, word in wanted.items():
         known = sorted({getattr(claim, field) for claim in LEDGER.values()})
         if word not in known:
             raise ValueError(f"claims.find: {field} must be one of {known}, got {word!r}")
-    if text is not None and text not in TEXTS.values():
+    if text and text not in TEXTS.values():
         raise ValueError(f"claims.find: text must be one of {list(TEXTS.values())}, got {text!r}")
     return [
         claim
         for claim in LEDGER.values()
         if all(getattr(claim, field) == word for field, word in wanted.items())
-        and (text is None or text in claim.texts)
-        and words.lower() in f"{claim.claim} {claim.topic} {claim.note}".lower()
+        and (not text or text in claim.texts)
+        and all(
+            word in f"{claim.id} {claim.claim} {claim.topic} {claim.note}".lower()
+            for word in words.lower().split()
+        )
     ]
 
 

@@ -184,6 +184,7 @@ class _Judge:
         if isinstance(function, Written):
             function = function.__wrapped__  # made now: its time is not the call's
         args, kwargs = self._arguments(case)
+        target = self._target(case)  # before the answer can touch what the reference is made of
         run, given, seconds = function, args, self.exercise.seconds
         before, kept = carried(function) if metered else (), ()
         if metered:
@@ -204,7 +205,7 @@ class _Judge:
         finding = (
             (trace and _out_of_bounds(trace))
             or self._changed(case, args, kwargs)
-            or difference(self._target(case), value, case, self.exercise)
+            or difference(target, value, case, self.exercise)
             or self._view(value, (args, kwargs))
             or (trace and self._traffic(trace, case))
         )
