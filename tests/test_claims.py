@@ -72,6 +72,15 @@ def test_find_by_topic_chapter_and_verdict():
     assert claims.find(chapter="12", verdict="unverifiable") == []
 
 
+def test_find_by_text_and_words_in_any_order_and_case():
+    assert claims.find(verdict="", text="", topic="", words="") == claims.find()
+    assert [claim.id for claim in claims.find(words="c057")] == ["C057"]
+    assert claims.find(words="sliding window") == claims.find(words="Window SLIDING") != []
+    assert all("survey" in claim.texts for claim in claims.find(text="survey"))
+    with pytest.raises(ValueError, match=r"claims\.find: text must be one of .*, got 'chapter X'"):
+        claims.find(text="chapter X")
+
+
 def test_find_refuses_words_that_no_claim_has():
     with pytest.raises(ValueError, match=r"claims\.find: verdict must be one of .*'holds'"):
         claims.find(verdict="true")
