@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from attncourse import claims
-from attncourse.claims.finders import linear, measuring, quality
+from attncourse.claims.finders import measuring, performer, quality
 from attncourse.inputs import random_qkv
 from attncourse.reference import full, window
 
@@ -43,6 +43,6 @@ def test_the_table_of_chapter_e_comes_out_as_its_own_code_gives_it():
         errors.append(float(((out - exact) ** 2).mean()))
         flat = (out.flatten(), exact.flatten())
         cosines.append(float(torch.nn.functional.cosine_similarity(*flat, dim=0)))
-    at = linear.COUNTS.index(256)
-    assert linear._table()["mse"][0, at] == pytest.approx(np.mean(errors), rel=0.05)
-    assert linear._table()["cosine"][0, at] == pytest.approx(np.mean(cosines), rel=0.05)
+    at = performer.COUNTS.index(256)
+    assert performer._table()["mse"][0, at] == pytest.approx(np.mean(errors), rel=0.05)
+    assert performer._table()["cosine"][0, at] == pytest.approx(np.mean(cosines), rel=0.05)

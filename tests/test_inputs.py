@@ -85,4 +85,4 @@ def test_nothing_else_makes_generators():
     }
     # a grader's cases are a learner's input; one claim is about a seed that two draws share
     graders = {"grading/judging.py", "grading/spec.py"}
-    assert found == {"inputs.py", "claims/finders/linear.py"} | graders
+    assert found == {"inputs.py", "claims/finders/performer.py"} | graders

@@ -14,12 +14,12 @@ from triton.runtime import interpreter
 
 def speed_up() -> None:
     """Patch once a launch, in releases of Triton that put back, and look each type up once."""
+    if not all(map(interpreter.__dict__.get, ("_get_np_dtype", "_patch_lang", "_LangPatchScope"))):
+        return
     of_scalar = functools.cache(interpreter._get_np_dtype)
     interpreter._get_np_dtype = lambda dtype: (
         np.dtype(np.uint64) if dtype.scalar.is_ptr() else of_scalar(dtype.scalar)
     )
-    if not (hasattr(interpreter, "_patch_lang") and hasattr(interpreter, "_LangPatchScope")):
-        return
     patch = interpreter._patch_lang
     patched: set[int] = set()  # wholly; a launch may be interrupted while it replaces functions
 
