@@ -17,9 +17,10 @@ ALLOW_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
-# JupyterLab's terminals find `attncourse`.
+# JupyterLab's terminals find `attncourse`: no login shell, which would set a PATH of its own.
 lab: $(VENV)/.lab ## Open the course in JupyterLab (on a server: ARGS=--no-browser)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" $(ALLOW_ROOT) \
+	    --ServerApp.terminado_settings="{'shell_command': ['$${SHELL:-sh}']}" \
 	    --LabApp.app_settings_dir="$(CURDIR)/jupyter" \
 	    --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb $(ARGS)
 

@@ -160,7 +160,13 @@ def form(
 
     Returns:
         The form; as the last line of a cell it appears.
+
+    Raises:
+        ValueError: A value is None, which ipywidgets shows as no choice at all.
     """
+    for name, options in choices.items():
+        if None in list(options.values() if isinstance(options, dict) else options):
+            raise ValueError(f"widgets.form: {name} may not offer None; '' is shown")
     controls = {
         name: (
             ipywidgets.Text(options, description=name.strip("_").replace("_", " "))

@@ -178,6 +178,19 @@ def test_only_text_that_stays_is_stored(built):
         assert trace not in whole
 
 
+def test_a_chapter_that_leaves_a_topic_out_changes_no_list(tmp_path, monkeypatch):
+    root = repository(tmp_path, CHAPTER)
+    inventory = root / authoring.INVENTORY
+    inventory.parent.mkdir(parents=True)
+    inventory.touch()
+    monkeypatch.setattr(authoring.coverage, "missing", lambda written: ["chapter 04: topic F1"])
+    before = (root / "README.md").read_bytes()
+    with pytest.raises(BuildError, match="chapter 04: topic F1"):
+        authoring.build_house(root)
+    assert (root / "README.md").read_bytes() == before
+    assert not (root / authoring.COVERAGE).exists()
+
+
 def test_printed_text_is_stored_in_one_piece_wherever_the_kernel_cut_it():
     def printed(text, name="stdout"):
         return nbformat.v4.new_output("stream", name=name, text=text)

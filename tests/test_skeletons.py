@@ -68,6 +68,14 @@ def test_a_chapter_and_an_exercise_build_as_a_draft_and_then_for_good(course, ca
     build = attncourse(course, "build", "90")
     assert build.returncode == 0, build.stderr
     assert "draft" not in build.stdout
+    code = """
+import numpy as np
+from attncourse.grading.exercises import exercise
+for seed in range(5):  # cases of one name would be one case
+    assert len({case.name for case in exercise("90.1").cases(np.random.default_rng(seed))}) >= 7
+"""
+    drawn = subprocess.run([sys.executable, "-c", code], cwd=course, capture_output=True, text=True)
+    assert drawn.returncode == 0, drawn.stderr
     first, last = text.index('role="prompt"'), text.index("## Your score")
     assert text[first:last].count("\n") <= 80
 

@@ -231,6 +231,19 @@ def test_a_form_runs_only_when_its_button_is_pressed():
     assert "a &lt;b&gt;" in form.result.value and form.result.value.count("<tr>") == 3
 
 
+def test_a_form_has_a_field_for_text_and_offers_no_none():
+    """ipywidgets takes None for no choice: chosen again, its label would go blank."""
+    form = widgets.form(lambda verdict, words: (words, []), verdict={"any": "", "x": "x"}, words="")
+    for label in ("x", "any"):
+        form.controls["verdict"].label = label
+        assert form.controls["verdict"].index == ("any", "x").index(label)
+    form.controls["words"].value = "window"
+    form.button.click()
+    assert form.text == "window"
+    with pytest.raises(ValueError, match=r"widgets\.form: verdict may not offer None"):
+        widgets.form(lambda verdict: ("", []), verdict={"any": None})
+
+
 def test_a_form_says_what_went_wrong_and_can_be_pressed_again():
     outcome = [ZeroDivisionError("no"), KeyboardInterrupt()]
 
