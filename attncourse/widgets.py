@@ -205,7 +205,7 @@ def _table(rows: list[dict[str, str]]) -> str:
     body = "".join(
         "<tr>"
         + "".join(
-            f'<td style="{cell}{";white-space:nowrap" * (len(str(value)) < 20)}">'
+            f'<td style="{cell}{";white-space:nowrap" * (len(str(value)) < 12)}">'
             f"{html.escape(str(value))}</td>"
             for value in row.values()
         )
