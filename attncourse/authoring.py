@@ -65,7 +65,9 @@ def assemble(source: Source, kind: str | None = None) -> NotebookNode:
         options = marker_options(written)
         if options.get("tags"):
             cell.metadata.tags = list(options["tags"])
-        about = {name: options[name] for name in ("role", "exercise") if name in options}
+        about = {name: options[name] for name in ("role", "exercise", "folded") if name in options}
+        if "folded" in options:
+            cell.metadata.jupyter = {"source_hidden": True}
         if "covers" in options:
             about["covers"] = covered(options["covers"])
         if about:

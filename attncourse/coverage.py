@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import functools
 import importlib.resources
+import itertools
 import json
 import re
 from collections import defaultdict
@@ -116,23 +117,23 @@ def markdown(sources: Iterable[Source], root: Path) -> str:
     """
     sources = list(sources)
     found = places(sources)
-    chapters = {source.stem[:2]: source.stem for source in sources if source.kind == "chapter"}
+    stems = sorted(source.stem for source in sources if source.kind == "chapter")
     lines = [
         "# Where the course handles what",
         "",
         "Written by `attncourse build`. Topics are the items that the four source documents "
         "mention, with the sections of the written chapters that handle them.",
     ]
-    for number, stem in sorted(chapters.items()):
+    for number, parts in itertools.groupby(stems, key=lambda stem: stem[:2]):
         topics = [topic for topic in inventory().values() if number in topic.chapters]
         if not topics:
             continue
-        lines += ["", f"## {stem}", "", "| id | topic | where |", "| --- " * 3 + "|"]
+        lines += ["", f"## {', '.join(parts)}", "", "| id | topic | where |", "| --- " * 3 + "|"]
         for topic in topics:
             where = "; ".join(dict.fromkeys(found.get(topic.id, ["nowhere"])))
             lines.append(f"| {topic.id} | {_plain(topic.item)} | {where} |")
     places_of = defaultdict(list)
-    for stem in chapters.values():
+    for stem in stems:
         notebook = root / "notebooks" / f"{stem}.ipynb"
         for id in dict.fromkeys(shown(notebook) if notebook.exists() else []):
             places_of[id].append(f"[{stem}](../notebooks/{stem}.ipynb)")

@@ -4,6 +4,7 @@ A source is a Python file in py:percent form. Options on a cell's marker say wha
 
     # %% [markdown] covers="F2 F4-F6"           (a heading: what its section handles)
     # %% tags=["nbval-ignore-output"]
+    # %% folded=true                           (code that only draws: shown by a click)
     # %% role="answer" exercise="04.3"
 
 `authoring` builds the notebooks from them.
@@ -28,7 +29,7 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 _ROLES = ("setup", "prompt", "answer", "check", "hints", "spec")
 _GRADERS = ("hints", "spec")  # roles that no notebook shows
-_OPTIONS = ("tags", "role", "exercise", "covers", "title")
+_OPTIONS = ("tags", "role", "exercise", "covers", "folded", "title")
 _MARKER = re.compile(r"^# %%(\s|$)")
 _FORBIDDEN = {
     "code": (
@@ -151,6 +152,8 @@ def _complaints(cell: NotebookNode, source: Source) -> Iterator[tuple[int, str]]
             yield 1 + cell.source.count("\n", 0, found.start()), f"holds {what}"
     if "covers" in options and not HEADING.search(cell.source * (cell.cell_type == "markdown")):
         yield 0, "`covers` stands on a heading, and holds for its section"
+    if "folded" in options and (cell.cell_type != "code" or options["folded"] is not True):
+        yield 0, "`folded=true` stands on a code cell"
     role, exercise = options.get("role"), options.get("exercise")
     if cell.cell_type == "code":
         yield from _code_complaints(cell.source, role)

@@ -54,7 +54,7 @@ display({"image/png": "aGk=", "text/plain": "a picture of 3 rows"}, raw=True,
 # %% tags=["raises-exception"]
 1 / 0
 
-# %%
+# %% folded=true
 12;
 
 # %%
@@ -220,6 +220,10 @@ def test_metadata_say_what_a_notebook_and_a_cell_are_for(built):
     assert notebook(built).cells[0].metadata.attncourse == {
         "covers": ["F1", "C057", "C058", "C059"]
     }
+    folded = [cell for cell in notebook(built).cells if cell.metadata.get("jupyter")]
+    assert [cell.source for cell in folded] == ["12;"]
+    assert folded[0].metadata.jupyter == {"source_hidden": True}
+    assert folded[0].metadata.attncourse == {"folded": True}
     roles = [cell.metadata.attncourse for cell in notebook(built, "exercises").cells]
     assert [about["role"] for about in roles] == ["setup", "prompt", "answer", "check"]
     assert {about.get("exercise") for about in roles} == {None, "04.1"}
@@ -360,6 +364,8 @@ def complaints(tmp_path, chapter=None, solutions=None):
         ("# %% [raw]\n# x\n", 1, "a raw cell"),
         ('# %% covers="F2"\n1\n', 1, "`covers` stands on a heading"),
         ('# %% [markdown] covers="F2"\n# text\n', 1, "`covers` stands on a heading"),
+        ("# %% [markdown] folded=true\n# text\n", 1, "`folded=true` stands on a code cell"),
+        ('# %% folded="yes"\n1\n', 1, "`folded=true` stands on a code cell"),
     ],
 )
 def test_a_broken_rule_is_named_with_file_line_and_cell(tmp_path, cell, line, says):

@@ -76,8 +76,17 @@ def test_the_table_names_each_id_of_a_written_chapter_once():
     for number in {source.stem[:2] for source in written()}:
         ids = [id for id, topic in coverage.inventory().items() if number in topic.chapters]
         if ids:
-            [section] = re.findall(rf"^## {number}_\w+\n(.*?)(?=^## |\Z)", table, re.S | re.M)
+            [section] = re.findall(rf"^## {number}_\w+(?:, \w+)*\n(.*?)(?=^## |\Z)", table, re.S | re.M)
             assert [id for id in ids if section.count(f"\n| {id} | ") != 1] == []
+
+
+def test_two_parts_of_a_chapter_share_its_topics():
+    one = toy('# %% [markdown] covers="F2"\n# # One', "04_window")
+    two = toy('# %% [markdown] covers="F4"\n# # Two', "04_window_tiles")
+    table = coverage.markdown([one, two], ROOT)
+    assert "\n## 04_window, 04_window_tiles\n" in table
+    assert "[One](../notebooks/04_window.ipynb), cell 1" in table
+    assert "[Two](../notebooks/04_window_tiles.ipynb), cell 1" in table
 
 
 def test_each_claim_stands_with_the_notebooks_that_showed_its_card():
