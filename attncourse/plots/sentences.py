@@ -52,7 +52,7 @@ class LiveSentence:
     ) -> None:
         """Show another word's weights; words may change, but not how many there are."""
         turn = np.linspace(0, np.pi, 40)
-        widest = np.abs(self.x - self.x[query]).max()
+        widest = np.abs(self.x - self.x[query]).max() or 1
         for key, (word, weight) in enumerate(zip(words, weights, strict=True)):
             middle, radius = (self.x[query] + self.x[key]) / 2, (self.x[key] - self.x[query]) / 2
             height = 0.4 + 1.6 * 2 * abs(radius) / widest

@@ -14,7 +14,6 @@
 import itertools
 import math
 
-import ipywidgets
 import numpy as np
 import torch
 
@@ -43,12 +42,12 @@ from attncourse.units import format_bytes
 
 # %%
 words = "The dog chased the ball until it was tired".split()
-q, k = np.zeros((9, 4)), np.zeros((9, 4))
-k[1], k[4] = (1, 1, 0, 0), (1, -1, 0, 0)  # dog and ball: things, one alive, one not
-k[2], k[8] = (0, 0, 1, 0), (0, 0, 0, 1)  # chased: a deed; tired: a state
-q[1] = q[4] = 0, 0, 2, 0  # dog, ball: what is done?
-q[2] = 2, 0, 0, 0  # chased: by whom, and what?
-q[6] = 2, 2, 0, 0  # it: a thing that is alive
+queries, keys = np.zeros((9, 4)), np.zeros((9, 4))
+keys[1], keys[4] = (1, 1, 0, 0), (1, -1, 0, 0)  # dog and ball: things, one alive, one not
+keys[2], keys[8] = (0, 0, 1, 0), (0, 0, 0, 1)  # chased: a deed; tired: a state
+queries[1] = queries[4] = 0, 0, 2, 0  # dog, ball: what is done?
+queries[2] = 2, 0, 0, 0  # chased: by whom, and what?
+queries[6] = 2, 2, 0, 0  # it: a thing that is alive
 
 # %% [markdown]
 # How well does a key fit a query? Multiply number by number and add up: *it* and *dog* score
@@ -56,7 +55,7 @@ q[6] = 2, 2, 0, 0  # it: a thing that is alive
 # *weights* that sum to 1: it takes exp of each and divides by their sum.
 
 # %%
-scores = q @ k.T
+scores = queries @ keys.T
 weights = softmax(scores)
 print("it looks at", *(f"{word:>7}" for word in words))
 print("score      ", *(f"{score:7.0f}" for score in scores[6]))
@@ -68,8 +67,8 @@ print(f"by hand: e⁴ / (e⁴ + 8) = {math.e**4 / (math.e**4 + 8):.2f} for the d
 # numbers as the keys.
 
 # %%
-v = k
-out = weights @ v
+values = keys
+out = weights @ values
 print("it, after attention: thing {:.2f}, alive {:.2f}, deed {:.2f}, state {:.2f}".format(*out[6]))
 
 # %% [markdown]
@@ -78,8 +77,9 @@ print("it, after attention: thing {:.2f}, alive {:.2f}, deed {:.2f}, state {:.2f
 # anything, all scores are 0 and each result is the plain average of the values.
 
 # %%
-np.testing.assert_allclose(full.attention(q, k, v, scale=1), out)
-np.testing.assert_allclose(full.attention(0 * q, k, v), np.tile(v.mean(axis=0), (9, 1)))
+plain = np.tile(values.mean(axis=0), (9, 1))
+np.testing.assert_allclose(full.attention(queries, keys, values, scale=1), out)
+np.testing.assert_allclose(full.attention(0 * queries, keys, values), plain)
 print(len(words), "words,", scores.size, "scores")
 
 # %% [markdown]
@@ -90,17 +90,16 @@ live_words = plots.LiveSentence(words, weights[6], 6, title=" ")
 
 
 def draw_words(word, ends_with):
-    asks = q.copy()
+    asks = queries.copy()
     asks[6, 1] = 2 if ends_with == "tired" else -2  # flat: a thing that is not alive
-    row = softmax(asks @ k.T)[word]
+    row = softmax(asks @ keys.T)[word]
     sentence = [*words[:-1], ends_with]
     live_words.update(sentence, row, word, "a bow is as thick as its weight")
     most = ", ".join(sentence[j] for j in np.flatnonzero(row > row.mean() + 0.01)) or "all alike"
     return f"… until it was {ends_with}. '{sentence[word]}' looks most at: {most}."
 
 
-places = {f"{place + 1}: {word}": place for place, word in enumerate(words[:-1])}
-which = ipywidgets.Dropdown(options=places.items(), value=6)
+which = widgets.choice({f"{j + 1}: {word}": j for j, word in enumerate(words[:-1])}, 6)
 widgets.explore(draw_words, live_words.figure, word=which, ends_with=["tired", "flat"])
 
 # %% [markdown] covers="A1 A4 A6 P1"
@@ -178,16 +177,13 @@ parts = {"one head": 1, "one layer, 12 heads": 12, "BERT-base, 12 layers": 144}
 
 
 def draw_scale(n, what, device, numbers):
-    count, size = parts[what], np.dtype(numbers).itemsize
-    memory = DEVICES[device].memory_bytes
+    size, memory = np.dtype(numbers).itemsize, DEVICES[device].memory_bytes
     live_one.update(n, 64)
-    live_all.update(n, 64, count, memory / size, f"{what}, in the {device}")
-    squares, rows = (count * n * each * size for each in (n, 3 * 64))
-    fits = "fits" if squares + rows <= memory else "does not fit"
-    return (
-        f"{n:,} tokens: scores {format_bytes(squares)}, q, k and v {format_bytes(rows)}. "
-        f"{what} {fits}: {(squares + rows) / memory:.2g} times the {device}."
-    )
+    live_all.update(n, 64, parts[what], memory / size, f"{what}, in the {device}")
+    squares, rows = (parts[what] * n * each * size for each in (n, 3 * 64))
+    both = f"scores {format_bytes(squares)}, q, k and v {format_bytes(rows)}"
+    share = f"{(squares + rows) / memory:.2g} times the {device}"
+    return f"{what}, {n:,} tokens: {both}; together {share}."
 
 
 # %% folded=true
@@ -267,12 +263,10 @@ plots.scale_legend(live_heads.figure, memory=False)
 
 
 def draw_heads(n, heads):
-    live_heads.update(n, 768 // heads, heads, None, f"one layer: {heads} heads of {768 // heads}")
-    squares, rows = heads * n**2 * 4, 3 * n * 768 * 4
-    return (
-        f"{n} tokens, {heads} heads of {768 // heads}: scores {format_bytes(squares)}, "
-        f"q, k and v {format_bytes(rows)}."
-    )
+    title = f"one layer: {heads} heads of {768 // heads}"
+    live_heads.update(n, 768 // heads, heads, None, title)
+    squares, rows = format_bytes(heads * n**2 * 4), format_bytes(3 * n * 768 * 4)
+    return f"{n} tokens, {title}: scores {squares}, q, k and v {rows}."
 
 
 heads = widgets.choice([1, 2, 3, 4, 6, 8, 12], 12)
@@ -330,6 +324,7 @@ def scores_bytes(heads, size):
 live_budget = plots.LiveBudget(axis, scores_bytes(1, 4), budgets, at=512, low=1e4, high=1e15)
 
 
+# %% folded=true
 def draw_budget(what, heads, numbers):
     n, size = inputs[what], np.dtype(numbers).itemsize
     live_budget.update(scores_bytes(heads, size), at=n)
@@ -338,7 +333,6 @@ def draw_budget(what, heads, numbers):
     return f"{what}: {format_bytes(need)} a layer. It fits into {fits} of {len(budgets)} devices."
 
 
-# %% folded=true
 numbers = ["float32", "float16"]
 widgets.explore(
     draw_budget, live_budget.figure, what=list(inputs), heads=(1, 32, 1, 1), numbers=numbers
@@ -454,14 +448,7 @@ for name, call, given in (
 
 # %% folded=true
 row, square = 512 * 64 * 4, 512**2 * 4
-steps = [
-    "scores",
-    "softmax",
-    "out",
-    "gradient\nof weights",
-    "gradient\nof scores",
-    "gradients\nof q, k",
-]
+steps = "scores|softmax|out|gradient\nof weights|gradient\nof scores|gradients\nof q, k".split("|")
 lives = {
     "q, k": (0, 5, 2 * row),
     "v": (0, 3, row),
@@ -476,7 +463,7 @@ axes.axvline(2.5, color="#777777", linestyle=":")
 plots.show(axes, "Squares are dark. Only the weights live from the forward into the backward pass.")
 
 # %% [markdown]
-# How few squares can *you* do with? One expression in NumPy holds three at once;
+# How few squares can *you* do with? Written as one expression, NumPy holds several at once;
 # [Exercise 01.4](../exercises/01_bottleneck.ipynb#01.4-One-square-instead-of-three) allows one, and
 # measures it.
 
@@ -695,6 +682,7 @@ print(f"float32, four passes: {standard(64, size=4):.1f}")
 print(f"float16, six passes:  {standard(64, passes=6):.1f}")
 tiled = flash.cost(1, 1, 4096, 4096, 64, block_q=128, block_k=128, dtype_bytes=2)
 print(f"float16, in tiles of 128 queries, no square written: {tiled.intensity:.1f}")
+works = {"softmax alone": 5 / 4, "standard": standard(64), "in tiles": tiled.intensity}
 
 # %% [markdown]
 # The third line is for programs whose softmax goes over the square once more, to find the maxima.
@@ -708,23 +696,20 @@ print(f"float16, in tiles of 128 queries, no square written: {tiled.intensity:.1
 #
 # Draw what a device can reach over the intensity: at first it rises with the bandwidth, then the
 # peak of the arithmetic cuts it off. That is the *roofline*, and its edge is the ridge. Left of it
-# memory is the limit, right of it arithmetic. With which tiles does attention cross it?
+# a calculation is *memory-bound*, right of it *compute-bound*. The softmax alone does 5 operations
+# for 4 bytes. With which tiles does attention cross the ridge?
 
 
 # %% folded=true
-def intensities(width, block):
-    tiled = flash.cost(1, 1, 4096, 4096, width, block_q=block, block_k=block, dtype_bytes=2)
-    return {"softmax alone": 5 / 4, "standard": standard(width), "in tiles": tiled.intensity}
-
-
-live_roof = plots.LiveRoofline(a100, intensities(64, 128), title=" ")
+live_roof = plots.LiveRoofline(a100, works, title=" ")
 
 
 def draw_roof(device, width, block):
-    works, chosen = intensities(width, block), DEVICES[device]
-    live_roof.update(chosen, works, title=f"{device}, float16, heads of {width}")
-    peak = chosen.flops_per_second
-    words = ", ".join(f"{w} {plots.attainable(chosen, x) / peak:.0%}" for w, x in works.items())
+    tiled = flash.cost(1, 1, 4096, 4096, width, block_q=block, block_k=block, dtype_bytes=2)
+    works.update({"standard": standard(width), "in tiles": tiled.intensity})
+    live_roof.update(DEVICES[device], works, title=f"{device}, float16, heads of {width}")
+    reached = {w: plots.attainable(DEVICES[device], x) for w, x in works.items()}
+    words = ", ".join(f"{w} {r / DEVICES[device].flops_per_second:.0%}" for w, r in reached.items())
     return f"Of its peak the {device} can at most reach: {words}."
 
 
@@ -760,11 +745,12 @@ print("0.15 ms:", implied(0.15e-3, 8192, 64, heads=12, device=a100))
 print("98 ms:  ", implied(98e-3, 4096, 64, heads=12, device=a100))
 
 # %%
-claims.check("C137")
+least = implied(0.15e-3, 8192, 64, heads=12, device=a100).least_seconds
+claims.check("C137", f"{least * 1e3:.2f} ms at least, with nothing else to do")
 
 # %% [markdown]
-# Half of the least time even for the arithmetic alone; and nobody sees it, because 0.15 ms sounds
-# like a GPU. Now you: between which times is a claim about 4096 tokens believable?
+# Less than a quarter of what the arithmetic alone must take; and nobody sees it, because 0.15 ms
+# sounds like a GPU. Now you: between which times is a claim about 4096 tokens believable?
 
 # %% folded=true
 live_lie = plots.LiveRoofline(a100, {"this claim": 1000.0}, {"this claim": 1e12}, title=" ")
@@ -783,10 +769,10 @@ sizes = widgets.choice([512, 1024, 2048, 4096, 8192, 16384], 4096)
 names = widgets.choice(list(DEVICES), "A100 40 GB")
 widgets.explore(draw_lie, live_lie.figure, milliseconds=times, n=sizes, device=names)
 
-# %% [markdown] covers="O4 O5 O7 O11"
+# %% [markdown] covers="O4 O5 O11"
 # ## What hardware likes
 #
-# Two more wishes. Hardware wants *many numbers at once*: a CPU through its vector instructions, a
+# Bytes are not its only wish. Hardware wants *many numbers at once*: a CPU through its vector instructions, a
 # GPU through tensor cores, a TPU through a grid of 128 × 128 multipliers. It is built for products
 # of matrices, and models for it. One dot product of 2000 numbers, in a Python loop and in NumPy:
 
@@ -802,14 +788,6 @@ times = {"Python loop": measure.seconds(loop), "NumPy": measure.seconds(np.dot, 
 np.testing.assert_allclose(loop(), np.dot(x, y), rtol=1e-3)
 plots.show(plots.bars(times, unit="s"), "One dot product of 2000 numbers, by a loop and by NumPy.")
 
-# %% [markdown]
-# And it wants *sizes that fill its tiles*. What does a side of 65 pay for, in tiles of 64?
-
-# %%
-for size in (64, 65, 80, 128):
-    paid = {tile: -(-size // tile) * tile for tile in (8, 16, 64)}
-    print(f"side {size:>3}:", ", ".join(f"tiles of {t:>2} pay for {p:>3}" for t, p in paid.items()))
-
 # %% [markdown] covers="A16 A17 W6"
 # ## Is all of it needed?
 #
@@ -818,8 +796,7 @@ for size in (64, 65, 80, 128):
 # carries 90 % of the attention?
 
 # %% folded=true
-generator = np.random.default_rng(0)
-normal = generator.standard_normal(4096)
+normal = np.random.default_rng(0).standard_normal(4096)
 ranks = np.arange(1, 4097) / 4096
 live_mass = plots.LiveCurves(
     ranks, {"share of the attention": ranks}, x_label="share of the keys", y_label="", high=1.0
@@ -842,21 +819,20 @@ widgets.explore(draw_mass, live_mass.figure, spread=(0.0, 6.0, 0.5, 1.0))
 
 # %% folded=true
 i, j = np.ogrid[:32, :32]
+noise = np.random.default_rng(1).standard_normal((2, 32, 32))
 kinds = {
     "neighbours": -np.abs(i - j) / 1.5,
     "the token before": -8.0 * (i - 1 != j),
     "one special token": np.where(j == 0, 6.0, 0.0) + 0 * i,
-    "a few keys each": 3.0 * generator.standard_normal((32, 32)),
-    "everything": 0.3 * generator.standard_normal((32, 32)),
+    "a few keys each": 3.0 * noise[0],
+    "everything": 0.3 * noise[1],
 }
 fig, axes = plots.figure(1, 5, width=8.8, height=2.1)
 for ax, (name, logits) in zip(axes, kinds.items(), strict=True):
     ax.imshow(softmax(logits), cmap="viridis", vmin=0)
     ax.set(xticks=[], yticks=[])
     ax.set_title(name, fontsize=9)
-plots.show(
-    fig, "A band; a line beside the diagonal; one column; scattered cells; something everywhere."
-)
+plots.show(fig, "A band; a line beside the diagonal; one column; scattered cells; all cells.")
 
 # %%
 for name, logits in kinds.items():
