@@ -31,7 +31,7 @@ from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit
 #
 # `score_bytes(n=3, heads=2, layers=5, batch=1, bytes_per_number=4)` is `360`.
 #
-# Section: [The bill](../notebooks/00_start.ipynb#The-bill)
+# [Its section](../notebooks/00_start.ipynb#The-bill)
 
 
 # %% role="answer" exercise="00.1"
@@ -100,7 +100,7 @@ Spec(
 #
 # q = [[1, 0], [0, 1]], k = [[2, 3], [4, 1]] gives `[4, 3]`.
 #
-# Section: [Memory is graded](../notebooks/00_start.ipynb#Memory-is-graded)
+# [Its section](../notebooks/00_start.ipynb#Memory-is-graded)
 
 # %% [markdown] role="prompt" exercise="00.2"
 # **Memory limit** at n = 2048: 160 rows of scores at once, 160 · n · 4 bytes = 1.25 MiB. Your

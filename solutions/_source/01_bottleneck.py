@@ -37,7 +37,7 @@ from attncourse.softmax import softmax
 # What does training a Transformer hold, if nothing is recomputed? A layer has 12·d² parameters.
 # Adam keeps two moments for each, always in float32.
 #
-# Section: [The bill of training](../notebooks/01_bottleneck.ipynb#The-bill-of-training)
+# [Its section](../notebooks/01_bottleneck.ipynb#The-bill-of-training)
 
 # %% [markdown] role="prompt" exercise="01.1"
 # Return a dict of bytes: `parameters`; `gradients`, one for each; `moments`; `rows`: q, k, v and
@@ -142,7 +142,7 @@ Spec(
 #
 # `attention_flops(2, 3, 5, 4)`: 108, 216, 276.
 #
-# Section: [Operations, counted](../notebooks/01_bottleneck.ipynb#Operations,-counted)
+# [Its section](../notebooks/01_bottleneck.ipynb#Operations,-counted)
 
 
 # %% role="answer" exercise="01.2"
@@ -228,8 +228,7 @@ Spec(
 #
 # `longest_text(100, 36, 1, 1, 1, 4)` is `4`.
 #
-# Section:
-# [What fits needs a subtraction](../notebooks/01_bottleneck.ipynb#What-fits-needs-a-subtraction)
+# [Its section](../notebooks/01_bottleneck.ipynb#What-fits-needs-a-subtraction)
 
 
 # %% role="answer" exercise="01.3"
@@ -326,8 +325,7 @@ Spec(
 # softmax(q kᵀ / √D) v for one head: q and k `(n, D)`, v `(n, Dv)`, result `(n, Dv)` in the dtype of
 # q. Written as one expression it holds several n × n arrays at once. Hold one.
 #
-# Section:
-# [How long a square must live](../notebooks/01_bottleneck.ipynb#How-long-a-square-must-live)
+# [Its section](../notebooks/01_bottleneck.ipynb#How-long-a-square-must-live)
 
 # %% [markdown] role="prompt" exercise="01.4"
 # **Memory limit** at n = 2048, D = 64, float32: one n × n array and five arrays as large as q,
@@ -441,7 +439,7 @@ Spec(
 # A work has FLOPs and bytes to move, a device a peak (FLOP/s) and a bandwidth (bytes/s). Both go on
 # at the same time.
 #
-# Section: [The roofline](../notebooks/01_bottleneck.ipynb#The-roofline)
+# [Its section](../notebooks/01_bottleneck.ipynb#The-roofline)
 
 # %% [markdown] role="prompt" exercise="01.5"
 # Return a dict: `seconds`, the least time; `memory_bound`, True if moving takes longer than
@@ -548,7 +546,7 @@ Spec(
 # A table gives the seconds of attention at rising lengths. Step i leads from row i to row i + 1;
 # its exponent is the e in t₂ / t₁ = (n₂ / n₁)ᵉ.
 #
-# Section: [Operations are not time](../notebooks/01_bottleneck.ipynb#Operations-are-not-time)
+# [Its section](../notebooks/01_bottleneck.ipynb#Operations-are-not-time)
 
 # %% [markdown] role="prompt" exercise="01.6"
 # Honest exponents start near 0, where starting the work takes longest, and rise to 2. Return the
@@ -668,7 +666,7 @@ Spec(
 # A textbook's budget for n = 4096 and d = 768 takes d for the width of a single head. Do it for any
 # number of heads that share d, in float32.
 #
-# Section: [768 is not a head](../notebooks/01_bottleneck.ipynb#768-is-not-a-head)
+# [Its section](../notebooks/01_bottleneck.ipynb#768-is-not-a-head)
 
 # %% [markdown] role="prompt" exercise="01.V2"
 # Return a dict: `score_numbers` of all heads; `qkv_numbers`, those of q, k and v; `total_bytes` of
@@ -770,7 +768,7 @@ Spec(
 #
 # `method_bytes(4, 3, 2, 2, 4)`: 192, 96, 48, 0.5, 0.75.
 #
-# Section: [Growth](../notebooks/01_bottleneck.ipynb#Growth)
+# [Its section](../notebooks/01_bottleneck.ipynb#Growth)
 
 
 # %% role="answer" exercise="01.V6"
