@@ -1,11 +1,11 @@
 """Where the course handles each topic of its inventory, and shows claims of its ledger.
 
 A heading of the text sources names the topics that its section handles, `covers="F2 F4-F6"`; an
-exercise of the source documents handles the topic of its name. It counts by what ran: a section
+exercise of the source documents handles the topic of its name. What counts is what ran: a section
 without a code cell that gave an output and without a link to an exercise handles nothing, unless a
-sentence is all that its topics ask for, and neither does a claim's card, which is the audit's. Each
-chapter named for a topic handles it itself; a heading that only says where a topic is handled has
-`points="P10"`. A course that breaks one of these rules cannot be built or checked.
+sentence is all that its topics ask for. The card of a claim counts if the cell computed its number.
+Each chapter named for a topic handles it itself; a heading that only says where a topic is handled
+has `points="P10"`. A course that breaks one of these rules cannot be built or checked.
 
 Claims are not tagged: that each is found and fits its verdict is tested, and which of them a
 chapter shows is read from what it displayed when it ran. `attncourse build` writes docs/coverage.md
@@ -196,12 +196,13 @@ def _squeezed(text: str) -> str:
 
 
 def _shown_by(cell: dict) -> set[str]:
-    """Return the kinds of a built cell's outputs; a claim's card is none."""
+    """Return the kinds of a built cell's outputs."""
     code = "".join(cell["source"])
     if cell.get("execution_count") is None:
         return set()
+    nodes = list(ast.walk(ast.parse(code)))
     if IGNORING_TAGS & set(cell["metadata"].get("tags", ())):  # its outputs are not stored
-        lines = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Expr)]
+        lines = [node.value for node in nodes if isinstance(node, ast.Expr)]
         shows = any(not isinstance(line, ast.Constant) for line in lines)
         return {"what varies by the run"} if shows else set()
     kinds = set()
@@ -209,15 +210,22 @@ def _shown_by(cell: dict) -> set[str]:
         data = output.get("data", {})
         page = "".join(data.get("text/html", ""))
         if CARD.match("".join(data.get("text/plain", ""))):
-            continue
-        if "image/png" in data or page.startswith("<p"):
+            if any(map(_checks_its_own, nodes)):
+                kinds.add("checked claim")
+        elif "image/png" in data or page.startswith("<p"):
             kinds.add("picture")
         else:
             kinds.add("table" if page else "text")
     widgets = {kind for name, kind in WIDGETS.items() if f"widgets.{name}(" in code}
-    if widgets and "text" in kinds:  # the sentence under it, or what is printed beside it
-        kinds = kinds - {"text"} | widgets
-    return kinds
+    # a stored notebook has the sentence of a widget
+    return kinds - {"text"} | widgets if kinds and widgets else kinds
+
+
+def _checks_its_own(node: ast.AST) -> bool:
+    """Whether this is `claims.check(id, value)`: the value is the cell's, not the audit's."""
+    if not isinstance(node, ast.Call) or ast.unparse(node.func) != "claims.check":
+        return False
+    return len(node.args) > 1 or any(keyword.arg == "value" for keyword in node.keywords)
 
 
 def missing(sources: Iterable[Source], root: Path) -> list[str]:
