@@ -256,8 +256,8 @@ def missing(sources: Iterable[Source], root: Path) -> list[str]:
                     f"chapter {number}: no section covers topic {id}, {topic.item}{elsewhere}"
                 )
     return [
-        f"{section} no code cell ran and gave an output and no exercise is linked, so it does not "
-        f"cover {', '.join(ids)}; where it only says which page does, write `points=`"
+        f"{section} no code cell gave an output when it was built, and no exercise is linked: it "
+        f"does not cover {', '.join(ids)}. If it only says which page does, write `points=`"
         for section, ids in empty.items()
     ] + left_out
 

@@ -123,13 +123,13 @@ def test_a_section_rests_on_what_its_cells_showed(tmp_path, section, shown, ran)
     assert len(empty) == (not ran)
     if empty:  # G15 asks for a sentence
         assert empty[0].startswith('notebooks/_source/04_window.py:1: cell 1: in "Edges" no code')
-        assert "does not cover F2; where it only says which page does, write `points=`" in empty[0]
+        assert "does not cover F2. If it only says which page does, write `points=`" in empty[0]
 
 
 def test_a_title_covers_what_stands_before_the_first_section(tmp_path):
     cells = '# %% [markdown] covers="F1 F2"\n# # All\n\n# %% [markdown]\n# ## One\n\n# %%\n1'
     source = build(tmp_path, toy(cells), [text("1")])
-    assert any("does not cover F1, F2;" in line for line in coverage.missing([source], tmp_path))
+    assert any("does not cover F1, F2." in line for line in coverage.missing([source], tmp_path))
 
 
 def test_an_exercise_named_above_a_heading_belongs_to_the_section_before(tmp_path):
