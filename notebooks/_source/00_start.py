@@ -59,10 +59,12 @@ widgets.guess(
 #
 # $$ \text{bytes} = n^2 \cdot \text{heads} \cdot \text{layers} \cdot \text{batch} \cdot
 #    \text{bytes per number} $$
+#
+# BERT-base read 512 tokens at most:
 
 # %%
-n_bytes = 4096**2 * 12 * 12 * 1 * 4
-print("scores of one text:", format_bytes(n_bytes), "or", format_bytes(n_bytes, decimal=True))
+n_bytes = 512**2 * 12 * 12 * 1 * 4
+print("a text of 512 tokens:", format_bytes(n_bytes), "or", format_bytes(n_bytes, decimal=True))
 
 # %% [markdown] covers="A1 A3 A7 A11 A12 O3"
 # Two units for one number: MiB and GiB are powers of 2, MB and GB powers of 10. The course always
@@ -86,7 +88,7 @@ def bill(heads, layers, batch, bytes_each):
     return {"all pairs": lengths.astype(float) ** 2 * factor, "window 128": near * factor}
 
 
-live = plots.LiveBudget(lengths, bill(12, 12, 1, 4), gpus, at=4096, low=1e6, high=1e16)
+live = plots.LiveBudget(lengths, bill(12, 12, 1, 4), gpus, at=512, low=1e6, high=1e16)
 
 
 # %% folded=true
@@ -100,7 +102,7 @@ def draw(n, heads, layers, batch, dtype):
 
 
 sliders = {"heads": (1, 96, 1, 12), "layers": (1, 96, 1, 12), "batch": (1, 64, 1, 1)}
-sizes = widgets.choice({f"{n:,}": int(n) for n in lengths}, 4096)
+sizes = widgets.choice({f"{n:,}": int(n) for n in lengths}, 512)
 widgets.explore(draw, live.figure, n=sizes, **sliders, dtype=list(numbers))
 
 # %% [markdown] covers="A1 P1"

@@ -14,6 +14,7 @@
 import itertools
 import math
 
+import ipywidgets
 import numpy as np
 import torch
 
@@ -173,7 +174,7 @@ figure, (left, right) = plots.figure(1, 2, width=8.6, height=4.1)
 live_one = plots.LiveScale(4096, 64, ax=left, title="one head")
 live_all = plots.LiveScale(4096, 64, 144, 10**10, right, title=" ")
 plots.scale_legend(figure)
-parts = {"one head": 1, "one layer, 12 heads": 12, "BERT-base, 12 layers": 144}
+parts = {"one head": 1, "one layer, 12 heads": 12, "12 layers of them": 144}
 
 
 def draw_scale(n, what, device, numbers):
@@ -191,8 +192,8 @@ widgets.explore(
     draw_scale,
     figure,
     n=widgets.choice({f"{2**power:,}": 2**power for power in range(6, 18)}, 4096),
-    what=widgets.choice(list(parts), "BERT-base, 12 layers"),
-    device=widgets.choice(list(DEVICES), "A100 40 GB"),
+    what=widgets.choice(list(parts), "12 layers of them"),
+    device=ipywidgets.Dropdown(options=list(DEVICES), value="A100 40 GB"),
     numbers=["float32", "float16"],
 )
 
@@ -400,7 +401,7 @@ def draw_fit(device, n, layers):
 
 
 sizes = widgets.choice([512, 1024, 2048, 4096, 8192, 16384], 2048)
-names = widgets.choice([name for name, _ in budgets], "A100 40 GB")
+names = ipywidgets.Dropdown(options=[name for name, _ in budgets], value="A100 40 GB")
 widgets.explore(draw_fit, live_fit.figure, device=names, n=sizes, layers=(1, 48, 1, 12))
 
 # %% [markdown]
@@ -431,8 +432,7 @@ widgets.guess(
 
 # %%
 fused = torch.nn.functional.scaled_dot_product_attention
-print("kept for the backward pass:", saved_squares(attention_in_torch), "square")
-print("kept by PyTorch's own attention:", saved_squares(fused), "squares")
+print("PyTorch's own attention keeps", saved_squares(fused), "squares")
 q, k, v = random_qkv(512)
 for name, call, given in (
     ("forward", full.attention, (q, k, v)),
@@ -443,8 +443,8 @@ for name, call, given in (
     )
 
 # %% [markdown]
-# PyTorch's own attention shows that not even that one is needed; [chapter 09](09_flash.ipynb) tells
-# how. The others come and go:
+# PyTorch's own attention needs none at all; [chapter 09](09_flash.ipynb) tells how. When does each
+# array come and go? Look for a dark bar that crosses the line into the backward pass.
 
 # %% folded=true
 row, square = 512 * 64 * 4, 512**2 * 4
@@ -460,7 +460,7 @@ lives = {
 }
 axes = plots.lifetimes(lives, steps, title="512 tokens: forward pass | backward pass")
 axes.axvline(2.5, color="#777777", linestyle=":")
-plots.show(axes, "Squares are dark. Only the weights live from the forward into the backward pass.")
+plots.show(axes, "Squares are dark. What lives on when the backward pass begins, has to be kept.")
 
 # %% [markdown]
 # How few squares can *you* do with? Written as one expression, NumPy holds several at once;
@@ -566,22 +566,18 @@ def softmax_share():
     return 100 * times["softmax"] / sum(times.values())
 
 
-widgets.guess(
-    "What share of the time of attention does the softmax take, here and now?",
-    softmax_share,
-    unit="%",
-    explain="It hardly computes. It fetches a square of numbers and puts another one back.",
-)
+def show_steps(share):
+    plots.show(plots.bars(times_of_steps(), unit="s"), "The three steps, timed once more.")
+    return f"{5 / (5 + 4 * 64):.1%} of the operations, {share:.0f} % of the time."
 
-# %%
-times = times_of_steps()
-plots.show(plots.bars(times, unit="s"), "How long each of the three steps takes on this machine.")
 
-# %% tags=["nbval-ignore-output"]
-share = times["softmax"] / sum(times.values())
-print(f"the softmax: {5 / (5 + 4 * 64):.1%} of the operations, {share:.0%} of the time")
+question = "What share of the time of attention does the softmax take, here and now?"
+widgets.guess(question, softmax_share, unit="%", explain=show_steps)
 
 # %% [markdown]
+# It hardly computes. But it fetches a square of numbers and puts another one back. Keep that in
+# mind until the third number comes up.
+#
 # Does the whole follow $n^2$, then? On paper whose axes are both logarithmic a power is a straight
 # line, and its slope is the exponent. What a call costs before it computes anything bends the left
 # end up.
@@ -714,12 +710,12 @@ def draw_roof(device, width, block):
 
 
 widths, blocks = (widgets.choice([16, 32, 64, 128, 256], start) for start in (64, 128))
-names = widgets.choice(list(DEVICES), "A100 40 GB")
+names = ipywidgets.Dropdown(options=list(DEVICES), value="A100 40 GB")
 widgets.explore(draw_roof, live_roof.figure, device=names, width=widths, block=blocks)
 
 # %% [markdown]
-# The softmax does 2 % of the operations and stands at the far left: so it took its time. Does this
-# machine have a roof too? A product of matrices and a copy of a large array show both its limits.
+# The softmax does 2 % of the operations, and stands at the far left: that is why it takes its time.
+# Does this machine have a roof too? A product of matrices and a copy of a large array show both its limits.
 
 # %% tags=["nbval-ignore-output"]
 cpu = this_cpu()
@@ -766,7 +762,7 @@ def draw_lie(milliseconds, n, device):
 
 times = widgets.choice([0.02, 0.05, 0.1, 0.15, 0.3, 1.0, 3.0, 10.0, 30.0, 98.0, 390.0], 98.0)
 sizes = widgets.choice([512, 1024, 2048, 4096, 8192, 16384], 4096)
-names = widgets.choice(list(DEVICES), "A100 40 GB")
+names = ipywidgets.Dropdown(options=list(DEVICES), value="A100 40 GB")
 widgets.explore(draw_lie, live_lie.figure, milliseconds=times, n=sizes, device=names)
 
 # %% [markdown] covers="O4 O5 O11"
