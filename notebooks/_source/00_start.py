@@ -173,7 +173,9 @@ check("00.1")
 # It names the smallest case that fails, what came out, and, since this mistake is a known one,
 # what you forgot. Now the right way round:
 #
-# 1. Open [the exercises](../exercises/00_start.ipynb).
+# 1. Open [the exercises](../exercises/00_start.ipynb). 00.1 is this one;
+#    [00.2](../exercises/00_start.ipynb#00.2-Largest-score-of-each-query,-without-the-matrix) limits
+#    the memory.
 # 2. Fill in the answer, run the cell, run its check.
 # 3. Stuck? `hint("00.1")` gives three hints, one at a time.
 # 4. Save, then grade in a terminal: `attncourse grade --chapter 00`.

@@ -174,7 +174,7 @@ figure, (left, right) = plots.figure(1, 2, width=8.6, height=4.1)
 live_one = plots.LiveScale(4096, 64, ax=left, title="one head")
 live_all = plots.LiveScale(4096, 64, 144, 10**10, right, title=" ")
 plots.scale_legend(figure)
-parts = {"one head": 1, "one layer, 12 heads": 12, "12 layers of them": 144}
+parts = {"one head": 1, "12 heads, a layer": 12, "144 heads, BERT-base": 144}
 
 
 def draw_scale(n, what, device, numbers):
@@ -192,7 +192,7 @@ widgets.explore(
     draw_scale,
     figure,
     n=widgets.choice({f"{2**power:,}": 2**power for power in range(6, 18)}, 4096),
-    what=widgets.choice(list(parts), "12 layers of them"),
+    what=widgets.choice(list(parts), "144 heads, BERT-base"),
     device=ipywidgets.Dropdown(options=list(DEVICES), value="A100 40 GB"),
     numbers=["float32", "float16"],
 )
@@ -247,16 +247,15 @@ print(format_bytes(matrix_bytes, decimal=True), "in powers of 10")
 print(f"all q, k, v of a layer: {elements:,} numbers = {elements * 4 / 1e6:.1f} MB")
 
 # %% [markdown]
-# Both, in two units that they call by one name. That costs 5 %, and 7 % at a GB. The larger slip is
-# to count numbers and print bytes: one of them gives the last line as 9.4 MB. Put the unit into the
-# name, `matrix_bytes`, and neither happens.
+# Both, in two units that they call by one name. The larger slip is to count numbers and print
+# bytes: one of them gives the last line as 9.4 MB. Put the unit into the name, `matrix_bytes`, and
+# neither happens.
 
 # %% [markdown] covers="A7 A8"
 # ### 768 is not a head
 #
-# BERT-base is $d = 768$ numbers wide: 12 heads of 64. Books do their sums with one head of 768,
-# because it is simpler. Does it matter? Cut the same 768 into more and more heads. Which area
-# stays?
+# BERT-base is $d = 768$ numbers wide: 12 heads of 64. Textbooks do their sums with one head of 768,
+# because it is simpler. Does it matter? Cut the same 768 into more and more heads. Which area stays?
 
 # %% folded=true
 live_heads = plots.LiveScale(1024, 64, 12, title=" ", room=(4 * 1300, 3.2 * 1024))
@@ -340,9 +339,9 @@ widgets.explore(
 )
 
 # %% [markdown]
-# No larger GPU will do: for ten times the text it would need a hundred times the memory. What other
-# mechanisms hold at three lengths is
-# [Exercise 01.V6](../exercises/01_bottleneck.ipynb#01.V6-Three-methods,-three-lengths).
+# No larger GPU will do: for ten times the text it would need a hundred times the memory.
+# [Exercise 01.V6](../exercises/01_bottleneck.ipynb#01.V6-Three-methods,-three-lengths) asks what
+# two other mechanisms hold at three lengths.
 
 # %% [markdown] covers="A15 A19 N9"
 # ## What fits needs a subtraction
@@ -633,7 +632,7 @@ print(f"arithmetic, float16: {a100.peak('float16') / 1e12:.0f} TFLOP/s")
 
 # %%
 widgets.guess(
-    "One float16 number, 2 bytes, comes from the main memory. How many FLOPs can an A100 do by then?",
+    "Two bytes, a float16 number, come from the main memory: how many FLOPs can an A100 do by then?",
     lambda: 2 * a100.flops_per_second / a100.bytes_per_second,
     unit="FLOPs",
     explain="Who uses a number less often than that leaves the arithmetic waiting.",
@@ -681,8 +680,8 @@ print(f"float16, in tiles of 128 queries, no square written: {tiled.intensity:.1
 works = {"softmax alone": 5 / 4, "standard": standard(64), "in tiles": tiled.intensity}
 
 # %% [markdown]
-# The third line is for programs whose softmax goes over the square once more, to find the maxima.
-# You will meet all three numbers elsewhere: always ask which type and how many passes.
+# The third line is for programs whose softmax is two steps, with the square written and read between
+# exp and division. You will meet all three numbers elsewhere: ask which type, and how many passes.
 #
 # The last line is [flash attention](09_flash.ipynb). Its operations are the same; only the traffic
 # differs.
@@ -715,7 +714,8 @@ widgets.explore(draw_roof, live_roof.figure, device=names, width=widths, block=b
 
 # %% [markdown]
 # The softmax does 2 % of the operations, and stands at the far left: that is why it takes its time.
-# Does this machine have a roof too? A product of matrices and a copy of a large array show both its limits.
+# Does this machine have a roof too? A product of matrices and a copy of a large array show both its
+# limits.
 
 # %% tags=["nbval-ignore-output"]
 cpu = this_cpu()
@@ -768,9 +768,10 @@ widgets.explore(draw_lie, live_lie.figure, milliseconds=times, n=sizes, device=n
 # %% [markdown] covers="O4 O5 O11"
 # ## What hardware likes
 #
-# Bytes are not its only wish. Hardware wants *many numbers at once*: a CPU through its vector instructions, a
-# GPU through tensor cores, a TPU through a grid of 128 × 128 multipliers. It is built for products
-# of matrices, and models for it. One dot product of 2000 numbers, in a Python loop and in NumPy:
+# Few bytes are not its only wish. It wants *many numbers at once*: a CPU through its vector
+# instructions, a GPU through tensor cores, a TPU through a grid of 128 × 128 multipliers. It is
+# built for products of matrices, and models are built for it. One dot product of 2000 numbers, in a
+# Python loop and in NumPy:
 
 # %%
 x, y = random_qkv(1, 2000, width=2000)[1][0, 0, :2]
