@@ -13,8 +13,8 @@ import psutil
 import pytest
 import toy_course as toy
 
-from attncourse import cli
-from attncourse.grading import commands, kernel, progress, session, submission
+from attncourse import cli, progress
+from attncourse.grading import commands, kernel, session, submission
 from attncourse.grading.report import Report, Result
 
 COUNT = 3
@@ -289,7 +289,7 @@ def test_a_hint_before_the_first_pass_is_help_for_good(mine):
 def test_solutions_and_hints_inside_notebooks_are_not_the_learners_progress(mine):
     notebook = toy.answered(toy.exercises(COUNT), {1: toy.right(1)})
     notebook["metadata"]["attncourse"]["kind"] = "solutions"
-    take = "from attncourse.grading import progress\nprogress.record_hint('90.2')"
+    take = "from attncourse import progress\nprogress.record_hint('90.2')"
     notebook["cells"].append(toy.code(take, "hint"))
     notebook["cells"].insert(1, toy.code(take, "hint"))
     _, results = grade(notebook, mine)
@@ -526,6 +526,13 @@ def test_progress_has_a_line_a_chapter(run):
     for n in range(2, toy.COUNT + 1):
         progress.record_pass(f"90.{n}")
     assert run("progress")[1].splitlines()[0] == "90_toy  20 of 20 passed"
+
+
+def test_progress_says_how_guesses_met_their_answers(run):
+    assert "guessed so far" not in run("progress")[1]
+    progress.record_guess("How many?", 3, 4)
+    said = "guessed so far: within a factor of two in 1 of 1 guesses"
+    assert run("progress")[1].splitlines()[1] == said
 
 
 def test_progress_lists_every_exercise(run, monkeypatch):
