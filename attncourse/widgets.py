@@ -50,9 +50,12 @@ class Explorer(ipywidgets.VBox):
     def __repr__(self) -> str:
         return self.text
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the view, and the picture and its sentence for pages without a kernel."""
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        return {"text/plain": self.text, "application/vnd.jupyter.widget-view+json": view}
+        data = {"image/png": self.png, "application/vnd.jupyter.widget-view+json": view}
+        about = {"alt": self.text, "width": plots.css_width(self.drawn)}
+        return data | plots.caption(self.text), {"image/png": about}
 
     def _redraw(self, change: object = None) -> None:
         try:
