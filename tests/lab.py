@@ -221,6 +221,11 @@ class Notebook:
         )
         return told.filter(has=self.page.locator("img"))  # a form has a status and no picture
 
+    @property
+    def pictures(self):
+        """The pictures of all cells, stored or live."""
+        return self.box.locator(".jp-OutputArea img")
+
     def cell(self, index: int):
         """Return the cell with this index in the page."""
         return self.box.locator(".jp-Cell").nth(index)

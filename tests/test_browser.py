@@ -67,8 +67,12 @@ def jupyter(tmp_path_factory):
     ],
 )
 def chapter(jupyter, request):
-    """A chapter, all of its cells run."""
+    """A chapter, all of its cells run; `unrun` is its number of pictures and its text before."""
     notebook = lab.Notebook(jupyter[0], f"notebooks/{request.param}.ipynb")
+    stored = sum("image/png" in out.get("data", {}) for c in notebook.cells for out in c["outputs"])
+    if stored:
+        notebook.pictures.nth(stored - 1).wait_for()
+    notebook.unrun = (notebook.pictures.count(), notebook.box.inner_text())
     notebook.run_all()
     yield notebook
     notebook.close()
@@ -115,6 +119,12 @@ def test_all_cells_run(chapter):
     assert chapter.page.locator(".Toastify__toast").count() == 0  # a notice would lie over the text
 
 
+def test_pictures_are_seen_before_the_first_run_which_replaces_them(chapter):
+    before, text = chapter.unrun
+    assert before == chapter.pictures.count() > 0
+    assert "Loading widget" not in text and "Error displaying widget" not in text
+
+
 def test_headings_are_an_outline(chapter):
     levels = [
         int(level)
@@ -139,13 +149,12 @@ def test_every_picture_is_there_in_words(chapter):
         (output["metadata"].get("image/png", {}).get("alt"), after)
         for cell in chapter.cells
         for output, after in pairwise([*cell["outputs"], None])
-        if "image/png" in output.get("data", {})
+        if SHOWN & output.get("data", {}).keys() == {"image/png"}
     ]
     assert shown
     for alt, after in shown:
         assert len(alt) > 10 and alt == "".join(after["data"]["text/plain"])
-    pictures = chapter.box.locator(".jp-OutputArea img")
-    assert pictures.count() == live.count() + len(shown)
+    assert chapter.pictures.count() == live.count() + len(shown)
 
 
 CONTROLS = '[role=slider], input[type="checkbox"]'
