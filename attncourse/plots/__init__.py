@@ -39,6 +39,8 @@ from attncourse.plots.matrices import (
 from attncourse.plots.points import scatter
 from attncourse.plots.records import LiveComparison, benchmark
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
+from attncourse.plots.scale import LiveScale, scale_legend
+from attncourse.plots.sentences import LiveSentence
 from attncourse.plots.steps import LiveRow, launches, lifetimes
 from attncourse.plots.traces import LiveTiles, tiles
 
@@ -59,6 +61,8 @@ __all__ = [
     "LiveReach",
     "LiveRoofline",
     "LiveRow",
+    "LiveScale",
+    "LiveSentence",
     "LiveTiles",
     "arcs",
     "attainable",
@@ -84,6 +88,7 @@ __all__ = [
     "png",
     "reach",
     "roofline",
+    "scale_legend",
     "scatter",
     "show",
     "table",

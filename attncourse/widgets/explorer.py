@@ -8,6 +8,7 @@ picture says stands under it as one sentence, which a screen reader speaks when 
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Number
 from typing import Any
 
 import ipywidgets
@@ -77,8 +78,8 @@ def explore(draw: Callable[..., str], figure: Figure, **controls: Any) -> Explor
             and returns one sentence saying what is now seen.
         figure: A figure outside pyplot, such as `plots.LiveMask(...).figure`.
         **controls: For each argument a widget with a value, or (low, high, step, value) for a
-            slider, True or False for a checkbox, a list or a dict of choices, or a `Knob` of the
-            catalogue. A trailing underscore in the name is not shown.
+            slider, True or False for a checkbox, a list or a dict of choices as for `choice`, or a
+            `Knob` of the catalogue. A trailing underscore in the name is not shown.
 
     Returns:
         The explorer; as the last line of a cell it appears.
@@ -91,15 +92,28 @@ def explore(draw: Callable[..., str], figure: Figure, **controls: Any) -> Explor
     return Explorer(_checked(draw), figure, widgets)
 
 
-def choice(options: list | dict[str, Any], value: Any) -> ipywidgets.SelectionSlider:
-    """Return a slider over choices that starts elsewhere than at the first.
+# Up to so many categories are radio buttons, which Tab and Space choose; in a drop-down list that
+# is closed JupyterLab takes the arrow keys and the letters for itself.
+RADIO = 6
+ROW = 20  # letters of labels that have room beside each other
+
+
+def choice(options: list | dict[str, Any], value: Any) -> ipywidgets.Widget:
+    """Return a control over choices that starts elsewhere than at the first.
+
+    Numbers have an order, and get a slider. Other values are categories, and get radio buttons, or
+    a drop-down list if they are many.
 
     Args:
         options: The values, or label -> value.
         value: The first value shown.
     """
     pairs = list(options.items()) if isinstance(options, dict) else options
-    return ipywidgets.SelectionSlider(options=pairs, value=value)
+    values = list(options.values()) if isinstance(options, dict) else options
+    if all(isinstance(one, Number) for one in values):
+        return ipywidgets.SelectionSlider(options=pairs, value=value)
+    kind = ipywidgets.RadioButtons if len(pairs) <= RADIO else ipywidgets.Dropdown
+    return kind(options=pairs, value=value)
 
 
 def _checked(draw: Callable[..., str]) -> Callable[..., str]:
@@ -135,6 +149,10 @@ def _control(name: str, given: Any) -> ipywidgets.Widget:
     control.description = control.description or name.strip("_").replace("_", " ")
     control.style.description_width = "8em"
     control.layout.width, control.layout.max_width = "28em", "100%"
+    if isinstance(control, ipywidgets.RadioButtons):  # the name before the buttons, not above them
+        control.layout.display, control.layout.flex_flow = "flex", "row"
+        if sum(map(len, control._options_labels)) <= ROW:
+            control.orientation = "horizontal"
     return control
 
 
