@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from attncourse.grading import submission
-from attncourse.grading.progress import Entry
+from attncourse.progress import Entry
 
 
 class CommandError(Exception):
@@ -136,7 +136,8 @@ def _hint(args: argparse.Namespace) -> int:
 
 
 def _progress(args: argparse.Namespace) -> int:
-    from attncourse.grading import exercises, progress
+    from attncourse import progress
+    from attncourse.grading import exercises
 
     recorded = progress.load()
     for note in recorded.notes:
