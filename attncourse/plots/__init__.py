@@ -35,6 +35,7 @@ from attncourse.plots.matrices import (
     reach,
 )
 from attncourse.plots.points import scatter
+from attncourse.plots.programs import LiveProgram
 from attncourse.plots.records import LiveComparison, benchmark
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
 from attncourse.plots.steps import LiveRow, launches, lifetimes
@@ -54,6 +55,7 @@ __all__ = [
     "LiveGraph",
     "LiveHeatmap",
     "LiveMask",
+    "LiveProgram",
     "LiveReach",
     "LiveRoofline",
     "LiveRow",
