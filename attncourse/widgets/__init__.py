@@ -6,5 +6,6 @@ stands beside it as one sentence, which is all that a stored notebook keeps of i
 
 from attncourse.widgets.explorer import Explorer, choice, explore
 from attncourse.widgets.forms import Form, Table, form
+from attncourse.widgets.guesses import Guess, guess
 
-__all__ = ["Explorer", "Form", "Table", "choice", "explore", "form"]
+__all__ = ["Explorer", "Form", "Guess", "Table", "choice", "explore", "form", "guess"]
