@@ -54,17 +54,15 @@ class LiveProgram:
             fontsize=9,
             handlelength=1.0,
         )
-        self.update((0, 0), np.zeros(block, bool))
+        self.update((0, 0), np.zeros(block, bool), " ")  # leaves room for a title
         freeze(self.figure)
 
     @staticmethod
     def _image(ax, shape):
-        image = ax.imshow(
-            np.zeros(shape), cmap=ListedColormap(TILE_COLOURS), vmin=0, vmax=2,
-            interpolation="nearest", aspect="auto",
-        )  # fmt: skip
-        image.cmap.set_bad("white")
-        return image
+        colours = ListedColormap(TILE_COLOURS).with_extremes(bad="white")
+        return ax.imshow(
+            np.zeros(shape), cmap=colours, vmin=0, vmax=2, interpolation="nearest", aspect="auto"
+        )
 
     def update(self, program: tuple[int, int], inside: np.ndarray, title: str = "") -> None:
         """Show another program.
