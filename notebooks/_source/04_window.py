@@ -237,10 +237,9 @@ plots.show(plots.bars(seconds, unit="s"), "Time: full attention, masked, and as 
 # $4096 \cdot 257$ scores, 4 MiB.
 
 # %%
-q, k, v = random_qkv(4096)
 widgets.guess(
     "How much does window attention hold at most, its output of 1 MiB included?",
-    lambda: measure.peak_bytes(window.attention, q, k, v, window=128),
+    lambda: measure.peak_bytes(window.attention, *random_qkv(4096), window=128),
     unit="B",
     explain="Not the band: only the scores of 64 queries at a time. How, the next section shows.",
 )
@@ -385,16 +384,16 @@ widgets.guess(
 # window makes of it. When do the two fall together?
 
 # %% folded=true
-offsets = np.arange(-40, 41)
+steps = np.arange(-40, 41)
 scores_row = random_qkv(81, width=1, seed=3)[0].ravel()
 flat = {name: np.zeros(81) for name in ("full attention", "window")}
-live_row = plots.LiveCurves(offsets, flat, x_label="key minus query", y_label="weight")
+live_row = plots.LiveCurves(steps, flat, x_label="key minus query", y_label="weight")
 
 
 # %% folded=true
 def draw_row(radius, pull):
-    scores = (scores_row - pull * np.abs(offsets) / 40)[None]
-    inside = np.abs(offsets) <= radius
+    scores = (scores_row - pull * np.abs(steps) / 40)[None]
+    inside = np.abs(steps) <= radius
     rows = {"full attention": softmax(scores)[0], "window": softmax(scores, inside)[0]}
     live_row.update(rows)
     mass = rows["full attention"][inside].sum()
