@@ -232,14 +232,14 @@ seconds = {way: measure.seconds(call, repeats=2) for way, call in ways.items()}
 plots.show(plots.bars(seconds, unit="s"), "Time: full attention, masked, and as a window.")
 
 # %% [markdown]
-# The masked way does the work of no mask at all, and the masking on top. Now the memory. Full
-# attention holds $4096^2$ scores of four bytes, 64 MiB. The band alone would be
-# $4096 \cdot 257$ scores, 4 MiB.
+# The masked way does the work of no mask at all, and the masking on top. Now the memory, at 8192
+# tokens. Full attention holds $8192^2$ scores of four bytes, 256 MiB. The band alone would be
+# $8192 \cdot 257$ scores, 8 MiB.
 
 # %%
 widgets.guess(
-    "How much does window attention hold at most, its output of 1 MiB included?",
-    lambda: measure.peak_bytes(window.attention, *random_qkv(4096), window=128),
+    "How much does window attention hold at most, its output of 2 MiB included?",
+    lambda: measure.peak_bytes(window.attention, *random_qkv(8192), window=128),
     unit="B",
     explain="Not the band: only the scores of 64 queries at a time. How, the next section shows.",
 )

@@ -23,16 +23,7 @@ import numpy as np
 from attncourse import MECHANISMS, bench, claims, cost, masks, measure, plots, widgets
 from attncourse.bench import records
 from attncourse.inputs import random_qkv
-from attncourse.reference import (
-    bigbird,
-    full,
-    linear,
-    performer,
-    random_keys,
-    strided,
-    topk,
-    window,
-)
+from attncourse.reference import bigbird, full, linear, strided, window
 from attncourse.units import format_bytes, format_seconds
 
 # %% [markdown] covers="P8"
@@ -44,15 +35,19 @@ from attncourse.units import format_bytes, format_seconds
 q, k, v = random_qkv(1024)
 call = functools.partial(window.attention, q, k, v, window=128)
 single = [measure.seconds(call, repeats=1, warmup=0).median for _ in range(40)]
+
+
+def forty_calls():
+    axes = plots.distribution({"one call": single}, unit="s")
+    plots.show(axes, "Forty calls of one function, a dot each; a box from quartile to quartile.")
+
+
 widgets.guess(
     "How many times as long as the fastest of the forty calls did the slowest take?",
     lambda: max(single) / min(single),
     unit="times",
+    explain=forty_calls,
 )
-
-# %%
-axes = plots.distribution({"one call": single}, unit="s")
-plots.show(axes, "Forty calls of one function, a dot each; a box from quartile to quartile.")
 
 # %% [markdown]
 # So a time is a distribution. This course states its **median**, which half of the calls undercut,
@@ -160,13 +155,14 @@ for what, n_bytes in held.items():  # Python's own objects come and go below the
 
 # %% [markdown]
 # Who holds the meter? Python has one of its own, `tracemalloc`, and NumPy reports each array to it.
-# Take the same attention in torch, where two matrices of 4 MiB exist at once. (To import torch
-# takes some seconds.)
+# Torch has an allocator that counts, and the system knows the pages that a process holds. Take the
+# same attention in torch, where two matrices of 16 MiB exist at once, and ask all three. (To import
+# torch takes some seconds.)
 
 # %%
 import torch
 
-tensors = [torch.from_numpy(array) for array in (q, k, v)]
+tensors = [torch.from_numpy(array) for array in random_qkv(2048)]
 
 
 def unfused(q, k, v):
@@ -176,30 +172,30 @@ def unfused(q, k, v):
 unfused(*tensors)
 with measure.watch() as seen:
     unfused(*tensors)
-widgets.guess(
-    "How much does tracemalloc see of torch's attention at 1024 tokens?",
-    lambda: max(seen.peak_bytes, 1),
-    unit="B",
-    explain="Next to nothing: torch asks the system itself, and never tells Python.",
-)
-
-# %% [markdown]
-# So a memory figure belongs to a meter. Three of them: Python's own, torch's allocator, and the
-# pages that the system gave to the process, which no library can hide.
-
-# %%
-tensors = [torch.from_numpy(array) for array in random_qkv(2048)]
-meters = {
-    "tracemalloc": seen.peak_bytes,
-    "torch's allocator": measure.peak_bytes(unfused, *tensors),
-}
-assert meters["tracemalloc"] < meters["torch's allocator"] / 100
+meters = {"torch's allocator": measure.peak_bytes(unfused, *tensors)}
 try:
     meters["the process"] = measure.resident_peak_bytes(unfused, *tensors)
 except NotImplementedError as reason:  # not every system tells
     print(reason)
-axes = plots.bars(meters, unit="bytes", title="unfused attention in torch, 2048 tokens")
-plots.show(axes, "What three meters say of one call: tracemalloc sees next to nothing.")
+assert seen.peak_bytes < meters["torch's allocator"] / 100
+
+
+# %%
+def three_meters():
+    shown = {"tracemalloc": seen.peak_bytes, **meters}
+    axes = plots.bars(shown, unit="bytes", title="unfused attention in torch, 2048 tokens")
+    plots.show(axes, "Torch asks the system itself, and never tells Python.")
+
+
+widgets.guess(
+    "How much of the 32 MiB does tracemalloc see?",
+    lambda: max(seen.peak_bytes, 1),
+    unit="B",
+    explain=three_meters,
+)
+
+# %% [markdown]
+# So a memory figure belongs to a meter. Ask which.
 
 # %% [markdown] covers="P14 P19"
 # ## Everything at once
@@ -359,6 +355,8 @@ for name, out in {
 # queries: the softmax peaks, and attention becomes choosy. Who follows?
 
 # %% folded=true
+from attncourse.reference import topk
+
 small = random_qkv(256, dtype=np.float64)
 answers = {
     "mean of V": lambda q, k, v: np.broadcast_to(v.mean(-2, keepdims=True), v.shape),
@@ -369,6 +367,7 @@ answers = {
 live_errors = plots.LiveBars(dict.fromkeys(answers, 0.0), high=3.0, title="error")
 
 
+# %% folded=true
 def draw_errors(sharpness):
     q, k, v = small[0] * sharpness, small[1], small[2]
     right = full.attention(q, k, v)
@@ -378,7 +377,6 @@ def draw_errors(sharpness):
     return f"Queries times {sharpness}: {words}."
 
 
-# %% folded=true
 widgets.explore(draw_errors, live_errors.figure, sharpness=[1, 2, 4, 8, 16])
 
 # %% [markdown]
@@ -394,6 +392,8 @@ widgets.explore(draw_errors, live_errors.figure, sharpness=[1, 2, 4, 8, 16])
 # generators of their own: in this course each purpose draws other numbers at the same seed.
 
 # %%
+from attncourse.reference import performer
+
 found = {}
 for m in (64, 256, 1024):
     outs = (performer.attention(q, k, v, n_features=m, seed=seed) for seed in range(8))
@@ -555,6 +555,8 @@ for stem, standard, lean in records.crossovers(record):
 # theory. Here are three patterns at 2048 tokens: a window, every 64th key, and random keys.
 
 # %%
+from attncourse.reference import random_keys
+
 n = 2048
 needed = {
     "window": window.count(n, n, window=128),
@@ -570,6 +572,7 @@ seconds = {stem: rows[stem, n]["seconds"]["median"] for stem in ("full", *theory
 efficiency = {stem: seconds["full"] / seconds[stem] / ratio for stem, ratio in theory.items()}
 
 
+# %%
 def realised():
     percent = {stem: round(100 * share) for stem, share in efficiency.items()}
     axes = plots.bars(percent, unit="%", title="realised speedup, as a share of the theoretical")
@@ -828,6 +831,7 @@ def measured_here(n, heads, batch, dtype, tolerance, causal):
     )
 
 
+# %% folded=true
 widgets.form(
     measured_here,
     n=[256, 512, 1024, 2048, 4096],
