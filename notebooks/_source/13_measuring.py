@@ -246,8 +246,8 @@ widgets.explore(draw_all, live_all.figure, n=widgets.choice(lengths, 512))
 
 # %% [markdown]
 # The memory column follows its prediction, because arrays have the size that they have. The time
-# column lies to the right of its own: nobody beats the limits of the device, unless it was busy when
-# they were measured. And the error column falls into two worlds, exact and not.
+# column lies to the right of its own: nobody beats the limits of the device, unless it was busy
+# when they were measured. And the error column falls into two worlds, exact and not.
 
 # %%
 for (stem, n), row in rows.items():
