@@ -37,6 +37,7 @@ from attncourse.plots.matrices import (
     reach,
 )
 from attncourse.plots.points import scatter
+from attncourse.plots.programs import LiveProgram
 from attncourse.plots.records import LiveComparison, benchmark
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
 from attncourse.plots.scale import LiveScale, scale_legend
@@ -58,6 +59,7 @@ __all__ = [
     "LiveGraph",
     "LiveHeatmap",
     "LiveMask",
+    "LiveProgram",
     "LiveReach",
     "LiveRoofline",
     "LiveRow",
