@@ -20,6 +20,7 @@ from attncourse.plots.base import (
     png,
     show,
 )
+from attncourse.plots.boards import LiveBoard, board
 from attncourse.plots.distributions import distribution, table
 from attncourse.plots.guesses import guess
 from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
@@ -48,6 +49,7 @@ __all__ = [
     "PAPER",
     "SERIES",
     "LiveBars",
+    "LiveBoard",
     "LiveBudget",
     "LiveComparison",
     "LiveCurves",
@@ -63,6 +65,7 @@ __all__ = [
     "attainable",
     "bars",
     "benchmark",
+    "board",
     "budget",
     "css_width",
     "curves",

@@ -17,8 +17,17 @@ import numpy as np
 
 from attncourse import claims, graph, masks, plots, widgets
 from attncourse.inputs import random_qkv
-from attncourse.reference import bigbird, full, longformer, offsets, random_keys
-from attncourse.reference import sparse_transformer, strided, topk, window
+from attncourse.reference import (
+    bigbird,
+    full,
+    longformer,
+    offsets,
+    random_keys,
+    sparse_transformer,
+    strided,
+    topk,
+    window,
+)
 
 # %% [markdown] covers="F11 F15"
 # ## A net over the text
@@ -182,12 +191,13 @@ widgets.explore(
 
 # %% [markdown]
 # *Near, then far* is the *Sparse Transformer*. Its two *factors* may be two layers, as here, two
-# heads of one layer, or one mask that joins both ([reference](../attncourse/reference/sparse_transformer.py)).
-# Each factor alone costs about the same. Two layers of 256 tokens:
+# heads of one layer, or one mask that joins both
+# ([reference](../attncourse/reference/sparse_transformer.py)). Two layers of 256 tokens:
 
 # %%
 near, far = sparse_transformer.factors(256, 256, stride=16)
-for plan, layers in {"near, near": (near, near), "far, far": (far, far), "near, far": (near, far)}.items():
+pairs = {"near, near": (near, near), "far, far": (far, far), "near, far": (near, far)}
+for plan, layers in pairs.items():
     print(f"{plan:<11} {masks.density(graph.reach_through(layers)[-1]):6.1%} of all pairs have met")
 
 # %% [markdown]
@@ -199,12 +209,14 @@ for plan, layers in {"near, near": (near, near), "far, far": (far, far), "near, 
 
 # %%
 for stride in (8, 64, 512):
-    print(f"n = 4096, l = {stride:>3}: {stride} near + {4096 // stride} far keys = {stride + 4096 // stride}")
+    each = 4096 // stride
+    print(f"n = 4096, l = {stride:>3}: {stride} near + {each} far = {stride + each} keys")
 
 # %% [markdown]
-# So attention takes $O(n\sqrt n)$ pairs. [Chapter E and chapter V](00_start.ipynb) are two of the
-# texts that this course checks. Chapter V gives a token "about $\sqrt n$" keys. A mask knows better:
-# count both factors, and count what a causal model sees.
+# So all tokens together keep $O(n\sqrt n)$ pairs. *Chapter V*, one of
+# [the texts that this course checks](00_start.ipynb#Promise-two:-what-is-printed-gets-checked),
+# says "about $\sqrt n$" keys a token. Before you repeat such a number, build the mask: both factors,
+# own key, edges, causal.
 
 # %%
 causal = sparse_transformer.factors(4096, 4096, stride=64, causal=True)
@@ -368,7 +380,8 @@ widgets.guess(
 )
 
 # %% [markdown]
-# One draw misses token $j$ with probability $1 - \frac{1}{n-1}$, and all $n - 1$ queries draw $r$ keys:
+# A query draws $r$ of the $n - 1$ others, so it misses token $j$ with probability
+# $1 - \frac{r}{n-1}$; all $n - 1$ must:
 #
 # $$ \text{nobody draws } j: \qquad \Bigl(1 - \frac{r}{n-1}\Bigr)^{n-1} \approx e^{-r} $$
 
@@ -398,8 +411,9 @@ lengths = [64, 128, 256, 512]
 families = {
     "window 8": lambda n: window.mask(n, n, window=8),
     "doubled steps": lambda n: offsets.mask(n, n, offsets=offsets.exponential(n)),
-    "ring, 2 by chance": lambda n: window.mask(n, n, window=1)
-    | random_keys.mask(n, n, n_random=2, seed=0),
+    "ring, 2 by chance": lambda n: (
+        window.mask(n, n, window=1) | random_keys.mask(n, n, n_random=2, seed=0)
+    ),
     "ring, one hub": lambda n: longformer.mask(n, n, window=1, global_tokens=1),
 }
 layers = {name: [graph.hops(mask(n)).max() for n in lengths] for name, mask in families.items()}
@@ -426,13 +440,14 @@ for layers_ in (0, 1, 2):
     print(f"after layer {layers_}: {len(who):>3} tokens, from {who[0]} to {who[-1]}")
 
 # %% [markdown]
-# Reached is not yet understood. Let all weights of a row be equal. In full attention, each token
-# then gets $1/256$ of every other in one layer. And through the hub, in two?
+# Reached is not yet understood. Let all keys of a query weigh the same. In full attention, each
+# token then gets $1/256$ of every other in one layer. And by way of the hub, in two?
 
 # %%
+equal = hub / hub.sum(axis=1, keepdims=True)  # every key of a query gets the same weight
 widgets.guess(
-    "How many times less of token 50 arrives at token 200 through the hub, window 8, than directly?",
-    lambda: float(1 / 256 / np.linalg.matrix_power(hub / hub.sum(axis=1, keepdims=True), 2)[200, 50]),
+    "All weights equal: how many times less of token 50 reaches token 200 by the hub than directly?",
+    lambda: float(1 / 256 / (equal @ equal)[200, 50]),
     unit="times",
     explain="Token 200 gives the hub one of its 18 shares, and of that the hub gave token 50 one "
     "in 256.",
@@ -478,7 +493,7 @@ print("no globals: the window; window 100: full attention")
 # %% [markdown] covers="F13 G4-G6"
 # ## Reaches add
 #
-# Chapter E plans the dilation of a Longformer by depth: none in the first layers, 2 in the middle,
+# *Chapter E* plans the dilation of a Longformer by depth: none in the first layers, 2 in the middle,
 # up to 8 at the top; "information crosses the text in $O(\log n)$ layers". A layer of window $w$
 # and dilation $d$ reaches $wd$ tokens farther. So add:
 
@@ -524,7 +539,7 @@ seen = {"window": range(20, 30), "random": [8, 9, 40, 41], "global": [0, 1]}
 plots.arcs(48, 24, seen, lower, title="BigBird, blocks of 2")
 plots.show(figure, "Neighbours by short arcs, the global tokens and random blocks by long ones.")
 
-# %%
+# %% folded=true
 live_bird = plots.LiveMask(bigbird.mask(128, 128, block=8))
 
 
@@ -559,8 +574,8 @@ print(f"counted {union:.1%}, formula {1 - (1 - 64 / 4096) ** 12:.1%}, shared {64
 # ## A bet on where the links are
 #
 # A pattern is a bet. Four toy data sets with links by construction: words and a title; names that
-# are defined somewhere before; a period of 16; a picture of 16 × 16, read line by line. Each
-# pattern may spend about 17 keys. Bet first: who catches most of each?
+# are defined somewhere; a period of 16; a picture of 16 × 16, read line by line. Each pattern may
+# spend about 17 keys. Bet first: who catches most of each?
 
 # %%
 n, generator = 256, np.random.default_rng(0)
@@ -604,8 +619,8 @@ q, k = q * np.linspace(2, 0.1, 64), k * np.linspace(2, 0.1, 64)  # few direction
 best = topk.select(q, k, keep=32)
 guessed = topk.select(q, k, keep=32, predictor=topk.fit_predictor(q, k, rank=16))
 by_chance = random_keys.draw(1024, 1024, n_random=31)
-print(f"of the 32 best keys, a predictor of rank 16 finds {topk.recall(guessed, best):.0%}", end=", ")
-print(f"chance {topk.recall(by_chance, best):.0%}")
+for way, found in {"predictor of rank 16": guessed, "chance": by_chance}.items():
+    print(f"of the 32 best keys, {topk.recall(found, best):.0%} found by {way}")
 
 # %% [markdown]
 # Reformer takes that road and finds near keys by hashing. Linformer and Synthesizer, Performer and
