@@ -128,9 +128,8 @@ print("stride 1 is full attention; eight texts read alone are stride 8")
 # %%
 def report(name, mask):
     needed, islands = graph.hops(mask), len(np.unique(graph.islands(mask)))
-    joined = "never all" if (needed < 0).any() else f"all met after {needed.max()} layers"
-    words = "island" if islands == 1 else "islands"
-    print(f"{name:<26} {masks.density(mask):6.1%} of pairs, {islands:>2} {words:<7} {joined}")
+    joined = "never all met" if (needed < 0).any() else f"layers until all met: {needed.max()}"
+    print(f"{name:<26} {masks.density(mask):6.1%} of pairs, islands: {islands}, {joined}")
 
 
 report("full", np.ones((64, 64), dtype=bool))
@@ -215,8 +214,8 @@ for stride in (8, 64, 512):
 # %% [markdown]
 # So all tokens together keep $O(n\sqrt n)$ pairs. *Chapter V*, one of
 # [the texts that this course checks](00_start.ipynb#Promise-two:-what-is-printed-gets-checked),
-# says "about $\sqrt n$" keys a token. Before you repeat such a number, build the mask: both factors,
-# own key, edges, causal.
+# says "about $\sqrt n$" keys a token. Before you repeat such a number, build the mask: both
+# factors, own key, edges, causal.
 
 # %%
 causal = sparse_transformer.factors(4096, 4096, stride=64, causal=True)
@@ -347,14 +346,17 @@ for strides in ((32, 64, 128), (31, 61, 127)):
 
 
 # %%
-def periodic(period, noise, n=240):
-    distance = np.abs(np.arange(n) - np.arange(n)[:, None])
-    weights = (distance % period == 0) + noise / period
+def periodic(noise):
+    weights = (distance % 24 == 0) + noise / 24
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-for noise in (0.02, 0.2, 2.0):
-    stride = strided.learned_stride(periodic(24, noise), mass=0.8)
+distance = np.abs(np.arange(240) - np.arange(240)[:, None])
+weights = periodic(noise=0.02)
+caught = {s: weights[distance % s == 0].sum() / weights.sum() for s in (48, 24, 12, 11, 6, 5)}
+print(", ".join(f"stride {s}: {share:.0%}" for s, share in caught.items()))
+for noise in (0.02, 2.0):
+    stride = strided.learned_stride(periodic(noise), mass=0.8)
     print(f"noise {noise}: the longest stride that catches 80 % is {stride}")
 
 # %% [markdown]
@@ -446,7 +448,7 @@ for layers_ in (0, 1, 2):
 # %%
 equal = hub / hub.sum(axis=1, keepdims=True)  # every key of a query gets the same weight
 widgets.guess(
-    "All weights equal: how many times less of token 50 reaches token 200 by the hub than directly?",
+    "Equal weights, window 8: how many times less of token 50 reaches token 200 by the hub?",
     lambda: float(1 / 256 / (equal @ equal)[200, 50]),
     unit="times",
     explain="Token 200 gives the hub one of its 18 shares, and of that the hub gave token 50 one "
@@ -493,28 +495,30 @@ print("no globals: the window; window 100: full attention")
 # %% [markdown] covers="F13 G4-G6"
 # ## Reaches add
 #
-# *Chapter E* plans the dilation of a Longformer by depth: none in the first layers, 2 in the middle,
-# up to 8 at the top; "information crosses the text in $O(\log n)$ layers". A layer of window $w$
-# and dilation $d$ reaches $wd$ tokens farther. So add:
+# *Chapter E* plans the dilation of a Longformer by depth: none in the first layers, 2 in the
+# middle, 4 or 8 at the top; so "information crosses the text in $O(\log n)$ layers". But a layer
+# of window $w$ and dilation $d$ takes a word $wd$ tokens farther, and no more. So add:
 
 # %%
-plans_of_depth = {
-    "512 a side, no dilation": 512 * np.ones(24),
-    "512 a side, dilation 1, 2, 8": 512 * np.repeat([1, 2, 8], 8),
-    "8 a side, no dilation": 8 * np.ones(1024),
-    "8 a side, doubled each layer": 8 * 2 ** np.arange(14),
+dilations = {
+    "none": np.ones(200),
+    "1, 2, then 8": np.repeat([1, 2, 8], (4, 4, 192)),
+    "doubled each layer": 2.0 ** np.arange(16),
 }
-for n in (4096, 8192):
-    needed = {name: int((np.cumsum(r) < n - 1).sum()) + 1 for name, r in plans_of_depth.items()}
-    print(n, "tokens:", ", ".join(f"{name}: {layers}" for name, layers in needed.items()))
+lengths = np.array([4096, 16384, 65536])
+print(f"{'dilation, 512 a side':<24}", *(f"{n:>8} tokens" for n in lengths))
+for plan, dilation in dilations.items():
+    needed = 1 + (np.cumsum(512 * dilation)[:, None] < lengths - 1).sum(axis=0)
+    print(f"{plan:<24}", *(f"{layers:>8} layers" for layers in needed))
 
 # %%
 claims.check("C350")
 
 # %% [markdown]
-# Twice the text, twice the layers; only steps that double with each layer add one. The released
-# model has no dilation at all. It starts from RoBERTa, which knows 512 positions: the 4096 new ones
-# are copies of the old, eight times over (paper, section 5).
+# Whenever a text gets longer, ask what adds up and what multiplies. A fixed plan adds; only steps
+# that double with each layer multiply. The released model has no dilation at all. It starts from
+# RoBERTa, which knows 512 positions: the 4096 new ones are copies of the old, eight times over
+# (paper, section 5).
 
 # %%
 table = np.random.default_rng(0).standard_normal((512, 16))
