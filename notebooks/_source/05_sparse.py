@@ -46,13 +46,14 @@ He says that there is nothing in it,
 only old letters and dust. Today she climbed
 up, knelt down, and turned the key twice.
 """.split()
-first, last = (i for i, word in enumerate(TEXT) if word == "key")
+first, *_, last = (i for i, word in enumerate(TEXT) if word == "key")
 print(f"{len(TEXT)} words; key is word {first} and word {last}, {last - first} words apart")
 
 # %% [markdown]
 # With a window of 4 keys on each side, a word hears 4 words farther in each layer
-# ([chapter 04](04_window.ipynb)), and the first line is many layers away. So spend the same keys
-# differently: spread them over the whole text, one every 8 words. That is a *stride* of 8.
+# ([chapter 04](04_window.ipynb#Layers-widen-the-view)), and the first line is many layers away. So
+# spend the same keys differently: spread them over the whole text, one every 8 words. That is a
+# *stride* of 8.
 
 # %%
 print(f"window 4: {-(-(last - first) // 4)} layers from key to key")
@@ -97,10 +98,10 @@ for key in (last, first):
 # %% [markdown] covers="F30 Y1"
 # ## What a pattern is
 #
-# A *sparse pattern* is a set $S(i)$ of keys for each query $i$. The softmax runs over that set
-# alone. A stride keeps about $n/s$ of the $n$ keys:
+# A *sparse pattern* is a set $S(i)$ of keys for each query $i$. The softmax runs over the scores
+# $a_{ij}$ of that set alone. A stride $s$ keeps about $n/s$ of the $n$ keys:
 #
-# $$ \text{out}_i = \sum_{j \in S(i)} \frac{e^{s_{ij}}}{\sum_{m \in S(i)} e^{s_{im}}}\, v_j ,
+# $$ \text{out}_i = \sum_{j \in S(i)} \frac{e^{a_{ij}}}{\sum_{m \in S(i)} e^{a_{im}}}\, v_j ,
 # \qquad S(i) = \{\, j : (i - j) \bmod s = 0 \,\} $$
 
 # %% [markdown]
@@ -213,7 +214,7 @@ for stride in (8, 64, 512):
 
 # %% [markdown]
 # So all tokens together keep $O(n\sqrt n)$ pairs. *Chapter V*, one of
-# [the texts that this course checks](00_start.ipynb#Promise-two:-what-is-printed-gets-checked),
+# [the texts that this course checks](00_start.ipynb#The-four-texts),
 # says "about $\sqrt n$" keys a token. Before you repeat such a number, build the mask: both
 # factors, own key, edges, causal.
 
@@ -250,7 +251,7 @@ report("blocks and columns", sparse_transformer.mask(64, 64, stride=8, pattern="
 # ## Where should the steps stand?
 #
 # Give a query of 256 tokens eight keys on each side. It may take the eight nearest; or those at
-# distances 1, 2, 4, 8 … 128. The price is the same, and no two layers need differ.
+# distances 1, 2, 4, 8 … 128. The price is the same, and all layers are alike.
 
 # %%
 doubled = offsets.mask(256, 256, offsets=offsets.exponential(256))
@@ -263,8 +264,7 @@ widgets.guess(
     "Eight keys a side at distances 1, 2, 4 … 128: after how many layers have all 256 tokens met?",
     lambda: int(graph.hops(doubled).max()),
     unit="layers",
-    explain="Any distance below 256 is a sum of few powers of two, some of them taken backwards: "
-    "255 is 256 - 1.",
+    explain="Any distance is a sum of few powers of two, some taken backwards: 120 is 128 - 8.",
 )
 
 # %% [markdown]
@@ -277,8 +277,9 @@ for base in (2, 4, 16, 256):
     report(f"base {base}, {len(steps) - 1} keys a side", offsets.mask(256, 256, offsets=steps))
 
 # %% [markdown]
-# Or give each layer one level: layer $t$ takes steps of $b^t$, a *dilated* window, and each query
-# has three keys only. Base 3 covers 3, 9, 27 … tokens without a gap. What will base 4 do?
+# Or give each layer one level: layer $t$ takes steps of $b^t$, a
+# [dilated](04_window.ipynb#Dilation:-the-same-price,-a-wider-view) window, and each query has three
+# keys only. Base 3 covers 3, 9, 27 … tokens without a gap. What will base 4 do?
 
 # %% folded=true
 live_pyramid = plots.LiveReach(np.eye(243, dtype=bool)[[121] * 6])
@@ -539,7 +540,7 @@ print("tokens with the position of token 100:", *same)
 # %%
 figure, (upper, lower) = plots.figure(2, 1, height=4.4)
 plots.arcs(48, 24, {"window": range(20, 29), "global": [0]}, upper, title="Longformer")
-seen = {"window": range(20, 30), "random": [8, 9, 40, 41], "global": [0, 1]}
+seen = {"window": range(22, 28), "random": [10, 11, 32, 33], "global": [0, 1]}
 plots.arcs(48, 24, seen, lower, title="BigBird, blocks of 2")
 plots.show(figure, "Neighbours by short arcs, the global tokens and random blocks by long ones.")
 
@@ -608,9 +609,9 @@ caught = np.array([[(w * m).sum() / w.sum() for m in bets.values()] for w in lin
 # %% folded=true
 words = {"x": "pattern", "y": "data", "label": "share of the links"}
 axes = plots.table(caught, list(links), list(bets), title="links caught", **words)
-best = [list(bets)[place].replace("\n", " ") for place in caught.argmax(axis=1)]
+best = [f"{list(bets)[row.argmax()]} {row.max():.0%}".replace("\n", " ") for row in caught]
 found = "; ".join(f"{name}: {bet}" for name, bet in zip(links, best, strict=True))
-plots.show(axes, f"The share of the links that each pattern catches. Most for {found}.")
+plots.show(axes, f"The share of the links that each pattern catches. Most of {found}.")
 
 # %% [markdown]
 # No column wins everywhere, and nobody wins at code: a definition may stand anywhere, and chance
@@ -627,13 +628,13 @@ for way, found in {"predictor of rank 16": guessed, "chance": by_chance}.items()
     print(f"of the 32 best keys, {topk.recall(found, best):.0%} found by {way}")
 
 # %% [markdown]
-# Reformer takes that road and finds near keys by hashing. Linformer and Synthesizer, Performer and
-# Linear Transformer leave the idea of a mask. Here a pattern is known before the text is.
+# Reformer takes that road and finds near keys by hashing. Linformer, Synthesizer, Performer and
+# Linear Transformer ([chapter 07](07_linear.ipynb)) leave the idea of a mask.
 
 # %% [markdown]
 # ## With a text of your own
 #
-# Put 64 words of your own into `TEXT`, one a cell, with something that is named early and needed
-# late, and run the notebook again. Which plan carries the name to where it is needed in two layers?
-# Then go on to [what a pattern costs](05_sparse_tiles.ipynb); all printed claims about patterns are
-# in [the audit](17_audit.ipynb).
+# Put 64 words of your own into `TEXT`, with one that is named early and needed late; name it in
+# place of *key*, and run the notebook again. Which plan carries it there in two layers? Then go on
+# to [what a pattern costs](05_sparse_tiles.ipynb). [The audit](17_audit.ipynb) has all that is
+# printed about patterns.

@@ -26,7 +26,7 @@ from attncourse.units import format_bytes
 # ## Adding the parts
 #
 # *Chapter V*, one of
-# [the texts that this course checks](00_start.ipynb#Promise-two:-what-is-printed-gets-checked),
+# [the texts that this course checks](00_start.ipynb#The-four-texts),
 # joins three patterns for 4096 tokens: 64 local keys, every 128th, and the first token. It adds
 # them up, 64 + 32 + 1 = 97 keys a token. What is wrong with adding? Take 6 tokens, and count how
 # many of the three parts claim each pair:
@@ -66,7 +66,7 @@ print(f" = {sum(each):.2f} added up, {union:.2f} joined")
 #
 # For a Longformer there is a formula, because the mask falls into three parts that do not overlap:
 # $g$ global rows, $g$ keys for each other row, and the other tokens among themselves, which is the
-# plain window of [chapter 04](04_window.ipynb):
+# plain window of [chapter 04](04_window.ipynb#The-edges):
 #
 # $$ \text{pairs} = g n + m g + \underbrace{m(2w + 1) - w(w + 1)}_{\text{window}},
 #    \qquad m = n - g > w $$
@@ -375,12 +375,13 @@ print("every peak is within a tenth of its prediction")
 
 # %%
 axes = plots.growth(lengths, measured, predicted, unit="bytes", title="peak memory")
-plots.show(axes, "Full attention grows with n squared and leaves all sparse patterns far below.")
+plots.show(axes, "Full attention grows with n squared, the four sparse patterns about with n.")
 
 # %% [markdown]
-# The points lie on the lines; the cell above would have failed at a tenth of difference. Now the
-# time. The dashed lines scale one measured point, full attention at 2048 tokens, by FLOPs. Look
-# for the mechanism whose points lie farthest above its line, and remember how it gets its keys.
+# The points lie on the lines. Random attention starts highest: what it holds are the copies of the
+# gathered keys. Now the time. The dashed lines scale one measured point, full attention at 2048
+# tokens, by FLOPs. Look for the mechanism whose points lie farthest above its line, and remember
+# how it gets its keys.
 
 # %%
 brief = {"repeats": 20, "at_least": 3, "at_most": 0.1}  # short calls more often than long ones
@@ -401,9 +402,9 @@ plots.show(axes, "Seconds over n, measured and as the operation count predicts."
 # ## The kernel
 #
 # One Triton kernel serves the block patterns. Triton itself is explained in
-# [chapter 04](04_window.ipynb). Each *program* takes one block of queries; which blocks of keys it
-# visits stands in a list. All lists lie one behind the other, and `starts` says where each begins.
-# (The package's kernel calls them `entries` and `items`.)
+# [chapter 04](04_window.ipynb#A-kernel-in-twenty-lines). Each *program* takes one block of queries;
+# which blocks of keys it visits stands in a list. All lists lie one behind the other, and `starts`
+# says where each begins. (The package's kernel calls them `entries` and `items`.)
 
 # %%
 layout = bigbird.layout(128, 128, block=32, window_blocks=0, random_blocks=1, global_blocks=1)
