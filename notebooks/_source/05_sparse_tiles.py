@@ -202,10 +202,10 @@ widgets.guess(
 # $$ \text{touched} = 1 - (1 - p)^{b^2} $$
 
 # %%
-for tile in (1, 4, 8, 16, 32):
+for tile in (1, 4, 8):
     chance = 1 - (1 - masks.density(loose)) ** tile**2
     found = masks.density(touched(loose, tile))
-    print(f"tiles of {tile:>2}: predicted {chance:6.1%}, counted {found:6.1%}")
+    print(f"tiles of {tile}: predicted {chance:5.1%}, counted {found:5.1%}")
 
 # %% [markdown]
 # A hundredth of the pairs, at the price of full attention. That is why BigBird draws whole blocks.
