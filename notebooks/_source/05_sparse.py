@@ -628,8 +628,9 @@ for way, found in {"predictor of rank 16": guessed, "chance": by_chance}.items()
     print(f"of the 32 best keys, {topk.recall(found, best):.0%} found by {way}")
 
 # %% [markdown]
-# Reformer takes that road and finds near keys by hashing. Linformer, Synthesizer, Performer and
-# Linear Transformer ([chapter 07](07_linear.ipynb)) leave the idea of a mask.
+# Reformer (chapter 08) takes that road and finds near keys by hashing. Others leave the idea of a
+# mask: Linformer and Synthesizer (06), Linear Transformer and Performer
+# ([07](07_linear.ipynb)).
 
 # %% [markdown]
 # ## With a text of your own

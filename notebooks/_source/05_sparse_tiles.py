@@ -108,8 +108,8 @@ for side in (512, 256):
     print(f"{side} a side: {pairs:,} pairs, {4096**2 / pairs:.2f} times fewer than full")
 
 # %% [markdown]
-# Such a ratio is the most that a time can gain. If a text prints more, something else changed too:
-# another kernel, another length, another machine. Here is one.
+# If nothing else changes, such a ratio is the most that a time can gain. Where a text prints more,
+# something else did change: the kernel, the length, the machine. Here is one that does.
 
 # %%
 why = "a time cannot fall by more than the work unless something else changed too"
@@ -298,10 +298,10 @@ print(f"{layout.sum()} of {layout.size} blocks, {partial.sum()} of them partial:
 # %% [markdown] covers="F29 F31 S4"
 # ## Gather or block
 #
-# Now the clock. Each way below attends to a sixteenth of all pairs of 2048 tokens. *Gathering*
-# computes exactly the wanted pairs: it copies each query's keys from all over the memory. On a GPU
-# such reads do not *coalesce*: neighbouring threads fetch from far places. Libraries for sparse
-# matrices, such as cuSPARSE, have the same problem.
+# Now the clock, at 2048 tokens; each sparse way keeps a sixteenth of the pairs. *Gathering* computes
+# exactly the wanted ones: it copies each query's keys from all over the memory. On a GPU such reads
+# do not *coalesce*: neighbouring threads fetch from far places. Libraries for sparse matrices, such
+# as cuSPARSE, have the same problem.
 
 # %%
 q, k, v = random_qkv(2048)
