@@ -21,6 +21,7 @@ from attncourse.plots.base import (
     png,
     show,
 )
+from attncourse.plots.boards import LiveBoard, board
 from attncourse.plots.distributions import distribution, table
 from attncourse.plots.guesses import guess
 from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
@@ -52,6 +53,7 @@ __all__ = [
     "PAPER",
     "SERIES",
     "LiveBars",
+    "LiveBoard",
     "LiveBudget",
     "LiveComparison",
     "LiveCurves",
@@ -70,6 +72,7 @@ __all__ = [
     "attainable",
     "bars",
     "benchmark",
+    "board",
     "budget",
     "caption",
     "css_width",
