@@ -7,6 +7,7 @@ a word, marker or line style says what each of them says.
 """
 
 from attncourse.plots.accuracy import LiveErrors, errors
+from attncourse.plots.averages import LiveDraws, bands
 from attncourse.plots.base import (
     DPI,
     INK,
@@ -20,6 +21,7 @@ from attncourse.plots.base import (
     png,
     show,
 )
+from attncourse.plots.brackets import LiveBrackets
 from attncourse.plots.distributions import distribution, table
 from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
 from attncourse.plots.matrices import (
@@ -47,9 +49,11 @@ __all__ = [
     "PAPER",
     "SERIES",
     "LiveBars",
+    "LiveBrackets",
     "LiveBudget",
     "LiveComparison",
     "LiveCurves",
+    "LiveDraws",
     "LiveErrors",
     "LiveGraph",
     "LiveHeatmap",
@@ -60,6 +64,7 @@ __all__ = [
     "LiveTiles",
     "arcs",
     "attainable",
+    "bands",
     "bars",
     "benchmark",
     "budget",
