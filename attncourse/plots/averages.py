@@ -1,4 +1,4 @@
-"""Averages of random draws: where the draws fall, and how far the averages of many seeds lie apart."""
+"""Averages of random draws: where draws fall, and how far averages of many seeds lie apart."""
 
 from __future__ import annotations
 
