@@ -23,6 +23,7 @@ from attncourse.plots.base import (
 )
 from attncourse.plots.brackets import LiveBrackets
 from attncourse.plots.distributions import distribution, table
+from attncourse.plots.guesses import guess
 from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
 from attncourse.plots.matrices import (
     LiveGraph,
@@ -77,6 +78,7 @@ __all__ = [
     "gallery",
     "graph",
     "growth",
+    "guess",
     "heatmap",
     "in_unit",
     "launches",
