@@ -206,7 +206,7 @@ widgets.guess(
     "in opposite directions a single one is exact.",
 )
 
-# %% [markdown] covers="I7"
+# %% [markdown] covers="I7 R4"
 # ## Sines and cosines
 #
 # There is an older way. The identity also holds for an imaginary $z = \mathrm i u$, as completing
@@ -373,6 +373,11 @@ COUNTS, SEEDS = [16, 64, 256, 1024], 5
 DATA, SCALES = {"random tokens": random_tokens, "eight topics": topics}, (0.25, 0.5, 1.0)
 
 
+def free_answer(v, exact):
+    return mean_square(v.mean(axis=-2, keepdims=True) - exact) / mean_square(exact)
+
+
+# %%
 def errors_against_m(make, scale):
     """Return the errors for each kind of directions, (seeds, m), and that of the mean of V."""
     found, free = {"independent": [], "orthogonal": []}, []
@@ -384,7 +389,7 @@ def errors_against_m(make, scale):
             knobs = {"orthogonal": name == "orthogonal", "seed": seed}
             outs = [performer.attention(q, k, v, n_features=m, **knobs) for m in COUNTS]
             rows.append([mean_square(out - exact) / mean_square(exact) for out in outs])
-        free.append(mean_square(v.mean(axis=-2, keepdims=True) - exact) / mean_square(exact))
+        free.append(free_answer(v, exact))
     return {name: np.array(rows) for name, rows in found.items()}, np.mean(free)
 
 
