@@ -111,8 +111,8 @@ widgets.guess(
 # $$
 #
 # Both sides are the same numbers. Here are their brackets to scale, with values of 64. Slide the
-# tokens and see which of the four rectangles does *not* change. Then find the $m$ at which moving
-# the brackets no longer pays.
+# tokens and see which of the four rectangles does *not* change. Then find a setting at which moving
+# the brackets does not pay.
 
 # %% folded=true
 live_brackets = plots.LiveBrackets(512, 64, 64, most=512)
@@ -177,31 +177,25 @@ print(f"forgotten, the weights of a row would sum to {seen[:, -1].min():,.0f} an
 
 # %% [markdown]
 # Many programs add a small ε to the normaliser, against division by zero. Harmless? Features can
-# be small themselves: $e^{x}$ is, for negative $x$. Shift all inputs down, and watch what the
-# weights of a row sum to. At which ε is half of it lost before a shift of 5?
+# be small themselves: $e^{x}$ is, for negative $x$. The picture shifts all inputs down, and shows
+# what the weights of a row sum to. Which ε is safe up to a shift of 16?
 
 # %% folded=true
-shifts = np.arange(0, 17, 0.5)
-totals = []
-for shift in shifts.astype(np.float32):
-    small_q, small_k = np.exp(q[:64] - shift), np.exp(k - shift)
-    totals.append((small_q @ small_k.sum(axis=0)).mean())
-totals = np.array(totals, dtype=float)
+shifts = np.arange(0, 17, 0.5, dtype=np.float32)
+totals = [(np.exp(q[:64] - by) @ np.exp(k - by).sum(axis=0)).mean() for by in shifts]
 words = {"x_label": "inputs shifted down by", "y_label": "sum of a row's weights", "high": 1}
 live_epsilon = plots.LiveCurves(shifts, {"with ε": np.ones(len(shifts))}, **words)
 
-# %% folded=true
-
 
 def draw_epsilon(power):
-    kept = totals / (totals + 10.0**power)
+    kept = 1 / (1 + 10.0**power / np.array(totals, dtype=float))
     live_epsilon.update({"with ε": kept})
     half = f"half is lost from a shift of {shifts[np.argmax(kept < 0.5)]:g} on"
     return f"ε = 1e{power}: {half if kept[-1] < 0.5 else 'half is never lost'}."
 
 
 # %%
-widgets.explore(draw_epsilon, live_epsilon.figure, power=(-12, 2, 1, -6))
+widgets.explore(draw_epsilon, live_epsilon.figure, power=(-12, 0, 1, -6))
 
 # %% [markdown]
 # An ε pulls the answer towards zero without a word. The
@@ -212,8 +206,9 @@ widgets.explore(draw_epsilon, live_epsilon.figure, power=(-12, 2, 1, -6))
 # ## The state and its size
 #
 # What the keys leave behind is the *state*, $\phi(K)^\top [V, 1]$: $m\,(D_v + 1)$ numbers a head.
-# Its size has no $n$ in it. It has the width of a *head* in it, twice, and that is easily taken
-# for the width of the model. One quantity, printed three times:
+# Its size has no $n$ in it. It has the width of a *head* in it, mostly twice, and that is easily
+# taken for the width of the model. [Chapter V](00_start.ipynb#The-four-texts) prints one such size
+# three times:
 
 # %%
 for heads, width in ((12, 768), (12, 64)):
@@ -243,7 +238,7 @@ widgets.guess(
 #
 # The Linear Transformer takes $\phi(x) = \text{elu}(x) + 1$, entry by entry: $e^x$ below zero and
 # $1 + x$ above. It is positive, cheap, has no more features than $x$ has numbers, and does not
-# overflow. One textbook calls the result "a looser approximation" of the softmax.
+# overflow. Chapter V calls the result a looser approximation of the softmax.
 
 # %%
 x = np.linspace(-3, 3, 61)
@@ -318,12 +313,12 @@ for spread in (0.25, 0.5, 1, 2, 3):
 claims.check("C175")
 
 # %% [markdown]
-# Two checks at once. "Typically" is no number as long as its spread is missing. And an error says
-# little before you ask what *ignoring the query* would score: here, nearly the same.
-#
-# So elu + 1 approximates nothing. It is another attention, and a nearly even one. A model can be
-# trained with it; it cannot be swapped in.
-#
+# A "typical" error is no number as long as the spread is missing. And it says little before you ask
+# what *ignoring the query* would score: here, nearly the same. So elu + 1 approximates nothing. It
+# is another attention, and a nearly even one. A model can be trained with it; it cannot be swapped
+# in.
+
+# %% [markdown]
 # [Exercise 07.2](../exercises/07_linear.ipynb) asks for it, with its memory graded, and
 # [07.V9](../exercises/07_linear.ipynb) for the distance.
 
@@ -622,15 +617,13 @@ plots.show(axes, f"The loudest queries put on the right key: {ends}.")
 # %% [markdown]
 # No feature map gets round a second limit. To copy $N$ tokens exactly, the weights must be the
 # identity, a matrix of rank $N$. (The *rank* is how many of its rows are no mixture of others.)
-# $\phi(Q)\, \phi(K)^\top$ has rank $m$ at most.
+# $\phi(Q)\, \phi(K)^\top$ has rank $m$ at most. Hard decisions, exact copies, rare names, links of
+# syntax ask for more.
 
 # %%
 for name, weights in ways.items():
     rank = np.linalg.matrix_rank(weights(q[:512].astype(float), k[:512].astype(float)))
     print(f"{name:<8} 512 × 512 weights of rank {rank}")
-
-# %% [markdown]
-# Hard decisions, exact copies, rare names, links of syntax ask for weights of high rank.
 
 # %% [markdown] covers="I18 I19 X4"
 # ## Features can be learned
@@ -667,8 +660,7 @@ plots.show(axes, f"Of 64 facts, mean over 5 seeds: {ends}.")
 
 # %% [markdown]
 # Neither the smallest nor the largest: $p$ has to be fitted, on data. A model does that with many
-# numbers at once, for instance $\phi(x) = e^{Wx}$ with a learned matrix $W$, trained along with the
-# rest or so that its weights come near a softmax's.
+# numbers at once, for instance $\phi(x) = e^{Wx}$ with a learned matrix $W$.
 #
 # And some tasks forgive much. The summary of a book, or of a film, needs no exact copy of word 31,
 # and the book is too long for a matrix:
@@ -698,7 +690,6 @@ def next_words(text, attend):
     return (best == places[1:]).mean()
 
 
-# %%
 text = """A small ship left the harbour in the early morning, and an old man on the pier counted
 the boxes on her deck. He had counted them every day since spring. Nobody had ever asked him why."""
 for name, attend in attends.items():
