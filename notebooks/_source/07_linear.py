@@ -153,8 +153,8 @@ sums = brackets_left(phi_q, phi_k, v)
 np.testing.assert_allclose(brackets_right(phi_q, phi_k, v), sums, atol=np.abs(sums).max() / 1e5)
 for way in (brackets_left, brackets_right):
     flops = measure.count_flops(way, phi_q, phi_k, v)
-    held = format_bytes(measure.peak_bytes(way, phi_q, phi_k, v))
-    print(f"{way.__name__:<15} {flops:>13,} FLOPs  {held:>9} held")
+    held = measure.peak_bytes(way, phi_q, phi_k, v) / 2**20
+    print(f"{way.__name__:<15} {flops:>13,} FLOPs  {held:>4.1f} MiB held")
 
 # %% [markdown]
 # [Exercise 07.1](../exercises/07_linear.ipynb) counts both sides for any sizes.
@@ -173,7 +173,7 @@ attended = seen[:, :-1] / seen[:, -1:]
 expected = linear.attention(q, k, v, feature_map=lambda x: np.exp(x / 4))
 np.testing.assert_allclose(attended, expected, atol=1e-5)
 print(f"{len(v)} tokens leave a state {state.shape}; its last column is the normaliser's")
-print(f"forgotten, the weights of a row would sum to {seen[:, -1].min():,.0f} and more")
+print(f"forgotten, a row's weights would sum to {seen[:, -1].min() / 1000:.0f} thousand and more")
 
 # %% [markdown]
 # Many programs add a small ε to the normaliser, against division by zero. Harmless? Features can
