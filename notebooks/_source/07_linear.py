@@ -260,9 +260,8 @@ two_rows = [
 ]
 one_q, few_k = q[:1], k[:8]
 
+
 # %% folded=true
-
-
 def draw_rows(spread):
     factor = np.float32(spread**0.5)
     scaled = one_q * factor, few_k * factor

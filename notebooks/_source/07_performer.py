@@ -70,8 +70,9 @@ for x in (-4, -2, -1, 1, 2, 4):
 # $$
 
 # %% [markdown]
-# On the right stands another bell curve, moved to $z$. The area under it is 1 wherever it stands.
-# So the average is the factor before it:
+# Summed over all $w$, the left side is the average that we look for. On the right stands another
+# bell curve, moved to $z$, and its area is 1 wherever it stands. So the average, written $\mathbb
+# E$, is the factor before it:
 #
 # $$ \mathbb E\, e^{wz} = e^{z^2/2} $$
 #
@@ -200,7 +201,7 @@ widgets.explore(draw_dice, live_draws.figure, length=(0.0, 6.0, 0.25, 1.5), draw
 widgets.guess(
     "q and k of length 2 in the same direction, so that q·k = 4: how many features for a typical "
     "error of 10 %?",
-    lambda: math.expm1(4**2) / 0.1**2,
+    lambda: round(math.expm1(4**2) / 0.1**2),
     unit="features",
     explain="(e¹⁶ − 1) / 0.1². At a right angle |q + k|² is 8, and 298,000 features are enough; "
     "in opposite directions a single one is exact.",
