@@ -75,8 +75,9 @@ class Guess(ipywidgets.VBox):
             continuous_update=False,
         )
         steps = STEPS.get(unit, COUNTS)
+        symbol = unit if unit in STEPS else ""
         self.slider = ipywidgets.SelectionSlider(
-            options=[(format_quantity(step, unit), step) for step in steps],
+            options=[(format_quantity(step, symbol), step) for step in steps],
             value=steps[len(steps) // 2],
             description="or slide",
         )
@@ -92,8 +93,10 @@ class Guess(ipywidgets.VBox):
         self.button.on_click(self._pressed)
         self.former.on_click(self._remembered)
         controls = [self.field, self.slider, self.button]
-        if question in progress.load().guesses:
+        self._counts = progress.load().guesses.get(question)
+        if self._counts:
             controls.append(self.former)
+            self.button.description = "Try again"
             self._say("You have guessed this before, and the first guess counts; try again freely.")
         else:
             self._say("Commit to a number, and the answer appears. The first guess counts.")
@@ -118,8 +121,10 @@ class Guess(ipywidgets.VBox):
             Exception: As `widgets.guess` says.
         """
         self._outputs = []
-        self._commit(str(guess))
-        print(self.text)
+        try:
+            self._commit(str(guess))
+        finally:
+            print(self.text)
         for output in self._outputs:
             outputs.show(output)
 
@@ -162,7 +167,8 @@ class Guess(ipywidgets.VBox):
         self._commit(self.field.value)
 
     def _remembered(self, button: object) -> None:
-        self._settle(progress.load().guesses[self.question].guess)
+        if self._counts:
+            self._settle(self._counts.guess)
 
     # From a text to the answer
 
@@ -195,10 +201,16 @@ class Guess(ipywidgets.VBox):
             raise
         finally:
             self.button.disabled = False
-        counts = progress.record_guess(self.question, said, answer)
+        self._counts = progress.record_guess(self.question, said, answer)
         self.button.description = "Try again"
-        self._reveal(said, answer, counts.guess)
-        self._outputs = outputs.captured(self._explain, answer)
+        self._reveal(said, float(answer), self._counts.guess)
+        try:
+            self._outputs = outputs.captured(self._explain, answer)
+        except Exception as error:
+            self._say(
+                f"{self.text} The explanation cannot be shown. {type(error).__name__}: {error}"
+            )
+            raise
         self.explanation.outputs = tuple(self._outputs)
 
     def _reveal(self, said: float, answer: float, first: float) -> None:
@@ -296,13 +308,13 @@ def _is_decimal(n_bytes: float) -> bool:
     return n_bytes >= 1000 and float(f"{n_bytes:.3g}") == n_bytes
 
 
-def _checked(answer: Any, question: str) -> float:
+def _checked(answer: Any, question: str) -> Any:
     what = f"widgets.guess: the answer to {question!r} must be"
     if not isinstance(answer, Real) or isinstance(answer, bool):
         raise TypeError(f"{what} a number, got {answer!r}")
     if not 0 < float(answer) < math.inf:
         raise ValueError(f"{what} positive and finite, got {answer!r}")
-    return float(answer)
+    return answer
 
 
 def _either(examples: tuple[str, ...]) -> str:
