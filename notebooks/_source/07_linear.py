@@ -90,7 +90,7 @@ print("(q · k)²    ", (scores**2)[0])
 # A text of a million tokens has gone by. You know neither its length nor its keys any more; still,
 # each later query shall get its *exact* answer. What must you have kept?
 
-# %%
+# %% folded=true
 widgets.guess(
     "One head, similarities of 64 features, values of 64 numbers, float32, a million tokens: "
     "how many bytes must be kept for all later queries?",
@@ -223,7 +223,7 @@ claims.check("C478")
 # Now cut the same 768 columns into more heads. Softmax attention takes the same work for any
 # number of them.
 
-# %%
+# %% folded=true
 widgets.guess(
     "768 columns as 12 heads of 64 instead of one of 768: how many times less work is "
     "linear attention?",
@@ -281,15 +281,15 @@ widgets.explore(draw_rows, figure, spread=(0.0, 4.0, 0.25, 1.0))
 # from a standard normal distribution. Their scores have a spread of 1.
 
 # %%
-q, k, v = (array[0, 0] for array in random_qkv(512))
+tokens_q, tokens_k, _ = (array[0, 0] for array in random_qkv(512))
 
 
 def elsewhere(spread, other=linear.weights):
-    scaled = q * np.float32(spread**0.5), k * np.float32(spread**0.5)
+    scaled = [x * np.float32(spread**0.5) for x in (tokens_q, tokens_k)]
     return np.abs(full.weights(*scaled) - other(*scaled)).sum(axis=1).mean() / 2
 
 
-# %%
+# %% folded=true
 widgets.guess(
     "512 random tokens, spread 1: which share of the attention of elu + 1 lies on other keys "
     "than the softmax's?",
@@ -382,7 +382,7 @@ widgets.explore(draw_state, live_state.figure, token=(0, 23, 1, 5))
 # Generation likes this. Softmax attention must keep every key and value of the text in a *cache*,
 # which grows with each token. The state does not grow. But it starts large.
 
-# %%
+# %% folded=true
 widgets.guess(
     "One head, q, k and v of 64 numbers, elu + 1: after how many tokens is a cache of keys and "
     "values larger than the state?",
@@ -538,8 +538,8 @@ plots.show(axes, "Seconds over n, measured and as the operation count predicts."
 #
 # On a GPU two launches do it. The first adds up $\phi(k) v^\top$ for each part of the keys. In the
 # second a *program* (one run of the kernel's code) takes a part of the queries, adds the states
-# before it, and walks on chunk by chunk, its state in registers. What of Triton that needs,
-# [chapter 04](04_window.ipynb) explains; the code is in
+# before it, and walks on chunk by chunk, its state in registers. [Chapter 04](04_window.ipynb)
+# explains what that needs of Triton; the code is in
 # [kernels/linear.py](../attncourse/kernels/linear.py).
 
 # %% [markdown]
@@ -563,6 +563,9 @@ except (ImportError, RuntimeError) as reason:
     print(reason)
 
 # %% [markdown]
+# The queries once; keys and values once for the sums, but for the last part, whose sum nobody needs,
+# and once more for the output.
+#
 # Slide through the programs of the second launch. Coloured are the scores that it makes: chunks on
 # the diagonal, and nothing else. All the rest of the triangle comes through the states it loads.
 
@@ -587,15 +590,14 @@ bench.show_gpu("linear")
 # ## Where it fails
 #
 # A query that wants exactly one key: "the same name as before", "the bracket that I close". Its
-# row of weights must be a spike. Take 512 random keys, and ask for each by itself, three times as
-# loud: $q_i = 3 k_i$. Softmax puts practically all weight on the right key.
+# row of weights must be a spike. Take the keys of 512 random tokens, and ask for each by itself,
+# three times as loud: $q_i = 3 k_i$. Softmax puts practically all weight on the right key.
 
-# %%
-_, keys, _ = (array[0, 0] for array in random_qkv(512))
+# %% folded=true
 widgets.guess(
     "512 random keys of 64 numbers, each query three times its key: which share of the weight "
     "does elu + 1 put on the right key?",
-    lambda: 100 * np.diag(linear.weights(3 * keys, keys)).mean(),
+    lambda: 100 * np.diag(linear.weights(3 * tokens_k, tokens_k)).mean(),
     unit="%",
     explain="An even row would give it 0.2 %. To be three times as loud hardly helps: elu + 1 "
     "grows in proportion, and proportions are what a row divides away.",
@@ -605,7 +607,7 @@ widgets.guess(
 sharpness = np.arange(0, 4.01, 0.25)
 ways = {"softmax": full.weights, "elu + 1": linear.weights}
 on_key = {
-    name: [np.diag(weights(np.float32(sharp) * keys, keys)).mean() for sharp in sharpness]
+    name: [np.diag(weights(np.float32(s) * tokens_k, tokens_k)).mean() for s in sharpness]
     for name, weights in ways.items()
 }
 words = {"x_label": "query over its key", "y_label": "weight on the right key", "high": 1}
@@ -621,7 +623,7 @@ plots.show(axes, f"The loudest queries put on the right key: {ends}.")
 
 # %%
 for name, weights in ways.items():
-    rank = np.linalg.matrix_rank(weights(q[:512].astype(float), k[:512].astype(float)))
+    rank = np.linalg.matrix_rank(weights(tokens_q.astype(float), tokens_k.astype(float)))
     print(f"{name:<8} 512 × 512 weights of rank {rank}")
 
 # %% [markdown] covers="I18 I19 X4"

@@ -32,7 +32,7 @@ from attncourse.reference import full, performer
 #
 # Stop after the fourth power. With $D$ numbers in a query, $(q \cdot k)^p$ has $D^p$ features.
 
-# %%
+# %% folded=true
 widgets.guess(
     "Heads of 64 numbers, all powers up to the fourth: how many features does each token get?",
     lambda: sum(64**power for power in range(5)),
@@ -50,8 +50,8 @@ for x in (-4, -2, -1, 1, 2, 4):
     print(f"score {x:>2}: sum of powers over exp {powers(x, 4) / math.exp(x):>7.3g}")
 
 # %% [markdown]
-# Millions of features, and the small weights are wrong by hundreds. (After the third power they
-# would even be negative.)
+# Millions of features, and small weights come out hundreds of times too large. (With one power less
+# they would even be negative.)
 #
 # Second try: multiply queries and keys by a random matrix that makes them shorter. Their dot
 # products survive that, roughly. But the exponential is still to be taken of *each* of them, and
@@ -197,7 +197,7 @@ widgets.explore(draw_dice, live_draws.figure, length=(0.0, 6.0, 0.25, 1.5), draw
 # The mean of $m$ draws has $1/m$ of that variance. So the typical error of the estimate, over its
 # exact value, is $\sqrt{(e^{|q+k|^2} - 1) / m}$. Try it on two vectors of moderate length:
 
-# %%
+# %% folded=true
 widgets.guess(
     "q and k of length 2 in the same direction, so that q·k = 4: how many features for a typical "
     "error of 10 %?",
@@ -400,12 +400,12 @@ results = {
     (data, scale): errors_against_m(make, scale) for data, make in DATA.items() for scale in SCALES
 }
 
-# %%
-found, free = results["random tokens", 1.0]
+# %% folded=true
 widgets.guess(
-    f"Random tokens at full size: the mean of V is off by {free:.2f} of the squared output. By how "
+    "Random tokens at full size: the mean of V is off by "
+    f"{results['random tokens', 1.0][1]:.2f} of the squared output. By how "
     "many times the squared output are 1024 orthogonal features off?",
-    lambda: found["orthogonal"][:, -1].mean(),
+    lambda: results["random tokens", 1.0][0]["orthogonal"][:, -1].mean(),
     unit="times",
     explain="Each such vector has length 8, and 2.8 after the division by D^¼. Two of them at a "
     "right angle have |q + k|² = 16: you know how many features that takes.",
@@ -456,8 +456,8 @@ widgets.explore(draw_errors, live_errors.figure, data=list(DATA), inputs=list(SC
 # %% [markdown] covers="I13"
 # ## Rates
 #
-# A mean of $m$ draws has a *squared* error that falls as $1/m$, so its root falls as $1/\sqrt m$.
-# Texts mix the two up. A straight line through the logarithms tells which it is: its slope is the
+# A mean of $m$ draws has a *squared* error that falls as $1/m$, so its root, with half the slope,
+# falls as $1/\sqrt m$. Texts mix the two up. A straight line through the logarithms tells which it is: its slope is the
 # power of $m$. Chapter E prints a table of squared errors for random tokens:
 
 # %%
@@ -546,7 +546,7 @@ for name, (scale, bonus) in limits.items():
 # A rule that is printed: $m$ should grow as $\sqrt n$. Guess what a Performer with 64 features says
 # to it.
 
-# %%
+# %% folded=true
 widgets.guess(
     "Inputs × 1/4, 64 features. A text 16 times as long, 2048 tokens instead of 128: by which "
     "factor does the error over the output change?",
@@ -670,14 +670,14 @@ plots.show(axes, f"Of 128 facts, mean over 3 seeds: {ends}.")
 # $\phi(K)$, and two more products, each of $2nmD$. Chapter E compares *one* of the four with *one*
 # of the two.
 
-# %%
-q, k, v = random_qkv(512)
+# %% folded=true
+a_page = random_qkv(512)
 widgets.guess(
     "512 tokens, heads of 64, 256 features: how many times fewer operations does the Performer "
     "take than softmax attention?",
     lambda: (
-        measure.count_flops(full.attention, q, k, v)
-        / measure.count_flops(performer.attention, q, k, v, n_features=256)
+        measure.count_flops(full.attention, *a_page)
+        / measure.count_flops(performer.attention, *a_page, n_features=256)
     ),
     unit="times",
     explain="None are saved: 4 n² D against 8 n m D is n / 2m, and 512 is 2 · 256. The few per "
