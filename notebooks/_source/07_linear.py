@@ -563,8 +563,8 @@ except (ImportError, RuntimeError) as reason:
     print(reason)
 
 # %% [markdown]
-# The queries once; keys and values once for the sums, but for the last part, whose sum nobody needs,
-# and once more for the output.
+# The queries once; keys and values once for the sums (but for the last part, whose sum nobody
+# needs), and once more for the output.
 #
 # Slide through the programs of the second launch. Coloured are the scores that it makes: chunks on
 # the diagonal, and nothing else. All the rest of the triangle comes through the states it loads.

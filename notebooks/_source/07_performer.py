@@ -457,8 +457,8 @@ widgets.explore(draw_errors, live_errors.figure, data=list(DATA), inputs=list(SC
 # ## Rates
 #
 # A mean of $m$ draws has a *squared* error that falls as $1/m$, so its root, with half the slope,
-# falls as $1/\sqrt m$. Texts mix the two up. A straight line through the logarithms tells which it is: its slope is the
-# power of $m$. Chapter E prints a table of squared errors for random tokens:
+# falls as $1/\sqrt m$. A straight line through the logarithms tells which it is: its slope is the
+# power of $m$. Chapter E promises $1/\sqrt m$, and prints a table of squared errors:
 
 # %%
 table = {32: 0.0234, 64: 0.0089, 128: 0.0034, 256: 0.0012, 512: 0.0004, 1024: 0.0001}
