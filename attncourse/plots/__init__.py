@@ -7,6 +7,7 @@ a word, marker or line style says what each of them says.
 """
 
 from attncourse.plots.accuracy import LiveErrors, errors
+from attncourse.plots.averages import LiveDraws, bands
 from attncourse.plots.base import (
     DPI,
     INK,
@@ -22,6 +23,7 @@ from attncourse.plots.base import (
     show,
 )
 from attncourse.plots.boards import LiveBoard, board
+from attncourse.plots.brackets import LiveBrackets
 from attncourse.plots.distributions import distribution, table
 from attncourse.plots.guesses import guess
 from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
@@ -54,9 +56,11 @@ __all__ = [
     "SERIES",
     "LiveBars",
     "LiveBoard",
+    "LiveBrackets",
     "LiveBudget",
     "LiveComparison",
     "LiveCurves",
+    "LiveDraws",
     "LiveErrors",
     "LiveGraph",
     "LiveHeatmap",
@@ -70,6 +74,7 @@ __all__ = [
     "LiveTiles",
     "arcs",
     "attainable",
+    "bands",
     "bars",
     "benchmark",
     "board",
