@@ -34,10 +34,11 @@ from attncourse.plots.matrices import (
     mask_legend,
     reach,
 )
+from attncourse.plots.moves import LiveMoves, Move
 from attncourse.plots.points import scatter
 from attncourse.plots.records import LiveComparison, benchmark
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
-from attncourse.plots.steps import LiveRow, launches, lifetimes
+from attncourse.plots.steps import LiveOnline, launches, lifetimes
 from attncourse.plots.traces import LiveTiles, tiles
 
 __all__ = [
@@ -54,10 +55,12 @@ __all__ = [
     "LiveGraph",
     "LiveHeatmap",
     "LiveMask",
+    "LiveMoves",
+    "LiveOnline",
     "LiveReach",
     "LiveRoofline",
-    "LiveRow",
     "LiveTiles",
+    "Move",
     "arcs",
     "attainable",
     "bars",
