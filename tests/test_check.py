@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attncourse import progress
 from attncourse.cost import Cost
-from attncourse.grading import causes, check, exercises, guard, hint, judging, progress
+from attncourse.grading import causes, check, exercises, guard, hint, judging
 from attncourse.grading.check import judge
 from attncourse.grading.messages import Verdict, plain
 from attncourse.grading.spec import Case, Exercise, Memory, Mistake, SpecError

@@ -13,8 +13,8 @@ import psutil
 import pytest
 import toy_course as toy
 
-from attncourse import cli
-from attncourse.grading import commands, kernel, progress, session, submission
+from attncourse import cli, progress
+from attncourse.grading import commands, kernel, session, submission
 from attncourse.grading.report import Report, Result
 
 COUNT = 3
@@ -289,7 +289,7 @@ def test_a_hint_before_the_first_pass_is_help_for_good(mine):
 def test_solutions_and_hints_inside_notebooks_are_not_the_learners_progress(mine):
     notebook = toy.answered(toy.exercises(COUNT), {1: toy.right(1)})
     notebook["metadata"]["attncourse"]["kind"] = "solutions"
-    take = "from attncourse.grading import progress\nprogress.record_hint('90.2')"
+    take = "from attncourse import progress\nprogress.record_hint('90.2')"
     notebook["cells"].append(toy.code(take, "hint"))
     notebook["cells"].insert(1, toy.code(take, "hint"))
     _, results = grade(notebook, mine)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attncourse.grading import progress
+from attncourse import progress
 
 
 def take_hints_and_pass(number):

@@ -202,7 +202,7 @@ def test_pictures_sliders_and_claims_pass_nbval_strictly(stored, tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(widgets.__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(Path(widgets.__file__).parents[2])},
         timeout=120,
         check=False,
     )

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from attncourse.grading import exercises, progress
+from attncourse import progress
+from attncourse.grading import exercises
 from attncourse.grading.judging import judge
 from attncourse.grading.messages import Verdict, error_words, plain, verdict
 from attncourse.grading.spec import Exercise

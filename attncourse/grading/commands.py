@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from attncourse.grading import submission
-from attncourse.grading.progress import Entry
+from attncourse.progress import Entry
 
 
 class CommandError(Exception):
@@ -136,7 +136,9 @@ def _hint(args: argparse.Namespace) -> int:
 
 
 def _progress(args: argparse.Namespace) -> int:
-    from attncourse.grading import exercises, progress
+    from attncourse import progress
+    from attncourse.grading import exercises
+    from attncourse.grading.calibration import calibration
 
     recorded = progress.load()
     for note in recorded.notes:
@@ -158,6 +160,8 @@ def _progress(args: argparse.Namespace) -> int:
     width = max((len(name) for name, _ in lines), default=0)
     for name, state in lines:
         print(f"{name:<{width}}  {state}")
+    if said := calibration(recorded.guesses.values()):
+        print(f"guessed so far: {said}")
     print(f"passed so far: {score}/{points} points (kept in {progress.path()})")
     return 0
 

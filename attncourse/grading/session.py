@@ -8,7 +8,8 @@ which it happened; a new one takes up what had run, and the rest is graded.
 import re
 from dataclasses import replace
 
-from attncourse.grading import exercises, progress
+from attncourse import progress
+from attncourse.grading import exercises
 from attncourse.grading.kernel import Kernel, Outcome
 from attncourse.grading.report import PASSED, STATUS_WORDS, Report, Result
 from attncourse.grading.submission import (

@@ -21,6 +21,7 @@ from attncourse.plots.base import (
     show,
 )
 from attncourse.plots.distributions import distribution, table
+from attncourse.plots.guesses import guess
 from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
 from attncourse.plots.matrices import (
     LiveGraph,
@@ -75,6 +76,7 @@ __all__ = [
     "gallery",
     "graph",
     "growth",
+    "guess",
     "heatmap",
     "in_unit",
     "launches",

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -90,6 +91,9 @@ def show(picture: Figure | Axes, alt: str) -> None:
         picture: A figure, or Axes of it.
         alt: One or two sentences: what a reader who sees the picture would take from it.
     """
+    if get_ipython() is None:  # a terminal would print the bytes of the picture
+        print(alt)
+        return
     fig = picture.get_figure() if isinstance(picture, Axes) else picture
     metadata = {"image/png": {"alt": alt, "width": css_width(fig)}}
     display({"image/png": png(fig)}, metadata=metadata, raw=True)

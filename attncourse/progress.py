@@ -1,11 +1,13 @@
-"""What a learner has done: hints taken and exercises passed, kept in one small JSON file.
+"""What a learner has done: hints taken, exercises passed, answers guessed, in one small JSON file.
 
 The file is written as a whole and moved into place, under a lock, so that a notebook and a
-grading run may write at the same time. A pass is recorded once and never undone. A file that
-cannot be read is set aside under another name and progress starts afresh: it never stops a check.
+grading run may write at the same time. A pass is recorded once and never undone, and of a question
+only the first guess is. A file that cannot be read is set aside under another name and progress
+starts afresh: it never stops a check.
 """
 
 import json
+import math
 import os
 import time
 from contextlib import contextmanager, suppress
@@ -27,11 +29,20 @@ class Entry:
 
 
 @dataclass
+class Guess:
+    """The first guess of an answer and the answer, both above 0 and in the unit of the question."""
+
+    guess: float
+    answer: float
+
+
+@dataclass
 class Progress:
-    """All entries by exercise id, and what the reader has to be told about the file."""
+    """All entries by exercise id, guesses by question, and what the reader has to be told."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    guesses: dict[str, Guess] = field(default_factory=dict)
 
     def entry(self, exercise: str) -> Entry:
         """The entry of an exercise, empty if nothing is recorded of it."""
@@ -57,7 +68,10 @@ def load() -> Progress:
     file = path()
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
-        return Progress({name: _entry(found) for name, found in stored["exercises"].items()})
+        return Progress(
+            {name: _entry(found) for name, found in stored["exercises"].items()},
+            guesses={name: _guess(found) for name, found in stored.get("guesses", {}).items()},
+        )
     except FileNotFoundError:
         return Progress()
     except OSError as error:
@@ -79,6 +93,14 @@ def _entry(stored: dict) -> Entry:
     return entry
 
 
+def _guess(stored: dict) -> Guess:
+    """The guess as stored; TypeError, KeyError or ValueError if it is not one of ours."""
+    guess = Guess(stored["guess"], stored["answer"])
+    if not all(0 < number < math.inf for number in asdict(guess).values()):
+        raise ValueError(guess)
+    return guess
+
+
 def record_hint(exercise: str) -> int:
     """Record that the next hint was shown; returns its level, 1 to 3 (3 again after the last)."""
     with _changed() as progress:
@@ -98,6 +120,12 @@ def record_pass(exercise: str) -> None:
             entry.passed = date.today().isoformat()
 
 
+def record_guess(question: str, guess: float, answer: float) -> Guess:
+    """Record the first guess of an answer; returns the one that counts, this or an earlier one."""
+    with _changed() as progress:
+        return progress.guesses.setdefault(question, Guess(float(guess), float(answer)))
+
+
 @contextmanager
 def _changed():
     """Give the progress as stored and store what the caller makes of it.
@@ -113,10 +141,13 @@ def _changed():
     with _lock(file.with_name("progress.lock")):
         progress = load()
         yield progress
-        stored = {name: asdict(entry) for name, entry in sorted(progress.entries.items())}
+        stored = {
+            "exercises": {name: asdict(entry) for name, entry in sorted(progress.entries.items())},
+            "guesses": {name: asdict(guess) for name, guess in sorted(progress.guesses.items())},
+        }
         fresh = file.with_name(f"progress.{os.getpid()}.tmp")
         try:
-            fresh.write_text(json.dumps({"exercises": stored}, indent=1) + "\n", encoding="utf-8")
+            fresh.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
             fresh.replace(file)
         except OSError:
             fresh.unlink(missing_ok=True)
