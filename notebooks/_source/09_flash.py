@@ -46,8 +46,8 @@ for name, array in {"S": S, "P": P, "O": out}.items():
     print(f"{name} {array.shape!s:<13} {format_bytes(array.nbytes)}")
 
 # %% [markdown] covers="L14"
-# Only $O$. The other two are scaffolding: the formulas name them, but nobody says that they must
-# be whole at any time.
+# Only $O$. The other two are scaffolding: the formulas name them, but do not say that they must
+# ever be whole.
 #
 # ## Cut the queries
 #
@@ -143,8 +143,8 @@ ways = {
 }
 errors = {name: [in_parts(count, weigh) for count in counts] for name, weigh in ways.items()}
 assert max(errors["weighed by its own sum"]) < 1e-5 < errors["averaged"][1]
-words = {"x_label": "parts of the keys", "y_label": "error over largest output"}
-axes = plots.curves(counts, errors, **words, log_x=True)
+axis = {"x_label": "parts of the keys", "y_label": "error over largest output", "log_x": True}
+axes = plots.curves(counts, errors, **axis)
 plots.show(axes, "Averaged parts get worse with each cut; weighed parts stay exact.")
 
 # %% [markdown] covers="L3 R2"
@@ -340,7 +340,7 @@ widgets.explore(draw_walk, live_walk.figure, step=(0, 63, 1, 19), causal=False)
 # visited. [Exercise 09.2](../exercises/09_flash.ipynb) counts the tiles, and
 # [09.3](../exercises/09_flash.ipynb) asks for the whole algorithm, with its memory graded.
 
-# %% [markdown] covers="L9 L10"
+# %% [markdown] covers="L9 L10 P1 P2"
 # ## Memory: prediction beside measurement
 #
 # Predict which of the three curves doubles when $n$ doubles, and which one quadruples.
@@ -411,10 +411,13 @@ def roundings(attend, seed, **knobs):
 ways = {"full": (full.attention, {})}
 for block in (96, 32, 8):
     ways[f"tiles of {block}"] = (flash.attention, {"block_q": block, "block_k": block})
-for name, (attend, knobs) in ways.items():
-    off = [roundings(attend, seed, **knobs) for seed in range(12)]
-    assert max(off) < 16
-    print(f"{name:<12} within 16 roundings in all of 12 inputs")
+errors = {
+    name: [roundings(attend, seed, **knobs) for seed in range(12)]
+    for name, (attend, knobs) in ways.items()
+}
+assert max(map(max, errors.values())) < 16
+axes = plots.distribution(errors, unit="roundings")
+plots.show(axes, "Twelve random inputs: each way stays within a few roundings of the truth.")
 
 # %% [markdown] covers="L5 L6 L17 L21"
 # A few roundings, all of them. Tiles are no approximation, and small ones are often the more
@@ -616,7 +619,7 @@ for length in (1024, 2048):
     one = length**2 * 4 / 1e6
     print(f"n = {length}: one head {one:5.1f} MB, 12 heads {12 * one:6.1f} MB, L2 cache 40 MB")
 
-# %% [markdown] covers="L11 L12 L16 L17"
+# %% [markdown] covers="A14 L11 L12 L16 L17 P4"
 # One head fits at both lengths, twelve heads at neither. The cache explains no step between them.
 #
 # ## Faster, with the same arithmetic
@@ -709,8 +712,8 @@ for name, length in itertools.product(("full", "flash"), gains):
 printed, before = {1024: 3, 2048: 3.5, 4096: 25, 8192: 55, 16384: 220}, None
 for length, milliseconds in printed.items():
     rate = 4 * length**2 * 768 / (milliseconds / 1e3) / 1e12
-    growth = f"grows {milliseconds / before:.1f}-fold" if before else ""
-    print(f"n = {length:>5}: {milliseconds:>5} ms, {rate:4.1f} TFLOP/s  {growth}")
+    growth = f", grows {milliseconds / before:.1f}-fold" if before else ""
+    print(f"n = {length:>5}: {milliseconds:>5} ms, {rate:4.1f} TFLOP/s{growth}")
     before = milliseconds
 
 # %% [markdown]

@@ -241,7 +241,7 @@ widgets.guess(
 square, row_bytes = n * n * 4, n * 64 * 4
 events = ["forward", "other layers", "dV, dP", "dS", "dQ, dK"]
 figure, (upper, lower) = plots.figure(2, 1, height=4.2)
-stored = {"P": (0, 3, square), "dP": (2, 3, square), "dS": (3, 4, square), "O": (0, 2, row_bytes)}
+stored = {"P": (0, 3, square), "dP, then dS": (2, 4, square), "O": (0, 2, row_bytes)}
 plots.lifetimes(stored, events, upper, title="standard: P waits", large=square)
 again = {"lse": (0, 4, n * 4), "O": (0, 2, row_bytes), "delta": (2, 4, n * 4)}
 again["tiles of P, dP, dS"] = (2, 4, 3 * 64 * 64 * 4)
@@ -251,7 +251,8 @@ plots.show(
 )
 
 # %% [markdown]
-# Prediction beside measurement: how many $n \times n$ arrays exist at once in each backward pass?
+# $dS$ is written over $dP$. Prediction beside measurement: how many $n \times n$ arrays exist at
+# once in each backward pass?
 
 # %%
 knobs = {"block_q": 64, "block_k": 64}
@@ -293,14 +294,17 @@ widgets.guess(
     explain="Two products forward, four backward with P kept, five without: 7 instead of 6.",
 )
 
+# %% [markdown]
+# The one more is cheap, because moving P would cost more than making it. Do not mix it up with
+# *checkpointing* a whole layer, where the whole forward pass runs again: a third of the step.
+#
+# A text says that FlashAttention "does more compute". The check to keep: **count the products,
+# forward and backward apart**, and then ask the clock.
+
 # %%
 claims.check("C034")
 
 # %% [markdown]
-# The check to keep: **count products, forward and backward apart**. The seventh is cheap, because
-# moving P would cost more than making it. Do not mix it up with *checkpointing* a whole layer,
-# where the whole forward pass runs again: a third of the step.
-#
 # [Exercise 09.6](../exercises/09_flash.ipynb) hides two bugs in such a backward pass.
 
 # %% [markdown] covers="L20"
@@ -339,9 +343,8 @@ def draw_batch(n, layers, device):
 
 # %%
 lengths = widgets.choice([2**power for power in range(9, 17)], 8192)
-widgets.explore(
-    draw_batch, live_batch.figure, n=lengths, layers=(1, 96, 1, 12), device=list(DEVICES)
-)
+gpus = sorted(DEVICES, key=lambda name: not name.startswith("A100"))  # first the one of the texts
+widgets.explore(draw_batch, live_batch.figure, n=lengths, layers=(1, 96, 1, 12), device=gpus)
 
 # %% [markdown]
 # The factor is about $n / 4D$. It depends on the length and the head, and on what else the GPU
@@ -350,7 +353,7 @@ widgets.explore(
 # %%
 claims.check("C449")
 
-# %% [markdown] covers="L5"
+# %% [markdown] covers="L5 S3"
 # ## One algorithm in two languages
 #
 # On a GPU one *program* does what `query_tile` did in part one: it takes a tile of queries, walks
@@ -454,33 +457,28 @@ if traced:
     expected = flash.attention(*random_qkv(96, width=16), **tile, causal=True)
     np.testing.assert_allclose(traced.result.numpy(), expected, atol=1e-5)
     assert not traced.out_of_bounds
+    sizes, tensors = (1, 1, 64, 64, 16), [tensor[:, :, :64] for tensor in tensors]
+    costs = full_kernel.cost(*sizes), flash_kernel.cost(*sizes, **tile)
+    predicted = [cost.bytes_read + cost.bytes_written for cost in costs]
+    seen = [trace.record(full_kernel.attention, *tensors)]
+    seen += [trace.record(flash_kernel.attention, *tensors, **tile)]
+    counted = [one.bytes_loaded() + one.bytes_stored() for one in seen]
+    assert counted == predicted
 
 # %% [markdown]
-# Slide through the programs of the causal kernel. How many tiles does the last one load, how many
-# the first?
+# It does, and no access leaves its tensor. The bytes, as predicted by `cost` and as counted access
+# by access, for 64 tokens without a mask: what S and P cost standard attention is four trips of
+# $n^2$ numbers, less one lse per query. Then slide through the programs of the causal kernel: how
+# many tiles does the last one load, how many the first?
 
 # %% tags=["nbval-ignore-output"]
 if traced:
     from IPython.display import display
 
+    for name, *numbers in zip(("full", "flash"), predicted, counted, strict=True):
+        print("{:<6} predicted {:>7,} bytes, counted {:>7,}".format(name, *numbers))
     tiles = plots.LiveTiles(traced)
     display(widgets.explore(tiles.draw, tiles.figure, program=(0, tiles.programs - 1, 1, 3)))
-
-# %% [markdown]
-# And the bytes? `cost` predicts what the trace counts, access by access, and what S and P cost
-# standard attention: four trips of $n^2$ numbers, less one lse per query.
-
-# %% tags=["nbval-ignore-output"]
-if traced:
-    tensors = [tensor[:, :, :64] for tensor in tensors]
-    costs = (full_kernel.cost(1, 1, 64, 64, 16), flash_kernel.cost(1, 1, 64, 64, 16, **tile))
-    seen = [trace.record(full_kernel.attention, *tensors)]
-    seen += [trace.record(flash_kernel.attention, *tensors, **tile)]
-    counted = [one.bytes_loaded() + one.bytes_stored() for one in seen]
-    for name, cost, number in zip(("full", "flash"), costs, counted, strict=True):
-        predicted = cost.bytes_read + cost.bytes_written
-        print(f"{name:<6} predicted {predicted:>7,} bytes, counted {number:>7,}")
-        assert number == predicted
 
 # %% [markdown] covers="L13"
 # [Exercise 09.5](../exercises/09_flash.ipynb) leaves the loop of such a kernel to you, and counts
@@ -548,7 +546,7 @@ widgets.explore(draw_busy, live_busy.figure, batch=(1, 16, 1, 1), heads=(1, 32, 
 # tensor core can do. And inside a program the *warps*, groups of 32 threads, split the queries
 # instead of the keys, so that they need not exchange results.
 
-# %% [markdown] covers="L19 W12"
+# %% [markdown] covers="L19 P19 S2 W12"
 # ## In the frameworks
 #
 # You need not write it. PyTorch has it behind `scaled_dot_product_attention`, xFormers as
