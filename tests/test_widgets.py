@@ -100,7 +100,7 @@ def test_a_draw_function_without_a_sentence_is_refused():
         ((0, 9, 1, 4), ipywidgets.IntSlider, 4),
         ((0.0, 1.0, 0.1, 0.5), ipywidgets.FloatSlider, 0.5),
         (True, ipywidgets.Checkbox, True),
-        (["a", "b"], ipywidgets.Dropdown, "a"),
+        (["a", "b"], ipywidgets.SelectionSlider, "a"),
         ({"one": 1, "two": 2}, ipywidgets.SelectionSlider, 1),
         (widgets.choice({"one": 1, "two": 2}, 2), ipywidgets.SelectionSlider, 2),
         (MECHANISMS["window"].knobs[0], ipywidgets.IntSlider, MECHANISMS["window"].knobs[0].value),

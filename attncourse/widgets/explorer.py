@@ -74,8 +74,7 @@ def explore(draw: Callable[..., str], figure: Figure, **controls: Any) -> Explor
         figure: A figure outside pyplot, such as `plots.LiveMask(...).figure`.
         **controls: For each argument a widget with a value, or (low, high, step, value) for a
             slider, True or False for a checkbox, a list or a dict of choices, or a `Knob` of the
-            catalogue. Choices that are texts become a drop-down, others a slider. A trailing
-            underscore in the name is not shown.
+            catalogue. A trailing underscore in the name is not shown.
 
     Returns:
         The explorer; as the last line of a cell it appears.
@@ -119,10 +118,7 @@ def _control(name: str, given: Any) -> ipywidgets.Widget:
         control = ipywidgets.Checkbox(given)
     elif isinstance(given, (list, dict)) and given:
         values = list(given.values()) if isinstance(given, dict) else given
-        if all(isinstance(value, str) for value in values):
-            control = ipywidgets.Dropdown(options=given)  # kinds have no order to slide along
-        else:
-            control = choice(given, values[0])
+        control = choice(given, values[0])
     elif hasattr(given, "low") and hasattr(given, "high"):
         control = _slider(given.low, given.high, given.step, given.value)
     elif isinstance(given, tuple) and len(given) == 4:
