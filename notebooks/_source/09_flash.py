@@ -83,7 +83,7 @@ def chunking_gains():
 widgets.guess(
     "n = 4096, D = 64, float32: by which factor does the peak memory fall with chunks of 256?",
     chunking_gains,
-    unit="times",
+    unit="",
     explain="The output is held too, whatever the chunk: 1 MiB beside 4 MiB of scores.",
 )
 
@@ -243,7 +243,7 @@ def new_maxima(n_keys=1000, rows=500):
 widgets.guess(
     "1000 keys in random order, one at a time: how often is a key the largest so far?",
     new_maxima,
-    unit="times",
+    unit="",
     explain="Key j is the largest of the first j with chance 1/j, and 1 + 1/2 + … + 1/1000 = 7.5.",
 )
 
@@ -506,7 +506,7 @@ sizes, tile = (1, 1, 4096, 4096, 64), {"block_q": 128, "block_k": 128}
 widgets.guess(
     "n = 4096, D = 64, tiles of 128 queries: by which factor does tiled attention move less?",
     lambda: moved(full.cost(*sizes)) / moved(flash.cost(*sizes, **tile)),
-    unit="times",
+    unit="",
     explain="S is 64 times as large as q. But tiled attention reads k and v again for each of its "
     "32 tiles of queries.",
 )

@@ -325,7 +325,7 @@ def kept_bytes(n, layers, heads, standard):
 widgets.guess(
     "n = 8192, heads of 64: how many times as many texts fit if lse is kept in place of P?",
     lambda: kept_bytes(8192, 12, 12, True) / kept_bytes(8192, 12, 12, False),
-    unit="times",
+    unit="",
     explain="A row of P has 8192 numbers; q, k, v and O together 256. Layers and heads cancel.",
 )
 
