@@ -147,7 +147,7 @@ def test_every_picture_is_there_in_words(chapter):
     assert pictures.count() == live.count() + len(shown)
 
 
-CONTROLS = '[role=slider], input[type="checkbox"]'
+CONTROLS = '[role=slider], input[type="checkbox"], input[type="radio"]:checked, select'
 
 
 def test_every_slider_moves_by_keyboard(chapter, record_property):
@@ -189,8 +189,14 @@ def test_every_slider_moves_by_keyboard(chapter, record_property):
 
 def keys_for(handle):
     """The keys that move a control, and move it back."""
-    if handle.get_attribute("role") != "slider":
+    kind = handle.evaluate("one => one.type")  # undefined for a slider, which is no input
+    if kind == "checkbox":
         return "Space", "Space"
+    if kind == "radio":  # they go round
+        return "ArrowDown", "ArrowUp"
+    if kind == "select-one":
+        at_end = handle.evaluate("one => one.selectedIndex === one.options.length - 1")
+        return ("ArrowUp", "ArrowDown") if at_end else ("ArrowDown", "ArrowUp")
     at_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
     return ("ArrowLeft", "ArrowRight") if at_end else ("ArrowRight", "ArrowLeft")
 

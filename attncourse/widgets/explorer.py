@@ -8,6 +8,7 @@ picture says stands under it as one sentence, which a screen reader speaks when 
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Number
 from typing import Any
 
 import ipywidgets
@@ -73,8 +74,8 @@ def explore(draw: Callable[..., str], figure: Figure, **controls: Any) -> Explor
             and returns one sentence saying what is now seen.
         figure: A figure outside pyplot, such as `plots.LiveMask(...).figure`.
         **controls: For each argument a widget with a value, or (low, high, step, value) for a
-            slider, True or False for a checkbox, a list or a dict of choices, or a `Knob` of the
-            catalogue. A trailing underscore in the name is not shown.
+            slider, True or False for a checkbox, a list or a dict of choices as for `choice`, or a
+            `Knob` of the catalogue. A trailing underscore in the name is not shown.
 
     Returns:
         The explorer; as the last line of a cell it appears.
@@ -87,15 +88,25 @@ def explore(draw: Callable[..., str], figure: Figure, **controls: Any) -> Explor
     return Explorer(_checked(draw), figure, widgets)
 
 
-def choice(options: list | dict[str, Any], value: Any) -> ipywidgets.SelectionSlider:
-    """Return a slider over choices that starts elsewhere than at the first.
+RADIO = 3  # so many categories stand side by side with a slider; more are a drop-down list
+
+
+def choice(options: list | dict[str, Any], value: Any) -> ipywidgets.Widget:
+    """Return a control over choices that starts elsewhere than at the first.
+
+    Numbers have an order, and get a slider. Other values are categories, and get radio buttons, or
+    a drop-down list if they are many.
 
     Args:
         options: The values, or label -> value.
         value: The first value shown.
     """
     pairs = list(options.items()) if isinstance(options, dict) else options
-    return ipywidgets.SelectionSlider(options=pairs, value=value)
+    values = list(options.values()) if isinstance(options, dict) else options
+    if all(isinstance(one, Number) for one in values):
+        return ipywidgets.SelectionSlider(options=pairs, value=value)
+    kind = ipywidgets.RadioButtons if len(pairs) <= RADIO else ipywidgets.Dropdown
+    return kind(options=pairs, value=value)
 
 
 def _checked(draw: Callable[..., str]) -> Callable[..., str]:
