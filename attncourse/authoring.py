@@ -381,7 +381,7 @@ def check_house(root: Path) -> None:
     if readme(text, written) != text:
         problems.append("README.md: what is written into it is old; run `attncourse build`")
     if (root / INVENTORY).exists():
-        problems += coverage.missing(written)
+        problems += coverage.missing(written, root)
         if _text_of(root / COVERAGE) != coverage.markdown(written, root):
             problems.append(f"{COVERAGE.as_posix()}: old; run `attncourse build`")
     if problems:
@@ -401,14 +401,14 @@ def build_house(root: Path, draft: bool = False) -> None:
         draft: write nothing, and only count what is left out.
 
     Raises:
-        BuildError: naming what a written chapter leaves out.
+        BuildError: naming what a written chapter leaves out, or covers by nothing.
     """
     path = root / "README.md"
     written = [read(path, root) for path in sources(root)]
-    missing = coverage.missing(written) if (root / INVENTORY).exists() else []
+    missing = coverage.missing(written, root) if (root / INVENTORY).exists() else []
     if draft:
         if missing:
-            print(f"draft: {len(missing)} topics are covered by no section yet")
+            print(f"draft: coverage lacks {len(missing)} things, such as\n  {missing[0]}")
         return
     if missing:
         raise BuildError(missing)

@@ -1,14 +1,20 @@
 """Where the course handles each topic of its inventory, and shows claims of its ledger.
 
 A heading of the text sources names the topics that its section handles, `covers="F2 F4-F6"`; an
-exercise of the source documents handles the topic of its name. A chapter that leaves out one of its
-topics cannot be built or checked. Claims are not tagged: that each is found and fits its verdict is
-tested, and which of them a chapter shows is read from what it displayed when it ran. `attncourse
-build` writes docs/coverage.md from both.
+exercise of the source documents handles the topic of its name. What counts is what ran: a section
+without a code cell that gave an output and without a link to an exercise handles nothing, unless a
+sentence is all that its topics ask for. The card of a claim counts if the cell computed its number.
+Each chapter named for a topic handles it itself; a heading that only says where a topic is handled
+has `points="P10"`. A course that breaks one of these rules cannot be built or checked.
+
+Claims are not tagged: that each is found and fits its verdict is tested, and which of them a
+chapter shows is read from what it displayed when it ran. `attncourse build` writes docs/coverage.md
+from both.
 """
 
 from __future__ import annotations
 
+import ast
 import csv
 import functools
 import importlib.resources
@@ -16,14 +22,18 @@ import itertools
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from attncourse import claims
+from attncourse.execution import IGNORING_TAGS
 from attncourse.sources import HEADING, BuildError, Source, covered, marker_options
 
 CARD = re.compile(r"(C\d{3}) · ")  # how a card begins, see `claims.card`
+EXERCISE = re.compile(r"\]\(\.\./exercises/\d\d_\w+\.ipynb")  # a link to one
+# What a call shows that leaves only its sentence in a stored notebook.
+WIDGETS = {"explore": "slider", "form": "form", "guess": "guess", "Table": "table"}
 
 
 @dataclass(frozen=True)
@@ -33,14 +43,43 @@ class Topic:
     Attributes:
         id: A letter and a number, "F2".
         item: What it is, in few words.
+        learner_does: What the learner does or sees; it begins with "a sentence" where reading one
+            is all.
         texts: Which texts mention it, or "implied".
-        chapters: The chapters that have to handle it; one that is written is enough.
+        chapters: The chapters that have to handle it; each that is written does.
     """
 
     id: str
     item: str
+    learner_does: str
     texts: tuple[str, ...]
     chapters: tuple[str, ...]
+
+    @property
+    def is_a_sentence(self) -> bool:
+        """Whether text alone handles it."""
+        return self.learner_does.startswith("a sentence")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A section or an exercise that names a topic.
+
+    Attributes:
+        chapter: Its chapter, as two digits.
+        title: The section's heading.
+        link: The section, as a link from docs/ into its notebook.
+        at: Its marker, for messages.
+        ran: What its cells showed when they ran, such as ("text", "picture").
+        points: Whether it only says where the topic is handled.
+    """
+
+    chapter: str
+    title: str
+    link: str
+    at: str
+    ran: tuple[str, ...] = ()
+    points: bool = False
 
 
 @functools.cache
@@ -52,6 +91,7 @@ def inventory() -> dict[str, Topic]:
             row["id"]: Topic(
                 row["id"],
                 row["item"],
+                row["learner_does"],
                 tuple(row["texts"].split(";")),
                 tuple(row["chapters"].split(";")),
             )
@@ -59,51 +99,172 @@ def inventory() -> dict[str, Topic]:
         }
 
 
-def places(sources: Iterable[Source]) -> dict[str, list[str]]:
-    """Return for each id where it is handled, as links from docs/ into the notebooks.
+def places(sources: Iterable[Source], root: Path) -> dict[str, list[Place]]:
+    """Return for each id the sections and exercises that name it.
+
+    Args:
+        sources: The text sources.
+        root: The course, where the notebooks built from them lie.
 
     Raises:
         BuildError: A source names an id that the inventory does not have.
     """
-    found: dict[str, list[str]] = defaultdict(list)
+    found: dict[str, list[Place]] = defaultdict(list)
     problems = []
     for source in sources:
-        section = source.stem
-        folder = "solutions" if source.kind == "solutions" else "notebooks"
+        gave = _outputs(source, root)
         for index, cell in enumerate(source.cells):
-            if cell.cell_type == "markdown" and (title := HEADING.search(cell.source)):
-                section = title[1]
-            options = marker_options(cell)
-            ids = covered(options.get("covers", ""))
-            if options.get("role") == "check" and ".V" in options["exercise"]:
-                ids.append(options["exercise"].partition(".")[2])
-            for id in ids:
+            for id, place in _named(source, index, marker_options(cell), gave):
                 if id not in inventory():
                     problems.append(f"{source.at(index)}: there is no topic {id}")
-                link = f"[{section}](../{folder}/{source.stem}.ipynb), cell {index + 1}"
-                found[id].append(link)
+                found[id].append(place)
     if problems:
         raise BuildError(problems)
     return found
 
 
-def missing(sources: Iterable[Source]) -> list[str]:
-    """Return a line for each topic of a written chapter that no cell handles."""
-    sources = list(sources)
-    found = places(sources)
-    written = {source.stem[:2] for source in sources if source.kind == "chapter"}
+def _named(
+    source: Source, index: int, options: dict, gave: list[set[str]]
+) -> Iterator[tuple[str, Place]]:
+    """Yield the ids that a cell names, each with its place."""
+    folder = "solutions" if source.kind == "solutions" else "notebooks"
+
+    def place(title: str, ran: Iterable[str], points: bool = False) -> Place:
+        link = f"[{title}](../{folder}/{source.stem}.ipynb), cell {index + 1}"
+        at = source.at(index)
+        return Place(source.stem[:2], title, link, at, tuple(sorted(ran)), points)
+
+    if options.get("role") == "check" and ".V" in options["exercise"]:
+        above = (c.source for c in source.cells[index::-1] if c.cell_type == "markdown")
+        title = next((found[1] for found in map(HEADING.search, above) if found), source.stem)
+        yield options["exercise"].partition(".")[2], place(title, ["graded exercise"])
+    for option in ("covers", "points"):
+        if ids := covered(options.get(option, "")):
+            title, text, code = _section(source, index)
+            ran = set().union(*(gave[number] for number in code))
+            if EXERCISE.search(text):
+                ran.add("linked exercise")
+            for id in ids:
+                yield id, place(title, ran, points=option == "points")
+
+
+def _section(source: Source, index: int) -> tuple[str, str, list[int]]:
+    """Return title, text and code cells of the section that begins in a cell.
+
+    It ends before the next heading as high as its own; a chapter's title ends at any section.
+    """
+
+    def level(heading: re.Match) -> int:
+        return len(heading[0]) - len(heading[0].lstrip("#"))
+
+    first = HEADING.search(source.cells[index].source)
+    assert first, "`covers` and `points` stand on headings"
+    depth = max(2, level(first))
+    text, code = source.cells[index].source[first.end() :], []
+    for number, cell in enumerate(source.cells[index + 1 :], index + 1):
+        if cell.cell_type == "code":
+            code.append(number)
+            continue
+        headings = HEADING.finditer(cell.source)
+        end = next((heading for heading in headings if level(heading) <= depth), None)
+        text += cell.source[: end.start() if end else None]
+        if end:
+            break
+    return first[1], text, code
+
+
+def _outputs(source: Source, root: Path) -> list[set[str]]:
+    """Return for each cell of a source what it showed when its notebook was built.
+
+    A cell that has been changed since has shown nothing.
+    """
+    folder = "solutions" if source.kind == "solutions" else "notebooks"
+    built = root / folder / f"{source.stem}.ipynb"
+    ran: dict[str, list[dict]] = defaultdict(list)
+    for cell in _cells(built) if built.exists() else []:
+        ran[_squeezed("".join(cell["source"]))].append(cell)
     return [
-        f"chapter {', '.join(written.intersection(topic.chapters))}: no cell covers topic "
-        f"{topic.id}, {topic.item}"
-        for topic in inventory().values()
-        if written.intersection(topic.chapters) and topic.id not in found
+        _shown_by(cells.pop(0))
+        if cell.cell_type == "code" and (cells := ran[_squeezed(cell.source)])
+        else set()
+        for cell in source.cells
     ]
+
+
+def _squeezed(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if line.strip())
+
+
+def _shown_by(cell: dict) -> set[str]:
+    """Return the kinds of a built cell's outputs."""
+    code = "".join(cell["source"])
+    if cell.get("execution_count") is None:
+        return set()
+    nodes = list(ast.walk(ast.parse(code)))
+    if IGNORING_TAGS & set(cell["metadata"].get("tags", ())):  # its outputs are not stored
+        lines = [node.value for node in nodes if isinstance(node, ast.Expr)]
+        shows = any(not isinstance(line, ast.Constant) for line in lines)
+        return {"what varies by the run"} if shows else set()
+    kinds = set()
+    for output in cell["outputs"]:
+        data = output.get("data", {})
+        page = "".join(data.get("text/html", ""))
+        if CARD.match("".join(data.get("text/plain", ""))):
+            if any(map(_checks_its_own, nodes)):
+                kinds.add("checked claim")
+        elif "image/png" in data or page.startswith("<p"):
+            kinds.add("picture")
+        else:
+            kinds.add("table" if page else "text")
+    widgets = {kind for name, kind in WIDGETS.items() if f"widgets.{name}(" in code}
+    # a stored notebook has the sentence of a widget
+    return kinds - {"text"} | widgets if kinds and widgets else kinds
+
+
+def _checks_its_own(node: ast.AST) -> bool:
+    """Whether this is `claims.check(id, value)`: the value is the cell's, not the audit's."""
+    if not isinstance(node, ast.Call) or ast.unparse(node.func) != "claims.check":
+        return False
+    return len(node.args) > 1 or any(keyword.arg == "value" for keyword in node.keywords)
+
+
+def missing(sources: Iterable[Source], root: Path) -> list[str]:
+    """Return a line for each section that handles nothing, and for each topic left out.
+
+    Args:
+        sources: The text sources.
+        root: The course, where the notebooks built from them lie.
+
+    Raises:
+        BuildError: A source names an id that the inventory does not have.
+    """
+    sources = list(sources)
+    found = places(sources, root)
+    empty: dict[str, list[str]] = defaultdict(list)
+    left_out = []
+    written = {source.stem[:2] for source in sources if source.kind == "chapter"}
+    for id, topic in inventory().items():
+        handled = [place for place in found.get(id, []) if not place.points]
+        for place in handled:
+            if not place.ran and not topic.is_a_sentence:
+                empty[f'{place.at}: in "{place.title}"'].append(id)
+        there = {place.chapter for place in handled}
+        for number in topic.chapters:
+            if number in written and number not in there:
+                elsewhere = f"; chapter {', '.join(sorted(there))} does" if there else ""
+                left_out.append(
+                    f"chapter {number}: no section covers topic {id}, {topic.item}{elsewhere}"
+                )
+    return [
+        f"{section} no code cell gave an output when it was built, and no exercise is linked: it "
+        f"does not cover {', '.join(ids)}. If it only says which page does, write `points=`"
+        for section, ids in empty.items()
+    ] + left_out
 
 
 def shown(notebook: Path) -> list[str]:
     """Return the claims that a built notebook showed when it ran, in its order."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    outputs = [output for cell in _cells(notebook) for output in cell.get("outputs", [])]
     texts = ["".join(output.get("data", {}).get("text/plain", "")) for output in outputs]
     return [card[1] for card in map(CARD.match, texts) if card]
 
@@ -116,22 +277,38 @@ def markdown(sources: Iterable[Source], root: Path) -> str:
         root: The course, where the notebooks built from them lie.
     """
     sources = list(sources)
-    found = places(sources)
+    found = places(sources, root)
     stems = sorted(source.stem for source in sources if source.kind == "chapter")
     lines = [
         "# Where the course handles what",
         "",
         "Written by `attncourse build`. Topics are the items that the four source documents "
-        "mention, with the sections of the written chapters that handle them.",
+        "mention. Each written chapter has those that it has to handle: what the learner does, the "
+        "sections that do it, and in brackets what their cells showed when they ran.",
     ]
     for number, parts in itertools.groupby(stems, key=lambda stem: stem[:2]):
         topics = [topic for topic in inventory().values() if number in topic.chapters]
         if not topics:
             continue
-        lines += ["", f"## {', '.join(parts)}", "", "| id | topic | where |", "| --- " * 3 + "|"]
+        lines += ["", f"## {', '.join(parts)}", ""]
+        lines += ["| id | topic | the learner | where | elsewhere |", "| --- " * 5 + "|"]
         for topic in topics:
-            where = "; ".join(dict.fromkeys(found.get(topic.id, ["nowhere"])))
-            lines.append(f"| {topic.id} | {_plain(topic.item)} | {where} |")
+            own, others = _where(found.get(topic.id, []), number)
+            lines.append(f"{_row(topic)} | {own or 'nowhere'} | {others} |")
+    lines += [
+        "",
+        "## Planned",
+        "",
+        "What chapters that are not written yet have to handle, and which pages touch it already.",
+        "",
+        "| id | topic | the learner | chapter | so far |",
+        "| --- " * 5 + "|",
+    ]
+    written = {stem[:2] for stem in stems}
+    for topic in inventory().values():
+        if planned := [number for number in topic.chapters if number not in written]:
+            _, others = _where(found.get(topic.id, []), "")
+            lines.append(f"{_row(topic)} | {', '.join(planned)} | {others} |")
     places_of = defaultdict(list)
     for stem in stems:
         notebook = root / "notebooks" / f"{stem}.ipynb"
@@ -151,6 +328,30 @@ def markdown(sources: Iterable[Source], root: Path) -> str:
         cards = "; ".join(places_of[claim.id])
         lines.append(f"| {claim.id} | {_plain(claim.claim)} | {claim.verdict} | {cards} |")
     return "\n".join(lines) + "\n"
+
+
+def _row(topic: Topic) -> str:
+    """Return the columns with which each row about a topic begins."""
+    return f"| {topic.id} | {_plain(topic.item)} | {_plain(topic.learner_does)}"
+
+
+def _where(named: list[Place], chapter: str) -> tuple[str, str]:
+    """Return the places of a chapter with what they rest on, and those of others."""
+    own = [
+        f"{place.link} ({', '.join(place.ran) or 'a sentence'})"
+        for place in named
+        if place.chapter == chapter and not place.points
+    ]
+    others = [
+        f"{place.chapter}, {place.link}" + (" (points to it)" if place.points else "")
+        for place in named
+        if place.chapter != chapter or place.points
+    ]
+    return "; ".join(own), "; ".join(others)
+
+
+def _cells(notebook: Path) -> list[dict]:
+    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
 
 
 def _plain(text: str) -> str:

@@ -3,6 +3,7 @@
 A source is a Python file in py:percent form. Options on a cell's marker say what the cell is for:
 
     # %% [markdown] covers="F2 F4-F6"           (a heading: what its section handles)
+    # %% [markdown] points="P10"               (a heading: what its section leaves to another)
     # %% tags=["nbval-ignore-output"]
     # %% folded=true                           (code that only draws: shown by a click)
     # %% role="answer" exercise="04.3"
@@ -29,7 +30,7 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 _ROLES = ("setup", "prompt", "answer", "check", "hints", "spec")
 _GRADERS = ("hints", "spec")  # roles that no notebook shows
-_OPTIONS = ("tags", "role", "exercise", "covers", "folded", "title")
+_OPTIONS = ("tags", "role", "exercise", "covers", "points", "folded", "title")
 _MARKER = re.compile(r"^# %%(\s|$)")
 _FORBIDDEN = {
     "code": (
@@ -150,8 +151,10 @@ def _complaints(cell: NotebookNode, source: Source) -> Iterator[tuple[int, str]]
     for pattern, what in _FORBIDDEN[cell.cell_type]:
         if found := pattern.search(cell.source):
             yield 1 + cell.source.count("\n", 0, found.start()), f"holds {what}"
-    if "covers" in options and not HEADING.search(cell.source * (cell.cell_type == "markdown")):
-        yield 0, "`covers` stands on a heading, and holds for its section"
+    is_heading = cell.cell_type == "markdown" and HEADING.search(cell.source)
+    for option in ("covers", "points"):
+        if option in options and not is_heading:
+            yield 0, f"`{option}` stands on a heading, and holds for its section"
     if "folded" in options and (cell.cell_type != "code" or options["folded"] is not True):
         yield 0, "`folded=true` stands on a code cell"
     role, exercise = options.get("role"), options.get("exercise")

@@ -183,7 +183,7 @@ def test_a_chapter_that_leaves_a_topic_out_changes_no_list(tmp_path, monkeypatch
     inventory = root / authoring.INVENTORY
     inventory.parent.mkdir(parents=True)
     inventory.touch()
-    monkeypatch.setattr(authoring.coverage, "missing", lambda written: ["chapter 04: topic F1"])
+    monkeypatch.setattr(authoring.coverage, "missing", lambda *_: ["chapter 04: topic F1"])
     before = (root / "README.md").read_bytes()
     with pytest.raises(BuildError, match="chapter 04: topic F1"):
         authoring.build_house(root)
@@ -364,6 +364,7 @@ def complaints(tmp_path, chapter=None, solutions=None):
         ("# %% [raw]\n# x\n", 1, "a raw cell"),
         ('# %% covers="F2"\n1\n', 1, "`covers` stands on a heading"),
         ('# %% [markdown] covers="F2"\n# text\n', 1, "`covers` stands on a heading"),
+        ('# %% [markdown] points="F2"\n# text\n', 1, "`points` stands on a heading"),
         ("# %% [markdown] folded=true\n# text\n", 1, "`folded=true` stands on a code cell"),
         ('# %% folded="yes"\n1\n', 1, "`folded=true` stands on a code cell"),
     ],

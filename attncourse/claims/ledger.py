@@ -1,4 +1,4 @@
-"""The ledger: 480 statements of four texts, read from data/claims.csv."""
+"""The ledger: what four texts state, one claim a row of data/claims.csv."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Claim:
     """One statement of the texts, and what the audit found.
 
     Attributes:
-        id: "C001" to "C480".
+        id: "C001" and on, in the order of the ledger.
         texts: Which texts say it, such as ("chapter E", "chapter V").
         topic: The ledger's keyword.
         chapter: The chapter of the course that handles it, as two digits.
@@ -35,11 +35,10 @@ class Claim:
         parameters: The numbers it is made for, such as {"n": 4096, "w": 256}; a setting that is
             no single number stays a string.
         printed: The value in the text.
-        unit: The unit of `printed` and `computed`.
+        unit: The unit of `printed`, and of what is found if that is a number.
         kind: "arithmetic", "timing", "complexity", "empirical-quality", "experiment",
             "definition" or "hardware-fact".
         formula: How to recompute it from the parameters; empty where it is no arithmetic.
-        computed: What the audit got; empty where it got no value.
         verdict: One of `VERDICTS`.
         note: Why.
         against: The ids of the claims that it contradicts, if "inconsistent".
@@ -55,7 +54,6 @@ class Claim:
     unit: str
     kind: str
     formula: str
-    computed: str
     verdict: str
     note: str
     against: tuple[str, ...]
@@ -70,7 +68,8 @@ def get(id: str) -> Claim:
     try:
         return LEDGER[id]
     except KeyError:
-        raise KeyError(f"claims.get: ids run from C001 to C480, got {id!r}") from None
+        first, *_, last = LEDGER
+        raise KeyError(f"claims.get: ids run from {first} to {last}, got {id!r}") from None
 
 
 def find(
@@ -131,7 +130,6 @@ def _ledger() -> MappingProxyType[str, Claim]:
                     unit=row["unit"],
                     kind=row["kind"],
                     formula=row["formula"],
-                    computed=row["computed_value"],
                     verdict=row["verdict"],
                     note=_note(row["note"]),
                     against=tuple(row["against"].split()),

@@ -112,7 +112,7 @@ print("measured within a tenth:", abs(measured / predicted - 1) < 0.1)
 #
 # The course grew from four texts that circulated without an author: a survey article (*the
 # survey*), a page of notes (*the notes*) and two textbook chapters, "Efficient Transformers"
-# (*chapter E*) and "Attention Variants and Mechanisms" (*chapter V*). It recomputes their 480
+# (*chapter E*) and "Attention Variants and Mechanisms" (*chapter V*). It recomputes their 483
 # claims, all of them in `17_audit`. Here is one: the survey says that 8192 tokens and 32 heads need
 # "over 2 GB". Is that so?
 

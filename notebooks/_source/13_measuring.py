@@ -770,7 +770,7 @@ widgets.form(
     causal={"no": False, "yes": True},
 )
 
-# %% [markdown] covers="P9 P10-P13 P15-P17"
+# %% [markdown] covers="P9 P11 P17" points="P10 P12 P13 P15 P16"
 # ## What this chapter does not measure
 #
 # Quality. A percentage of "accuracy retained" without its task cannot be repeated. Perplexity over

@@ -4,10 +4,10 @@
 # Four texts about efficient attention go round without an author: a **survey** article, a page of
 # **notes**, and two textbook chapters, **chapter E** ("Efficient Transformers") and **chapter V**
 # ("Attention Variants and Mechanisms"). This course grew out of reading them with a calculator.
-# They make 480 statements that can be checked. Here is each of them, with what comes out. Half an
+# They make 483 statements that can be checked. Here is each of them, with what comes out. Half an
 # hour for the ten scenes, and a place to look things up.
 #
-# <!-- summary: 480 printed statements, computed, counted or measured again wherever their texts say
+# <!-- summary: 483 printed statements, computed, counted or measured again wherever their texts say
 # enough for it, each with a verdict and its reason; ten of them as scenes, and a search over all.
 # -->
 
@@ -28,12 +28,13 @@ from attncourse.reference import full, window
 
 # %%
 ledger = claims.LEDGER.values()
-for claim in measure.progress(ledger, "480 claims", expect_seconds=15):
+for claim in measure.progress(ledger, f"{len(ledger)} claims", expect_seconds=15):
     claims.found(claim.id)  # kept: the cells below only look it up
 counts = {verdict: len(claims.find(verdict=verdict)) for verdict in claims.VERDICTS}
 for verdict, (sign, meaning) in claims.VERDICTS.items():
     print(f"{counts[verdict]:>4} {sign} {verdict:<18} {meaning}")
-print(sum(claims.found(claim.id) is not None for claim in ledger), "of 480 have a number to show")
+shown = sum(claims.found(claim.id) is not None for claim in ledger)
+print(f"{shown} of {len(ledger)} have a number to show")
 
 # %% [markdown]
 # What holds, holds to the printed digits, of which zeros at the end of a whole number are none;

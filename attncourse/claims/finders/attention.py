@@ -1,14 +1,19 @@
-"""Chapters 02 and 03: shapes, masks, dropout, the softmax's range; positions and maps."""
+"""Chapters 02 and 03: shapes, masks, dropout, the softmax's range, scoring; positions and maps."""
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 
-from attncourse import masks
+from attncourse import masks, measure
+from attncourse.bench import latest
+from attncourse.bench.records import speedups
 from attncourse.claims.finding import Found, finds
 from attncourse.claims.ledger import Claim
 from attncourse.inputs import random_qkv, stream
-from attncourse.reference import full, relative, t5
+from attncourse.reference import full, relative, scoring, t5
 from attncourse.softmax import softmax
 
 
@@ -119,6 +124,65 @@ def overflow(claim: Claim) -> Found:
         "numpy.exp and softmax of this course, rows of two logits",
         not any(plain) and all(stable),
     )
+
+
+HIDDEN = 16  # numbers inside of tanh for each pair, as in the catalogue
+SHORT = (64, 256, 512)
+
+
+@finds("C481")
+def dot_against_additive(claim: Claim) -> Found:
+    """Time additive attention against the dot product's, and count the FLOPs of both."""
+    sizes = [(1, 1, n, n, 64) for n in SHORT]
+    flops = [scoring.cost(*size, hidden=HIDDEN).flops / full.cost(*size).flops for size in sizes]
+    slower = {n: additive / dot for n, (dot, additive) in _times_of_scores().items()}
+    setting = (
+        f"this machine's CPU, NumPy, one head of 64, {HIDDEN} hidden, float32; FLOPs of `cost`, "
+        "in which tanh does not count"
+    )
+    wanted: dict[str, Any] = {"heads": 1, "width": 64, "causal": False, "mode": "forward"}
+    record = latest("cpu", mechanisms=["full", "scoring"], **wanted)
+    ratios = speedups(record, "scoring", "full", **wanted)
+    recorded = {n: ratio for n, ratio in ratios.items() if n > SHORT[-1]}
+    if record and recorded:
+        where = f"{record['machine']['cpu']}, {record['date'][:10]}"
+        setting += f"; beyond {SHORT[-1]} tokens recorded: {where}"
+    words = ", ".join(f"{ratio:.0f} at n = {n:,}" for n, ratio in (slower | recorded).items())
+    return Found(
+        f"additive attention takes this many times as long: {words}; it counts "
+        f"{', '.join(f'{ratio:.2f}' for ratio in flops)} of the FLOPs at n = "
+        f"{', '.join(map(str, SHORT))}",
+        setting,
+        min(*slower.values(), *recorded.values()) > 1,
+    )
+
+
+@finds("C482")
+def overhead_of_additive(claim: Claim) -> Found:
+    """See what additive attention takes longer at three lengths: a constant would be the same."""
+    longer = {n: additive - dot for n, (dot, additive) in _times_of_scores().items()}
+    words = ", ".join(f"{1e3 * more:.1f} ms at n = {n}" for n, more in longer.items())
+    tanh = [f"{HIDDEN * n * n:,}" for n in SHORT]
+    return Found(
+        f"it takes longer by {words}, and evaluates tanh {', '.join(tanh)} times",
+        f"this machine's CPU, NumPy, one head of 64, {HIDDEN} hidden, float32",
+        longer[SHORT[-1]] < 2 * longer[SHORT[0]],
+    )
+
+
+@functools.cache
+def _times_of_scores() -> dict[int, tuple[float, float]]:
+    """Return n -> seconds of dot-product and of additive attention, those of the faster calls."""
+    query_weights, key_weights, vector = scoring.random_parameters(64, HIDDEN)
+    drawn = {"query_weights": query_weights, "key_weights": key_weights, "vector": vector}
+    quick: dict[str, Any] = {"repeats": 9, "at_most": 0.1}
+    return {
+        n: (
+            measure.seconds(full.attention, *random_qkv(n), **quick).low,
+            measure.seconds(scoring.attention, *random_qkv(n), **quick, **drawn).low,
+        )
+        for n in SHORT
+    }
 
 
 @finds("C044")

@@ -315,6 +315,25 @@ def _fewer_pairs(claim: Claim) -> Found:
     )
 
 
+@finds("C483")
+def _memory_at_16k(claim: Claim) -> Found:
+    n, block = (int(claim.parameters[name]) for name in ("n", "block"))
+    own = bigbird.cost(1, 12, n, n, 64, block=block).peak_bytes
+    whole = full.cost(1, 12, n, n, 64).peak_bytes
+    share = bigbird.layout(n, n, block=block).mean()
+    weights = 144 * n * n * 4  # 12 layers of 12 heads
+    released = 4096
+    return Found(
+        f"a layer holds {own / 1e9:.2f} GB, with full attention "
+        f"{whole / 1e9:.1f}; the weights of 12 layers, kept for training, "
+        f"{share * weights / 1e9:.1f} GB instead of {weights / 1e9:.0f}; the released models have "
+        f"{released:,} positions",
+        f"cost and layout of our BigBird, blocks of {block}, n = {n:,}, 12 heads of 64, float32; "
+        "positions: transformers' BigBirdConfig",
+        agrees=bool(share * weights < 40e9 < weights and released >= n),
+    )
+
+
 _SETTING = (
     "n = 4,096, w = 256 in all, r = 64, g = 32: by rows (n - g)(w + r + g) + gn; the mask has 128 "
     "keys on each side, its edges, and random keys outside the rest"

@@ -1,8 +1,10 @@
-"""Makes Triton's interpreter faster.
+"""Makes Triton's interpreter faster, without changing what a kernel computes or is told.
 
-At each launch it replaces all functions of `triton.language`, and puts them back at the end. It
-does so again at each call of one jitted function by another, which changes nothing and takes a
-fifth to a half of a kernel's time. And at each operation it builds a table of NumPy's types.
+The interpreter spends its time beside NumPy: at each launch it replaces all functions of
+`triton.language`, and again at each call of one jitted function by another; at each operation it
+builds a table of NumPy's types and describes the result's shape anew; and it looks whether a sum or
+product of integers overflows, by eight operations more, and drops the answer unless one debugs.
+Here each is done once, or not for nothing.
 """
 
 import functools
@@ -13,13 +15,19 @@ from triton.runtime import interpreter
 
 
 def speed_up() -> None:
-    """Patch once a launch, in releases of Triton that put back, and look each type up once."""
+    """Replace the slow parts, in releases of Triton that have them as they are known here."""
     if not all(map(interpreter.__dict__.get, ("_get_np_dtype", "_patch_lang", "_LangPatchScope"))):
         return
     of_scalar = functools.cache(interpreter._get_np_dtype)
     interpreter._get_np_dtype = lambda dtype: (
         np.dtype(np.uint64) if dtype.scalar.is_ptr() else of_scalar(dtype.scalar)
     )
+    _patch_once_a_launch()
+    _describe_shapes_once()
+    _look_for_overflow_in_debugging_only()
+
+
+def _patch_once_a_launch() -> None:
     patch = interpreter._patch_lang
     patched: set[int] = set()  # wholly; a launch may be interrupted while it replaces functions
 
@@ -39,3 +47,41 @@ def speed_up() -> None:
         return scope
 
     interpreter._patch_lang = patch_unless_patched
+
+
+def _describe_shapes_once() -> None:
+    """Keep what follows from a block's shape, if it is just what Triton would make."""
+    make_type, make_tensor = tl.block_type.__init__, tl.tensor.__init__
+
+    @functools.cache
+    def of_type(shape):
+        made = object.__new__(tl.block_type)
+        make_type(made, tl.int32, list(shape))
+        return {"shape": made.shape, "numel": made.numel}, made.name.removesuffix(f"{tl.int32}>")
+
+    @functools.cache
+    def of_tensor(shape):
+        made = object.__new__(tl.tensor)
+        make_tensor(made, None, tl.block_type(tl.int32, list(shape)) if shape else tl.int32)
+        return {"shape": made.shape, "numel": made.numel}
+
+    def block_type(self, element_ty, shape):
+        known, name = of_type(tuple(map(tl.core._unwrap_if_constexpr, shape)))
+        vars(self).update(known, element_ty=element_ty, name=f"{name}{element_ty}>")
+
+    def tensor(self, handle, type):
+        shape = type.shape if isinstance(type, tl.block_type) else ()
+        vars(self).update(of_tensor(shape), handle=handle, type=type, dtype=type.scalar)
+
+    tl.block_type.__init__, tl.tensor.__init__ = block_type, tensor
+
+
+def _look_for_overflow_in_debugging_only() -> None:
+    semantic = interpreter.interpreter_semantic
+    look = semantic.binary_op_sanitize_overflow_impl
+
+    def look_in_debugging(lhs, rhs, binary_op):
+        if semantic.builder.options.debug:
+            look(lhs, rhs, binary_op)
+
+    semantic.binary_op_sanitize_overflow_impl = look_in_debugging
