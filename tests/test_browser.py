@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import lab
+import nbformat
 import pytest
 
 SIZES = {"large": (1400, 1000), "laptop": (1280, 720)}
@@ -147,6 +148,7 @@ def test_every_picture_is_there_in_words(chapter):
     assert pictures.count() == live.count() + len(shown)
 
 
+GUESS = ".attncourse-guess"
 CONTROLS = '[role=slider], input[type="checkbox"], input[type="radio"]:checked, select'
 
 
@@ -168,10 +170,9 @@ def test_every_slider_moves_by_keyboard(chapter, record_property):
     for explorer in explorers.all():
         box, status = explorer.element_handle(), explorer.get_by_role("status")
         for handle in explorer.locator(CONTROLS).all():
-            there, back = keys_for(handle)
             before = status.inner_text()
-            for key in (there, back):
-                handle.focus()
+            for place, key in moves_for(handle):
+                place.focus()
                 page.evaluate(WATCH, box)
                 page.keyboard.press(key)
                 wait = page.evaluate(CHANGED)
@@ -187,13 +188,22 @@ def test_every_slider_moves_by_keyboard(chapter, record_property):
     )
 
 
+def moves_for(handle):
+    """Where to press which key to move a control, and to move it back."""
+    if handle.evaluate("one => one.type") == "radio":  # without a name: Tab goes from one to one
+        chosen = handle.element_handle()  # a locator would find whatever is checked by then
+        group = chosen.evaluate_handle("one => one.closest('.widget-radio')").as_element()
+        other = group.query_selector('input[type="radio"]:not(:checked)')
+        return (other, "Space"), (chosen, "Space")
+    there, back = keys_for(handle)
+    return (handle, there), (handle, back)
+
+
 def keys_for(handle):
     """The keys that move a control, and move it back."""
     kind = handle.evaluate("one => one.type")  # undefined for a slider, which is no input
     if kind == "checkbox":
         return "Space", "Space"
-    if kind == "radio":  # they go round
-        return "ArrowDown", "ArrowUp"
     if kind == "select-one":
         at_end = handle.evaluate("one => one.selectedIndex === one.options.length - 1")
         return ("ArrowUp", "ArrowDown") if at_end else ("ArrowDown", "ArrowUp")
@@ -203,7 +213,7 @@ def keys_for(handle):
 
 def test_a_form_runs_when_its_button_is_pressed(chapter):
     button = chapter.page.locator(".jupyter-button")
-    for form in chapter.box.locator(".widget-vbox").filter(has=button).all():
+    for form in chapter.box.locator(f".widget-vbox:not({GUESS})").filter(has=button).all():
         assert form.get_by_role("status").inner_text() == "Nothing has been run yet."
         form.locator(".jupyter-button").click()
         form.locator("table").wait_for()
@@ -213,7 +223,7 @@ def test_a_form_runs_when_its_button_is_pressed(chapter):
 
 def test_scenes_of_the_chapter(chapter, photograph):
     """The top, and each cell that shows a picture or a slider."""
-    number = Path(chapter.path).stem[:2]
+    stem = Path(chapter.path).stem
     shown = [
         index
         for index, cell in enumerate(chapter.cells)
@@ -221,7 +231,57 @@ def test_scenes_of_the_chapter(chapter, photograph):
     ]
     assert shown
     for index in (0, *shown):
-        photograph(chapter, index, f"{number}_cell_{index + 1:03}")
+        photograph(chapter, index, f"{stem}_cell_{index + 1:03}")
+
+
+def test_every_guess_meets_an_answer(chapter):
+    """Last: from here on the pictures of the answers are in the page too."""
+    for guess in chapter.box.locator(GUESS).all():
+        assert guess.locator("img").count() == 0
+        guess.get_by_role("textbox").fill("1")
+        guess.get_by_role("button", name="Commit").click()
+        guess.get_by_text("You said 1").wait_for(timeout=60_000)
+        assert "cannot be" not in guess.get_by_role("status").inner_text()
+
+
+ASKED = """def explain(answer):
+    return f"{4096} × {4096} scores, {answer // 4096**2} bytes each."
+widgets.guess("How many bytes do the scores of 4096 tokens take?", lambda: 4096**2 * 4,
+              unit="B", explain=explain)"""
+ANSWER = "You said 4 MiB; it is 64 MiB: 16 times as much."
+
+
+def test_a_guess_is_typed_before_the_answer_is_in_the_page(jupyter, photograph):
+    page, course = jupyter
+    cells = map(nbformat.v4.new_code_cell, ("from attncourse import widgets", ASKED))
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    written = nbformat.v4.new_notebook(cells=list(cells), metadata={"kernelspec": kernel})
+    nbformat.write(written, course / "notebooks" / "guess.ipynb")
+    notebook = lab.Notebook(page, "notebooks/guess.ipynb")
+    notebook.run_all()
+    guess = notebook.box.locator(GUESS)
+    field, status = guess.get_by_label("Your guess"), guess.get_by_role("status")
+    field.click()
+    page.keyboard.type("four")
+    page.keyboard.press("Enter")
+    guess.get_by_text("A guess is a number of bytes above 0").wait_for()
+    photograph(notebook, 1, "guess_before")
+    assert "64 MiB" not in page.content() and "4 bytes each" not in page.content()
+    field.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("4 MiB")
+    page.keyboard.press("Enter")
+    guess.get_by_text("4096 × 4096 scores, 4 bytes each.").wait_for()
+    assert status.inner_text() == guess.locator("img").get_attribute("alt") == ANSWER
+    photograph(notebook, 1, "guess_after")
+
+    notebook.cell(1).locator(".cm-content").click()
+    page.keyboard.press("Control+Enter")
+    guess.get_by_role("button", name="Show my guess").focus()
+    assert "64 MiB" not in guess.inner_text()
+    page.keyboard.press("Enter")
+    guess.get_by_text(ANSWER).wait_for()
+    notebook.close()
 
 
 def test_an_exercise_from_first_look_to_grade(jupyter, photograph, tmp_path):

@@ -528,6 +528,13 @@ def test_progress_has_a_line_a_chapter(run):
     assert run("progress")[1].splitlines()[0] == "90_toy  20 of 20 passed"
 
 
+def test_progress_says_how_guesses_met_their_answers(run):
+    assert "guess" not in run("progress")[1]
+    progress.record_guess("How many?", 3, 4)
+    said = "guessed so far: within a factor of two in 1 of 1 guesses"
+    assert run("progress")[1].splitlines()[1] == said
+
+
 def test_progress_lists_every_exercise(run, monkeypatch):
     monkeypatch.setattr(toy, "TITLES", {3: "Add 3 and say in many words what came of it"})
     progress.record_hint("90.1")

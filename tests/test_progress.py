@@ -48,6 +48,24 @@ def test_help_is_a_hint_before_the_first_pass(hint_first):
     assert progress.load().helped("04.1") is hint_first
 
 
+def test_the_first_guess_of_a_question_counts():
+    assert progress.record_guess("How many?", 3, 4) == progress.Guess(3, 4)
+    assert progress.record_guess("How many?", 4, 4) == progress.Guess(3, 4)
+    progress.record_guess("How few?", 1, 2)
+    progress.record_hint("04.1")
+    recorded = progress.load()
+    assert recorded.guesses == {"How few?": progress.Guess(1, 2), "How many?": progress.Guess(3, 4)}
+    assert recorded.entry("04.1").hints == 1
+
+
+def test_a_file_from_before_there_were_guesses_is_read():
+    progress.record_pass("04.1")
+    stored = json.loads(progress.path().read_text())
+    del stored["guesses"]
+    progress.path().write_text(json.dumps(stored))
+    assert progress.load().entry("04.1").passed and progress.load().notes == []
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -60,6 +78,11 @@ def test_help_is_a_hint_before_the_first_pass(hint_first):
         b'{"exercises": {"04.1": 3}}',
         b'{"exercises": {"04.1": {"hints": 1}}}',
         b'{"exercises": {"04.1": {"hints": "many", "passed": null, "helped": false}}}',
+        b'{"exercises": {}, "guesses": []}',
+        b'{"exercises": {}, "guesses": {"How many?": {"guess": 3}}}',
+        b'{"exercises": {}, "guesses": {"How many?": {"guess": 3, "answer": 0}}}',
+        b'{"exercises": {}, "guesses": {"How many?": {"guess": "3", "answer": 3}}}',
+        b'{"exercises": {}, "guesses": {"How many?": {"guess": NaN, "answer": 3}}}',
     ],
 )
 def test_a_broken_file_is_set_aside_with_a_note(content):
@@ -81,7 +104,8 @@ def test_a_folder_that_cannot_be_written_stops_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("ATTNCOURSE_HOME", str(tmp_path / "file" / "below"))
     assert progress.record_hint("04.1") == 1
     progress.record_pass("04.1")
-    assert progress.load().entries == {}
+    assert progress.record_guess("How many?", 3, 4) == progress.Guess(3, 4)
+    assert progress.load().entries == progress.load().guesses == {}
 
 
 def test_several_processes_may_write_at_once():
@@ -130,5 +154,8 @@ def test_the_platforms_folder_is_used_without_attncourse_home(monkeypatch, tmp_p
 
 def test_the_file_is_plain_json():
     progress.record_hint("04.V7")
-    stored = json.loads(progress.path().read_text())
-    assert stored == {"exercises": {"04.V7": {"hints": 1, "passed": None, "helped": False}}}
+    progress.record_guess("How many?", 3, 4)
+    assert json.loads(progress.path().read_text()) == {
+        "exercises": {"04.V7": {"hints": 1, "passed": None, "helped": False}},
+        "guesses": {"How many?": {"guess": 3, "answer": 4}},
+    }

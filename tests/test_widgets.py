@@ -163,6 +163,9 @@ CELLS = [
     "    return f'Diagonal {k}, {SECRET}.'",
     "SECRET = 'as stored'\nwidgets.explore(draw, live.figure, k=(-3, 3, 1, 0))",
     "claims.check('C057')",
+    "widgets.guess('How many, ' + SECRET + '?', lambda: 1 / 0)",
+    "widgets.guess('How many?', 4, explain=lambda: plots.show(plots.heatmap(np.eye(2)), SECRET))",
+    "_.commit(8)",
 ]
 
 
@@ -189,6 +192,8 @@ def test_the_caption_under_a_picture_is_what_is_stored(stored):
     assert caption.data["text/plain"] == "A diagonal of four cells."
     assert "A diagonal of four cells.</p>" in caption.data["text/html"]
     assert "Diagonal 0, as stored." in nbformat.writes(stored)
+    assert "Guess first: How many, as stored?" in nbformat.writes(stored)
+    assert "You said 8; it is 4: your guess is 2 times as much" in nbformat.writes(stored)
     assert "base64" not in nbformat.writes(stored)
 
 
@@ -209,7 +214,7 @@ def test_pictures_sliders_and_claims_pass_nbval_strictly(stored, tmp_path):
         check=False,
     )
     failed = re.findall(r"^FAILED (\S+ \d+|\S+)", run.stdout, re.MULTILINE)
-    assert "2 failed, 8 passed" in run.stdout, run.stdout
+    assert "4 failed, 12 passed" in run.stdout, run.stdout
     assert all(name.startswith("other") for name in failed)
 
 

@@ -75,8 +75,9 @@ class Guess(ipywidgets.VBox):
             continuous_update=False,
         )
         steps = STEPS.get(unit, COUNTS)
+        symbol = unit if unit in STEPS else ""
         self.slider = ipywidgets.SelectionSlider(
-            options=[(format_quantity(step, unit), step) for step in steps],
+            options=[(format_quantity(step, symbol), step) for step in steps],
             value=steps[len(steps) // 2],
             description="or slide",
         )
@@ -118,8 +119,10 @@ class Guess(ipywidgets.VBox):
             Exception: As `widgets.guess` says.
         """
         self._outputs = []
-        self._commit(str(guess))
-        print(self.text)
+        try:
+            self._commit(str(guess))
+        finally:
+            print(self.text)
         for output in self._outputs:
             outputs.show(output)
 
@@ -197,8 +200,14 @@ class Guess(ipywidgets.VBox):
             self.button.disabled = False
         counts = progress.record_guess(self.question, said, answer)
         self.button.description = "Try again"
-        self._reveal(said, answer, counts.guess)
-        self._outputs = outputs.captured(self._explain, answer)
+        self._reveal(said, float(answer), counts.guess)
+        try:
+            self._outputs = outputs.captured(self._explain, answer)
+        except Exception as error:
+            self._say(
+                f"{self.text} The explanation cannot be shown. {type(error).__name__}: {error}"
+            )
+            raise
         self.explanation.outputs = tuple(self._outputs)
 
     def _reveal(self, said: float, answer: float, first: float) -> None:
@@ -296,13 +305,13 @@ def _is_decimal(n_bytes: float) -> bool:
     return n_bytes >= 1000 and float(f"{n_bytes:.3g}") == n_bytes
 
 
-def _checked(answer: Any, question: str) -> float:
+def _checked(answer: Any, question: str) -> Any:
     what = f"widgets.guess: the answer to {question!r} must be"
     if not isinstance(answer, Real) or isinstance(answer, bool):
         raise TypeError(f"{what} a number, got {answer!r}")
     if not 0 < float(answer) < math.inf:
         raise ValueError(f"{what} positive and finite, got {answer!r}")
-    return float(answer)
+    return answer
 
 
 def _either(examples: tuple[str, ...]) -> str:
