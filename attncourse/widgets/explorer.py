@@ -88,7 +88,9 @@ def explore(draw: Callable[..., str], figure: Figure, **controls: Any) -> Explor
     return Explorer(_checked(draw), figure, widgets)
 
 
-RADIO = 3  # so many categories stand side by side with a slider; more are a drop-down list
+# Up to so many categories are radio buttons, which Tab and Space choose; in a drop-down list that
+# is closed JupyterLab takes the arrow keys and the letters for itself.
+RADIO = 6
 
 
 def choice(options: list | dict[str, Any], value: Any) -> ipywidgets.Widget:

@@ -559,7 +559,7 @@ def draw_traffic(n, block_q):
 
 # %%
 heights, some = (
-    widgets.choice([16, 32, 64, 128, 256], 128),
+    widgets.choice([16, 32, 64, 128, 256], 32),
     widgets.choice([1024, 4096, 16384], 4096),
 )
 widgets.explore(draw_traffic, live_traffic.figure, block_q=heights, n=some)

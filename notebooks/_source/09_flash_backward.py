@@ -295,16 +295,10 @@ widgets.guess(
 )
 
 # %% [markdown]
-# The one more is cheap, because moving P would cost more than making it. Do not mix it up with
-# *checkpointing* a whole layer, where the whole forward pass runs again: a third of the step.
+# It is cheap, because moving P would cost more than making it. Do not mix it up with *checkpointing*
+# a whole layer, where the whole forward pass runs again: a third of the step. The check to keep,
+# wherever a method is said to compute more: **count its products, forward and backward apart**.
 #
-# A text says that FlashAttention "does more compute". The check to keep: **count the products,
-# forward and backward apart**, and then ask the clock.
-
-# %%
-claims.check("C034")
-
-# %% [markdown]
 # [Exercise 09.6](../exercises/09_flash.ipynb) hides two bugs in such a backward pass.
 
 # %% [markdown] covers="L20"
@@ -323,10 +317,10 @@ def kept_bytes(n, layers, heads, standard):
 
 # %% folded=true
 widgets.guess(
-    "n = 8192, heads of 64: how many times as many texts fit if lse is kept in place of P?",
-    lambda: kept_bytes(8192, 12, 12, True) / kept_bytes(8192, 12, 12, False),
+    "n = 32768, heads of 64: how many times as many texts fit if lse is kept in place of P?",
+    lambda: kept_bytes(32768, 12, 12, True) / kept_bytes(32768, 12, 12, False),
     unit="",
-    explain="A row of P has 8192 numbers; q, k, v and O together 256. Layers and heads cancel.",
+    explain="A row of P has 32768 numbers; q, k, v and O together 256. Layers and heads cancel.",
 )
 
 # %% folded=true
