@@ -54,10 +54,10 @@ def helpers(code: str, path: str) -> dict[str, str]:
     return {name: said[name] for name in names if name in said}
 
 
-# From viridis, but for its ends, which dark or light paper would swallow.
+# From viridis, half way to white: dark paper would swallow its dark end. Neighbours lie far apart.
 STEPS = [
-    ",".join(str(round(255 * part)) for part in matplotlib.colormaps["viridis"](place)[:3])
-    for place in (0.25, 0.85, 0.42, 0.70, 0.33, 0.95, 0.55)
+    ",".join(str(round(127.5 * (1 + part))) for part in matplotlib.colormaps["viridis"](place)[:3])
+    for place in (0.28, 0.97, 0.02, 0.70, 0.40, 0.86, 0.54)
 ]
 
 
@@ -137,7 +137,7 @@ class SideBySide:
                     f'">{number} · {html.escape(heading)}</th></tr>'
                 )
             # Translucent: the text keeps the theme's colour, on light and on dark paper.
-            tint = f"rgba({step},0.22)" if matched else "none"
+            tint = f"rgba({step},0.3)" if matched else "none"
             rows.append(
                 f'<tr style="background:{tint}">{self._cell(left, right, step)}'
                 f'<td style="text-align:center;padding:1px">{"=" if matched else ""}</td>'

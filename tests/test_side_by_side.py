@@ -91,7 +91,7 @@ def test_a_step_has_one_colour_in_both_columns_and_another_than_the_next():
     begin, walk = side_by_side.STEPS[:2]
     rows = text.split("<tr")
     (row,) = [row for row in rows if "nothing yet" in row]
-    assert f"background:rgba({begin},0.22)" in row and row.count(f"solid rgba({begin}") == 2
+    assert f"background:rgba({begin},0.3)" in row and row.count(f"solid rgba({begin}") == 2
     (row,) = [row for row in rows if "extra</b> = load" in row]  # only there
     assert "background:none" in row and row.count(f"solid rgba({walk}") == 1
     assert len(set(side_by_side.STEPS)) == 7

@@ -673,7 +673,7 @@ def draw_bounds(n, width):
 
 
 # %%
-some, widths = widgets.choice([1024, 4096, 16384], 4096), widgets.choice([32, 64, 128, 256], 64)
+some, widths = widgets.choice([1024, 4096, 16384], 4096), widgets.choice([32, 64, 128, 256], 128)
 widgets.explore(draw_bounds, live_bounds.figure, width=widths, n=some)
 
 # %% [markdown]

@@ -295,9 +295,10 @@ widgets.guess(
 )
 
 # %% [markdown]
-# It is cheap, because moving P would cost more than making it. Do not mix it up with *checkpointing*
-# a whole layer, where the whole forward pass runs again: a third of the step. The check to keep,
-# wherever a method is said to compute more: **count its products, forward and backward apart**.
+# It is cheap, because moving P would cost more than making it. Do not mix it up with
+# *checkpointing* a whole layer, where the whole forward pass runs again: a third of the step. The
+# check to keep, wherever a method is said to compute more: **count its products, forward and
+# backward apart**.
 #
 # [Exercise 09.6](../exercises/09_flash.ipynb) hides two bugs in such a backward pass.
 
@@ -358,8 +359,8 @@ claims.check("C449")
 # %% [markdown]
 # The idea, in the seven steps that you will find again below, each in its colour: (1) find your
 # place; (2) begin with nothing seen; (3) compute which tiles of keys to visit; then for each of
-# them (4) make a tile of scores, (5) take its maximum, and (6) shrink what is kept and add; at the
-# end (7) divide once.
+# them (4) make a tile of scores, (5) take its maximum and its weights, and (6) shrink what is kept
+# and add; at the end (7) divide once.
 
 # %% [markdown]
 # Both use the same names in the same order, and the same sizes of a tile: `block_q` × `block_k`,
@@ -373,10 +374,10 @@ for name, says in side_by_side.helpers(triton_code, "kernels/_parts/tiles.py").i
     print(f"{name}\n    {says}")
 
 # %% [markdown]
-# NumPy has twins of three: `tiles` gives the slices that `key_tiles` counts, `hide_future` is
-# `visible_keys` and sets the rest to $-\infty$, `finite` is `finite`.
+# NumPy has twins of three: `tiles` for `key_tiles`, `hide_future` for `visible_keys`, and its own
+# `finite`. Now read across: lines with the same background do the same.
 
-# %%
+# %% folded=true
 where_names_differ = {
     "last": "n_whole",
     "for keys": "for tile",
@@ -392,7 +393,7 @@ steps = {
     "last =": "Which tiles of keys? The loop bounds are the mechanism.",
 }
 
-# %%
+# %% folded=true
 steps |= {
     "scores = np": "One tile of scores.",
     "new_max": "A larger score? Then what is kept must shrink.",
@@ -408,7 +409,7 @@ beside = {
     "for stretch": "Two loops: below the diagonal no mask is needed at all.",
 }
 
-# %%
+# %% folded=true
 beside |= {
     "if bias": "Other mechanisms add to the scores here; this kernel has nothing to add.",
     "scores -=": "Inside exp2, below: nothing is written in between.",
@@ -416,8 +417,10 @@ beside |= {
     "store_tile": "The caller writes what is returned. Only this leaves the chip.",
     "tl.store": "The caller writes it.",
 }
-titles = "NumPy: one call of flash._query_tile", "Triton: one program of the kernel"
 names = {"same": where_names_differ, "steps": steps, "notes": beside}
+
+# %%
+titles = "NumPy: one call of flash._query_tile", "Triton: one program of the kernel"
 side_by_side.SideBySide(numpy_code, triton_code, titles=titles, **names)
 
 # %% [markdown]

@@ -72,7 +72,7 @@ def nonzero(total):
 
 @triton.jit
 def key_tiles(start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr):
-    """How many key tiles all queries of start ... see whole, and how many any of them sees.
+    """How many key tiles all queries of a tile see whole, and how many any of them sees.
 
     These bounds are the mechanism: tiles above the diagonal are neither loaded nor multiplied, and
     only the last few, on the diagonal or at the end of the keys, need a mask.
