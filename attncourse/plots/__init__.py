@@ -39,13 +39,14 @@ from attncourse.plots.matrices import (
     mask_legend,
     reach,
 )
+from attncourse.plots.moves import LiveMoves, Move
 from attncourse.plots.points import scatter
 from attncourse.plots.programs import LiveProgram
 from attncourse.plots.records import LiveComparison, benchmark
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
 from attncourse.plots.scale import LiveScale, scale_legend
 from attncourse.plots.sentences import LiveSentence
-from attncourse.plots.steps import LiveRow, launches, lifetimes
+from attncourse.plots.steps import LiveOnline, launches, lifetimes
 from attncourse.plots.traces import LiveTiles, tiles
 
 __all__ = [
@@ -65,13 +66,15 @@ __all__ = [
     "LiveGraph",
     "LiveHeatmap",
     "LiveMask",
+    "LiveMoves",
+    "LiveOnline",
     "LiveProgram",
     "LiveReach",
     "LiveRoofline",
-    "LiveRow",
     "LiveScale",
     "LiveSentence",
     "LiveTiles",
+    "Move",
     "arcs",
     "attainable",
     "bands",
