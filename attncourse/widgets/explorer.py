@@ -50,7 +50,11 @@ class Explorer(ipywidgets.VBox):
     def __repr__(self) -> str:
         return self.text
 
-    _repr_mimebundle_ = parts.bundle
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the view, and the picture and its sentence for pages without a kernel."""
+        about = {"alt": self.text, "width": plots.css_width(self.drawn)}
+        data = parts.bundle(self) | {"image/png": self.png} | plots.caption(self.text)
+        return data, {"image/png": about}
 
     def _redraw(self, change: object = None) -> None:
         try:

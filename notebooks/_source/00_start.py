@@ -178,7 +178,8 @@ check("00.1")
 #    the memory.
 # 2. Fill in the answer, run the cell, run its check.
 # 3. Stuck? `hint("00.1")` gives three hints, one at a time.
-# 4. Save, then grade in a terminal: `attncourse grade --chapter 00`.
+# 4. Then [exercise 00.2](../exercises/00_start.ipynb), whose memory is graded.
+# 5. Save, then grade in a terminal: `attncourse grade --chapter 00`.
 
 # %% [markdown]
 # ## What this machine can do
