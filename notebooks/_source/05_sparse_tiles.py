@@ -298,10 +298,10 @@ print(f"{layout.sum()} of {layout.size} blocks, {partial.sum()} of them partial:
 # %% [markdown] covers="F29 F31 S4"
 # ## Gather or block
 #
-# Now the clock, at 2048 tokens; each sparse way keeps a sixteenth of the pairs. *Gathering* computes
-# exactly the wanted ones: it copies each query's keys from all over the memory. On a GPU such reads
-# do not *coalesce*: neighbouring threads fetch from far places. Libraries for sparse matrices, such
-# as cuSPARSE, have the same problem.
+# Now the clock, at 2048 tokens; each sparse way keeps a sixteenth of the pairs. *Gathering*
+# computes exactly the wanted ones: it copies each query's keys from all over the memory. On a GPU
+# such reads do not *coalesce*: neighbouring threads fetch from far places. Libraries for sparse
+# matrices, such as cuSPARSE, have the same problem.
 
 # %%
 q, k, v = random_qkv(2048)
