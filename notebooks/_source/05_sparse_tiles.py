@@ -229,16 +229,17 @@ def computed(mask, tile):
 
 # %% folded=true
 words = ("skipped", "hidden", "counts")
-live_tiles = plots.LiveHeatmap(np.zeros((256, 256)), words=words)
+figure, ax = plots.figure(width=5.2, height=4.2)
+live_tiles = plots.LiveHeatmap(np.zeros((256, 256)), ax, words=words)
+plots.mask_legend(figure, words, loc="outside lower center")
 
 
+# %% folded=true
 def draw_tiles(pattern, tile):
     cells = computed(kinds[pattern], tile)
     live_tiles.update(cells, f"{pattern}, tiles of {tile}")
-    used = (cells == 2).sum() / (cells > 0).sum()
-    return (
-        f"{pattern}, tiles of {tile}: {(cells > 0).mean():.0%} computed; {used:.0%} of that counts."
-    )
+    done, used = (cells > 0).mean(), (cells == 2).sum() / (cells > 0).sum()
+    return f"{pattern}, tiles of {tile}: {done:.0%} computed; {used:.0%} of that counts."
 
 
 tile = widgets.choice([1, 2, 4, 8, 16, 32, 64], 4)
@@ -467,7 +468,9 @@ def draw_own(**knobs):
 
 
 # %% folded=true
-live_own = plots.LiveHeatmap(np.zeros((256, 256)), words=words)
+figure, ax = plots.figure(width=5.2, height=4.2)
+live_own = plots.LiveHeatmap(np.zeros((256, 256)), ax, words=words)
+plots.mask_legend(figure, words, loc="outside lower center")
 ranges = {"window_": (0, 32, 1, 4), "stride": (0, 64, 1, 0), "random": (0, 16, 1, 0)}
 widgets.explore(draw_own, live_own.figure, **ranges, hubs=(0, 8, 1, 0))
 

@@ -9,10 +9,12 @@
 
 # %% [markdown]
 # They go with both parts of the chapter, [who hears from whom](../notebooks/05_sparse.ipynb) and
-# [what a pattern costs](../notebooks/05_sparse_tiles.ipynb). `window` is a **radius**. *Global*
-# tokens are the first `n_global` positions. If Tq ≠ Tk, the last query stands at the last key:
-# query i sits at key position i + Tk − Tq. A query that sees no key gets zeros. V4 and V8 keep the
-# textbooks' meaning of a window: the total.
+# [what a pattern costs](../notebooks/05_sparse_tiles.ipynb). *Global* tokens are the first
+# `n_global` positions. `window` is a **radius**; V4 and V8 keep the textbooks' meaning, the total.
+
+# %% [markdown]
+# If Tq ≠ Tk, the last query stands at the last key: query i sits at key position i + Tk − Tq. A
+# query that sees no key gets zeros.
 
 # %% role="setup"
 import numpy as np
@@ -181,7 +183,7 @@ Spec(
 # · [section](../notebooks/05_sparse_tiles.ipynb#Rows,-columns,-and-what-is-left)
 #
 # How many True entries has the mask of a window and `n_global` global tokens, n × n and not causal?
-# Edges and overlaps count exactly. Both may exceed n; n goes up to 10¹².
+# Edges and overlaps count. Both may exceed n; n is up to 10¹².
 #
 # `longformer_connections(5, 1, 1)` is `19`; without global tokens it is `13`.
 
@@ -582,7 +584,7 @@ Spec(
 # *20 minutes · difficulty 3 of 3 · 3 points*
 # · [section](../notebooks/05_sparse_tiles.ipynb#The-kernel)
 #
-# `blocks` lists the key tiles of all rows, one row after another; row t owns the entries
+# `blocks` lists the key tiles of all rows, row after row; row t owns the entries
 # `starts[t]` … `starts[t + 1] - 1`. Set `first`, `last` and `key_tile`; the rest is given. q, k, v
 # are contiguous `(n, D)` float32.
 
