@@ -375,8 +375,8 @@ assert abs(per_query - 4) < 0.5
 print(f"one query more takes {per_query:.0f} bytes beyond its output: one float32 number")
 
 # %% [markdown]
-# One of [the texts](00_start.ipynb#The-four-texts) compares megabytes, of one layer with 12 heads. Count its numerator and its denominator:
-# how many heads are in each?
+# One of [the texts](00_start.ipynb#The-four-texts) compares megabytes, of one layer with 12 heads.
+# Count its numerator and its denominator: how many heads are in each?
 
 # %%
 qkv = 3 * 4096 * 768 * 4  # of all 12 heads
@@ -593,8 +593,8 @@ some = widgets.choice([32, 64, 128, 256, 768], 64)
 widgets.explore(draw_chip, live_chip.figure, block=sizes, width=some, bytes_each=[2, 4])
 
 # %% [markdown]
-# The same text prints tiles of 128 and takes $D = 768$, the width of all twelve heads at once. Set the
-# sliders to that; then read its claim. The check to keep: **multiply out what must fit**.
+# The same text prints tiles of 128 and takes $D = 768$, the width of all twelve heads at once. Set
+# the sliders to that; then read its claim. The check to keep: **multiply out what must fit**.
 
 # %%
 claims.check("C266")
