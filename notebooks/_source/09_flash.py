@@ -496,14 +496,16 @@ widgets.explore(live_moves.draw, live_moves.figure, step=(0, live_moves.steps, 1
 
 
 # %% folded=true
-def moved(cost):
-    return cost.bytes_read + cost.bytes_written
+def traffic_gain():
+    case, knobs = (1, 1, 4096, 4096, 64), {"block_q": 128, "block_k": 128}
+    costs = full.cost(*case), flash.cost(*case, **knobs)
+    standard, tiled = (cost.bytes_read + cost.bytes_written for cost in costs)
+    return standard / tiled
 
 
-sizes, tile = (1, 1, 4096, 4096, 64), {"block_q": 128, "block_k": 128}
 widgets.guess(
     "n = 4096, D = 64, tiles of 128 queries: by which factor does tiled attention move less?",
-    lambda: moved(full.cost(*sizes)) / moved(flash.cost(*sizes, **tile)),
+    traffic_gain,
     unit="",
     explain="S is 64 times as large as q. But tiled attention reads k and v again for each of its "
     "32 tiles of queries.",
@@ -540,16 +542,16 @@ print("the same as the course's cost, which adds one number per query")
 # way. Find the rule: how does that width depend on $B_q$?
 
 # %% folded=true
-widths = np.arange(16, 1025, 8)
-lines = {"standard": 1.0 * widths, "tiled": 1.0 * widths}
-live_traffic = plots.LiveCurves(widths, lines, x_label="head width D", y_label="MB moved")
+head_widths = np.arange(16, 1025, 8)
+lines = {"standard": 1.0 * head_widths, "tiled": 1.0 * head_widths}
+live_traffic = plots.LiveCurves(head_widths, lines, x_label="head width D", y_label="MB moved")
 
 
 def draw_traffic(n, block_q):
-    standard = standard_bytes(n, widths) / 1e6
-    tiled = tiled_bytes(n, widths, block_q) / 1e6
+    standard = standard_bytes(n, head_widths) / 1e6
+    tiled = tiled_bytes(n, head_widths, block_q) / 1e6
     live_traffic.update({"standard": standard, "tiled": tiled}, f"n = {n}, tiles of {block_q}")
-    worse = widths[tiled > standard]
+    worse = head_widths[tiled > standard]
     crossing = f"above width {worse[0] - 8} it moves more" if len(worse) else "it always wins here"
     gain = standard[6] / tiled[6]
     return f"Tiles of {block_q} at n = {n}: at width 64, {gain:.1f} times less; {crossing}."
