@@ -112,8 +112,8 @@ print("their mean is off by more than a hundredth:   ", np.abs(sum(parts) / 2 - 
 
 # %% [markdown]
 # Each half normalised its own weights to 1, so that together they sum to 2. The mean repairs the
-# sum and still gives a weak half as much say as a strong one. A published recipe makes this
-# mistake:
+# sum and still gives a weak half as much say as a strong one. One of
+# [the texts that this course checks](00_start.ipynb#The-four-texts) makes this mistake:
 
 # %%
 claims.check("C050")
@@ -192,10 +192,11 @@ np.testing.assert_allclose(acc / running_sum, softmax(scores[None])[0] @ lengths
 # A block without a larger score shrinks nothing: $r = 1$. And before the first block $r = 0$,
 # because $e^{-\infty} = 0$: what was kept counts for nothing, whatever it was.
 #
-# **Slide, and watch both sums collapse at `obtain`.** Then choose an order in which nothing ever
+# **Slide, and watch both sums collapse at `obtain`.** Dashed is how high they stood a moment
+# before; each colour is what one block has added. Then choose an order in which nothing ever
 # shrinks.
 
-# %%
+# %% folded=true
 orders = {"as written": np.arange(12), "rising": np.argsort(scores, kind="stable")}
 orders["falling"] = orders["rising"][::-1]
 
@@ -224,7 +225,7 @@ def draw_row(step, block, order):
 
 
 # %%
-live_row = plots.LiveOnline(words, most=(7, 25), y=(0, 7))
+live_row = plots.LiveOnline(words, most=(7, lengths.sum() / 2), y=(0, scores.max() + 1))
 sizes = widgets.choice([1, 2, 3, 4, 6, 12], 3)
 widgets.explore(draw_row, live_row.figure, step=(0, 24, 1, 5), block=sizes, order=list(orders))
 
@@ -374,16 +375,14 @@ assert abs(per_query - 4) < 0.5
 print(f"one query more takes {per_query:.0f} bytes beyond its output: one float32 number")
 
 # %% [markdown]
-# A text compares megabytes, of one layer with 12 heads. Count its numerator and its denominator:
-# how many heads are in each?
+# One of [the texts](00_start.ipynb#The-four-texts) compares megabytes, of one layer with 12 heads.
+# Count its numerator and its denominator: how many heads are in each?
 
 # %%
-qkv = 3 * 4096 * 768 * 4
+qkv = 3 * 4096 * 768 * 4  # of all 12 heads
 for heads in (1, 12):
     whole = heads * 4096**2 * 4 + qkv
-    print(
-        f"{heads:>2} matrices, q, k, v of 12 heads: {whole / 1e6:5.1f} MB, {whole / qkv:.1f} times"
-    )
+    print(f"with {heads:>2} matrices: {whole / 1e6:5.1f} MB, {whole / qkv:4.1f} times q, k and v")
 claims.check("C269")
 
 # %% [markdown]
@@ -402,9 +401,8 @@ def roundings(attend, seed, **knobs):
     """Largest difference from attention in float64, in roundings of float32."""
     q, k, v = random_qkv(96, width=32, seed=seed)
     truth = full.attention(*(array.astype(float) for array in (q, k, v)))
-    return np.abs(attend(q, k, v, **knobs) - truth).max() / np.spacing(
-        np.abs(truth).max(), dtype="f"
-    )
+    unit = np.spacing(np.float32(np.abs(truth).max()))
+    return np.abs(attend(q, k, v, **knobs) - truth).max() / unit
 
 
 # %%
@@ -498,14 +496,16 @@ widgets.explore(live_moves.draw, live_moves.figure, step=(0, live_moves.steps, 1
 
 
 # %% folded=true
-def moved(cost):
-    return cost.bytes_read + cost.bytes_written
+def traffic_gain():
+    case, knobs = (1, 1, 4096, 4096, 64), {"block_q": 128, "block_k": 128}
+    costs = full.cost(*case), flash.cost(*case, **knobs)
+    standard, tiled = (cost.bytes_read + cost.bytes_written for cost in costs)
+    return standard / tiled
 
 
-sizes, tile = (1, 1, 4096, 4096, 64), {"block_q": 128, "block_k": 128}
 widgets.guess(
     "n = 4096, D = 64, tiles of 128 queries: by which factor does tiled attention move less?",
-    lambda: moved(full.cost(*sizes)) / moved(flash.cost(*sizes, **tile)),
+    traffic_gain,
     unit="",
     explain="S is 64 times as large as q. But tiled attention reads k and v again for each of its "
     "32 tiles of queries.",
@@ -542,16 +542,16 @@ print("the same as the course's cost, which adds one number per query")
 # way. Find the rule: how does that width depend on $B_q$?
 
 # %% folded=true
-widths = np.arange(16, 1025, 8)
-lines = {"standard": 1.0 * widths, "tiled": 1.0 * widths}
-live_traffic = plots.LiveCurves(widths, lines, x_label="head width D", y_label="MB moved")
+head_widths = np.arange(16, 1025, 8)
+lines = {"standard": 1.0 * head_widths, "tiled": 1.0 * head_widths}
+live_traffic = plots.LiveCurves(head_widths, lines, x_label="head width D", y_label="MB moved")
 
 
 def draw_traffic(n, block_q):
-    standard = standard_bytes(n, widths) / 1e6
-    tiled = tiled_bytes(n, widths, block_q) / 1e6
+    standard = standard_bytes(n, head_widths) / 1e6
+    tiled = tiled_bytes(n, head_widths, block_q) / 1e6
     live_traffic.update({"standard": standard, "tiled": tiled}, f"n = {n}, tiles of {block_q}")
-    worse = widths[tiled > standard]
+    worse = head_widths[tiled > standard]
     crossing = f"above width {worse[0] - 8} it moves more" if len(worse) else "it always wins here"
     gain = standard[6] / tiled[6]
     return f"Tiles of {block_q} at n = {n}: at width 64, {gain:.1f} times less; {crossing}."
@@ -595,8 +595,8 @@ some = widgets.choice([32, 64, 128, 256, 768], 64)
 widgets.explore(draw_chip, live_chip.figure, block=sizes, width=some, bytes_each=[2, 4])
 
 # %% [markdown]
-# A text prints tiles of 128 and takes $D = 768$, the width of all twelve heads at once. Set the
-# sliders to that; then read its claim. The check to keep: **multiply out what must fit**.
+# The same text prints tiles of 128 and takes $D = 768$, the width of all twelve heads at once. Set
+# the sliders to that; then read its claim. The check to keep: **multiply out what must fit**.
 
 # %%
 claims.check("C266")
@@ -611,8 +611,8 @@ claims.check("C266")
 # %% [markdown] covers="L12"
 # ## Does the matrix fit in a cache?
 #
-# Between HBM and the SMs of an A100 lie 40 MB of L2 cache. A text explains its timings with it:
-# the matrix fits at $n = 1024$ and no longer at 2048. Which heads does it count each time?
+# Between HBM and the SMs of an A100 lie 40 MB of L2 cache. The same text explains its timings
+# with it: the matrix fits at $n = 1024$ and no longer at 2048. Which heads does it count each time?
 
 # %%
 for length in (1024, 2048):
@@ -706,7 +706,7 @@ for name, length in itertools.product(("full", "flash"), gains):
 
 # %% [markdown]
 # Printed times can be tested without a GPU: a layer of width 768 takes $4n^2 \cdot 768$ FLOPs, so
-# time should grow fourfold per doubling. These are a text's, for an A100 (312 TFLOP/s):
+# time should grow fourfold per doubling. These are the same text's, for an A100 (312 TFLOP/s):
 
 # %%
 printed, before = {1024: 3, 2048: 3.5, 4096: 25, 8192: 55, 16384: 220}, None
@@ -722,6 +722,6 @@ for length, milliseconds in printed.items():
 #
 # ## Try it
 #
-# Put a sentence of your own into `words` above, and a word of your own for *attention*; run the
-# three cells below it. In which place of your sentence do the sums collapse? Then go on to
+# Put twelve words of your own into `words` above, and a word of your own for *attention*; run the
+# cells down to the slider. In which place of your sentence do the sums collapse? Then go on to
 # [part two](09_flash_backward.ipynb): what does training need of all that was forgotten?
