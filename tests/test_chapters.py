@@ -61,6 +61,12 @@ def test_a_lesson_asks_for_three_to_five_guesses(name):
     assert 3 <= sum(text.count("widgets.guess(") for text in code(name)) <= 5
 
 
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_the_code_of_a_guess_is_folded_since_it_holds_the_answer(name):
+    guesses = [cell for cell in cells(name) if "widgets.guess(" in cell.source]
+    assert all(cell.metadata.get("folded") for cell in guesses)
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_links_lead_to_a_file_and_to_a_heading_in_it(name):
     folder = Path(name).parent

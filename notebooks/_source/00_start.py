@@ -42,7 +42,7 @@ plots.show(axes, f"{weights.size} weights in 16 rows; each row sums to 1.")
 # Before the course tells you a number, it asks for yours: type it, then press Enter. To be wrong by
 # a factor of a hundred is normal, and the reason to ask. Your guesses stay on this computer.
 
-# %%
+# %% folded=true
 widgets.guess(
     "BERT-base, a language model, is a file of 440 MB. How many bytes are all attention scores "
     "that it computes for one text of 4096 tokens, in float32?",

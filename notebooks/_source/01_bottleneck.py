@@ -136,7 +136,7 @@ measured = measure.peak_bytes(full.attention, q, k, v)
 print("predicted: at most", format_bytes(predicted), "besides q, k and v")
 print("measured within a hundredth of that:", abs(measured / predicted - 1) < 0.01)
 
-# %%
+# %% folded=true
 widgets.guess(
     "One head, float32. How many tokens do its scores need to fill 40 GB, a whole A100?",
     lambda: math.isqrt(DEVICES["A100 40 GB"].memory_bytes // 4),
@@ -380,7 +380,7 @@ def texts_that_fit(memory, n, layers=12, heads=12, d=768, size=4):
     }
 
 
-# %%
+# %% folded=true
 widgets.guess(
     "Training BERT-base on an A100 of 40 GB, float32: how many texts of 4096 tokens at once?",
     lambda: texts_that_fit(40 * 10**9, 4096)["full"],
@@ -422,6 +422,7 @@ def attention_in_torch(q, k, v):
     return torch.softmax(q @ k.mT / 8, dim=-1) @ v
 
 
+# %% folded=true
 widgets.guess(
     "A product, a division, a softmax, a product: how many n × n arrays does PyTorch keep of that?",
     lambda: saved_squares(attention_in_torch),
@@ -559,7 +560,7 @@ def times_of_steps():
     return {name: measure.seconds(*step, repeats=5).median for name, step in steps.items()}
 
 
-# %%
+# %% folded=true
 def softmax_share():
     times = times_of_steps()
     return 100 * times["softmax"] / sum(times.values())
@@ -630,7 +631,7 @@ for name, (size, rate) in levels.items():
     print(f"{name:<18} {format_bytes(size):>9} at {rate / 1e12:5.2f} TB/s")
 print(f"arithmetic, float16: {a100.peak('float16') / 1e12:.0f} TFLOP/s")
 
-# %%
+# %% folded=true
 widgets.guess(
     "Two bytes, a float16 number, come from the main memory: how many FLOPs can an A100 do by then?",
     lambda: 2 * a100.flops_per_second / a100.bytes_per_second,

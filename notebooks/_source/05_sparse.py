@@ -75,7 +75,7 @@ plots.show(axes, "One layer of stride 8: the last key hears its column, up to th
 # It looks like a net over the whole text: one layer, and the last line hears from the first. Add
 # layers, and the net should fill.
 
-# %%
+# %% folded=true
 widgets.guess(
     "After 100 layers of stride 8, from how many of the 64 words has the last 'key' heard?",
     lambda: int((heard([every_8th] * 100, last) >= 0).sum()),
@@ -259,7 +259,7 @@ near = window.mask(256, 256, window=8)
 print("inner query:", doubled[128].sum(), "keys doubled,", near[128].sum(), "keys nearest")
 print("nearest: all have met after", graph.hops(near).max(), "layers")
 
-# %%
+# %% folded=true
 widgets.guess(
     "Eight keys a side at distances 1, 2, 4 … 128: after how many layers have all 256 tokens met?",
     lambda: int(graph.hops(doubled).max()),
@@ -374,7 +374,7 @@ for noise in (0.02, 2.0):
 drawn = random_keys.mask(1024, 1024, n_random=2, seed=1)
 print("keys of the first queries:", *(np.flatnonzero(row).tolist() for row in drawn[:3]))
 
-# %%
+# %% folded=true
 widgets.guess(
     "1024 tokens each draw 2 keys besides themselves. How many tokens does no other token draw?",
     lambda: int((drawn.sum(axis=0) == 1).sum()),
@@ -448,6 +448,9 @@ for layers_ in (0, 1, 2):
 
 # %%
 equal = hub / hub.sum(axis=1, keepdims=True)  # every key of a query gets the same weight
+
+
+# %% folded=true
 widgets.guess(
     "Equal weights, window 8: how many times less of token 50 reaches token 200 by the hub?",
     lambda: float(1 / 256 / (equal @ equal)[200, 50]),

@@ -87,7 +87,7 @@ for n, w, g in ((5, 1, 1), (300, 20, 3)):
 # on each side and 2 global tokens. Suppose that a training run keeps all weights that are not
 # hidden, in float32, for one text.
 
-# %%
+# %% folded=true
 widgets.guess(
     "How many bytes do the kept attention weights of all 12 layers and 12 heads take?",
     lambda: 4 * 12 * 12 * longformer_pairs(4096, 512, 2),
@@ -189,6 +189,7 @@ def touched(mask, tile):
     return layouts.blocks_of(mask, block=tile)[0]
 
 
+# %% folded=true
 widgets.guess(
     "Tiles of 32 × 32: what share of all tiles holds at least one of these pairs?",
     lambda: 100 * touched(loose, 32).mean(),
@@ -318,7 +319,7 @@ ways = {
 seconds = functools.cache(lambda way: measure.seconds(ways[way], repeats=3).median)
 print(f"{spread.mean():.4f} and {bird.mean():.4f} of all pairs; 1 / 16 is {1 / 16:.4f}")
 
-# %%
+# %% folded=true
 widgets.guess(
     "A sixteenth of the pairs: how many times as fast as full attention are gathered random keys?",
     lambda: seconds("full") / seconds("random keys, gathered"),
