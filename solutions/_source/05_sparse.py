@@ -584,7 +584,7 @@ Spec(
 # *20 minutes · difficulty 3 of 3 · 3 points*
 # · [section](../notebooks/05_sparse_tiles.ipynb#The-kernel)
 #
-# `blocks` lists the key tiles of all rows, row after row; row t owns the entries
+# `blocks` lists the key tiles of all rows, row after row; row t owns entries
 # `starts[t]` … `starts[t + 1] - 1`. Set `first`, `last` and `key_tile`; all else is given. q, k, v
 # are contiguous float32 `(n, D)`.
 
