@@ -6,8 +6,9 @@
                                       attncourse/grading/released/NN_stem.ipynb, the same with the
                                       solutions' verdicts, to which the grader holds an answer
 
-Two builds give the same bytes: cell ids come from the cells' content, outputs keep only text, and
-the cells run in this interpreter, without a GPU and with an empty home for the course's progress.
+Two builds give the same bytes: cell ids come from the cells' content, outputs keep only text and
+small pictures, and the cells run in this interpreter, without a GPU and with an empty home for the
+course's progress. A picture of measured times is kept from the build before.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ import nbformat
 from nbformat import NotebookNode
 
 import attncourse
-from attncourse import coverage
+from attncourse import coverage, pictures
 from attncourse.catalogue import markdown_table
-from attncourse.execution import ignored_outputs, run, too_many_ignored
+from attncourse.execution import IGNORING_TAGS, ignored_outputs, run, too_many_ignored
 from attncourse.grading.assembly import exercises
 from attncourse.grading.solution import stub, without_markers
 from attncourse.grading.submission import is_backup
@@ -111,6 +112,15 @@ def released(source: Source, solved: NotebookNode) -> NotebookNode:
     for cell, answer in zip(notebook.cells, solved.cells, strict=True):
         if cell.metadata.get("attncourse", {}).get("role") == "check":
             cell.outputs, cell.execution_count = answer.outputs, answer.execution_count
+    return notebook
+
+
+def _to_learn_from(source: Source, solved: NotebookNode) -> NotebookNode:
+    """Make the learner's copy: stubs, and what the set-up shows before anything is tried."""
+    notebook = assemble(source, "exercises")
+    for cell, answer in zip(notebook.cells, solved.cells, strict=True):
+        if cell.metadata.get("attncourse", {}).get("role") == "setup":
+            cell.outputs = pictures.with_words(answer.outputs)
     return notebook
 
 
@@ -230,9 +240,13 @@ def build(root: Path, path: Path, draft: bool = False) -> str:
             raise BuildError(unfinished)
     for says in unfinished:
         print(f"draft: {says}")
-    _write(folder / f"{source.stem}.ipynb", as_text(notebook))
+    built, before = folder / f"{source.stem}.ipynb", None
+    with contextlib.suppress(BuildError, FileNotFoundError):  # else there is nothing to keep
+        before = _load(built)
+    pictures.keep(notebook, before, IGNORING_TAGS)
+    _write(built, as_text(notebook))
     if source.kind == "solutions":
-        _write(learners, as_text(assemble(source, "exercises")))
+        _write(learners, as_text(_to_learn_from(source, notebook)))
         _write(graders, as_text(released(source, notebook)))
     ignored, total = ignored_outputs(notebook)
     return (
@@ -301,9 +315,10 @@ def _write(path: Path, text: str) -> None:
 def check(root: Path, path: Path) -> None:
     """Compare what was built from one source with the source, without running anything.
 
-    Outputs are nbval's to compare; only those of the grader's copy must be the solutions'. What
-    JupyterLab adds when it saves is left aside, and so, outside CI, is an exercise notebook that
-    holds a learner's answers.
+    Outputs are nbval's to compare; only those of the grader's copy must be the solutions', and
+    each cell that draws must store a picture, whichever. What JupyterLab adds when it saves is
+    left aside, and so, outside CI, are the size of pictures and an exercise notebook that holds a
+    learner's answers.
 
     Raises:
         BuildError: naming the first cell that differs in each file.
@@ -359,6 +374,10 @@ def _not_compared(path: Path, source: Source) -> Iterator[str]:
         if cell.cell_type == "code" and cell.execution_count is None:
             yield f"{source.at(index)} was not run, so that nbval compares nothing"
             return
+    # A learner's run saves larger ones.
+    limit = pictures.LIMIT if os.environ.get("CI") else None
+    for index, says in pictures.complaints(notebook, limit):
+        yield f"{source.at(index)} {says}"
     if complaint := too_many_ignored(notebook):
         yield f"{source.name}: {complaint}"
 
@@ -376,6 +395,11 @@ def check_house(root: Path) -> None:
         if not (root / _written(folder) / f"{notebook.stem}.py").exists()
         and not is_backup(notebook)
     ]
+    size = pictures.all_bytes(_load(path) for path in sorted((root / "notebooks").glob("*.ipynb")))
+    if os.environ.get("CI") and size > pictures.ALL_LIMIT:
+        problems.append(
+            f"notebooks/: pictures take {size} bytes; at most {pictures.ALL_LIMIT} are allowed"
+        )
     text = (root / "README.md").read_text(encoding="utf-8")
     written = [read(path, root) for path in sources(root)]
     if readme(text, written) != text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import getpass
 import json
 import os
@@ -14,18 +15,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ipykernel.kernelspec
+import nbformat
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
+from attncourse import pictures
 from attncourse.sources import BuildError, Source
 
 CELL_SECONDS = 120
 IGNORING_TAGS = {"nbval-ignore-output", "nbval-skip"}
-# nbval compares neither, and both would bloat the file.
-_NOT_STORED = {"image/png", "image/jpeg", "application/vnd.jupyter.widget-view+json"}
+# JupyterLab would show a view without its kernel as an error, instead of the picture beside it.
+_NOT_STORED = {"image/jpeg", "application/vnd.jupyter.widget-view+json"}
 
 
 class _ThisPython(KernelSpecManager):
@@ -82,12 +85,16 @@ def run(notebook: NotebookNode, source: Source, folder: Path) -> list[str]:
         if cell.metadata.get("attncourse", {}).get("role") == "check":
             unfinished += [f"{source.at(index)}: {says}" for says in _not_passed(cell)]
         cell.execution_count = count  # without it nbval compares nothing
-        ignored = IGNORING_TAGS & set(cell.metadata.get("tags", ()))
-        cell.outputs = [] if ignored else [_stored(output) for output in _joined(cell.outputs)]
+        try:
+            cell.outputs = [one for output in _joined(cell.outputs) for one in _stored(output)]
+        except ValueError as error:
+            problems.append(f"{source.at(index)}: {error}")
+            continue
+        if IGNORING_TAGS & set(cell.metadata.get("tags", ())):
+            cell.outputs = pictures.with_words(cell.outputs)
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = count
-        cell.outputs = [output for output in cell.outputs if output.get("data") != {}]
         problems += [
             f"{source.at(index)}: its output {says}" for says in _leaks(cell.outputs, folder)
         ]
@@ -139,19 +146,34 @@ def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
     return joined
 
 
-def _stored(output: NotebookNode) -> NotebookNode:
-    """Return the part of an output that is stored: text, and nothing that changes by the run."""
-    output = NotebookNode(output)
+def _stored(output: NotebookNode) -> Iterator[NotebookNode]:
+    """Yield what is stored of an output: its picture, then its text, without what changes by run.
+
+    They are two outputs: of one, each reader would show the picture or the text.
+
+    Raises:
+        ValueError: a picture cannot be made small.
+    """
     if "data" in output:
-        output.data = {mime: v for mime, v in output.data.items() if mime not in _NOT_STORED}
-        output.metadata = {}
+        data = {mime: v for mime, v in output.data.items() if mime not in _NOT_STORED}
+        if png := data.pop(pictures.PNG, None):
+            about = output.metadata.get(pictures.PNG, {})
+            yield nbformat.v4.new_output(
+                "display_data",
+                data={pictures.PNG: pictures.encoded(pictures.small(base64.b64decode(png)))},
+                metadata={pictures.PNG: about} if about else {},
+            )
+        if not data:
+            return
+        output = NotebookNode(output, data=data, metadata={})
     if output.output_type == "error":  # nbval compares name and value; the rest names files
-        output.traceback = [f"{output.ename}: {output.evalue}"]
-    return output
+        output = NotebookNode(output, traceback=[f"{output.ename}: {output.evalue}"])
+    yield output
 
 
 def _leaks(outputs: list[NotebookNode], folder: Path) -> Iterator[str]:
     """Tell what in the outputs belongs to this machine or to this run."""
+    outputs = [one for one in outputs if pictures.PNG not in one.get("data", {})]
     text = json.dumps(outputs, ensure_ascii=False).replace("\\\\", "\\")
     for place in sorted({folder.parent, Path.home(), sys.prefix, tempfile.gettempdir()}, key=str):
         if re.search(re.escape(str(place)) + r"[/\\]", text):

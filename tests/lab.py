@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+GUESS = ".attncourse-guess"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # Nothing that asks the network, and no GPU, so that two runs draw the same pixels.
 FLAGS = [
@@ -215,8 +216,15 @@ class Notebook:
     @property
     def explorers(self):
         """The places where an explorer stands: controls, picture and sentence."""
-        told = self.box.locator(".widget-vbox").filter(has=self.page.get_by_role("status"))
+        told = self.box.locator(f".widget-vbox:not({GUESS})").filter(
+            has=self.page.get_by_role("status")
+        )
         return told.filter(has=self.page.locator("img"))  # a form has a status and no picture
+
+    @property
+    def pictures(self):
+        """The pictures of all cells, stored or live."""
+        return self.box.locator(".jp-OutputArea img")
 
     def cell(self, index: int):
         """Return the cell with this index in the page."""

@@ -1,6 +1,8 @@
 """Building notebooks from their sources: what is built, what is refused, what --check sees."""
 
 import ast
+import base64
+import io
 import json
 import os
 import re
@@ -11,8 +13,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
-from attncourse import authoring, cli, execution
+from attncourse import authoring, cli, execution, pictures
 from attncourse.sources import BuildError, read, stub
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +27,10 @@ README = "# Course\n{}\nThe end.\n".format(
     )
 )
 
+_buffer = io.BytesIO()
+Image.new("RGB", (3, 2), "#21918c").save(_buffer, "PNG")
+PIXEL = base64.b64encode(_buffer.getvalue()).decode()
+
 CHAPTER = (
     """\
 # %% [markdown] covers="F1 C057-C059"
@@ -34,7 +41,7 @@ CHAPTER = (
 
 # %%
 import os
-from IPython.display import Image, display
+from IPython.display import Image, display; pixel = "PIXEL"
 
 # %%
 {"rows": 3}
@@ -42,13 +49,13 @@ from IPython.display import Image, display
 # %%
 print("scores:", 12)
 print("weights: 3")
-display({"image/png": "aGk=", "text/plain": "a picture of 3 rows"}, raw=True,
+display({"image/png": pixel, "text/plain": "a picture of 3 rows"}, raw=True,
         metadata={"image/png": {"alt": "x"}})
 
 # %%
 print("scores:", 12)
 print("weights: 3")
-display({"image/png": "aGk=", "text/plain": "a picture of 3 rows"}, raw=True,
+display({"image/png": pixel, "text/plain": "a picture of 3 rows"}, raw=True,
         metadata={"image/png": {"alt": "x"}})
 
 # %% tags=["raises-exception"]
@@ -70,7 +77,7 @@ ipywidgets.IntSlider(description="w")
 import time
 print(time.time(), os.getcwd(), os.environ["ATTNCOURSE_HOME"])
 """
-)
+).replace("PIXEL", PIXEL)
 
 SOLUTIONS = '''\
 # %% role="setup"
@@ -164,17 +171,19 @@ def test_two_builds_in_two_places_give_the_same_bytes(built, tmp_path, monkeypat
     assert len(files(built)) == 4
 
 
-def test_only_text_that_stays_is_stored(built):
+def test_only_text_that_stays_and_small_pictures_are_stored(built):
     cells = [cell for cell in notebook(built).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert [cell.outputs for cell in cells if "nbval-ignore-output" in str(cell.metadata)] == [[]]
-    text, picture = cells[2].outputs
+    text, picture, words = cells[2].outputs
     assert text == {"output_type": "stream", "name": "stdout", "text": "scores: 12\nweights: 3\n"}
-    assert picture.data == {"text/plain": "a picture of 3 rows"} and picture.metadata == {}
+    small = pictures.encoded(pictures.small(base64.b64decode(PIXEL)))
+    assert picture.data == {"image/png": small} and picture.metadata == {"image/png": {"alt": "x"}}
+    assert words.data == {"text/plain": "a picture of 3 rows"} and words.metadata == {}
     assert cells[4].outputs[0].traceback == ["ZeroDivisionError: division by zero"]
     assert cells[6].outputs[0].data.keys() == {"text/plain"}
     whole = (built / "notebooks/04_window.ipynb").read_text()
-    for trace in ('"image/png":', "widget-view", str(built), "/tmp", "iopub", "version", "seed"):
+    for trace in ("widget-view", str(built), "/tmp", "iopub", "version", "seed"):
         assert trace not in whole
 
 
@@ -255,6 +264,17 @@ def test_answers_become_stubs_and_checks_keep_the_solution_s_verdict(built):
     assert verdict.data == {"text/plain": "✓ 04.1: passed"}
     assert kept.cells[3].execution_count
     assert not kept.cells[0].outputs and not kept.cells[2].outputs
+
+
+def test_exercises_show_the_pictures_of_their_set_up(built):
+    source = read(built / "solutions/_source/04_window.py", built)
+    solved, seen = notebook(built, "solutions"), notebook(built).cells[3].outputs
+    _, picture, words = seen
+    picture.metadata["image/png"].alt = words.data["text/plain"]
+    for cell in (solved.cells[0], solved.cells[3]):  # set-up, check
+        cell.outputs = seen
+    shown = [cell.get("outputs") for cell in authoring._to_learn_from(source, solved).cells]
+    assert shown == [[picture, words], None, [], []]
 
 
 def test_the_lists_in_the_readme_are_written(built):
@@ -449,6 +469,9 @@ LEAKS = {
     "from IPython.display import SVG; SVG('<svg xmlns=\"http://www.w3.org/2000/svg\"/>')": (
         "its output holds an SVG picture"
     ),
+    "from IPython.display import display; display({'image/png': 'aGk='}, raw=True)": (
+        "holds a PNG that cannot be read"
+    ),
 }
 
 
@@ -461,7 +484,7 @@ def test_outputs_that_must_not_be_stored_are_refused_all_at_once(tmp_path):
     said = str(refused.value)
     for number, says in enumerate(LEAKS.values(), 2):
         assert f"04_window.py:{3 * number - 1}: cell {number}: {says}" in said
-    assert "cell 1: " not in said and "nbval ignores 1 of 7 cells with outputs" in said
+    assert "cell 1: " not in said and "nbval ignores 1 of 8 cells with outputs" in said
     assert files(root) == {}
 
 
@@ -544,6 +567,12 @@ def test_check_runs_nothing_and_passes_on_what_was_built(course, monkeypatch, ca
             "solutions/04_window.ipynb: ",
         ),
         ("README.md", "Triton", "Tritone", "README.md: what is written into it is old"),
+        (
+            "notebooks/04_window.ipynb",
+            '"image/png": "',
+            f'"image/png": "{"A" * 40_000}',
+            "cell 4 stores a picture of 30",
+        ),
     ],
 )
 def test_check_names_what_differs(course, capsys, monkeypatch, file, old, new, says):
@@ -557,10 +586,28 @@ def test_check_names_what_differs(course, capsys, monkeypatch, file, old, new, s
     assert says in problems and "attncourse build" in problems
 
 
-def test_check_leaves_outputs_to_nbval(course):
+def test_check_leaves_outputs_to_nbval_and_pixels_to_the_build(course):
     path = course / "notebooks/04_window.ipynb"
-    path.write_text(path.read_text().replace('"weights: 3\\n"', '"weights: 4\\n"'))
+    text = path.read_text().replace('"weights: 3\\n"', '"weights: 4\\n"')
+    small = pictures.encoded(pictures.small(base64.b64decode(PIXEL)))
+    assert text.count(small) == 2
+    path.write_text(text.replace(small, PIXEL))
     assert authoring.main(only_check=True, root=course) == 0
+
+
+def test_check_says_when_the_pictures_of_all_chapters_are_too_large(course, capsys, monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setattr(pictures, "ALL_LIMIT", 100)
+    assert authoring.main(only_check=True, root=course) == 1
+    assert re.search(r"^notebooks/: pictures take \d+ bytes; at most 100", capsys.readouterr().err)
+
+
+def test_a_chapter_that_is_no_notebook_is_built_anew(course):
+    path = course / "notebooks/04_window.ipynb"
+    before = path.read_bytes()
+    path.write_text("<<<<<<< HEAD")
+    authoring.build(course, course / "notebooks/_source/04_window.py")
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("file", sorted(["notebooks", "exercises", "solutions"]))
@@ -604,6 +651,7 @@ def test_check_leaves_a_learners_own_files_alone(course, capsys, monkeypatch):
     saved = json.loads(chapter.read_text(encoding="utf-8"))
     saved["metadata"]["language_info"]["version"] = "3.12.1"  # as JupyterLab saves it
     saved["cells"][0]["metadata"]["editable"] = True
+    saved["cells"][3]["outputs"][1]["data"]["image/png"] = "A" * 40_000  # larger than a stored one
     chapter.write_text(json.dumps(saved), encoding="utf-8")
     assert authoring.main(only_check=True, root=course) == 0
     assert "exercises/04_window.ipynb: holds answers, not compared" in capsys.readouterr().out

@@ -124,7 +124,7 @@ def test_an_unknown_chapter_says_what_there_is():
 def test_exercises_are_made_when_asked_and_without_torch():
     code = (
         "import sys; from attncourse.grading import exercises\n"
-        "exercises.exercise('04.5')\n"
+        "exercises.exercise('04.6')\n"
         "assert not {'torch', 'triton', 'matplotlib', 'jupytext'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -356,7 +356,7 @@ def error_of_lean(q, k, v, out):
         ("09.3", tiled),
         ("09.6", divided_by_exp_of_lse),
         ("13.4", error_of_lean),
-        ("04.6", "for blocks that lie before the first key"),
+        ("04.7", "for blocks that lie before the first key"),
         ("07.6", "your queries share one maximum"),
     ],
 )
@@ -379,7 +379,7 @@ def test_mistakes_say_different_things(each):
 @pytest.mark.parametrize(
     ("exercise_id", "name"),
     [
-        ("04.6", "broken_window"),
+        ("04.7", "broken_window"),
         ("05.6", "broken_union"),
         ("09.6", "broken_backward"),
     ],
@@ -539,7 +539,7 @@ def test_memory_attacks_fail_with_the_line(attack, shape):
 def test_the_memory_limit_is_the_one_that_the_prompt_states():
     each = exercise("04.3")
     assert math.isclose(each.memory.allowed_bytes / 2**20, 8.6, abs_tol=0.05)
-    assert exercise("04.6").memory.allowed_bytes == 2**22
+    assert exercise("04.7").memory.allowed_bytes == 2**22
     assert exercise("05.3").memory.allowed_bytes == exercise("05.6").memory.allowed_bytes == 2**21
     assert exercise("00.2").memory.allowed_bytes == 1.25 * 2**20
     [_, limit] = cells("00", "prompt", "00.2")
@@ -560,7 +560,7 @@ def test_the_memory_limit_is_the_one_that_the_prompt_states():
 
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed: it is made for Linux only")
 def test_masking_every_tile_fails_on_traffic_alone():
-    each = exercise("04.5")
+    each = exercise("04.6")
     verdict = judge(each, each.mistakes[0].function, seed=0)
     assert verdict.status == "failed"
     # two tiles of 16 rows and width 16, window 0: q once, K and V of one tile for each query tile
@@ -587,18 +587,18 @@ def test_without_triton_a_kernel_can_be_written_and_is_not_verified():
         "import sys; sys.modules['triton'] = None\n"
         "sys.path.insert(0, 'tests')\n"
         "from test_exercises import answer, exercise, judge\n"
-        "each = exercise('04.5')\n"
+        "each = exercise('04.6')\n"
         "print(judge(each, answer(each), seed=0))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
     )
-    assert done.stdout.startswith("– 04.5 Tile bounds of a Triton kernel: not verified here (")
+    assert done.stdout.startswith("– 04.6 Tile bounds of a Triton kernel: not verified here (")
     assert "Triton" in done.stdout
 
 
 def test_tile_ranges_are_those_of_the_mask():
-    tile_range = exercise("04.5").traffic.__globals__["tile_range"]
+    tile_range = exercise("04.6").traffic.__globals__["tile_range"]
     block = 16
     for n, w in itertools.product((1, 16, 40, 63, 100), (0, 1, 15, 16, 17, 99)):
         mask = window.mask(n, n, window=w)

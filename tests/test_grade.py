@@ -529,7 +529,7 @@ def test_progress_has_a_line_a_chapter(run):
 
 
 def test_progress_says_how_guesses_met_their_answers(run):
-    assert "guess" not in run("progress")[1]
+    assert "guessed so far" not in run("progress")[1]
     progress.record_guess("How many?", 3, 4)
     said = "guessed so far: within a factor of two in 1 of 1 guesses"
     assert run("progress")[1].splitlines()[1] == said

@@ -122,7 +122,7 @@ def test_bad_answers_of_chapter_04(tmp_path):
         "04.1": "    print('noise' * 1000)\n    raise SystemExit",
         "04.2": "    return n * (window + 1 if causal else 2 * window + 1)",
         "04.4": "    while True: pass",
-        "04.6": "    import ctypes; ctypes.string_at(0)",
+        "04.7": "    import ctypes; ctypes.string_at(0)",
         "04.V1": "    import os; os._exit(0)",
     }
     sources |= {e: head[e] + body for e, body in bodies.items()}
@@ -137,8 +137,8 @@ def test_bad_answers_of_chapter_04(tmp_path):
     assert "Cause:" in results["04.2"].text
     assert found["04.3"][0] == "passed"
     assert found["04.4"] == ("failed", "took longer than 5 s")
-    assert found["04.5"][0] == unverified(stem).get("04.5", "passed")
-    for exercise in ("04.6", "04.V1"):
+    assert found["04.6"][0] == unverified(stem).get("04.6", "passed")
+    for exercise in ("04.7", "04.V1"):
         assert found[exercise][0] == "failed"
         assert "your function ended the Python kernel" in found[exercise][1]
     assert found["04.V7"][0] == "not_attempted"

@@ -15,12 +15,24 @@ def asked(answer=4096**2 * 4, **given):
     return widgets.guess(QUESTION, answer, **({"unit": "B"} | given))
 
 
+@pytest.fixture(autouse=True)
+def one_picture_for_all(request, monkeypatch):
+    """Drawing takes a tenth of a second; the tests of pictures and `real_picture` draw."""
+    if "real_picture" not in request.fixturenames:
+        monkeypatch.setattr(plots, "png", lambda figure: b"PNG")
+
+
+@pytest.fixture
+def real_picture():
+    """Draw in this test."""
+
+
 def said(guess):
     """What stands in the element that a screen reader speaks."""
     return re.fullmatch(r'<p role="status".*?>(.*)</p>', guess.twin.value)[1]
 
 
-def test_the_answer_stands_beside_a_committed_guess():
+def test_the_answer_stands_beside_a_committed_guess(real_picture):
     guess = asked(explain="Four bytes a score.")
     guess.field.value = "4 MiB"
     guess.button.click()
@@ -173,6 +185,31 @@ def test_a_terminal_gets_the_same_lines(capsys):
 )
 def test_the_factor_is_put_in_words(guessed, answer, unit, sentence):
     assert guesses.compare(guessed, answer, unit)[0].startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("guessed", "answer", "unit"),
+    [
+        (4e6, 64e6, "B"),
+        (60, 64, ""),
+        (1e-9, 1e5, "s"),
+        (5, 5, "keys"),
+        (1e30, 1e-30, ""),
+        (1, 9, "%"),
+    ],
+)
+def test_the_picture_has_both_names_and_ticks_between_its_edges(guessed, answer, unit):
+    ax = plots.guess(guessed, answer, unit=unit, between="so many times")
+    ax.figure.draw_without_rendering()
+    low, high = ax.get_xlim()
+    ticks = [place for place in ax.get_xticks() if low <= place <= high]
+    assert 1 <= len(ticks) <= 8 and low < min(guessed, answer) and max(guessed, answer) < high
+    words = [text.get_text() for text in ax.texts]
+    assert {"your guess", "answer"} <= {text.partition(":")[0] for text in words}
+    assert ("so many times" in words) == (max(guessed, answer) > 6 * min(guessed, answer))
+    edge = ax.figure.bbox
+    for text in ax.texts:
+        assert edge.x0 <= text.get_window_extent().x0 and text.get_window_extent().x1 <= edge.x1
 
 
 # What authors may give

@@ -38,7 +38,8 @@ def kernel(a_ptr, out_ptr, by, WHAT: tl.constexpr, N: tl.constexpr):
 def describe(NAMES: tl.constexpr):
     x = tl.zeros((4, 8), tl.float16)
     for value in (x, x[:, None, :], tl.sum(x, 0), tl.sum(tl.sum(x, 0), 0), x > 0, x.to(tl.int64)):
-        NAMES.append(f"{value.type} {value.dtype} {value.shape} {value.numel} {value.type.is_block()}")
+        kind = f"{value.type} {value.type.is_block()} {value.dtype}"
+        NAMES.append(f"{kind} {value.shape} {value.numel}")
 
 says = []
 describe[(1,)](says)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attncourse import MECHANISMS, plots, widgets
+from attncourse import MECHANISMS, execution, plots, widgets
 from attncourse.reference import window
 
 
@@ -126,10 +126,14 @@ def test_controls_that_are_none_are_refused(wrong):
         widgets.explore(lambda n: "", live.figure, n=wrong)
 
 
-def test_what_is_displayed_is_stable_and_carries_no_picture(explorer):
-    bundle = explorer._repr_mimebundle_()
+def test_what_is_displayed_is_the_view_and_for_pages_without_a_kernel_picture_and_words(explorer):
+    bundle, about = explorer._repr_mimebundle_()
     assert bundle["text/plain"] == repr(explorer) == explorer.text
-    assert set(bundle) == {"text/plain", "application/vnd.jupyter.widget-view+json"}
+    assert f"{explorer.text}</p>" in bundle["text/html"]
+    assert bundle["image/png"] == explorer.png
+    assert about == {"image/png": {"alt": explorer.text, "width": 720}}
+    view = "application/vnd.jupyter.widget-view+json"
+    assert set(bundle) == {"text/plain", "text/html", "image/png", view}
 
 
 def test_a_slider_answers_in_under_half_the_time_of_a_new_picture():
@@ -171,13 +175,11 @@ CELLS = [
 
 
 def stored_as_the_course_stores_it(cells):
-    """Run a notebook and take out what is not kept: pictures and widget views."""
+    """Run a notebook and keep what a build does."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(notebook, timeout=60).execute()
     for cell in notebook.cells:
-        for output in cell.outputs:
-            for mime in ("image/png", "application/vnd.jupyter.widget-view+json"):
-                output.get("data", {}).pop(mime, None)
+        cell.outputs = [one for output in cell.outputs for one in execution._stored(output)]
     notebook.metadata.pop("widgets", None)
     return notebook
 
@@ -192,10 +194,20 @@ def test_the_caption_under_a_picture_is_what_is_stored(stored):
     assert picture.metadata["image/png"] == {"alt": "A diagonal of four cells.", "width": 499}
     assert caption.data["text/plain"] == "A diagonal of four cells."
     assert "A diagonal of four cells.</p>" in caption.data["text/html"]
-    assert "Diagonal 0, as stored." in nbformat.writes(stored)
+
+
+def test_a_slider_is_stored_as_its_first_picture_and_sentence(stored):
+    picture, sentence = stored.cells[3].outputs
+    about = {"alt": "Diagonal 0, as stored.", "width": 720}
+    assert picture.data.keys() == {"image/png"} and picture.metadata == {"image/png": about}
+    assert sentence.data["text/plain"] == "Diagonal 0, as stored."
+    assert "Diagonal 0, as stored.</p>" in sentence.data["text/html"]
+    assert "base64" not in nbformat.writes(stored) and "widget-view" not in nbformat.writes(stored)
+
+
+def test_a_guess_is_stored_as_its_question_until_it_is_committed(stored):
     assert "Guess first: How many, as stored?" in nbformat.writes(stored)
     assert "You said 8; it is 4: your guess is 2 times as much" in nbformat.writes(stored)
-    assert "base64" not in nbformat.writes(stored)
 
 
 def test_pictures_sliders_and_claims_pass_nbval_strictly(stored, tmp_path):

@@ -81,6 +81,12 @@ def css_width(fig: Figure) -> int:
     return round(fig.get_figwidth() * CSS_DPI)
 
 
+def caption(alt: str) -> dict[str, str]:
+    """Return the words that stand below a picture, as plain text and as HTML."""
+    style = "max-width:46em;color:var(--jp-ui-font-color2)"
+    return {"text/plain": alt, "text/html": f'<p style="{style}">{html.escape(alt)}</p>'}
+
+
 def show(picture: Figure | Axes, alt: str) -> None:
     """Display a figure and, below it, what it shows in words.
 
@@ -97,8 +103,7 @@ def show(picture: Figure | Axes, alt: str) -> None:
     fig = picture.get_figure() if isinstance(picture, Axes) else picture
     metadata = {"image/png": {"alt": alt, "width": css_width(fig)}}
     display({"image/png": png(fig)}, metadata=metadata, raw=True)
-    caption = f'<p style="max-width:46em;color:var(--jp-ui-font-color2)">{html.escape(alt)}</p>'
-    display({"text/plain": alt, "text/html": caption}, raw=True)
+    display(caption(alt), raw=True)
 
 
 def styled(function: Callable) -> Callable:

@@ -50,7 +50,11 @@ class Explorer(ipywidgets.VBox):
     def __repr__(self) -> str:
         return self.text
 
-    _repr_mimebundle_ = parts.bundle
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the view, and the picture and its sentence for pages without a kernel."""
+        about = {"alt": self.text, "width": plots.css_width(self.drawn)}
+        data = parts.bundle(self) | {"image/png": self.png} | plots.caption(self.text)
+        return data, {"image/png": about}
 
     def _redraw(self, change: object = None) -> None:
         try:
@@ -91,6 +95,7 @@ def explore(draw: Callable[..., str], figure: Figure, **controls: Any) -> Explor
 # Up to so many categories are radio buttons, which Tab and Space choose; in a drop-down list that
 # is closed JupyterLab takes the arrow keys and the letters for itself.
 RADIO = 6
+ROW = 20  # letters of labels that have room beside each other
 
 
 def choice(options: list | dict[str, Any], value: Any) -> ipywidgets.Widget:
@@ -144,6 +149,10 @@ def _control(name: str, given: Any) -> ipywidgets.Widget:
     control.description = control.description or name.strip("_").replace("_", " ")
     control.style.description_width = "8em"
     control.layout.width, control.layout.max_width = "28em", "100%"
+    if isinstance(control, ipywidgets.RadioButtons):  # the name before the buttons, not above them
+        control.layout.display, control.layout.flex_flow = "flex", "row"
+        if sum(map(len, control._options_labels)) <= ROW:
+            control.orientation = "horizontal"
     return control
 
 

@@ -93,8 +93,10 @@ class Guess(ipywidgets.VBox):
         self.button.on_click(self._pressed)
         self.former.on_click(self._remembered)
         controls = [self.field, self.slider, self.button]
-        if question in progress.load().guesses:
+        self._counts = progress.load().guesses.get(question)
+        if self._counts:
             controls.append(self.former)
+            self.button.description = "Try again"
             self._say("You have guessed this before, and the first guess counts; try again freely.")
         else:
             self._say("Commit to a number, and the answer appears. The first guess counts.")
@@ -165,7 +167,8 @@ class Guess(ipywidgets.VBox):
         self._commit(self.field.value)
 
     def _remembered(self, button: object) -> None:
-        self._settle(progress.load().guesses[self.question].guess)
+        if self._counts:
+            self._settle(self._counts.guess)
 
     # From a text to the answer
 
@@ -198,9 +201,9 @@ class Guess(ipywidgets.VBox):
             raise
         finally:
             self.button.disabled = False
-        counts = progress.record_guess(self.question, said, answer)
+        self._counts = progress.record_guess(self.question, said, answer)
         self.button.description = "Try again"
-        self._reveal(said, float(answer), counts.guess)
+        self._reveal(said, float(answer), self._counts.guess)
         try:
             self._outputs = outputs.captured(self._explain, answer)
         except Exception as error:

@@ -293,8 +293,8 @@ np.testing.assert_allclose(odd, full.attention(q, k, v, mask=mask), atol=1e-6)
 print(f"{layout.sum()} of {layout.size} blocks, {partial.sum()} of them partial: the same result")
 
 # %% [markdown]
-# [Exercise 05.3](../exercises/05_sparse.ipynb) is this algorithm, with its memory graded; in
-# **05.6** you find two bugs in an attention that joins two patterns.
+# [Exercise 05.3](../exercises/05_sparse.ipynb) is this algorithm, with its memory graded. In
+# [exercise 05.6](../exercises/05_sparse.ipynb) you find two bugs in a union of two patterns.
 
 # %% [markdown] covers="F29 F31 S4"
 # ## Gather or block

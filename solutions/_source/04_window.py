@@ -16,7 +16,7 @@
 import numpy as np
 
 from attncourse.grading import check, hint
-from attncourse.grading.stand_ins import tl, torch, triton  # for 04.5
+from attncourse.grading.stand_ins import tl, torch, triton  # for 04.5, 04.6
 
 # %% role="spec"
 """What the specs of this chapter share."""
@@ -49,6 +49,7 @@ def dense_window(q, k, v, window):
 # ## 04.1 Window mask
 #
 # *10 minutes · difficulty 1 of 3 · 2 points*
+# · [section](../notebooks/04_window.ipynb#Three-pictures-of-one-thing)
 #
 # Return the boolean mask `(n_queries, n_keys)`, True = may attend. The three numbers are integers,
 # `causal` is a bool.
@@ -149,6 +150,7 @@ Spec(
 # ## 04.2 Count the connections
 #
 # *12 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/04_window.ipynb#The-edges)
 #
 # How many True entries has the mask for n queries and n keys? Edges count exactly, `window` may
 # exceed n, and n goes up to 10¹²: a loop or an array takes too long.
@@ -248,6 +250,7 @@ Spec(
 # ## 04.3 Window attention in O(n·w) memory
 #
 # *25 minutes · difficulty 3 of 3 · 4 points*
+# · [section](../notebooks/04_window.ipynb#Blocks-save)
 #
 # softmax(q kᵀ / √D) v over the window, for q and k `(..., n, D)` and v `(..., n, Dv)`; the axes
 # before n are free. Result `(..., n, Dv)`, dtype of q. With window 0, for example, it is v.
@@ -454,6 +457,7 @@ Spec(
 # ## 04.4 Layers to reach a token
 #
 # *12 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/04_window.ipynb#Dilation:-the-same-price,-a-wider-view)
 #
 # How many layers until a token `distance` positions away can matter? Each layer uses the next of
 # `dilations`, then the first again; dilation d reaches window·d positions, without gaps.
@@ -566,14 +570,141 @@ Spec(
 )  # fmt: skip
 
 # %% [markdown] role="prompt" exercise="04.5"
-# ## 04.5 Tile bounds of a Triton kernel
+# ## 04.5 A kernel of your own: row sums
+#
+# *15 minutes · difficulty 1 of 3 · 3 points*
+# · [section](../notebooks/04_window.ipynb#A-kernel-in-twenty-lines)
+#
+# Write the body of a kernel that stores the sum of each row of x, contiguous `(n_rows, n_cols)`
+# float32, in out, `(n_rows,)`. A program takes `BLOCK_ROWS` rows and all columns: `BLOCK_COLS` is
+# the power of two at or above `n_cols`. The launch is given.
+
+# %% [markdown] role="prompt" exercise="04.5"
+# You need `tl.program_id(0)`, `tl.arange(0, BLOCK_ROWS)`, `tl.load(pointers, mask=…, other=…)`,
+# `tl.sum(x, 1)`, the sum along the rows of a tile, and `tl.store(pointers, values, mask=…)`.
+#
+# **Traffic limit**: each number is loaded once and each sum stored once, nothing else.
+
+
+# %% role="answer" exercise="04.5"
+@triton.jit
+def row_sums_kernel(
+    x_ptr, out_ptr, n_rows, n_cols, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr
+):
+    # BEGIN SOLUTION
+    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    cols = tl.arange(0, BLOCK_COLS)
+    offsets = rows[:, None] * n_cols + cols[None, :]  # [BLOCK_ROWS, BLOCK_COLS]
+    inside = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]
+    x = tl.load(x_ptr + offsets, mask=inside, other=0.0)
+    tl.store(out_ptr + rows, tl.sum(x, 1), mask=rows < n_rows)
+    # END SOLUTION
+
+
+def row_sums(x):
+    """Return the sum of each row, (n_rows,)."""
+    BLOCK_ROWS = 4
+    n_rows, n_cols = x.shape
+    out = x.new_empty(n_rows)
+    row_sums_kernel[(triton.cdiv(n_rows, BLOCK_ROWS),)](
+        x, out, n_rows, n_cols, BLOCK_ROWS, triton.next_power_of_2(n_cols)
+    )
+    return out
+
+
+# %% role="check" exercise="04.5"
+check("04.5")
+
+# %% [markdown] role="hints" exercise="04.5"
+# 1. The kernel of the chapter has all the parts. Which rows are those of program 3 if BLOCK_ROWS is
+#    4? Which columns does it take?
+# 2. rows from program_id and arange; cols from arange alone; an offset is row times n_cols plus
+#    column. A row or a column beyond the end must be masked, and count as 0 in the sum.
+# 3. inside = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]; load with mask=inside, other=0.0;
+#    tl.store(out_ptr + rows, tl.sum(x, 1), mask=rows < n_rows).
+
+
+# %% role="spec" exercise="04.5"
+def matrix(name, n_rows, n_cols):
+    """Return a maker of a case: one matrix of standard normal numbers."""
+
+    def make(generator):
+        return case(name, generator.standard_normal((n_rows, n_cols)).astype(np.float32))
+
+    return make
+
+
+def random_matrix(rng):
+    n_rows, n_cols = (int(x) for x in rng.integers(2, (40, 70)))
+    return matrix(f"random, {n_rows} × {n_cols}", n_rows, n_cols)(rng)
+
+
+OFFSETS = "rows[:, None] * n_cols + cols[None, :]"
+INSIDE = "(rows < n_rows)[:, None] & (cols < n_cols)[None, :]"
+
+Spec(
+    kind="kernel",
+    reference=lambda x: x.sum(axis=1),
+    cases=[
+        matrix("1 × 1", 1, 1),
+        matrix("one whole tile, 4 × 8", 4, 8),
+        matrix("two tiles, 8 × 16", 8, 16),
+        matrix("a last tile of one row, 5 × 8", 5, 8),
+        matrix("columns that are no power of two, 4 × 7", 4, 7),
+        matrix("neither fits, 7 × 13", 7, 13),
+        matrix("one column, 11 × 1", 11, 1),
+        matrix("one long row, 1 × 1000", 1, 1000),
+        matrix("63 × 100", 63, 100),
+        random_matrix,
+    ],
+    traffic=lambda case: Cost(0, case.args[0].nbytes, 4 * len(case.args[0]), 0),
+    seconds=20.0,
+    mistakes=[
+        edit("tl.program_id(0) * BLOCK_ROWS + ", "",
+             says="every program sums the first BLOCK_ROWS rows: yours does not ask who it is",
+             next="add tl.program_id(0) * BLOCK_ROWS to the rows"),
+        edit("tl.program_id(0) * BLOCK_ROWS", "tl.program_id(0)",
+             says="your programs overlap: each begins one row after the one before it",
+             next="program p begins at row p * BLOCK_ROWS"),
+        edit(OFFSETS, "rows[:, None] * BLOCK_COLS + cols[None, :]",
+             says="your rows lie BLOCK_COLS apart, but in memory they lie n_cols apart",
+             next="the next row begins n_cols numbers later, however wide the tile is"),
+        edit(OFFSETS, "cols[None, :] * n_rows + rows[:, None]",
+             says="your offsets are those of the transposed matrix",
+             next="rows lie one after the other: row * n_cols + column"),
+        edit(INSIDE, "(rows < n_rows)[:, None]",
+             says="your mask lets columns beyond the end through: they are the next row's numbers",
+             next="mask the columns too: & (cols < n_cols)[None, :]"),
+        edit(INSIDE, "(cols < n_cols)[None, :]",
+             says="your mask lets rows beyond the end through: the last program reads past x",
+             next="mask the rows too: (rows < n_rows)[:, None] &"),
+        edit(", mask=rows < n_rows", "",
+             says="your store has no mask: the last program writes past out",
+             next="tl.store takes a mask as well: rows < n_rows"),
+        edit("other=0.0", "other=1.0",
+             says="what is masked away counts as 1 in your sums",
+             next="load it as 0: other=0.0"),
+        edit("tl.sum(x, 1)", "tl.max(x, 1)",
+             says="your kernel stores the largest number of each row",
+             next="sum along the rows of the tile: tl.sum(x, 1)"),
+    ],
+    alternatives=[
+        edit("other=0.0)", "other=5.0)\n    x = tl.where(inside, x, 0.0)"),
+        edit("tl.load(x_ptr + offsets, mask=inside, other=0.0)",
+             "tl.load(x_ptr + rows[:, None] * n_cols + cols, mask=inside, other=0.0)"),
+    ],
+)  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="04.6"
+# ## 04.6 Tile bounds of a Triton kernel
 #
 # *20 minutes · difficulty 3 of 3 · 3 points*
+# · [section](../notebooks/04_window.ipynb#The-window-as-a-kernel)
 #
 # Which tiles of keys does a tile of queries need? Set `first_tile`, and `last_tile`, the first
 # that is not needed; the rest of the kernel is given. q, k, v are contiguous `(n, D)` float32.
 
-# %% [markdown] role="prompt" exercise="04.5"
+# %% [markdown] role="prompt" exercise="04.6"
 # **Traffic limit**: K and V tiles with at least one visible key, each loaded once. Masking a tile
 # is right, but its bytes have travelled.
 #
@@ -581,7 +712,7 @@ Spec(
 # its tiles are `range(1, 4)`.
 
 
-# %% role="answer" exercise="04.5"
+# %% role="answer" exercise="04.6"
 @triton.jit
 def window_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, n, window, scale, D: tl.constexpr, BLOCK: tl.constexpr
@@ -628,17 +759,17 @@ def launch_window(q, k, v, window):
     return out
 
 
-# %% role="check" exercise="04.5"
-check("04.5")
+# %% role="check" exercise="04.6"
+check("04.6")
 
-# %% [markdown] role="hints" exercise="04.5"
+# %% [markdown] role="hints" exercise="04.6"
 # 1. Draw the mask as tiles. For query tile 3, which key tiles contain a visible pair?
 # 2. The tile's first query sees back to key tile·BLOCK - window, its last query on to
 #    (tile + 1)·BLOCK - 1 + window. Clip both to 0 … n - 1, then turn keys into tiles.
 # 3. first_tile = tl.maximum(0, tile * BLOCK - window) // BLOCK; last_tile is the ceiling of
 #    tl.minimum(n, (tile + 1) * BLOCK + window) / BLOCK: see tl.cdiv.
 
-# %% role="spec" exercise="04.5"
+# %% role="spec" exercise="04.6"
 BLOCK = 16  # rows of a tile in the given kernel
 FIRST = "tl.maximum(0, tile * BLOCK - window) // BLOCK"
 LAST = "tl.cdiv(tl.minimum(n, (tile + 1) * BLOCK + window), BLOCK)"
@@ -722,15 +853,16 @@ Spec(
     ],
 )  # fmt: skip
 
-# %% [markdown] role="prompt" exercise="04.6"
-# ## 04.6 Find two bugs in a blocked window
+# %% [markdown] role="prompt" exercise="04.7"
+# ## 04.7 Find two bugs in a blocked window
 #
 # *15 minutes · difficulty 2 of 3 · 3 points*
+# · [section](../notebooks/04_window.ipynb#Blocks-save)
 #
 # One bug shows where Tq = Tk, the other only where they differ. Copy the code into the answer cell,
 # repair it, keep the blocks: memory at n = 4096 is limited to four arrays as large as q, 4 MiB.
 
-# %% role="prompt" exercise="04.6"
+# %% role="prompt" exercise="04.7"
 from attncourse.softmax import softmax
 
 
@@ -747,7 +879,7 @@ def broken_window(q, k, v, window, block=32):
     return out
 
 
-# %% role="answer" exercise="04.6"
+# %% role="answer" exercise="04.7"
 def repaired_window(q, k, v, window, block=32):
     """Return window attention for q (Tq, D), k (Tk, D), v (Tk, Dv): (Tq, Dv), dtype of q."""
     # BEGIN SOLUTION
@@ -766,10 +898,10 @@ def repaired_window(q, k, v, window, block=32):
     # END SOLUTION
 
 
-# %% role="check" exercise="04.6"
-check("04.6")
+# %% role="check" exercise="04.7"
+check("04.7")
 
-# %% [markdown] role="hints" exercise="04.6"
+# %% [markdown] role="hints" exercise="04.7"
 # 1. Both bugs are about which keys a block gets to see. Compare with the dense answer: which rows
 #    differ when Tq = Tk = 40? And when Tq and Tk differ?
 # 2. The mask is right. The slice of keys forgets that a slice leaves out its end, and that query i
@@ -778,7 +910,7 @@ check("04.6")
 #    an outer max for whole blocks that lie before the first key.
 
 
-# %% role="spec" exercise="04.6"
+# %% role="spec" exercise="04.7"
 def repaired_without_clipping(q, k, v, window, block=32):
     """Pad the keys on both sides instead of clipping the slices."""
     n_queries, n_keys = len(q), len(k)
@@ -875,6 +1007,7 @@ Spec(
 # ## 04.V1 What a window saves, and a mask does not
 #
 # *12 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/04_window.ipynb#A-mask-saves-nothing)
 #
 # A textbook's code multiplies all of q and k, masks, and prints a fourfold saving. Its w is a
 # *total*: w // 2 keys on each side, and the query's own. What is saved, in one float32 head?
@@ -995,6 +1128,7 @@ Spec(
 # ## 04.V7 Speed-up in theory and in tiles
 #
 # *15 minutes · difficulty 3 of 3 · 2 points*
+# · [section](../notebooks/04_window.ipynb#Prediction-beside-measurement)
 #
 # A textbook promises 8× for n = 1024, w = 128 (64 a side), d = 64, and reports 5–6× on a GPU. One
 # reason can be computed: a GPU multiplies tile × tile pairs as soon as one is visible.

@@ -44,6 +44,7 @@ def arrays(name, *lists):
 # ## 13.1 Summarise repeated timings
 #
 # *10 minutes · difficulty 1 of 3 · 1 point*
+# · [section](../notebooks/13_measuring.ipynb#A-time-is-not-a-number)
 #
 # `seconds` are the times of calls, in the order in which they were made; the first `warmup` of
 # them do not count. Return a dict of floats: `median`, and the quartiles `low` and `high`,
@@ -217,6 +218,7 @@ Spec(
 # ## 13.2 Repair a benchmark of a queue
 #
 # *15 minutes · difficulty 2 of 3 · 3 points*
+# · [section](../notebooks/13_measuring.ipynb#Three-ways-to-stop-the-wrong-thing)
 #
 # A device works on one call after the other, in order. Of each call the clock noted when it was
 # `started`, when it `returned` to the program, and when the device had `finished` it. The code
@@ -335,6 +337,7 @@ Spec(
 # ## 13.3 The exponent of growth
 #
 # *12 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/13_measuring.ipynb#Memory-has-a-slope)
 #
 # If a quantity grows like c·nᵃ, its points lie on a line on logarithmic axes. Fit the line by
 # least squares, on both axes logarithms, and return its slope a as a float.
@@ -485,6 +488,7 @@ Spec(
 # ## 13.4 The error, without the scores
 #
 # *20 minutes · difficulty 3 of 3 · 4 points*
+# · [section](../notebooks/13_measuring.ipynb#What-an-error-of-1-means)
 #
 # How far is `out` from softmax(q kᵀ / √D) v? Return the root mean square of the difference over
 # the root mean square of the right output, as a float. For an `out` of zeros it is `1.0`.
@@ -643,6 +647,7 @@ Spec(
 # ## 13.5 The crossover length
 #
 # *12 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/13_measuring.ipynb#The-crossover,-here)
 #
 # From which length on is `ours` faster than `theirs`: at that length, and at every longer one? NaN
 # means not measured there: pass over it. Equal is not faster. Return the length as an int, or 0 if
@@ -766,6 +771,7 @@ Spec(
 # ## 13.6 Audit a table of times
 #
 # *12 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/13_measuring.ipynb#Timings-that-cannot-be-timings)
 #
 # A table prints `milliseconds` for exact attention over `n` tokens, `heads` of `width`. The device
 # can do `peak_tflops` · 10¹² FLOP/s. Return a list of ints: 1 where a time implies more, -1 where
@@ -884,6 +890,7 @@ Spec(
 # ## 13.V7 From the theoretical to the observed speedup
 #
 # *15 minutes · difficulty 3 of 3 · 3 points*
+# · [section](../notebooks/13_measuring.ipynb#Theory-and-clock)
 #
 # A textbook promises 8× for n = 1024, w = 128, d = 64, and reports 5 to 6× on a GPU. Two reasons
 # can be computed: whole tiles, and a fixed time that each call pays, whatever it does.
@@ -1030,6 +1037,7 @@ Spec(
 # ## 13.V10 Five variants side by side
 #
 # *12 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/13_measuring.ipynb#Which-holds-least?)
 #
 # What do five variants hold in float32, all heads together? `full`: the scores. `local`: `window`
 # scores a row. `sparse`: `keys` scores a row. A row has at most n.
