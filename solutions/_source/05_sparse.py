@@ -182,7 +182,7 @@ Spec(
 # *12 minutes · difficulty 2 of 3 · 2 points*
 # · [section](../notebooks/05_sparse_tiles.ipynb#Rows,-columns,-and-what-is-left)
 #
-# How many True entries has the mask of a window and `n_global` global tokens, n × n and not causal?
+# How many True entries has the mask of a window and `n_global` global tokens, n × n, not causal?
 # Edges and overlaps count. Both may exceed n; n is up to 10¹².
 #
 # `longformer_connections(5, 1, 1)` is `19`; without global tokens it is `13`.
@@ -584,9 +584,9 @@ Spec(
 # *20 minutes · difficulty 3 of 3 · 3 points*
 # · [section](../notebooks/05_sparse_tiles.ipynb#The-kernel)
 #
-# `blocks` lists the key tiles of all rows, row after row; row t owns the entries
-# `starts[t]` … `starts[t + 1] - 1`. Set `first`, `last` and `key_tile`; the rest is given. q, k, v
-# are contiguous `(n, D)` float32.
+# `blocks` lists the key tiles of all rows, row after row; row t owns entries
+# `starts[t]` … `starts[t + 1] - 1`. Set `first`, `last` and `key_tile`; all else is given. q, k, v
+# are contiguous float32 `(n, D)`.
 
 # %% [markdown] role="prompt" exercise="05.5"
 # **Traffic limit**: each listed tile of K and V once, and the lists. Example: rows that see the
