@@ -368,9 +368,14 @@ plots.show(axes, "Full attention quadruples per doubling of n; the tiled one is 
 # What tiles hold beyond the output does not depend on $n$, but for one number per query.
 # "$O(n)$ memory" speaks of exactly that; with the output it is $O(nD)$.
 
+
 # %%
-beyond = [measured["tiles of 64 × 64"][i] - n * 64 * 4 for i, n in enumerate(some)]
-per_query = (beyond[-1] - beyond[0]) / (some[-1] - some[0])
+def beyond_output(n):
+    tile = {"block_q": 256, "block_k": 256}
+    return measure.peak_bytes(flash.attention, *random_qkv(n, width=16), **tile) - n * 16 * 4
+
+
+per_query = (beyond_output(8192) - beyond_output(512)) / (8192 - 512)
 assert abs(per_query - 4) < 0.5
 print(f"one query more takes {per_query:.0f} bytes beyond its output: one float32 number")
 
