@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import matplotlib
+
 
 def function(path: str, name: str) -> str:
     """Return the text of a function of this package, decorators left out.
@@ -30,6 +32,35 @@ def function(path: str, name: str) -> str:
     raise LookupError(f"side_by_side.function: {path} has no function {name}")
 
 
+def helpers(code: str, path: str) -> dict[str, str]:
+    """Return what the helpers that a function calls do, in the words of their docstrings.
+
+    Args:
+        code: The text of a function.
+        path: The file inside the package that defines the helpers.
+
+    Returns:
+        Name -> first sentence, in the order in which they are called.
+    """
+    text = importlib.resources.files("attncourse").joinpath(path).read_text(encoding="utf-8")
+    said = {
+        node.name: (ast.get_docstring(node) or "").partition("\n\n")[0].replace("\n", " ")
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    calls.sort(key=lambda call: (call.lineno, call.col_offset))
+    names = [call.func.id for call in calls if isinstance(call.func, ast.Name)]
+    return {name: said[name] for name in names if name in said}
+
+
+# From viridis, half way to white: dark paper would swallow its dark end. Neighbours lie far apart.
+STEPS = [
+    ",".join(str(round(127.5 * (1 + part))) for part in matplotlib.colormaps["viridis"](place)[:3])
+    for place in (0.28, 0.97, 0.02, 0.70, 0.40, 0.86, 0.54)
+]
+
+
 @dataclass(frozen=True)
 class Line:
     """A line of code: its text, and the name that it sets or the statement that it begins."""
@@ -42,7 +73,8 @@ class SideBySide:
     """Two functions in two columns.
 
     Lines that set the same name in the same order share a row and are marked "=". What only one
-    of them needs stands alone, with a note beside it where there is one.
+    of them needs stands alone, with a note beside it where there is one. A step has one colour in
+    both columns: strong where they do the same, a mere edge where one stands alone.
     """
 
     def __init__(
@@ -80,10 +112,11 @@ class SideBySide:
 
     def __repr__(self) -> str:
         width = max(len(left.text) for left, _, _ in self.rows)
-        lines = [f"{self.titles[0]:<{width}}     {self.titles[1]}"]
+        lines, number = [f"{self.titles[0]:<{width}}     {self.titles[1]}"], 0
         for left, right, matched in self.rows:
             if heading := _starting(self.steps, left):
-                lines.append(f"-- {heading}")
+                number += 1
+                lines.append(f"-- {number} · {heading}")
             sign = "=" if matched else " "
             lines.append(f"{left.text:<{width}}  {sign}  {right.text}".rstrip())
         return "\n".join(lines)
@@ -93,29 +126,34 @@ class SideBySide:
             f'<th scope="col" style="text-align:left;width:49%">{html.escape(title)}</th>{gap}'
             for title, gap in zip(self.titles, ('<th style="width:2%"></th>', ""), strict=True)
         )
-        rows = []
+        rows, step, number = [], "127,127,127", 0
         for left, right, matched in self.rows:
             if heading := _starting(self.steps, left):
+                step, number = STEPS[number % len(STEPS)], number + 1
                 rows.append(
                     '<tr style="background:none"><th colspan="3" scope="rowgroup" style="text-'
-                    "align:left;padding:0.9em 0 0.2em;font-family:var(--jp-ui-font-family,"
-                    f'sans-serif)">{html.escape(heading)}</th></tr>'
+                    f"align:left;padding:0.9em 0 0.2em 6px;border-left:5px solid rgb({step});"
+                    "font-family:var(--jp-ui-font-family,sans-serif)"
+                    f'">{number} · {html.escape(heading)}</th></tr>'
                 )
-            tint = "rgba(33,145,140,0.16)" if matched else "none"
+            # Translucent: the text keeps the theme's colour, on light and on dark paper.
+            tint = f"rgba({step},0.3)" if matched else "none"
             rows.append(
-                f'<tr style="background:{tint}">{self._cell(left, right)}'
+                f'<tr style="background:{tint}">{self._cell(left, right, step)}'
                 f'<td style="text-align:center;padding:1px">{"=" if matched else ""}</td>'
-                f"{self._cell(right, left)}</tr>"
+                f"{self._cell(right, left, step)}</tr>"
             )
         return (
             '<table style="table-layout:fixed;width:100%;font-family:var(--jp-code-font-family,'
             'monospace);font-size:12px;line-height:1.35"><caption style="text-align:left">Lines '
-            f"marked = do the same.</caption><thead><tr>{head}</tr></thead>"
+            f"marked = do the same; one colour, one step.</caption><thead><tr>{head}</tr></thead>"
             f"<tbody>{''.join(rows)}</tbody></table>"
         )
 
-    def _cell(self, line: Line, other: Line) -> str:
+    def _cell(self, line: Line, other: Line, step: str) -> str:
         style = "text-align:left;vertical-align:top;padding:1px 4px"
+        if line.text:
+            style += f";border-left:5px solid rgba({step},0.8)"
         if not line.text:
             note = html.escape(_starting(self.notes, other))
             return (

@@ -158,8 +158,8 @@ def of_synthesizer(kernel, dtype, width, ones):
 
 
 def of_relative(kernel, dtype, width, ones):
-    BLOCK_Q, BLOCK_KV, SPAN, options = relative._tiling(width, DTYPE_BYTES[dtype])
-    blocks = {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV, "SPAN": SPAN}
+    BLOCK_Q, BLOCK_K, SPAN, options = relative._tiling(width, DTYPE_BYTES[dtype])
+    blocks = {"BLOCK_Q": BLOCK_Q, "BLOCK_K": BLOCK_K, "SPAN": SPAN}
     return blocks | {"CAUSAL": ones}, options  # not causal has a third stretch
 
 
@@ -177,8 +177,8 @@ def of_scoring(kernel, dtype, width, ones):
 
 def of_lsh(kernel, dtype, width, ones):
     flags = {"FIRST": ones, "LAST": not ones, "CAUSAL": True, "EXCLUDE_SELF": True}
-    BLOCK_Q, BLOCK_KV, options = lsh._tiling(width, DTYPE_BYTES[dtype])
-    return flags | {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV}, options
+    BLOCK_Q, BLOCK_K, options = lsh._tiling(width, DTYPE_BYTES[dtype])
+    return flags | {"BLOCK_Q": BLOCK_Q, "BLOCK_K": BLOCK_K}, options
 
 
 def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
@@ -186,30 +186,30 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
 
     `ones`: as if each integer were 1; `fading`: linear attention's scan as Performer uses it.
     """
-    BLOCK_Q, BLOCK_KV, options = tiling(width, DTYPE_BYTES[dtype])
+    BLOCK_Q, BLOCK_K, options = tiling(width, DTYPE_BYTES[dtype])
     constants = {
         "D": width,
         "Dv": width,
         "BLOCK_D": padded(width),
         "BLOCK_DV": padded(width),
         "BLOCK_Q": BLOCK_Q,
-        "BLOCK_KV": BLOCK_KV,
+        "BLOCK_K": BLOCK_K,
         "CAUSAL": ones,
-        "BLOCK": BLOCK_KV,
+        "BLOCK": BLOCK_K,
         "mask_ptr": None,
         "bias_ptr": None,
         "PAGE": 16,
     }
     if kernel is full._full_softmax_kernel:
-        constants["BLOCK_KV"], options = 4096, {}
+        constants["BLOCK_K"], options = 4096, {}
     if kernel in FLASH:
         largest = 1024, 1024, width, DTYPE_BYTES[dtype]
         backward = kernel is not flash._flash_fwd_kernel
-        BLOCK_Q, BLOCK_KV, options = flash.tile_sizes(*largest, backward=backward)
-        constants |= {"BLOCK_Q": BLOCK_Q, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}  # the longer code
+        BLOCK_Q, BLOCK_K, options = flash.tile_sizes(*largest, backward=backward)
+        constants |= {"BLOCK_Q": BLOCK_Q, "BLOCK_K": BLOCK_K, "CAUSAL": True}  # the longer code
     if kernel in CACHES:
-        BLOCK_R, BLOCK_KV, options = splits.tile_sizes(ROWS, width, DTYPE_BYTES[dtype])
-        constants |= {"BLOCK_R": BLOCK_R, "BLOCK_KV": BLOCK_KV, "CAUSAL": True}
+        BLOCK_R, BLOCK_K, options = splits.tile_sizes(ROWS, width, DTYPE_BYTES[dtype])
+        constants |= {"BLOCK_R": BLOCK_R, "BLOCK_K": BLOCK_K, "CAUSAL": True}
     if kernel is splits.merge_kernel:
         constants["BLOCK_S"], options = splits.MAX_SPLITS, {"num_warps": 8}
     if kernel in SPARSE_HELPERS[2:]:

@@ -1,5 +1,6 @@
 """The form of a chapter, read from its source: how long it is, what it may show, where it leads."""
 
+import functools
 import itertools
 import re
 from pathlib import Path
@@ -9,11 +10,11 @@ import pytest
 from attncourse.sources import read
 
 ROOT = Path(__file__).parents[1]
-SOURCES = {
-    f"{folder}/{path.stem}": read(path, ROOT)
+SOURCES = [
+    f"{folder}/{path.stem}"
     for folder in ("notebooks", "solutions")
     for path in sorted((ROOT / folder / "_source").glob("[0-9][0-9]_*.py"))
-}
+]
 CHAPTERS = [name for name in SOURCES if name.startswith("notebooks/")]
 LESSONS = [name for name in CHAPTERS if name[10:12] not in ("00", "17")]  # not the frame
 LINK = re.compile(r"\]\(([^()\s]+)\)")
@@ -21,12 +22,18 @@ NOT_WORDS = re.compile(r"\$\$.*?\$\$|<!--.*?-->", re.DOTALL)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
+@functools.cache  # not when it is imported: parsing all takes a second
+def cells(name):
+    folder, _, stem = name.partition("/")
+    return read(ROOT / folder / "_source" / f"{stem}.py", ROOT).cells
+
+
 def code(name):
-    return [cell.source for cell in SOURCES[name].cells if cell.cell_type == "code"]
+    return [cell.source for cell in cells(name) if cell.cell_type == "code"]
 
 
 def prose(name):
-    return [cell.source for cell in SOURCES[name].cells if cell.cell_type == "markdown"]
+    return [cell.source for cell in cells(name) if cell.cell_type == "markdown"]
 
 
 def anchors(name):
@@ -38,7 +45,7 @@ def anchors(name):
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_can_be_read_in_one_sitting(name):
-    assert len(SOURCES[name].cells) <= 120
+    assert len(cells(name)) <= 120
     assert [text for text in prose(name) if len(NOT_WORDS.sub("", text).split()) > 120] == []
 
 
@@ -52,6 +59,12 @@ def test_at_most_three_cards_and_never_two_in_a_row(name):
 @pytest.mark.parametrize("name", LESSONS)
 def test_a_lesson_asks_for_three_to_five_guesses(name):
     assert 3 <= sum(text.count("widgets.guess(") for text in code(name)) <= 5
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_the_code_of_a_guess_is_folded_since_it_holds_the_answer(name):
+    guesses = [cell for cell in cells(name) if "widgets.guess(" in cell.source]
+    assert all(cell.metadata.get("folded") for cell in guesses)
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -78,10 +91,10 @@ def test_each_exercise_is_linked_from_its_chapter_and_links_back(name):
     parts = [chapter for chapter in CHAPTERS if chapter[10:12] == number]
     text = "\n".join(part for chapter in parts for part in prose(chapter))
     prompts = {}
-    for cell in SOURCES[name].cells:
+    for cell in cells(name):
         if cell.metadata.get("role") == "prompt":
             prompts.setdefault(cell.metadata["exercise"], []).append(cell.source)
-    for exercise, cells in prompts.items():
+    for exercise, texts in prompts.items():
         linked = rf"\[[^\]]*\b{re.escape(exercise)}\b[^\]]*\]\(\.\./exercises/{number}_"
         assert re.search(linked, text), exercise
-        assert f"](../notebooks/{number}_" in "".join(cells), exercise
+        assert f"](../notebooks/{number}_" in "".join(texts), exercise

@@ -89,9 +89,9 @@ def test_the_loops_visit_the_tiles_that_are_seen_and_no_others():
         return [range(first, min(first + block, size)) for first in range(0, size, block)]
 
     sizes = itertools.product(range(12), range(12), (1, 2, 4), (1, 2, 4), (False, True))
-    for Tq, Tk, BLOCK_Q, BLOCK_KV, causal in sizes:
-        knobs = Tq, Tk, BLOCK_Q, BLOCK_KV, causal
-        columns, rows = tiles(Tk, BLOCK_KV), tiles(Tq, BLOCK_Q)
+    for Tq, Tk, BLOCK_Q, BLOCK_K, causal in sizes:
+        knobs = Tq, Tk, BLOCK_Q, BLOCK_K, causal
+        columns, rows = tiles(Tk, BLOCK_K), tiles(Tq, BLOCK_Q)
 
         def sees(queries, keys, Tq=Tq, Tk=Tk, causal=causal):
             return [not causal or j <= i + Tk - Tq for i in queries for j in keys]
@@ -100,14 +100,14 @@ def test_the_loops_visit_the_tiles_that_are_seen_and_no_others():
             n_whole, n_tiles = key_tiles.fn(queries.start, *knobs)
             seen = [any(sees(queries, keys)) for keys in columns]
             assert seen == [tile < n_tiles for tile in range(len(columns))], knobs
-            whole = [all(sees(queries, keys)) and len(keys) == BLOCK_KV for keys in columns]
+            whole = [all(sees(queries, keys)) and len(keys) == BLOCK_K for keys in columns]
             assert whole == [tile < n_whole for tile in range(len(columns))], knobs
         for keys in columns:
             first_tile, first_whole = flash._query_tiles.fn(keys.start, *knobs)
             seen = [any(sees(queries, keys)) for queries in rows]
             assert seen == [tile >= first_tile for tile in range(len(rows))], knobs
             # a ragged last key tile counts as one that reaches to its full length
-            full_length = range(keys.start, keys.start + BLOCK_KV)
+            full_length = range(keys.start, keys.start + BLOCK_K)
             whole = [all(sees(queries, full_length)) for queries in rows]
             assert whole == [tile >= first_whole for tile in range(len(rows))], knobs
 

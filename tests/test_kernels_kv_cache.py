@@ -123,17 +123,17 @@ def test_long_sequences_keep_every_multiprocessor_busy():
 
 
 def test_the_loops_visit_the_tiles_that_are_seen_and_no_others():
-    BLOCK_R, BLOCK_KV = 4, 2
+    BLOCK_R, BLOCK_K = 4, 2
     sizes = itertools.product(range(1, 6), range(9), (1, 2, 3, 5), (2, 4), (False, True))
     for Tq, Tk, shared, span, causal in sizes:
         for start in range(0, Tq * shared, BLOCK_R):
             queries = {row // shared for row in range(start, min(start + BLOCK_R, Tq * shared))}
             seen = {j for i in queries for j in range(min(i + 1 + Tk - Tq, Tk) if causal else Tk)}
             for split in range(4):
-                knobs = start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_KV, causal
+                knobs = start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_K, causal
                 first, last = splits.key_tiles.fn(*knobs)
                 share = {j for j in seen if split * span <= j < (split + 1) * span}
-                assert set(range(first, last)) == {j // BLOCK_KV for j in share}, knobs
+                assert set(range(first, last)) == {j // BLOCK_K for j in share}, knobs
 
 
 def test_rows_without_keys_give_zeros():

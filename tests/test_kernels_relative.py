@@ -69,17 +69,17 @@ def test_tables_of_zeros_are_flash():
 
 
 def test_the_stretches_hold_the_tiles_that_they_should():
-    for Tq, Tk, most, BLOCK_Q, BLOCK_KV, causal in itertools.product(
+    for Tq, Tk, most, BLOCK_Q, BLOCK_K, causal in itertools.product(
         (1, 5, 8), range(9), (0, 1, 3, 20), (4,), (2, 4), (False, True)
     ):
         for start in range(0, Tq, BLOCK_Q):
             positions = range(start + Tk - Tq, min(start + BLOCK_Q, Tq) + Tk - Tq)
-            _, end = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_KV, causal)
-            near, past = relative.stretches.fn(end, start, Tq, Tk, most, BLOCK_Q, BLOCK_KV)
+            _, end = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_K, causal)
+            near, past = relative.stretches.fn(end, start, Tq, Tk, most, BLOCK_Q, BLOCK_K)
             assert 0 <= near <= past <= end
             for tile in range(end):
                 away = [
-                    j - i for i in positions for j in range(tile * BLOCK_KV, (tile + 1) * BLOCK_KV)
+                    j - i for i in positions for j in range(tile * BLOCK_K, (tile + 1) * BLOCK_K)
                 ]
                 kind = [max(away) <= -most, min(away) >= most]
                 if tile < near:

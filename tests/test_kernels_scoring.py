@@ -107,12 +107,12 @@ def test_cost_is_what_the_kernels_do(sizes, causal):
             cost.bytes_read,
             cost.bytes_written,
         )
-        BLOCK_Q, BLOCK_KV, _ = tiling(width, 2)
+        BLOCK_Q, BLOCK_K, _ = tiling(width, 2)
         tiles = sum(
-            key_tiles.fn(start, *sizes, BLOCK_Q, BLOCK_KV, causal)[1]
+            key_tiles.fn(start, *sizes, BLOCK_Q, BLOCK_K, causal)[1]
             for start in range(0, sizes[0], BLOCK_Q)
         )
-        assert traced.flops == cost.flops - 2 * tiles * BLOCK_Q * BLOCK_KV * hidden
+        assert traced.flops == cost.flops - 2 * tiles * BLOCK_Q * BLOCK_K * hidden
 
 
 def test_memory_is_linear_in_the_tokens():

@@ -75,7 +75,7 @@ def test_axes_stay_where_they_are():
     ("value", "text"), [(0.001, "0.001"), (1.0, "1"), (1000, "1000"), (1e6, "10⁶"), (1e-7, "10⁻⁷")]
 )
 def test_decades_are_written_as_people_do(value, text):
-    assert accuracy._decade(value) == text
+    assert accuracy.decade(value) == text
 
 
 def test_the_function_draws_what_the_class_does():

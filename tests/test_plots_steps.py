@@ -1,17 +1,28 @@
 import numpy as np
+from matplotlib.colors import to_rgba
 
 from attncourse import plots
 
 
-def test_a_row_shows_what_is_seen_and_its_maximum():
-    scores = np.array([1.0, 3.0, -2.0, 0.5])
-    live = plots.LiveRow(scores)
-    live.update(scores, np.array([1, 2, 2, 0]), 3.0, np.exp([-2.0, 0.0, -5.0, -np.inf]))
-    faces = [bar.get_facecolor()[:3] for bar in live.score_bars]
-    assert len(set(faces)) == 3 and faces[1] == faces[2]
-    assert live.weight_bars[1].get_height() == 1 and live.weight_bars[3].get_height() == 0
-    assert live.words.get_text() == "running maximum 3.00" and live.line.get_ydata() == [3.0, 3.0]
-    assert not plots.LiveRow(scores).line.get_visible()
+def test_parts_of_both_sums_stand_on_each_other_under_what_they_were():
+    live = plots.LiveOnline(["a", "b", "c", "d"], most=(3, 9), y=(0, 4))
+    scores, block_of = np.array([1.0, 0.0, 3.0, 2.0]), np.array([0, 0, 1, 1])
+    parts = np.array([0.2, 1.4]), np.array([0.6, 5.0])
+    live.update(scores, block_of, 1, 3.0, parts, (1.4, 4.0), "block 2", ["d", "c", "b", "a"])
+    (bars, was, text), (acc_bars, _, _) = live.sums
+    assert [(round(bar.get_y(), 6), round(bar.get_height(), 6)) for bar in bars[:2]] == [
+        (0, 0.2),
+        (0.2, 1.4),
+    ]
+    assert [bar.get_height() for bar in bars[2:]] == [0, 0] and acc_bars[1].get_height() == 5
+    assert list(was.get_ydata()) == [1.4, 1.4] and text.get_text() == "1.60"
+    faces = [bar.get_facecolor() for bar in live.bars]
+    assert faces[0] == faces[1] == bars[0].get_facecolor()  # a block and its part: one colour
+    assert faces[2] == faces[3] == to_rgba(plots.PAPER)  # not seen yet
+    assert live.label.get_text() == "maximum 3" and live.line.get_ydata() == [3.0, 3.0]
+    assert [label.get_text() for label in live.ax.get_xticklabels()] == ["d", "c", "b", "a"]
+    live.update(scores, block_of, 0, -np.inf, (0 * parts[0],) * 2, (0, 0), "", list("abcd"))
+    assert not live.line.get_visible() and not live.label.get_text()
 
 
 def test_lifetimes_show_from_when_to_when_and_how_much():

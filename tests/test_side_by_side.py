@@ -75,7 +75,7 @@ def test_headings_and_notes_stand_where_they_belong():
     assert text.index("nothing yet") < text.index("The loop") < text.index("range(3)")
     assert "only here" in text and "only there" in text
     assert "never beside a partner" not in text
-    assert "-- The loop" in str(shown)
+    assert "-- 1 · The loop" in str(shown)
 
 
 def test_code_is_escaped_and_names_are_set_off():
@@ -83,6 +83,28 @@ def test_code_is_escaped_and_names_are_set_off():
     assert "a_ptr &lt; tile" in text
     assert "<b>total</b> = 0" in text
     assert len(re.findall("<tr", text)) == len(re.findall("</tr>", text))
+
+
+def test_a_step_has_one_colour_in_both_columns_and_another_than_the_next():
+    same = {"for x": "for tile", "return": "store"}
+    text = beside(same=same, steps={"total =": "Begin", "for x": "Walk"})._repr_html_()
+    begin, walk = side_by_side.STEPS[:2]
+    rows = text.split("<tr")
+    (row,) = [row for row in rows if "nothing yet" in row]
+    assert f"background:rgba({begin},0.3)" in row and row.count(f"solid rgba({begin}") == 2
+    (row,) = [row for row in rows if "extra</b> = load" in row]  # only there
+    assert "background:none" in row and row.count(f"solid rgba({walk}") == 1
+    assert len(set(side_by_side.STEPS)) == 7
+
+
+def test_helpers_are_explained_in_their_own_words_in_order():
+    kernel = side_by_side.function("kernels/flash.py", "_flash_fwd_kernel")
+    said = side_by_side.helpers(kernel, "kernels/_parts/tiles.py")
+    assert list(said) == [
+        "load_tile", "pass_infinity", "key_tiles", "visible_keys", "finite", "nonzero",
+        "store_tile",
+    ]  # fmt: skip
+    assert said["store_tile"].startswith("Store a tile at the given rows")
 
 
 def test_a_heading_or_note_without_a_line_is_refused():

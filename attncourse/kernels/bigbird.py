@@ -74,5 +74,5 @@ def cost(
 def _plan(where, n_queries, n_keys, width, dtype_bytes, block, *knobs) -> Plan:
     layout = patterns.bigbird(where, n_queries, n_keys, block, *knobs)
     block = int(block)
-    BLOCK_Q, BLOCK_KV = layout_plan.tile_sizes(block, width, dtype_bytes)
-    return layout_plan.layout_plan(n_queries, n_keys, layout, block, knobs[-1], BLOCK_Q, BLOCK_KV)
+    BLOCK_Q, BLOCK_K = layout_plan.tile_sizes(block, width, dtype_bytes)
+    return layout_plan.layout_plan(n_queries, n_keys, layout, block, knobs[-1], BLOCK_Q, BLOCK_K)

@@ -71,11 +71,11 @@ def attention(
     causal = check_flag(where, "causal", causal)
     Tq, Tk = q.shape[2], k.shape[2]
     block = patterns.check_grids(where, Tq, Tk, layout, block, partial, visible)
-    BLOCK_Q, BLOCK_KV = tile_sizes(block, max(q.shape[3], v.shape[3]), q.element_size())
+    BLOCK_Q, BLOCK_K = tile_sizes(block, max(q.shape[3], v.shape[3]), q.element_size())
     if visible is None:
-        plan = layout_plan(Tq, Tk, layout, block, causal, BLOCK_Q, BLOCK_KV)
+        plan = layout_plan(Tq, Tk, layout, block, causal, BLOCK_Q, BLOCK_K)
     else:
-        plan = of_layout(Tq, Tk, layout, block, causal, BLOCK_Q, BLOCK_KV, partial, visible)
+        plan = of_layout(Tq, Tk, layout, block, causal, BLOCK_Q, BLOCK_K, partial, visible)
     return run(where, q, k, v, (plan,), scale)
 
 
@@ -109,7 +109,7 @@ def _block_sparse_fwd_kernel(
     stride_lb, stride_lh, stride_lt,
     Tq, Tk, n_rows, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_Q queries of one head, along their list of key tiles or a share of it."""
     row, first, first_cut, end, share = program_of(items_ptr)
@@ -133,20 +133,20 @@ def _block_sparse_fwd_kernel(
     for stretch in tl.static_range(2):  # full tiles, cut tiles
         for place in range(bounds[stretch], bounds[stretch + 1]):
             entry_ptr = entries_ptr + 2 * place
-            keys = tokens_of(k_order_ptr, tl.load(entry_ptr), BLOCK_KV)
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+            keys = tokens_of(k_order_ptr, tl.load(entry_ptr), BLOCK_K)
+            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores *= scale * LOG2E
             if stretch == 1:
                 words = picture_rows(pictures_ptr, entry_ptr, BLOCK_Q)  # [BLOCK_Q]
-                visible = (words[:, None] >> tl.arange(0, BLOCK_KV)[None, :]) & 1
+                visible = (words[:, None] >> tl.arange(0, BLOCK_K)[None, :]) & 1
                 scores = tl.where(visible != 0, scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
             pivot = finite(new_max)
-            weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
+            weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_K]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
             running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_Q]
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             acc *= rescale[:, None]
             acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             running_max = new_max
@@ -237,7 +237,7 @@ def _along(q, k, v, plan: Plan, scale, out, lse) -> None:
     """Write attention along one plan into out and lse."""
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
-    BLOCK_Q, BLOCK_KV = plan.BLOCK_Q, plan.BLOCK_KV
+    BLOCK_Q, BLOCK_K = plan.BLOCK_Q, plan.BLOCK_K
     options = launch_options(max(D, Dv), q.element_size())
     whole, shares, entries, splits, pictures, *orders = plan.on(q.device, "rows")
 
@@ -245,7 +245,7 @@ def _along(q, k, v, plan: Plan, scale, out, lse) -> None:
         _block_sparse_fwd_kernel[(len(items), H, B)](
             q, k, v, out, lse, items, entries, pictures, *orders,
             *q.stride(), *k.stride(), *v.stride(), *out.stride(), *lse.stride(),
-            Tq, Tk, out.shape[2], scale, D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, **options,
+            Tq, Tk, out.shape[2], scale, D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_K, **options,
         )  # fmt: skip
 
     launch(whole, out, lse)
@@ -291,8 +291,8 @@ def layout_cost(
     """
     block = patterns.check_grids("block_sparse.layout_cost", Tq, Tk, layout, block)
     causal = check_flag("block_sparse.layout_cost", "causal", causal)
-    BLOCK_Q, BLOCK_KV = tile_sizes(block, D, dtype_bytes)
-    plan = layout_plan(Tq, Tk, layout, block, causal, BLOCK_Q, BLOCK_KV)
+    BLOCK_Q, BLOCK_K = tile_sizes(block, D, dtype_bytes)
+    plan = layout_plan(Tq, Tk, layout, block, causal, BLOCK_Q, BLOCK_K)
     return planning.plan_cost((plan,), B, H, D, dtype_bytes)
 
 

@@ -77,7 +77,7 @@ def attend(
 def tile_sizes(
     block_q: int, block_k: int, width: int, dtype_bytes: int, *, backward: bool = False
 ) -> tuple[int, int, dict[str, int]]:
-    """Return BLOCK_Q and BLOCK_KV, queries and keys of the kernels' tile, and launch options.
+    """Return BLOCK_Q and BLOCK_K, queries and keys of the kernels' tile, and launch options.
 
     A kernel is compiled for its tile, whose sides must be powers of two and at least 16. So the
     knobs, which others call BLOCK_M and BLOCK_N, are rounded up to such sizes, and cut to what fits
@@ -98,14 +98,12 @@ def tile_sizes(
 
 
 @triton.jit
-def _query_tiles(
-    start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr
-):
+def _query_tiles(start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr):
     """The first query tile that sees any of the keys start ..., and the first that sees all."""
     first_tile, first_whole = 0, 0
     if CAUSAL:
         first_tile = max(start - (Tk - Tq), 0) // BLOCK_Q
-        first_whole = (max(start + BLOCK_KV - 1 - (Tk - Tq), 0) + BLOCK_Q - 1) // BLOCK_Q
+        first_whole = (max(start + BLOCK_K - 1 - (Tk - Tq), 0) + BLOCK_Q - 1) // BLOCK_Q
         first_whole = min(first_whole, (Tq + BLOCK_Q - 1) // BLOCK_Q)
     return first_tile, first_whole
 
@@ -120,7 +118,7 @@ def _flash_fwd_kernel(
     stride_lb, stride_lh, stride_lt,
     Tq, Tk, shared, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_Q queries of one head; `shared` heads read the same keys and values."""
     start = tl.program_id(0) * BLOCK_Q
@@ -141,23 +139,23 @@ def _flash_fwd_kernel(
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
 
-    n_whole, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    n_whole, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_K, CAUSAL)
     bounds = 0, n_whole, n_tiles
     for stretch in tl.static_range(2):  # below the diagonal, on it
         for tile in range(bounds[stretch], bounds[stretch + 1]):
-            keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+            keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
+            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores *= scale * LOG2E
             if stretch == 1:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
             pivot = finite(new_max)
-            weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
+            weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_K]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
             running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_Q]
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             acc *= rescale[:, None]
             acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             running_max = new_max
@@ -181,16 +179,16 @@ def _flash_dkdv_kernel(
     stride_dvb, stride_dvh, stride_dvt, stride_dvd,
     Tq, Tk, shared, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
-    """One program: dk and dv of BLOCK_KV keys, over the query tiles that see them.
+    """One program: dk and dv of BLOCK_K keys, over the query tiles that see them.
 
     The heads that share these keys come one after the other, so their gradients add up in
     registers: no atomics. Scores are recomputed transposed, keys down and queries across, so that
     no product has to be turned round in registers before it enters the next one. Rows beyond the
     end are zeros of q and grad_out, and add nothing.
     """
-    start = tl.program_id(0) * BLOCK_KV
+    start = tl.program_id(0) * BLOCK_K
     group = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
     q_ptr += batch * stride_qb + group * shared * stride_qh
@@ -202,14 +200,14 @@ def _flash_dkdv_kernel(
     dk_ptr += batch * stride_dkb + group * stride_dkh
     dv_ptr += batch * stride_dvb + group * stride_dvh
 
-    keys = start + tl.arange(0, BLOCK_KV)
+    keys = start + tl.arange(0, BLOCK_K)
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-    v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
-    dk = tl.zeros([BLOCK_KV, BLOCK_D], tl.float32)
-    dv = tl.zeros([BLOCK_KV, BLOCK_DV], tl.float32)
+    k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+    v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+    dk = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
+    dv = tl.zeros([BLOCK_K, BLOCK_DV], tl.float32)
 
-    first_tile, first_whole = _query_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    first_tile, first_whole = _query_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_K, CAUSAL)
     bounds = first_tile, first_whole, tl.cdiv(Tq, BLOCK_Q)
     for stretch in tl.static_range(2):  # on the diagonal, below it
         n_tiles = bounds[stretch + 1] - bounds[stretch]
@@ -224,17 +222,17 @@ def _flash_dkdv_kernel(
             row = head * stride_lh + queries * stride_lt
             lse = tl.load(lse_ptr + row, mask=in_rows, other=0.0)  # [BLOCK_Q]
             delta = tl.load(delta_ptr + row, mask=in_rows, other=0.0)  # [BLOCK_Q]
-            scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
+            scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [BLOCK_K, BLOCK_Q]
             scores = scores * (scale * LOG2E) - lse[None, :]
             if stretch == 0:
                 positions = queries + (Tk - Tq)
                 visible = visible_keys(positions[None, :], keys[:, None], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
-            weights = tl.exp2(scores)  # [BLOCK_KV, BLOCK_Q]
+            weights = tl.exp2(scores)  # [BLOCK_K, BLOCK_Q]
             dv = tl.dot(weights.to(grad_out.dtype), grad_out, dv, input_precision="ieee")
-            dweights = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
-            dscores = weights * (dweights - delta[None, :])  # [BLOCK_KV, BLOCK_Q]
-            dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")  # [BLOCK_KV, BLOCK_D]
+            dweights = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # [BLOCK_K, BLOCK_Q]
+            dscores = weights * (dweights - delta[None, :])  # [BLOCK_K, BLOCK_Q]
+            dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")  # [BLOCK_K, BLOCK_D]
     store_tile(dk_ptr, dk * scale, keys, cols, stride_dkt, stride_dkd, Tk, D)
     store_tile(dv_ptr, dv, keys, v_cols, stride_dvt, stride_dvd, Tk, Dv)
 
@@ -250,7 +248,7 @@ def _flash_dq_kernel(
     stride_dqb, stride_dqh, stride_dqt, stride_dqd,
     Tq, Tk, shared, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: dq of BLOCK_Q queries, over the key tiles that they see."""
     start = tl.program_id(0) * BLOCK_Q
@@ -274,21 +272,21 @@ def _flash_dq_kernel(
     delta = tl.load(delta_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
     dq = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
 
-    n_whole, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    n_whole, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_K, CAUSAL)
     bounds = 0, n_whole, n_tiles
     for stretch in tl.static_range(2):  # below the diagonal, on it
         for tile in range(bounds[stretch], bounds[stretch + 1]):
-            keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
-            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+            keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
+            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores = scores * (scale * LOG2E) - lse[:, None]
             if stretch == 1:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
-            weights = tl.exp2(scores)  # [BLOCK_Q, BLOCK_KV]
-            dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
-            dscores = weights * (dweights - delta[:, None])  # [BLOCK_Q, BLOCK_KV]
+            weights = tl.exp2(scores)  # [BLOCK_Q, BLOCK_K]
+            dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
+            dscores = weights * (dweights - delta[:, None])  # [BLOCK_Q, BLOCK_K]
             dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")  # [BLOCK_Q, BLOCK_D]
     store_tile(dq_ptr, dq * scale, queries, cols, stride_dqt, stride_dqd, Tq, D)
 
@@ -301,14 +299,14 @@ class _FlashAttention(torch.autograd.Function):
         B, H, Tq, D = q.shape
         G, Tk, Dv = v.shape[1:]
         shared = H // max(1, G)
-        BLOCK_Q, BLOCK_KV, options = tile_sizes(block_q, block_k, max(D, Dv), q.element_size())
+        BLOCK_Q, BLOCK_K, options = tile_sizes(block_q, block_k, max(D, Dv), q.element_size())
         out = q.new_empty(B, H, Tq, Dv)
         lse = q.new_empty(B, H, Tq, dtype=torch.float32)
         _flash_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
             q, k, v, out, lse,
             *q.stride(), *k.stride(), *v.stride(), *out.stride(), *lse.stride(),
             Tq, Tk, shared, scale,
-            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, causal, **options,
+            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_K, causal, **options,
         )  # fmt: skip
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.knobs = block_q, block_k, causal, scale
@@ -321,15 +319,15 @@ class _FlashAttention(torch.autograd.Function):
         block_q, block_k, causal, scale = ctx.knobs
         B, H, Tq, D = q.shape
         G, Tk, Dv = v.shape[1:]
-        BLOCK_Q, BLOCK_KV, options = tile_sizes(
+        BLOCK_Q, BLOCK_K, options = tile_sizes(
             block_q, block_k, max(D, Dv), q.element_size(), backward=True
         )
         inputs = q, k, v, grad_out, lse, row_delta(out, grad_out)
         strides = [stride for tensor in inputs[:5] for stride in tensor.stride()]
         widths = D, Dv, padded(D), padded(Dv)
-        sizes = Tq, Tk, H // max(1, G), scale, *widths, BLOCK_Q, BLOCK_KV, causal
+        sizes = Tq, Tk, H // max(1, G), scale, *widths, BLOCK_Q, BLOCK_K, causal
         dk, dv, dq = torch.empty_like(k), torch.empty_like(v), torch.empty_like(q)
-        _flash_dkdv_kernel[(triton.cdiv(Tk, BLOCK_KV), G, B)](
+        _flash_dkdv_kernel[(triton.cdiv(Tk, BLOCK_K), G, B)](
             *inputs, dk, dv, *strides, *dk.stride(), *dv.stride(), *sizes, **options
         )
         _flash_dq_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
@@ -358,16 +356,16 @@ def cost(
     block_q = check_count("flash.cost", "block_q", block_q, least=1)
     block_k = check_count("flash.cost", "block_k", block_k, least=1)
     causal = check_flag("flash.cost", "causal", causal)
-    BLOCK_Q, BLOCK_KV, _ = tile_sizes(block_q, block_k, D, dtype_bytes)
+    BLOCK_Q, BLOCK_K, _ = tile_sizes(block_q, block_k, D, dtype_bytes)
     tiles = loaded = 0
     for start in range(0, Tq, BLOCK_Q):
-        _, n_tiles = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_KV, causal)
+        _, n_tiles = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_K, causal)
         tiles += n_tiles
-        loaded += min(n_tiles * BLOCK_KV, Tk)
+        loaded += min(n_tiles * BLOCK_K, Tk)
     out = B * H * Tq * D * dtype_bytes
     lse = B * H * Tq * 4
     return Cost(
-        flops=4 * B * H * tiles * BLOCK_Q * BLOCK_KV * padded(D),
+        flops=4 * B * H * tiles * BLOCK_Q * BLOCK_K * padded(D),
         bytes_read=B * H * (Tq + 2 * loaded) * D * dtype_bytes,
         bytes_written=out + lse,
         peak_bytes=out + lse,

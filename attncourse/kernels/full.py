@@ -57,7 +57,7 @@ def attention(
         (0, 0, 0, 0) if tensor is None else tensor.stride() for tensor in (mask, bias)
     )
     scale = check_scale(where, scale, D)
-    BLOCK_Q, BLOCK_KV, options = tiling(max(D, Dv), q.element_size())
+    BLOCK_Q, BLOCK_K, options = tiling(max(D, Dv), q.element_size())
     grid = (triton.cdiv(Tq, BLOCK_Q), H, B)
     n_bytes = 4 * B * H * Tq * Tk
     with room_for(where, "scores", n_bytes, lambda free: _fitting(free, B * H), q.device):
@@ -67,7 +67,7 @@ def attention(
         _full_scores_kernel[grid](
             q, k, mask, bias, scores,
             *q.stride(), *k.stride(), *mask_strides, *bias_strides, *scores.stride(),
-            Tq, Tk, scale, D, padded(D), BLOCK_Q, BLOCK_KV, causal, **options,
+            Tq, Tk, scale, D, padded(D), BLOCK_Q, BLOCK_K, causal, **options,
         )  # fmt: skip
         _full_softmax_kernel[(Tq, H, B)](
             scores, *scores.stride(), Tk, triton.next_power_of_2(max(1, Tk))
@@ -75,7 +75,7 @@ def attention(
         _full_product_kernel[grid](
             scores, v, out,
             *scores.stride(), *v.stride(), *out.stride(),
-            Tq, Tk, Dv, padded(Dv), BLOCK_Q, BLOCK_KV, **options,
+            Tq, Tk, Dv, padded(Dv), BLOCK_Q, BLOCK_K, **options,
         )  # fmt: skip
     return out
 
@@ -93,7 +93,7 @@ def _full_scores_kernel(
     stride_bb, stride_bh, stride_bi, stride_bj,
     stride_sb, stride_sh, stride_si, stride_sj,
     Tq, Tk, scale,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: the scores of BLOCK_Q queries with all keys. Hidden ones become -inf."""
@@ -106,10 +106,10 @@ def _full_scores_kernel(
     cols = tl.arange(0, BLOCK_D)
     q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
     q = pass_infinity(q)
-    for tile in range(0, tl.cdiv(Tk, BLOCK_KV)):
-        keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
-        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [BLOCK_Q, BLOCK_KV]
+    for tile in range(0, tl.cdiv(Tk, BLOCK_K)):
+        keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
+        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [BLOCK_Q, BLOCK_K]
         if bias_ptr is not None:
             here = bias_ptr + batch * stride_bb + head * stride_bh
             scores += load_tile(here, queries, keys, stride_bi, stride_bj, Tq, Tk).to(tl.float32)
@@ -118,7 +118,7 @@ def _full_scores_kernel(
             visible = load_tile(here, queries, keys, stride_mi, stride_mj, Tq, Tk)
             scores = tl.where(visible != 0, scores, float("-inf"))
         if CAUSAL:  # the future is computed too, then thrown away
-            past = keys[None, :] <= queries[:, None] + (Tk - Tq)  # [BLOCK_Q, BLOCK_KV]
+            past = keys[None, :] <= queries[:, None] + (Tk - Tq)  # [BLOCK_Q, BLOCK_K]
             scores = tl.where(past, scores, float("-inf"))
         store_tile(scores_ptr, scores, queries, keys, stride_si, stride_sj, Tq, Tk)
 
@@ -128,17 +128,17 @@ def _full_softmax_kernel(
     scores_ptr,
     stride_sb, stride_sh, stride_si, stride_sj,
     Tk,
-    BLOCK_KV: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One program: one row of scores becomes one row of weights, in place."""
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
     scores_ptr += batch * stride_sb + head * stride_sh + row * stride_si
-    keys = tl.arange(0, BLOCK_KV)
+    keys = tl.arange(0, BLOCK_K)
     in_cols = keys < Tk
-    scores = tl.load(scores_ptr + keys * stride_sj, mask=in_cols, other=float("-inf"))  # [BLOCK_KV]
-    weights = tl.exp(scores - finite(tl.max(scores, 0)))  # [BLOCK_KV]
+    scores = tl.load(scores_ptr + keys * stride_sj, mask=in_cols, other=float("-inf"))  # [BLOCK_K]
+    weights = tl.exp(scores - finite(tl.max(scores, 0)))  # [BLOCK_K]
     weights /= nonzero(tl.sum(weights, 0))
     tl.store(scores_ptr + keys * stride_sj, weights, mask=in_cols)
 
@@ -150,7 +150,7 @@ def _full_product_kernel(
     stride_vb, stride_vh, stride_vt, stride_vd,
     stride_ob, stride_oh, stride_ot, stride_od,
     Tq, Tk,
-    Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr,
+    Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One program: the output of BLOCK_Q queries."""
     head = tl.program_id(1).to(tl.int64)
@@ -161,10 +161,10 @@ def _full_product_kernel(
     queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     cols = tl.arange(0, BLOCK_DV)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
-    for tile in range(0, tl.cdiv(Tk, BLOCK_KV)):
-        keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
+    for tile in range(0, tl.cdiv(Tk, BLOCK_K)):
+        keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
         weights = load_tile(weights_ptr, queries, keys, stride_wi, stride_wj, Tq, Tk)
-        v = load_tile(v_ptr, keys, cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
+        v = load_tile(v_ptr, keys, cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
         acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
     store_tile(out_ptr, acc, queries, cols, stride_ot, stride_od, Tq, Dv)
 
@@ -196,12 +196,12 @@ def cost(
     There is neither mask nor bias, and causal changes nothing: the future is computed, then masked.
     """
     _ = check_flag("full.cost", "causal", causal)
-    BLOCK_Q, BLOCK_KV, _ = tiling(D, dtype_bytes)
-    q_tiles, kv_tiles = triton.cdiv(Tq, BLOCK_Q), triton.cdiv(Tk, BLOCK_KV)
+    BLOCK_Q, BLOCK_K, _ = tiling(D, dtype_bytes)
+    q_tiles, kv_tiles = triton.cdiv(Tq, BLOCK_Q), triton.cdiv(Tk, BLOCK_K)
     score_bytes = B * H * Tq * Tk * 4
     out = B * H * Tq * D * dtype_bytes
     return Cost(
-        flops=4 * B * H * q_tiles * kv_tiles * BLOCK_Q * BLOCK_KV * padded(D),
+        flops=4 * B * H * q_tiles * kv_tiles * BLOCK_Q * BLOCK_K * padded(D),
         bytes_read=B * H * (Tq + 2 * q_tiles * Tk) * D * dtype_bytes + 2 * score_bytes,
         bytes_written=2 * score_bytes + out,
         peak_bytes=score_bytes + out,

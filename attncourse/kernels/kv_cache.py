@@ -107,7 +107,7 @@ def _kv_cache_fwd_kernel(
     stride_ls, stride_lb, stride_lh, stride_lt,
     Tq, Tk, shared, span, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_R rows of one group, and one split of the keys."""
     row_tiles = tl.cdiv(Tq * shared, BLOCK_R)
@@ -123,7 +123,7 @@ def _kv_cache_fwd_kernel(
 
     queries, heads, in_rows = packed_rows(start, Tq, shared, BLOCK_R)
     lse_ptr += heads * stride_lh + queries * stride_lt  # [BLOCK_R]
-    first_tile, last_tile = key_tiles(start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_KV, CAUSAL)
+    first_tile, last_tile = key_tiles(start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_K, CAUSAL)
     if (first_tile >= last_tile) & (split > 0):  # no key: the merging kernel sees it by its lse
         tl.store(lse_ptr, tl.full([BLOCK_R], float("-inf"), tl.float32), mask=in_rows)
         return
@@ -135,10 +135,10 @@ def _kv_cache_fwd_kernel(
     running_max = tl.full([BLOCK_R], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_R], tl.float32)
     for tile in range(first_tile, last_tile):
-        keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
-        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-        v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
-        visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)  # [BLOCK_R, BLOCK_KV]
+        keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
+        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+        v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+        visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)  # [BLOCK_R, BLOCK_K]
         acc, running_max, running_sum = attend_tile(
             q, k, v, visible, acc, running_max, running_sum, scale
         )
@@ -156,17 +156,17 @@ def _attend(q, keys, values, chunk, causal, scale):
     B, H, Tq, D = q.shape
     G, Tk, Dv = values.shape[1:]
     shared = H // max(1, G)
-    BLOCK_R, BLOCK_KV, options = splits.tile_sizes(chunk * shared, max(D, Dv), q.element_size())
+    BLOCK_R, BLOCK_K, options = splits.tile_sizes(chunk * shared, max(D, Dv), q.element_size())
     row_tiles = triton.cdiv(Tq * shared, BLOCK_R)
     out = q.new_empty(B, H, Tq, Dv)
     with torch.cuda.device_of(q):
-        n_splits, span = splits.share_out(row_tiles * B * G, Tk, BLOCK_KV)
+        n_splits, span = splits.share_out(row_tiles * B * G, Tk, BLOCK_K)
         parts, lse = splits.partials(out, n_splits)
         _kv_cache_fwd_kernel[(row_tiles * n_splits, G, B)](
             q, keys, values, parts, lse,
             *q.stride(), *keys.stride(), *values.stride(), *parts.stride(), *lse.stride(),
             Tq, Tk, shared, span, scale,
-            D, Dv, padded(D), padded(Dv), BLOCK_R, BLOCK_KV, causal, **options,
+            D, Dv, padded(D), padded(Dv), BLOCK_R, BLOCK_K, causal, **options,
         )  # fmt: skip
         splits.merge(parts, lse, out)
     return out

@@ -93,7 +93,7 @@ def _plan(
     chosen: tuple[int, ...],
     causal: bool,
     BLOCK_Q: int,
-    BLOCK_KV: int,
+    BLOCK_K: int,
     with_global_rows: bool = True,
 ) -> Plan:
     """Return the plan of these knobs; the last few are kept."""
@@ -107,15 +107,15 @@ def _plan(
         for part in (near, np.flatnonzero(global_query & with_global_rows))
     ]
     k_parts = [
-        planning.whole_tiles(part, BLOCK_KV, n_keys) for part in (near_keys, keys[global_key])
+        planning.whole_tiles(part, BLOCK_K, n_keys) for part in (near_keys, keys[global_key])
     ]
-    first_global_row, first_global_column = len(q_parts[0]) // BLOCK_Q, len(k_parts[0]) // BLOCK_KV
+    first_global_row, first_global_column = len(q_parts[0]) // BLOCK_Q, len(k_parts[0]) // BLOCK_K
     orders = np.concatenate(q_parts), np.concatenate(k_parts)
-    n_rows, n_columns = len(orders[0]) // BLOCK_Q, len(orders[1]) // BLOCK_KV
+    n_rows, n_columns = len(orders[0]) // BLOCK_Q, len(orders[1]) // BLOCK_K
     span = window * dilation
     reached = planning.reach(positions[near], near_keys, dilation, span, 0 if causal else span)
     candidates = planning.union(
-        planning.candidates(*reached, BLOCK_Q, BLOCK_KV),
+        planning.candidates(*reached, BLOCK_Q, BLOCK_K),
         planning.rectangle(range(n_rows), range(first_global_column, n_columns)),
         planning.rectangle(range(first_global_row, n_rows), range(n_columns)),
     )
@@ -126,26 +126,26 @@ def _plan(
         shown = shown | global_query[i] | global_key[j]
         return shown & (ahead <= 0) if causal else shown
 
-    return planning.build((n_queries, n_keys), orders, (BLOCK_Q, BLOCK_KV), candidates, visible)
+    return planning.build((n_queries, n_keys), orders, (BLOCK_Q, BLOCK_K), candidates, visible)
 
 
 @functools.lru_cache(maxsize=16)
-def _global_plan(n_queries, n_keys, chosen, causal, BLOCK_Q, BLOCK_KV) -> Plan:
+def _global_plan(n_queries, n_keys, chosen, causal, BLOCK_Q, BLOCK_K) -> Plan:
     """Return the plan of the global queries alone, which see all keys."""
     positions = np.array([token for token in chosen if token >= n_keys - n_queries], dtype=int)
     orders = (
         planning.whole_tiles(np.arange(len(positions)), BLOCK_Q, len(positions)),
-        planning.whole_tiles(np.arange(n_keys), BLOCK_KV, n_keys),
+        planning.whole_tiles(np.arange(n_keys), BLOCK_K, n_keys),
     )
     everything = planning.rectangle(
-        range(len(orders[0]) // BLOCK_Q), range(len(orders[1]) // BLOCK_KV)
+        range(len(orders[0]) // BLOCK_Q), range(len(orders[1]) // BLOCK_K)
     )
 
     def visible(i, j):
         return j <= positions[i] if causal else np.ones((1, 1, 1), dtype=bool)
 
     sizes = len(positions), n_keys
-    return planning.build(sizes, orders, (BLOCK_Q, BLOCK_KV), everything, visible)
+    return planning.build(sizes, orders, (BLOCK_Q, BLOCK_K), everything, visible)
 
 
 def _own_or_plain(name: str, plain: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:

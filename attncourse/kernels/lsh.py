@@ -83,7 +83,7 @@ def attention(
                 q, k, v, q_order, k_order, starts, found_starts, found_places, acc, lse, out,
                 *q.stride(), *k.stride(), *v.stride(), *out.stride(),
                 Tq, Tk, cut.rows, cut.tiles, cut.stretch, number, scale,
-                D, Dv, padded(D), padded(Dv), cut.BLOCK_Q, cut.BLOCK_KV,
+                D, Dv, padded(D), padded(Dv), cut.BLOCK_Q, cut.BLOCK_K,
                 number == 0, number == n_rounds - 1, causal, exclude_self,
                 **cut.options,
             )  # fmt: skip
@@ -105,7 +105,7 @@ def _lsh_round_kernel(
     stride_ob, stride_oh, stride_ot, stride_od,
     Tq, Tk, rows, tiles, stretch, number, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     FIRST: tl.constexpr, LAST: tl.constexpr, CAUSAL: tl.constexpr, EXCLUDE_SELF: tl.constexpr,
 ):  # fmt: skip
     """One program: up to BLOCK_Q of the `rows` queries of one chunk of one head, in one round.
@@ -147,13 +147,13 @@ def _lsh_round_kernel(
 
     k_sorted_ptr += sequence * Tk
     start = tl.load(starts_ptr + sequence * (tl.num_programs(0) // tiles) + chunk)
-    for key_tile in range(0, tl.cdiv(stretch, BLOCK_KV)):
-        steps = key_tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
+    for key_tile in range(0, tl.cdiv(stretch, BLOCK_K)):
+        steps = key_tile * BLOCK_K + tl.arange(0, BLOCK_K)
         in_stretch = steps < stretch
         places = (start + steps) % Tk  # the order is a ring
-        keys = tl.load(k_sorted_ptr + places, mask=in_stretch, other=Tk).to(tl.int32)  # [BLOCK_KV]
-        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+        keys = tl.load(k_sorted_ptr + places, mask=in_stretch, other=Tk).to(tl.int32)  # [BLOCK_K]
+        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
         scores *= scale * LOG2E
         visible = in_stretch[None, :]
         if CAUSAL:
@@ -165,11 +165,11 @@ def _lsh_round_kernel(
             here = found_starts_ptr + place * Tq
             their_start = tl.load(here + queries, mask=in_rows, other=0)  # [BLOCK_Q]
             here = found_places_ptr + place * Tk
-            their_place = tl.load(here + keys, mask=in_stretch, other=0)  # [BLOCK_KV]
-            away = their_place[None, :] - their_start[:, None]  # [BLOCK_Q, BLOCK_KV]
+            their_place = tl.load(here + keys, mask=in_stretch, other=0)  # [BLOCK_K]
+            away = their_place[None, :] - their_start[:, None]  # [BLOCK_Q, BLOCK_K]
             visible &= tl.where(away < 0, away + Tk, away) >= stretch
         scores = tl.where(visible, scores, float("-inf"))
-        v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
+        v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
         acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
@@ -194,20 +194,20 @@ class _Cut(NamedTuple):
     stretch: int
     chunk: int
     BLOCK_Q: int
-    BLOCK_KV: int
+    BLOCK_K: int
     options: dict[str, int]
 
 
 def _cut(Tq: int, Tk: int, D: int, Dv: int, chunk: int, dtype_bytes: int) -> _Cut:
     chunk = min(chunk, Tk)  # more changes nothing
     rows, stretch = triton.cdiv(chunk * Tq, Tk), min(2 * chunk, Tk)
-    BLOCK_Q, BLOCK_KV, options = _tiling(max(D, Dv), dtype_bytes)
-    BLOCK_Q, BLOCK_KV = min(BLOCK_Q, padded(rows)), min(BLOCK_KV, padded(stretch))
-    return _Cut(rows, triton.cdiv(rows, BLOCK_Q), stretch, chunk, BLOCK_Q, BLOCK_KV, options)
+    BLOCK_Q, BLOCK_K, options = _tiling(max(D, Dv), dtype_bytes)
+    BLOCK_Q, BLOCK_K = min(BLOCK_Q, padded(rows)), min(BLOCK_K, padded(stretch))
+    return _Cut(rows, triton.cdiv(rows, BLOCK_Q), stretch, chunk, BLOCK_Q, BLOCK_K, options)
 
 
 def _tiling(width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
-    """Return the largest BLOCK_Q and BLOCK_KV, and the options of the launch.
+    """Return the largest BLOCK_Q and BLOCK_K, and the options of the launch.
 
     As in `tiling`, nothing spills at these sizes, but for float32: wider than 128, and 16 bytes on
     an A100 up to 64. Scores lie beside what earlier rounds have found, so they are spread over more
@@ -216,8 +216,8 @@ def _tiling(width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
     if dtype_bytes == 4:
         side = 32 if width <= 64 else 16
         return side, side, {"num_warps": 8, "num_stages": 1}
-    BLOCK_KV = 64 if width <= 64 else 32 if width <= 128 else 16
-    return 64, BLOCK_KV, {"num_warps": 8, "num_stages": 2}
+    BLOCK_K = 64 if width <= 64 else 32 if width <= 128 else 16
+    return 64, BLOCK_K, {"num_warps": 8, "num_stages": 2}
 
 
 def _hash(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
@@ -285,7 +285,7 @@ def cost(
     cut = _cut(Tq, Tk, D, D, chunk, dtype_bytes)
     firsts = range(0, Tq, cut.rows)  # of each chunk
     programs = sum(triton.cdiv(min(cut.rows, Tq - first), cut.BLOCK_Q) for first in firsts)
-    key_tiles = triton.cdiv(cut.stretch, cut.BLOCK_KV)
+    key_tiles = triton.cdiv(cut.stretch, cut.BLOCK_K)
     kept = (n_rounds - 1) * Tq * (D + 1) * 4  # outputs and log-sum-exps between the rounds
     gathered = (Tq + 2 * programs * cut.stretch) * D * dtype_bytes
     indices = Tq * 8 + programs * (cut.stretch * 8 + 4)
@@ -293,7 +293,7 @@ def cost(
     lonely = min(Tq, Tk) * D * dtype_bytes if causal else 0
     tiles = n_rounds * programs * key_tiles
     return Cost(
-        flops=4 * B * H * tiles * cut.BLOCK_Q * cut.BLOCK_KV * padded(D) + finding.flops,
+        flops=4 * B * H * tiles * cut.BLOCK_Q * cut.BLOCK_K * padded(D) + finding.flops,
         bytes_read=B * H * (n_rounds * (gathered + indices) + compared + kept + lonely)
         + finding.bytes_read,
         bytes_written=B * H * kept + out + finding.bytes_written,

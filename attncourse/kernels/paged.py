@@ -103,9 +103,9 @@ def cost(
     causal = check_flag("paged.cost", "causal", causal)
     sizes = B, G, H // max(1, G), Tq, Tk, D, max(1, Tq), causal, dtype_bytes
     attending = splits.cost(*sizes, key_bytes=4, program_bytes=4)
-    _, BLOCK_KV, _ = tiling(D, dtype_bytes)
+    _, BLOCK_K, _ = tiling(D, dtype_bytes)
     tokens, n_pages = 2 * B * G * Tk * D * dtype_bytes, triton.cdiv(Tk, page)
-    entries = 4 * B * G * (Tk + triton.cdiv(Tk, BLOCK_KV))  # of the table, and lengths
+    entries = 4 * B * G * (Tk + triton.cdiv(Tk, BLOCK_K))  # of the table, and lengths
     return Cost(
         flops=attending.flops,
         bytes_read=tokens + entries + attending.bytes_read,

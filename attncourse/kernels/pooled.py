@@ -59,7 +59,7 @@ def attention(
     check_no_grad(where, q, k, v, pooling_vector)
     pool = min(pool, max(1, Tk))  # more changes nothing, and 32 bits hold it
     scale = check_scale(where, scale, D)
-    BLOCK_Q, BLOCK_KV, options = tiling(max(D, Dv), q.element_size())
+    BLOCK_Q, BLOCK_K, options = tiling(max(D, Dv), q.element_size())
     out = q.new_empty(B, H, Tq, Dv)
     with torch.cuda.device_of(q):
         starts = _cuts(k, pool) if kind == "adaptive" else None
@@ -69,7 +69,7 @@ def attention(
             *q.stride(), *k.stride(), *v.stride(), *pooled_k.stride(), *pooled_v.stride(),
             *_strides(starts), *out.stride(),
             Tq, Tk, pooled_k.shape[2], pool, scale,
-            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, causal, **options,
+            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_K, causal, **options,
         )  # fmt: skip
     return out
 
@@ -201,7 +201,7 @@ def _pooled_fwd_kernel(
     stride_ob, stride_oh, stride_ot, stride_od,
     Tq, Tk, n_runs, pool, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_Q queries of one head."""
     start = tl.program_id(0) * BLOCK_Q
@@ -226,14 +226,14 @@ def _pooled_fwd_kernel(
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
 
     n_all, n_any, first_key, last_key = _seen(start, Tq, Tk, n_runs, pool, BLOCK_Q, CAUSAL)
-    bounds = 0, n_all // BLOCK_KV, (n_any + BLOCK_KV - 1) // BLOCK_KV
+    bounds = 0, n_all // BLOCK_K, (n_any + BLOCK_K - 1) // BLOCK_K
     for stretch in tl.static_range(2):  # runs that all see, runs that some see
         for tile in range(bounds[stretch], bounds[stretch + 1]):
-            runs = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
-            _, size = _run(starts_ptr, runs, stride_st, n_runs, pool, Tk)  # [BLOCK_KV]
+            runs = tile * BLOCK_K + tl.arange(0, BLOCK_K)
+            _, size = _run(starts_ptr, runs, stride_st, n_runs, pool, Tk)  # [BLOCK_K]
             k = load_tile(pooled_k_ptr, runs, cols, stride_pkt, stride_pkd, n_any, D)
             v = load_tile(pooled_v_ptr, runs, v_cols, stride_pvt, stride_pvd, n_any, Dv)
-            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             log_size = tl.log2(tl.maximum(size, 1).to(tl.float32))  # to base 2, as the scores
             scores = scores * (scale * LOG2E) + log_size[None, :]
             if stretch == 1:
@@ -243,12 +243,12 @@ def _pooled_fwd_kernel(
                 scores = tl.where(visible, scores, float("-inf"))
             acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
-    for tile in range(0, (last_key - first_key + BLOCK_KV - 1) // BLOCK_KV):  # none if not causal
-        keys = first_key + tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
-        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, last_key, D)  # [BLOCK_KV, BLOCK_D]
+    for tile in range(0, (last_key - first_key + BLOCK_K - 1) // BLOCK_K):  # none if not causal
+        keys = first_key + tile * BLOCK_K + tl.arange(0, BLOCK_K)
+        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, last_key, D)  # [BLOCK_K, BLOCK_D]
         v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, last_key, Dv)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * LOG2E)
-        own = (keys // pool)[None, :] == (positions // pool)[:, None]  # [BLOCK_Q, BLOCK_KV]
+        own = (keys // pool)[None, :] == (positions // pool)[:, None]  # [BLOCK_Q, BLOCK_K]
         scores = tl.where(own & (keys[None, :] <= positions[:, None]), scores, float("-inf"))
         acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
@@ -342,12 +342,12 @@ def cost(
     sorting = torch_cost(B, H, Tq, Tk, D, **knobs)
     pool = min(pool, max(1, Tk))
     n_runs = triton.cdiv(Tk, pool)
-    BLOCK_Q, BLOCK_KV, _ = tiling(D, dtype_bytes)
+    BLOCK_Q, BLOCK_K, _ = tiling(D, dtype_bytes)
     tiles = loaded = started = 0
     for start in range(0, Tq, BLOCK_Q):
         _, n_any, first_key, last_key = _seen.fn(start, Tq, Tk, n_runs, pool, BLOCK_Q, causal)
-        run_tiles = triton.cdiv(n_any, BLOCK_KV)
-        tiles += run_tiles + triton.cdiv(last_key - first_key, BLOCK_KV)
+        run_tiles = triton.cdiv(n_any, BLOCK_K)
+        tiles += run_tiles + triton.cdiv(last_key - first_key, BLOCK_K)
         loaded += n_any + last_key - first_key
         started += 2 * n_any
     out, pooled = B * H * Tq * D * dtype_bytes, 2 * B * H * n_runs * D * dtype_bytes
@@ -359,7 +359,7 @@ def cost(
         written = 4 * B * H * max(0, Tk - 1)
         peak = 4 * B * H * (n_runs + 1)
     return Cost(
-        flops=4 * B * H * tiles * BLOCK_Q * BLOCK_KV * padded(D),
+        flops=4 * B * H * tiles * BLOCK_Q * BLOCK_K * padded(D),
         bytes_read=B * H * (read * dtype_bytes + 4 * (started + 2 * n_runs) * (kind == "adaptive"))
         + sorting.bytes_read,
         bytes_written=out + pooled + written + sorting.bytes_written,

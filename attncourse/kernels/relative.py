@@ -54,7 +54,7 @@ def attention(
     check_no_grad(where, q, k, v, relative_keys, relative_values)
     check_grid(where, {"heads": H, "batch": B})
     scale = check_scale(where, scale, D)
-    BLOCK_Q, BLOCK_KV, SPAN, options = _tiling(max(D, Dv), q.element_size())
+    BLOCK_Q, BLOCK_K, SPAN, options = _tiling(max(D, Dv), q.element_size())
     out = q.new_empty(B, H, Tq, Dv)
     with torch.cuda.device_of(q):
         _relative_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
@@ -62,20 +62,20 @@ def attention(
             *q.stride(), *k.stride(), *v.stride(),
             *relative_keys.stride(), *relative_values.stride(), *out.stride(),
             Tq, Tk, len(relative_keys) // 2, scale,
-            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, SPAN, causal, **options,
+            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_K, SPAN, causal, **options,
         )  # fmt: skip
     return out
 
 
 @triton.jit
-def stretches(n_tiles, start, Tq, Tk, max_distance, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr):
+def stretches(n_tiles, start, Tq, Tk, max_distance, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr):
     """Where the first n_tiles key tiles come near to the queries start ..., and where past them.
 
     Near are those in which not all pairs are max_distance or more away on the same side.
     """
     first, last = start + Tk - Tq, min(start + BLOCK_Q, Tq) - 1 + Tk - Tq  # their positions
-    first_near = min(max(first - max_distance + 1, 0) // BLOCK_KV, n_tiles)
-    first_past = min((max(last + max_distance, 0) + BLOCK_KV - 1) // BLOCK_KV, n_tiles)
+    first_near = min(max(first - max_distance + 1, 0) // BLOCK_K, n_tiles)
+    first_past = min((max(last + max_distance, 0) + BLOCK_K - 1) // BLOCK_K, n_tiles)
     return first_near, first_past
 
 
@@ -104,7 +104,7 @@ def _relative_fwd_kernel(
     stride_ob, stride_oh, stride_ot, stride_od,
     Tq, Tk, max_distance, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, SPAN: tl.constexpr, CAUSAL: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, SPAN: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_Q queries of one head. SPAN holds all distances within a tile."""
     start = tl.program_id(0) * BLOCK_Q
@@ -115,7 +115,7 @@ def _relative_fwd_kernel(
     v_ptr += batch * stride_vb + head * stride_vh
     out_ptr += batch * stride_ob + head * stride_oh
 
-    rows, columns, span = tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK_KV), tl.arange(0, SPAN)
+    rows, columns, span = tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK_K), tl.arange(0, SPAN)
     queries = start + rows
     positions = queries + (Tk - Tq)  # where the queries sit among the keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
@@ -132,27 +132,27 @@ def _relative_fwd_kernel(
     sum_before = tl.zeros([BLOCK_Q], tl.float32)  # the part of keys far before the query
     sum_past = tl.zeros([BLOCK_Q], tl.float32)
 
-    _, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
-    first_near, first_past = stretches(n_tiles, start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV)
+    _, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_K, CAUSAL)
+    first_near, first_past = stretches(n_tiles, start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_K)
     bounds = 0, first_near, first_past, n_tiles
     for stretch in tl.static_range(3):  # far before the queries, near, far past them
         for tile in range(bounds[stretch], bounds[stretch + 1]):
-            keys = tile * BLOCK_KV + columns
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+            keys = tile * BLOCK_K + columns
+            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             if stretch == 0:
                 scores += gain_before[:, None]
             elif stretch == 2:
                 scores += gain_past[:, None]
             else:
-                distances = tile * BLOCK_KV - (start + Tk - Tq) - (BLOCK_Q - 1) + span  # [SPAN]
+                distances = tile * BLOCK_K - (start + Tk - Tq) - (BLOCK_Q - 1) + span  # [SPAN]
                 table_rows = clip(distances, -max_distance, max_distance) + max_distance  # [SPAN]
                 relative = load_tile(
                     relative_k_ptr, table_rows, cols, stride_rkt, stride_rkd, n_rows, D
                 )  # [SPAN, BLOCK_D]
                 gains = tl.dot(q, tl.trans(relative), input_precision="ieee")  # [BLOCK_Q, SPAN]
                 # in row i, column c of the tile has its distance at place c - i of the span
-                place = columns[None, :] - rows[:, None] + (BLOCK_Q - 1)  # [BLOCK_Q, BLOCK_KV]
+                place = columns[None, :] - rows[:, None] + (BLOCK_Q - 1)  # [BLOCK_Q, BLOCK_K]
                 scores += tl.gather(gains, place, 1)
             scores *= scale * LOG2E
             if stretch > 0:
@@ -160,13 +160,13 @@ def _relative_fwd_kernel(
                 scores = tl.where(visible, scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
             pivot = finite(new_max)
-            weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
+            weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_K]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
             total = tl.sum(weights, 1)  # [BLOCK_Q]
             running_sum = running_sum * rescale + total
             sum_before *= rescale
             sum_past *= rescale
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             acc *= rescale[:, None]
             acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             if stretch == 0:
@@ -175,8 +175,8 @@ def _relative_fwd_kernel(
                 sum_past += total
             else:
                 column = span[None, :] + rows[:, None] - (BLOCK_Q - 1)  # [BLOCK_Q, SPAN]
-                in_tile = (column >= 0) & (column < BLOCK_KV)
-                skewed = tl.gather(weights.to(v.dtype), clip(column, 0, BLOCK_KV - 1), 1)
+                in_tile = (column >= 0) & (column < BLOCK_K)
+                skewed = tl.gather(weights.to(v.dtype), clip(column, 0, BLOCK_K - 1), 1)
                 by_distance = tl.where(in_tile, skewed, 0.0)  # [BLOCK_Q, SPAN]
                 relative = load_tile(
                     relative_v_ptr, table_rows, v_cols, stride_rvt, stride_rvd, n_rows, Dv
@@ -192,9 +192,9 @@ def _relative_fwd_kernel(
 
 
 def _tiling(width: int, dtype_bytes: int) -> tuple[int, int, int, dict[str, int]]:
-    """Return BLOCK_Q, BLOCK_KV, SPAN and the options of the launch.
+    """Return BLOCK_Q, BLOCK_K, SPAN and the options of the launch.
 
-    A tile has BLOCK_Q + BLOCK_KV - 1 distances, and SPAN is the next power of two. What is skewed
+    A tile has BLOCK_Q + BLOCK_K - 1 distances, and SPAN is the next power of two. What is skewed
     sits in registers twice, so tiles are smaller than those of `tiling`; then nothing spills, but
     for float32 wider than 64.
     """
@@ -206,9 +206,9 @@ def _tiling(width: int, dtype_bytes: int) -> tuple[int, int, int, dict[str, int]
         sizes = (32, 32, 8, 1)
     else:
         sizes = (16, 16, 4, 1)
-    BLOCK_Q, BLOCK_KV, num_warps, num_stages = sizes
+    BLOCK_Q, BLOCK_K, num_warps, num_stages = sizes
     options = {"num_warps": num_warps, "num_stages": num_stages}
-    return BLOCK_Q, BLOCK_KV, padded(BLOCK_Q + BLOCK_KV - 1), options
+    return BLOCK_Q, BLOCK_K, padded(BLOCK_Q + BLOCK_K - 1), options
 
 
 def _check_tables(where, relative_keys, relative_values, width: int, value_width: int) -> None:
@@ -246,21 +246,21 @@ def cost(
     """
     max_distance = check_count("relative.cost", "max_distance", max_distance)
     causal = check_flag("relative.cost", "causal", causal)
-    BLOCK_Q, BLOCK_KV, SPAN, _ = _tiling(D, dtype_bytes)
+    BLOCK_Q, BLOCK_K, SPAN, _ = _tiling(D, dtype_bytes)
     tiles = near = loaded = programs = 0
     for start in range(0, Tq, BLOCK_Q):
-        _, n_tiles = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_KV, causal)
+        _, n_tiles = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_K, causal)
         first_near, first_past = stretches.fn(
-            n_tiles, start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV
+            n_tiles, start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_K
         )
         tiles += n_tiles
         near += first_past - first_near
-        loaded += min(n_tiles * BLOCK_KV, Tk)
+        loaded += min(n_tiles * BLOCK_K, Tk)
         programs += 1
     out = B * H * Tq * D * dtype_bytes
     tables = 2 * near * SPAN + 4 * programs  # rows
     return Cost(
-        flops=4 * B * H * BLOCK_Q * (tiles * BLOCK_KV + near * SPAN) * padded(D),
+        flops=4 * B * H * BLOCK_Q * (tiles * BLOCK_K + near * SPAN) * padded(D),
         bytes_read=B * H * (Tq + 2 * loaded + tables) * D * dtype_bytes,
         bytes_written=out,
         peak_bytes=out,

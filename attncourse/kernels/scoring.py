@@ -55,7 +55,7 @@ def attention(
     check_no_grad(where, q, k, v, *parameters.values())
     check_grid(where, {"heads": H, "batch": B})
     scale = check_scale(where, scale)
-    BLOCK_Q, BLOCK_KV, options = _tiling(Dv, q.element_size())
+    BLOCK_Q, BLOCK_K, options = _tiling(Dv, q.element_size())
     with torch.cuda.device_of(q):
         q_hidden, k_hidden = _project(q, query_weights), _project(k, key_weights)
         out = q.new_empty(B, H, Tq, Dv)
@@ -63,7 +63,7 @@ def attention(
             q_hidden, k_hidden, vector, v, out,
             *q_hidden.stride(), *k_hidden.stride(), *vector.stride(), *v.stride(), *out.stride(),
             Tq, Tk, len(vector), scale,
-            Dv, padded(Dv), BLOCK_Q, BLOCK_KV, causal, **options,
+            Dv, padded(Dv), BLOCK_Q, BLOCK_K, causal, **options,
         )  # fmt: skip
     return out
 
@@ -110,7 +110,7 @@ def _scoring_fwd_kernel(
     stride_vb, stride_vh, stride_vt, stride_vd,
     stride_ob, stride_oh, stride_ot, stride_od,
     Tq, Tk, n_hidden, scale,
-    Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr,
+    Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_Q queries of one head.
@@ -132,12 +132,12 @@ def _scoring_fwd_kernel(
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
 
-    n_whole, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    n_whole, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_K, CAUSAL)
     bounds = 0, n_whole, n_tiles
     for stretch in tl.static_range(2):  # below the diagonal, on it
         for tile in range(bounds[stretch], bounds[stretch + 1]):
-            keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
-            scores = tl.zeros([BLOCK_Q, BLOCK_KV], tl.float32)
+            keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
+            scores = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32)
             for number in range(0, n_hidden):
                 q = _load_number(q_hidden_ptr + number * stride_qd, queries, stride_qt, Tq)
                 k = _load_number(k_hidden_ptr + number * stride_kd, keys, stride_kt, Tk)
@@ -147,7 +147,7 @@ def _scoring_fwd_kernel(
             if stretch == 1:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     out = acc / nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
@@ -173,8 +173,8 @@ def _project(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 def _tiling(width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
     """Return what `tiling` does, with a tile's scores, which stay for long, on more threads."""
-    BLOCK_Q, BLOCK_KV, options = tiling(width, dtype_bytes)
-    return BLOCK_Q, BLOCK_KV, options | {"num_warps": 8}
+    BLOCK_Q, BLOCK_K, options = tiling(width, dtype_bytes)
+    return BLOCK_Q, BLOCK_K, options | {"num_warps": 8}
 
 
 def _project_tiling(width: int, n_hidden: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
@@ -214,12 +214,12 @@ def cost(
     """
     hidden = check_count("scoring.cost", "hidden", hidden, least=1)
     causal = check_flag("scoring.cost", "causal", causal)
-    BLOCK_Q, BLOCK_KV, _ = _tiling(D, dtype_bytes)
+    BLOCK_Q, BLOCK_K, _ = _tiling(D, dtype_bytes)
     tiles = loaded = rows = 0
     for start in range(0, Tq, BLOCK_Q):
-        _, n_tiles = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_KV, causal)
+        _, n_tiles = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_K, causal)
         tiles += n_tiles
-        loaded += min(n_tiles * BLOCK_KV, Tk)
+        loaded += min(n_tiles * BLOCK_K, Tk)
         rows += n_tiles * min(BLOCK_Q, Tq - start)
     BLOCK, BLOCK_H, _ = _project_tiling(D, hidden, dtype_bytes)
     programs = triton.cdiv(Tq, BLOCK) + triton.cdiv(Tk, BLOCK)
@@ -227,7 +227,7 @@ def cost(
     out, projected = B * H * Tq * D * dtype_bytes, B * H * (Tq + Tk) * hidden * 4
     read = (Tq + Tk + programs * hidden) * D + tiles * hidden + loaded * D
     return Cost(
-        flops=2 * B * H * (projecting + tiles * BLOCK_Q * BLOCK_KV * (hidden + padded(D))),
+        flops=2 * B * H * (projecting + tiles * BLOCK_Q * BLOCK_K * (hidden + padded(D))),
         bytes_read=B * H * (read * dtype_bytes + (rows + loaded) * hidden * 4),
         bytes_written=out + projected,
         peak_bytes=out + projected,

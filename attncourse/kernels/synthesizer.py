@@ -77,14 +77,14 @@ def attention(
     with torch.cuda.device_of(q):
         given, left, right, bias = _operands(where, q, Tk, logits)
         width = 1 if left is None else left.shape[-1]
-        BLOCK_Q, BLOCK_KV, options = tiling(max(width, Dv), q.element_size())
+        BLOCK_Q, BLOCK_K, options = tiling(max(width, Dv), q.element_size())
         out = q.new_empty(B, H, Tq, Dv)
         _synthesizer_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
             given, left, right, bias, v, out,
             *_strides(given), *_strides(left), *_strides(right),
             0 if bias is None else bias.stride(0), *v.stride(), *out.stride(),
             Tq, Tk,
-            width, Dv, padded(width), padded(Dv), BLOCK_Q, BLOCK_KV, causal, **options,
+            width, Dv, padded(width), padded(Dv), BLOCK_Q, BLOCK_K, causal, **options,
         )  # fmt: skip
     return out
 
@@ -156,7 +156,7 @@ def _synthesizer_fwd_kernel(
     stride_ob, stride_oh, stride_ot, stride_od,
     Tq, Tk,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_Q queries of one head. D is the hidden width, or the rank."""
     start = tl.program_id(0) * BLOCK_Q
@@ -177,14 +177,14 @@ def _synthesizer_fwd_kernel(
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
 
-    n_whole, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
+    n_whole, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_K, CAUSAL)
     bounds = 0, n_whole, n_tiles
     for stretch in tl.static_range(2):  # below the diagonal, on it
         for tile in range(bounds[stretch], bounds[stretch + 1]):
-            keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
+            keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
             if given_ptr is not None:
                 logits = load_tile(given_ptr, queries, keys, stride_gi, stride_gj, Tq, Tk)
-                scores = logits.to(tl.float32) * LOG2E  # [BLOCK_Q, BLOCK_KV]
+                scores = logits.to(tl.float32) * LOG2E  # [BLOCK_Q, BLOCK_K]
             else:
                 right = load_tile(right_ptr, keys, cols, stride_rt, stride_rd, Tk, D)
                 scores = tl.dot(left, tl.trans(right), input_precision="ieee") * LOG2E
@@ -194,7 +194,7 @@ def _synthesizer_fwd_kernel(
             if stretch == 1:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     out = acc / nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
@@ -279,11 +279,11 @@ def cost(
     knobs = {"hidden": hidden, "kind": kind, "causal": causal, "dtype_bytes": dtype_bytes}
     layer = torch_cost(B, H, Tq, Tk, D, **knobs)
     width = 1 if kind == "random" else hidden
-    BLOCK_Q, BLOCK_KV, _ = tiling(max(width, D), dtype_bytes)
+    BLOCK_Q, BLOCK_K, _ = tiling(max(width, D), dtype_bytes)
     tiles = loaded = pairs = 0
     for start in range(0, Tq, BLOCK_Q):
-        _, n_tiles = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_KV, causal)
-        keys = min(n_tiles * BLOCK_KV, Tk)
+        _, n_tiles = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_K, causal)
+        keys = min(n_tiles * BLOCK_K, Tk)
         tiles += n_tiles
         loaded += keys
         pairs += keys * min(BLOCK_Q, Tq - start)
@@ -291,7 +291,7 @@ def cost(
     multiplied = padded(D) + (0 if kind == "random" else padded(hidden))
     out = B * H * Tq * D * dtype_bytes
     return Cost(
-        flops=2 * B * H * tiles * BLOCK_Q * BLOCK_KV * multiplied + layer.flops,
+        flops=2 * B * H * tiles * BLOCK_Q * BLOCK_K * multiplied + layer.flops,
         bytes_read=B * H * (made + loaded * D) * dtype_bytes + layer.bytes_read,
         bytes_written=out + layer.bytes_written,
         peak_bytes=out + layer.peak_bytes,

@@ -58,7 +58,7 @@ def attention(
     check_no_grad(where, q, k, v, table)
     check_grid(where, {"heads": H, "batch": B})
     scale = check_scale(where, scale, D)
-    BLOCK_Q, BLOCK_KV, options = _tiling(max(D, Dv), q.element_size())
+    BLOCK_Q, BLOCK_K, options = _tiling(max(D, Dv), q.element_size())
     out = q.new_empty(B, H, Tq, Dv)
     with torch.cuda.device_of(q):
         rows = _rows(len(table), max_distance, causal, q.device)
@@ -67,7 +67,7 @@ def attention(
             q, k, v, biases, out,
             *q.stride(), *k.stride(), *v.stride(), *biases.stride(), *out.stride(),
             Tq, Tk, max_distance, scale,
-            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, causal, **options,
+            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_K, causal, **options,
         )  # fmt: skip
     return out
 
@@ -77,8 +77,8 @@ def _tiling(width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
 
     Where each pair reads its bias takes registers beside the scores; so nothing spills.
     """
-    BLOCK_Q, BLOCK_KV, options = tiling(width, dtype_bytes)
-    return BLOCK_Q, BLOCK_KV, options | ({"num_warps": 8} if dtype_bytes == 4 else {})
+    BLOCK_Q, BLOCK_K, options = tiling(width, dtype_bytes)
+    return BLOCK_Q, BLOCK_K, options | ({"num_warps": 8} if dtype_bytes == 4 else {})
 
 
 @functools.lru_cache(maxsize=8)
@@ -97,7 +97,7 @@ def _t5_fwd_kernel(
     stride_ob, stride_oh, stride_ot, stride_od,
     Tq, Tk, max_distance, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_Q queries of one head."""
     start = tl.program_id(0) * BLOCK_Q
@@ -120,27 +120,27 @@ def _t5_fwd_kernel(
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
 
-    _, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_KV, CAUSAL)
-    first_near, first_past = stretches(n_tiles, start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV)
+    _, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_K, CAUSAL)
+    first_near, first_past = stretches(n_tiles, start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_K)
     bounds = 0, first_near, first_past, n_tiles
     for stretch in tl.static_range(3):  # far before the queries, near, far past them
         for tile in range(bounds[stretch], bounds[stretch + 1]):
-            keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+            keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
+            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores *= scale * LOG2E
             if stretch == 0:
                 scores += before
             elif stretch == 2:
                 scores += past
             else:
-                distances = keys[None, :] - positions[:, None]  # [BLOCK_Q, BLOCK_KV]
+                distances = keys[None, :] - positions[:, None]  # [BLOCK_Q, BLOCK_K]
                 rows = clip(distances, -max_distance, max_distance) + max_distance
                 scores += tl.load(biases_ptr + rows * stride_bt)
             if stretch > 0:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
@@ -166,21 +166,21 @@ def cost(
     """
     max_distance = check_count("t5.cost", "max_distance", max_distance, least=1)
     causal = check_flag("t5.cost", "causal", causal)
-    BLOCK_Q, BLOCK_KV, _ = _tiling(D, dtype_bytes)
+    BLOCK_Q, BLOCK_K, _ = _tiling(D, dtype_bytes)
     tiles = near = loaded = programs = 0
     for start in range(0, Tq, BLOCK_Q):
-        _, n_tiles = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_KV, causal)
+        _, n_tiles = key_tiles.fn(start, Tq, Tk, BLOCK_Q, BLOCK_K, causal)
         first_near, first_past = stretches.fn(
-            n_tiles, start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_KV
+            n_tiles, start, Tq, Tk, max_distance, BLOCK_Q, BLOCK_K
         )
         tiles += n_tiles
         near += first_past - first_near
-        loaded += min(n_tiles * BLOCK_KV, Tk)
+        loaded += min(n_tiles * BLOCK_K, Tk)
         programs += 1
     out = B * H * Tq * D * dtype_bytes
-    biases = near * BLOCK_Q * BLOCK_KV + 2 * programs
+    biases = near * BLOCK_Q * BLOCK_K + 2 * programs
     return Cost(
-        flops=4 * B * H * tiles * BLOCK_Q * BLOCK_KV * padded(D),
+        flops=4 * B * H * tiles * BLOCK_Q * BLOCK_K * padded(D),
         bytes_read=B * H * ((Tq + 2 * loaded) * D * dtype_bytes + 4 * biases),
         bytes_written=out,
         peak_bytes=out + H * (2 * max_distance + 1) * 4,

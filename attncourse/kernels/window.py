@@ -107,7 +107,7 @@ def _window_fwd_kernel(
     stride_lb, stride_lh, stride_lt,
     Tq, Tk, window, dilation, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_Q queries of one residue class of one head."""
     start = tl.program_id(0) * BLOCK_Q
@@ -135,22 +135,22 @@ def _window_fwd_kernel(
 
     first, last = start + offset, min(start + BLOCK_Q, n_queries) + offset
     after = 0 if CAUSAL else window
-    first_tile, last_tile = _tile_range(first, last, window, after, n_keys, BLOCK_KV)
-    first_whole, last_whole = _whole_range(last_tile, first, last, window, after, n_keys, BLOCK_KV)
+    first_tile, last_tile = _tile_range(first, last, window, after, n_keys, BLOCK_K)
+    first_whole, last_whole = _whole_range(last_tile, first, last, window, after, n_keys, BLOCK_K)
     bounds = first_tile, first_whole, last_whole, last_tile
     for stretch in tl.static_range(3):  # left edge of the window, inside, right edge
         for tile in range(bounds[stretch], bounds[stretch + 1]):
-            keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
+            keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
             tokens = residue + dilation * keys
-            k = load_tile(k_ptr, tokens, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+            k = load_tile(k_ptr, tokens, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores *= scale * LOG2E
             if stretch != 1:  # only the edges need a mask
                 visible = _visible(positions[:, None], keys[None, :], n_keys, window, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
             pivot = finite(new_max)
-            weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
+            weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_K]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
             running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_Q]
             v = load_tile(v_ptr, tokens, v_cols, stride_vt, stride_vd, Tk, Dv)
@@ -177,13 +177,13 @@ def _window_dkdv_kernel(
     stride_dvb, stride_dvh, stride_dvt, stride_dvd,
     Tq, Tk, window, dilation, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
-    """One program: dk and dv of BLOCK_KV keys, over the query tiles that see them.
+    """One program: dk and dv of BLOCK_K keys, over the query tiles that see them.
 
     Scores are recomputed transposed, as in `flash`.
     """
-    start = tl.program_id(0) * BLOCK_KV
+    start = tl.program_id(0) * BLOCK_K
     residue = tl.program_id(1) % dilation
     head = (tl.program_id(1) // dilation).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
@@ -199,16 +199,16 @@ def _window_dkdv_kernel(
     dk_ptr += batch * stride_dkb + head * stride_dkh
     dv_ptr += batch * stride_dvb + head * stride_dvh
 
-    keys = start + tl.arange(0, BLOCK_KV)
+    keys = start + tl.arange(0, BLOCK_K)
     k_tokens = residue + dilation * keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    k = load_tile(k_ptr, k_tokens, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-    v = load_tile(v_ptr, k_tokens, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
-    dk = tl.zeros([BLOCK_KV, BLOCK_D], tl.float32)
-    dv = tl.zeros([BLOCK_KV, BLOCK_DV], tl.float32)
+    k = load_tile(k_ptr, k_tokens, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+    v = load_tile(v_ptr, k_tokens, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+    dk = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
+    dv = tl.zeros([BLOCK_K, BLOCK_DV], tl.float32)
 
     # the window seen from the key: what lies before a query lies after a key
-    first, last = start - offset, min(start + BLOCK_KV, n_keys) - offset
+    first, last = start - offset, min(start + BLOCK_K, n_keys) - offset
     before = 0 if CAUSAL else window
     first_tile, last_tile = _tile_range(first, last, before, window, n_queries, BLOCK_Q)
     for tile in range(first_tile, last_tile):
@@ -219,15 +219,15 @@ def _window_dkdv_kernel(
         grad_out = load_tile(grad_out_ptr, tokens, v_cols, stride_gt, stride_gd, Tq, Dv)
         lse = tl.load(lse_ptr + tokens * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
         delta = tl.load(delta_ptr + tokens * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
-        scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
+        scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [BLOCK_K, BLOCK_Q]
         scores = scores * (scale * LOG2E) - lse[None, :]
         positions = queries + offset
         visible = _visible(positions[None, :], keys[:, None], n_keys, window, CAUSAL)
-        weights = tl.exp2(tl.where(visible, scores, float("-inf")))  # [BLOCK_KV, BLOCK_Q]
+        weights = tl.exp2(tl.where(visible, scores, float("-inf")))  # [BLOCK_K, BLOCK_Q]
         dv = tl.dot(weights.to(grad_out.dtype), grad_out, dv, input_precision="ieee")
-        dweights = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
-        dscores = weights * (dweights - delta[None, :])  # [BLOCK_KV, BLOCK_Q]
-        dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")  # [BLOCK_KV, BLOCK_D]
+        dweights = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # [BLOCK_K, BLOCK_Q]
+        dscores = weights * (dweights - delta[None, :])  # [BLOCK_K, BLOCK_Q]
+        dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")  # [BLOCK_K, BLOCK_D]
     store_tile(dk_ptr, dk * scale, k_tokens, cols, stride_dkt, stride_dkd, Tk, D)
     store_tile(dv_ptr, dv, k_tokens, v_cols, stride_dvt, stride_dvd, Tk, Dv)
 
@@ -243,7 +243,7 @@ def _window_dq_kernel(
     stride_dqb, stride_dqh, stride_dqt, stride_dqd,
     Tq, Tk, window, dilation, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: dq of BLOCK_Q queries, over the key tiles of their window."""
     start = tl.program_id(0) * BLOCK_Q
@@ -274,18 +274,18 @@ def _window_dq_kernel(
 
     first, last = start + offset, min(start + BLOCK_Q, n_queries) + offset
     after = 0 if CAUSAL else window
-    first_tile, last_tile = _tile_range(first, last, window, after, n_keys, BLOCK_KV)
+    first_tile, last_tile = _tile_range(first, last, window, after, n_keys, BLOCK_K)
     for tile in range(first_tile, last_tile):
-        keys = tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
+        keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
         tokens = residue + dilation * keys
-        k = load_tile(k_ptr, tokens, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-        v = load_tile(v_ptr, tokens, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+        k = load_tile(k_ptr, tokens, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+        v = load_tile(v_ptr, tokens, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
         scores = scores * (scale * LOG2E) - lse[:, None]
         visible = _visible(positions[:, None], keys[None, :], n_keys, window, CAUSAL)
-        weights = tl.exp2(tl.where(visible, scores, float("-inf")))  # [BLOCK_Q, BLOCK_KV]
-        dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
-        dscores = weights * (dweights - delta[:, None])  # [BLOCK_Q, BLOCK_KV]
+        weights = tl.exp2(tl.where(visible, scores, float("-inf")))  # [BLOCK_Q, BLOCK_K]
+        dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
+        dscores = weights * (dweights - delta[:, None])  # [BLOCK_Q, BLOCK_K]
         dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")  # [BLOCK_Q, BLOCK_D]
     store_tile(dq_ptr, dq * scale, q_tokens, cols, stride_dqt, stride_dqd, Tq, D)
 
@@ -297,7 +297,7 @@ class _WindowAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, window, dilation, causal, scale):
         B, H, Tq, D = q.shape
         Tk, Dv = v.shape[2:]
-        BLOCK_Q, BLOCK_KV, options = tiling(max(D, Dv), q.element_size())
+        BLOCK_Q, BLOCK_K, options = tiling(max(D, Dv), q.element_size())
         out = q.new_empty(B, H, Tq, Dv)
         lse = q.new_empty(B, H, Tq, dtype=torch.float32)
         grid = (_blocks(Tq, dilation, BLOCK_Q), H * dilation, B)
@@ -305,7 +305,7 @@ class _WindowAttention(torch.autograd.Function):
             q, k, v, out, lse,
             *q.stride(), *k.stride(), *v.stride(), *out.stride(), *lse.stride(),
             Tq, Tk, window, dilation, scale,
-            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, causal, **options,
+            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_K, causal, **options,
         )  # fmt: skip
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.knobs = window, dilation, causal, scale
@@ -318,15 +318,15 @@ class _WindowAttention(torch.autograd.Function):
         window, dilation, causal, scale = ctx.knobs
         B, H, Tq, D = q.shape
         Tk, Dv = v.shape[2:]
-        BLOCK_Q, BLOCK_KV, options = tiling(max(D, Dv), q.element_size())
+        BLOCK_Q, BLOCK_K, options = tiling(max(D, Dv), q.element_size())
         inputs = q, k, v, grad_out, lse, row_delta(out, grad_out)
         strides = [stride for tensor in inputs[:5] for stride in tensor.stride()]
         settings = (
             Tq, Tk, window, dilation, scale,
-            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_KV, causal,
+            D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_K, causal,
         )  # fmt: skip
         dk, dv, dq = torch.empty_like(k), torch.empty_like(v), torch.empty_like(q)
-        grid = (_blocks(Tk, dilation, BLOCK_KV), H * dilation, B)
+        grid = (_blocks(Tk, dilation, BLOCK_K), H * dilation, B)
         _window_dkdv_kernel[grid](
             *inputs, dk, dv, *strides, *dk.stride(), *dv.stride(), *settings, **options
         )
@@ -357,20 +357,20 @@ def cost(
     window = check_count("window.cost", "window", window)
     dilation = check_count("window.cost", "dilation", dilation, least=1)
     causal = check_flag("window.cost", "causal", causal)
-    BLOCK_Q, BLOCK_KV, _ = tiling(D, dtype_bytes)
+    BLOCK_Q, BLOCK_K, _ = tiling(D, dtype_bytes)
     after = 0 if causal else window
     tiles = loaded = 0
     for residue in range(min(dilation, Tk)):  # the other classes hold no keys
         _, n_queries, n_keys, offset = _residue_class.fn(residue, dilation, Tq, Tk)
         for start in range(0, n_queries, BLOCK_Q):
             first, last = start + offset, min(start + BLOCK_Q, n_queries) + offset
-            span = range(*_tile_range.fn(first, last, window, after, n_keys, BLOCK_KV))
+            span = range(*_tile_range.fn(first, last, window, after, n_keys, BLOCK_K))
             tiles += len(span)
-            loaded += max(0, min(span.stop * BLOCK_KV, n_keys) - span.start * BLOCK_KV)
+            loaded += max(0, min(span.stop * BLOCK_K, n_keys) - span.start * BLOCK_K)
     out = B * H * Tq * D * dtype_bytes
     lse = B * H * Tq * 4
     return Cost(
-        flops=4 * B * H * tiles * BLOCK_Q * BLOCK_KV * padded(D),
+        flops=4 * B * H * tiles * BLOCK_Q * BLOCK_K * padded(D),
         bytes_read=B * H * (Tq + 2 * loaded) * D * dtype_bytes,
         bytes_written=out + lse,
         peak_bytes=out + lse,

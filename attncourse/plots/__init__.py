@@ -7,6 +7,7 @@ a word, marker or line style says what each of them says.
 """
 
 from attncourse.plots.accuracy import LiveErrors, errors
+from attncourse.plots.averages import LiveDraws, bands
 from attncourse.plots.base import (
     DPI,
     INK,
@@ -21,6 +22,8 @@ from attncourse.plots.base import (
     png,
     show,
 )
+from attncourse.plots.boards import LiveBoard, board
+from attncourse.plots.brackets import LiveBrackets
 from attncourse.plots.distributions import distribution, table
 from attncourse.plots.guesses import guess
 from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
@@ -36,11 +39,14 @@ from attncourse.plots.matrices import (
     mask_legend,
     reach,
 )
+from attncourse.plots.moves import LiveMoves, Move
 from attncourse.plots.points import scatter
 from attncourse.plots.programs import LiveProgram
 from attncourse.plots.records import LiveComparison, benchmark
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
-from attncourse.plots.steps import LiveRow, launches, lifetimes
+from attncourse.plots.scale import LiveScale, scale_legend
+from attncourse.plots.sentences import LiveSentence
+from attncourse.plots.steps import LiveOnline, launches, lifetimes
 from attncourse.plots.traces import LiveTiles, tiles
 
 __all__ = [
@@ -50,22 +56,31 @@ __all__ = [
     "PAPER",
     "SERIES",
     "LiveBars",
+    "LiveBoard",
+    "LiveBrackets",
     "LiveBudget",
     "LiveComparison",
     "LiveCurves",
+    "LiveDraws",
     "LiveErrors",
     "LiveGraph",
     "LiveHeatmap",
     "LiveMask",
+    "LiveMoves",
+    "LiveOnline",
     "LiveProgram",
     "LiveReach",
     "LiveRoofline",
-    "LiveRow",
+    "LiveScale",
+    "LiveSentence",
     "LiveTiles",
+    "Move",
     "arcs",
     "attainable",
+    "bands",
     "bars",
     "benchmark",
+    "board",
     "budget",
     "caption",
     "css_width",
@@ -86,6 +101,7 @@ __all__ = [
     "png",
     "reach",
     "roofline",
+    "scale_legend",
     "scatter",
     "show",
     "table",

@@ -100,7 +100,7 @@ class LiveErrors:
         ax.set(yscale="log", ylim=(low, high), xlabel=x_label, ylabel=y_label)
         ax.yaxis.set_major_locator(LogLocator(base=10, numticks=12))
         ax.yaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _decade(value)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: decade(value)))
         if log_x:
             ax.set_xscale("log", base=2)
             ax.set_xlim(self.x[0] / 1.15, self.x[-1] * 1.15)
@@ -179,7 +179,7 @@ class LiveErrors:
                 self.names[name].set_y(place)
 
 
-def _decade(value: float) -> str:
+def decade(value: float) -> str:
     """Return a power of ten as people write it; mathtext would take ten times as long to draw."""
     power = round(math.log10(value))
     if -4 < power < 5:

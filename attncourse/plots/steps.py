@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyBboxPatch, Patch
+from matplotlib.patches import FancyBboxPatch
 
 from attncourse.plots.base import (
     INK,
     PALE,
     PAPER,
-    SERIES,
     TILE_COLOURS,
     figure,
     freeze,
@@ -21,70 +21,94 @@ from attncourse.plots.base import (
     styled,
 )
 
-SEEN = ("not seen yet", "seen before", "this block")
+BLOCKS = matplotlib.colormaps["viridis"]
 
 
-class LiveRow:
-    """One row of scores, met block by block, and the weights that it has given so far."""
+class LiveOnline:
+    """The online softmax at work: a row of scores, and the two sums, whose parts shrink.
+
+    Each part of a sum is what one block added, in the block's colour. A dashed line says how high
+    the sum stood a moment before.
+    """
 
     @styled
-    def __init__(self, scores: np.ndarray, *, title: str = ""):
-        """Draw a row of which nothing is seen; scores (keys,)."""
-        self.figure, (upper, lower) = figure(2, 1, height=4.4, sharex=True)
-        self.ax, self.weights_ax = upper, lower
-        places = np.arange(len(scores))
-        self.score_bars = upper.bar(places, scores, width=0.86, edgecolor=PALE, linewidth=0.5)
-        self.weight_bars = lower.bar(places, 0 * scores, width=0.86, edgecolor=PALE, linewidth=0.5)
-        self.line = upper.axhline(0, color=SERIES[1], linestyle="--", visible=False)
-        self.words = upper.text(
-            1, 0, "", ha="right", va="bottom", fontsize=9, transform=upper.get_yaxis_transform()
-        )
-        upper.set(ylabel="score")
-        lower.set(xlabel="key j", ylabel="exp(score − maximum)", ylim=(0, 1.08))
-        self.figure.legend(
-            handles=[
-                Patch(facecolor=colour, edgecolor=PALE, label=word)
-                for colour, word in zip(TILE_COLOURS[::-1], SEEN[::-1], strict=True)
-            ],
-            loc="outside lower center",
-            ncols=3,
-            fontsize=9,
-            handlelength=1.0,
-        )
-        set_title(upper, title)
-        self.update(scores, np.zeros(len(scores), int), None, 0 * scores)
+    def __init__(
+        self, words: Sequence[str], *, most: tuple[float, float], y: tuple[float, float]
+    ) -> None:
+        """Draw an empty scene.
+
+        Args:
+            words: What each key is.
+            most: Where the axes of running_sum and acc end.
+            y: Where the axis of the scores begins and ends.
+        """
+        self.figure, axes = figure(1, 3, width=8.4, height=3.6, width_ratios=(6, 1.1, 1.1))
+        self.ax, places = axes[0], np.arange(len(words))
+        self.bars = self.ax.bar(places, 0 * places, width=0.86, edgecolor=PALE, linewidth=0.5)
+        self.line = self.ax.axhline(0, color=INK, linestyle="--", linewidth=1.4)
+        self.label = self.ax.text(0, 0, "", ha="left", va="bottom", fontsize=9)
+        self.ax.set_xticks(places, words, rotation=40, ha="right", rotation_mode="anchor")
+        self.ax.set(ylabel="score", ylim=y, xlim=(-0.6, len(words) - 0.4))
+        self.sums = []
+        for ax, name, high in zip(axes[1:], ("running_sum", "acc"), most, strict=True):
+            parts = ax.bar(
+                [0] * len(words), [0] * len(words), width=0.7, edgecolor="white", linewidth=0.5
+            )
+            (ghost,) = ax.plot([-0.5, 0.5], [0, 0], color=INK, linestyle="--", linewidth=1.4)
+            text = ax.text(0, 0, "", ha="center", va="bottom", fontsize=9)
+            ax.set(xticks=[], ylim=(0, 1.12 * high), xlim=(-0.55, 0.55))
+            ax.set_xlabel(name)
+            self.sums.append((parts, ghost, text))
+        set_title(self.ax, " ")
         freeze(self.figure)
 
     def update(
         self,
         scores: np.ndarray,
-        state: np.ndarray,
-        running_max: float | None,
-        weights: np.ndarray,
+        block_of: np.ndarray,
+        seen: int,
+        running_max: float,
+        parts: Sequence[np.ndarray],
+        before: Sequence[float],
+        title: str,
+        words: Sequence[str],
     ) -> None:
         """Show another moment.
 
         Args:
             scores: (keys,), finite.
-            state: (keys,), 0 = not seen yet, 1 = seen before, 2 = in this block.
-            running_max: The largest score seen, None if none was.
-            weights: (keys,), exp(score - running_max) where seen, else 0.
+            block_of: (keys,), the number of each key's block.
+            seen: How many blocks have been seen.
+            running_max: The largest score seen; -inf if none was.
+            parts: For running_sum and for acc, (blocks,): what each block has added, as it counts
+                now.
+            before: How high both sums stood a moment before.
+            title: What happens now.
+            words: What each key is, in this order.
         """
-        for bar, weight_bar, score, kind, weight in zip(
-            self.score_bars, self.weight_bars, scores, state, weights, strict=True
-        ):
+        self.ax.set_xticklabels(words)
+        n_blocks = int(block_of[-1]) + 1
+        colours = [BLOCKS(0.12 + 0.76 * b / max(1, n_blocks - 1)) for b in range(n_blocks)]
+        for bar, score, block in zip(self.bars, scores, block_of, strict=True):
             bar.set_height(score)
-            weight_bar.set_height(weight)
-            bar.set_facecolor(TILE_COLOURS[int(kind)])
-            weight_bar.set_facecolor(TILE_COLOURS[int(kind)])
-        low, high = min(0.0, float(scores.min())), max(0.0, float(scores.max()))
-        room = 0.12 * (high - low or 1.0)
-        self.ax.set_ylim(low - room, high + 2 * room)
-        self.line.set_visible(running_max is not None)
-        self.words.set_text("" if running_max is None else f"running maximum {running_max:.2f}")
-        if running_max is not None:
+            bar.set_facecolor(colours[block] if block < seen else PAPER)
+            bar.set_hatch("//" if block == seen - 1 else "")
+        self.line.set_visible(np.isfinite(running_max))
+        if np.isfinite(running_max):
             self.line.set_ydata([running_max, running_max])
-            self.words.set_y(running_max)
+            self.label.set_position((-0.5, running_max))
+        self.label.set_text(f"maximum {running_max:g}" if np.isfinite(running_max) else "")
+        for (bars, ghost, text), heights, was in zip(self.sums, parts, before, strict=True):
+            tops = np.cumsum(heights)
+            for block, bar in enumerate(bars):
+                inside = block < n_blocks
+                bar.set_height(heights[block] if inside else 0)
+                bar.set_y(tops[block] - heights[block] if inside else 0)
+                bar.set_facecolor(colours[min(block, n_blocks - 1)])
+            ghost.set_ydata([was, was])
+            text.set_y(tops[-1])
+            text.set_text(f"{tops[-1]:.2f}")
+        set_title(self.ax, title)
 
 
 @styled

@@ -92,7 +92,10 @@ def explore(draw: Callable[..., str], figure: Figure, **controls: Any) -> Explor
     return Explorer(_checked(draw), figure, widgets)
 
 
-RADIO = 3  # so many categories stand side by side with a slider; more are a drop-down list
+# Up to so many categories are radio buttons, which Tab and Space choose; in a drop-down list that
+# is closed JupyterLab takes the arrow keys and the letters for itself.
+RADIO = 6
+ROW = 20  # letters of labels that have room beside each other
 
 
 def choice(options: list | dict[str, Any], value: Any) -> ipywidgets.Widget:
@@ -146,6 +149,10 @@ def _control(name: str, given: Any) -> ipywidgets.Widget:
     control.description = control.description or name.strip("_").replace("_", " ")
     control.style.description_width = "8em"
     control.layout.width, control.layout.max_width = "28em", "100%"
+    if isinstance(control, ipywidgets.RadioButtons):  # the name before the buttons, not above them
+        control.layout.display, control.layout.flex_flow = "flex", "row"
+        if sum(map(len, control._options_labels)) <= ROW:
+            control.orientation = "horizontal"
     return control
 
 

@@ -167,7 +167,7 @@ assert keys_of.sum() == 64 * (2 * 8 + 1) - 8 * (8 + 1)
 # 256 × 256 corner, to let us see how sparse attention has become.
 
 
-# %%
+# %% folded=true
 def corner_beside_whole():
     figure, (left, right) = plots.figure(1, 2)
     printed = window.mask(1024, 1024, window=128)
@@ -236,7 +236,7 @@ plots.show(plots.bars(seconds, unit="s"), "Time: full attention, masked, and as 
 # tokens. Full attention holds $8192^2$ scores of four bytes, 256 MiB. The band alone would be
 # $8192 \cdot 257$ scores, 8 MiB.
 
-# %%
+# %% folded=true
 widgets.guess(
     "How much does window attention hold at most, its output of 2 MiB included?",
     lambda: measure.peak_bytes(window.attention, *random_qkv(8192), window=128),
@@ -362,7 +362,7 @@ plots.show(axes, "Seconds over n, measured and as the operation count predicts."
 #    = \frac{p_{ij}}{m_i}, \qquad m_i = \sum_{j \in S(i)} p_{ij} $$
 
 
-# %%
+# %% folded=true
 def growth_of_weights(pull, n=1024, radius=128):
     """How many times larger the weights inside get, on average over the queries."""
     q, k, _ = (array[0, 0] for array in random_qkv(n))
@@ -611,7 +611,7 @@ widgets.explore(draw_cone, live_cone.figure, window_=(1, 8, 1, 2), plan=list(pla
 # A plan reaches $w$ times the sum of its dilations. [Exercise 04.4](../exercises/04_window.ipynb)
 # asks for the number of layers. Guess one first:
 
-# %%
+# %% folded=true
 widgets.guess(
     "Two keys on each side, dilations 1, 2, 4, 8 …: after how many layers does a token hear "
     "from one that stands 100,000 tokens away?",

@@ -1,251 +1,287 @@
 # %% [markdown]
-# # 05 · Skip most pairs: sparse attention
+# # 05 · Skip most pairs: who hears from whom
 #
-# A window keeps the neighbours. What else may a query keep? Every 64th key, a few at random, a hub
-# that everyone sees, whole blocks. You will count such patterns exactly, find out who hears from
-# whom, and see why the pattern with the fewest pairs need not be the fastest.
+# A window keeps the neighbours. What else may a query keep? Every eighth word, a few by chance, a
+# hub that everyone sees. In this part you find out which words ever hear from each other, and
+# after how many layers. What it costs is the [second part](05_sparse_tiles.ipynb).
 #
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
-#
-# <!-- summary: strided, random, global, Sparse Transformer, Longformer, BigBird, blocks; counting
-# connections exactly; who hears from whom after how many layers; a studio to combine patterns.
-# -->
+# <!-- summary: patterns as graphs. Strided, doubled, random and global keys, Sparse Transformer,
+# Longformer, BigBird: on a page of 64 words, who hears from whom after how many layers. -->
+
+# %% [markdown]
+# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys. In a hurry, skip
+# *Steps with a common divisor* and *Let the data choose*. No cell takes longer than some seconds.
 
 # %% role="setup"
 import numpy as np
 
-from attncourse import bench, claims, graph, masks, measure, plots, widgets
+from attncourse import claims, graph, masks, plots, widgets
 from attncourse.inputs import random_qkv
-from attncourse.reference import bigbird, full, longformer, random_keys, window
-from attncourse.units import format_bytes
+from attncourse.reference import (
+    bigbird,
+    full,
+    longformer,
+    offsets,
+    random_keys,
+    sparse_transformer,
+    strided,
+    topk,
+    window,
+)
+
+# %% [markdown] covers="F11 F15"
+# ## A net over the text
+#
+# A story of 64 words, eight in a line. In its last line somebody turns *the key*. To know which
+# key, that word has to hear from the *key* of the first line.
+
+# %%
+TEXT = """
+Ada found a small key in the snow.
+It fits no door in our street, and
+nobody we asked had ever seen it before.
+Her uncle keeps a box in the attic
+that has been shut for twenty years now.
+He says that there is nothing in it,
+only old letters and dust. Today she climbed
+up, knelt down, and turned the key twice.
+""".split()
+first, *_, last = (i for i, word in enumerate(TEXT) if word == "key")
+print(f"{len(TEXT)} words; key is word {first} and word {last}, {last - first} words apart")
+
+# %% [markdown]
+# With a window of 4 keys on each side, a word hears 4 words farther in each layer
+# ([chapter 04](04_window.ipynb#Layers-widen-the-view)), and the first line is many layers away. So
+# spend the same keys differently: spread them over the whole text, one every 8 words. That is a
+# *stride* of 8.
+
+# %%
+print(f"window 4: {-(-(last - first) // 4)} layers from key to key")
+
+
+def heard(layers, query):
+    """Return for each word the layer after which the query has heard it; -1 is never."""
+    reached = [np.eye(64, dtype=bool), *graph.reach_through(layers)]
+    rows = np.array([each[query] for each in reached])
+    return np.where(rows[-1], (~rows).sum(axis=0), -1)
+
+
+# %%
+every_8th = strided.mask(64, 64, stride=8)
+axes = plots.board(TEXT, 8, heard([every_8th], query=last))
+plots.show(axes, "One layer of stride 8: the last key hears its column, up to the first line.")
+
+# %% [markdown]
+# It looks like a net over the whole text: one layer, and the last line hears from the first. Add
+# layers, and the net should fill.
+
+# %% folded=true
+widgets.guess(
+    "After 100 layers of stride 8, from how many of the 64 words has the last 'key' heard?",
+    lambda: int((heard([every_8th] * 100, last) >= 0).sum()),
+    unit="words",
+    explain="A layer adds multiples of 8 to multiples of 8: the word never leaves its column.",
+)
+
+# %% [markdown]
+# Read the column of each *key* from top to bottom, as the stride does:
+
+# %%
+for key in (last, first):
+    print(f"word {key}:", *TEXT[key % 8 :: 8])
+
+# %% [markdown]
+# A stride of $s$ does not read one text. It reads $s$ texts that are woven into one another, each
+# of them alone: the *residue classes*, words with the same $i \bmod s$. The two keys lie in
+# different ones. No depth, no width and no training mends that.
 
 # %% [markdown] covers="F30 Y1"
-# ## Three questions
+# ## What a pattern is
 #
-# A sparse pattern is a set $S(i)$ of keys for each query. The softmax runs over that set alone:
+# A *sparse pattern* is a set $S(i)$ of keys for each query $i$. The softmax runs over the scores
+# $a_{ij}$ of that set alone. A stride $s$ keeps about $n/s$ of the $n$ keys:
 #
-# $$ \text{out}_i = \sum_{j \in S(i)} \frac{e^{s_{ij}}}{\sum_{m \in S(i)} e^{s_{im}}}\, v_j $$
-#
-# Ask three questions of any pattern. How many pairs? Who hears from whom, after how many layers?
-# And how long does it run?
+# $$ \text{out}_i = \sum_{j \in S(i)} \frac{e^{a_{ij}}}{\sum_{m \in S(i)} e^{a_{im}}}\, v_j ,
+# \qquad S(i) = \{\, j : (i - j) \bmod s = 0 \,\} $$
+
+# %% [markdown]
+# Two checks. With $s = 1$ it must be full attention. And if the classes are texts of their own, one
+# may cut them out, read each with full attention, and weave the results together again: nothing is
+# left to mask, and no $n \times n$ array is held. So does the
+# [reference](../attncourse/reference/strided.py).
+
+# %%
+q, k, v = random_qkv(64, width=16)
+every = strided.attention(q, k, v, stride=1)
+np.testing.assert_allclose(every, full.attention(q, k, v), atol=1e-6)
+woven = np.empty_like(v)
+for start in range(8):
+    woven[:, :, start::8] = full.attention(*(a[:, :, start::8] for a in (q, k, v)))
+np.testing.assert_allclose(woven, strided.attention(q, k, v, stride=8), atol=1e-6)
+print("stride 1 is full attention; eight texts read alone are stride 8")
+
+# %% [markdown]
+# Ask three questions of any pattern. What share of all pairs does it keep, its *density*? Into how
+# many *islands* does the text fall, groups of tokens that no pair joins? And after how many layers
+# has every token heard from every other?
 
 
 # %%
 def report(name, mask):
     needed, islands = graph.hops(mask), len(np.unique(graph.islands(mask)))
-    joined = "never all" if (needed < 0).any() else f"all met after layer {needed.max()}"
-    words = "island" if islands == 1 else "islands"
-    print(f"{name:<30} {masks.density(mask):6.1%} of pairs, {islands:>2} {words}, {joined}")
+    joined = "never all met" if (needed < 0).any() else f"layers until all met: {needed.max()}"
+    print(f"{name:<26} {masks.density(mask):6.1%} of pairs, islands: {islands}, {joined}")
 
 
-report("full", np.ones((256, 256), dtype=bool))
-report("window 8", window.mask(256, 256, window=8))
+report("full", np.ones((64, 64), dtype=bool))
+report("window 4", window.mask(64, 64, window=4))
+report("stride 8", every_8th)
 
-# %% [markdown] covers="F8 F11 F15 F26 F35 W2"
-# An *island* is a group of tokens that no edge leaves. *Layers* count as in chapter 04: your
-# neighbour has heard from its neighbour. This line comes again for each pattern.
+# %% [markdown] covers="F24-F26 G16"
+# ## A near step and a far step
 #
-# ## Every s-th key
-#
-# Strided attention keeps the keys whose distance is a multiple of the *stride* $s$: $n/s$ of them.
-#
-# $$ S(i) = \{\, j : (i - j) \bmod s = 0 \,\} $$
-#
-# 4096 tokens, $s = 64$: which keys does token 1024 see?
+# Where does the net tear? Word 4, the first *key*, stands two words beside word 6, *the*. And word
+# 6 is in the column of the last *key*. So let one layer step to neighbours, and the next along the
+# stride:
 
 # %%
-from attncourse.reference import strided
-
-seen = np.flatnonzero(strided.mask(4096, 4096, stride=64)[1024])
-print(len(seen), "keys:", *seen[:3], "...", seen[-1])
-
-# %%
-q, k, v = random_qkv(24, width=8)
-every = strided.attention(q, k, v, stride=1)
-np.testing.assert_allclose(every, full.attention(q, k, v), atol=1e-6)
-print("stride 1 is full attention")
-
-# %%
-figure, (left, right) = plots.figure(1, 2, height=3.4)
-plots.heatmap(strided.mask(16, 16, stride=4), left, title="mask, stride 4")
-plots.graph(strided.mask(16, 16, stride=4), right, title="graph")
-plots.show(figure, "Parallel diagonals, 4 apart; each query reaches over to 4 far keys.")
+near, far = window.mask(64, 64, window=4), strided.mask(64, 64, stride=8)
+print("layer 1:", TEXT[6], "hears", TEXT[4], "–", near[6, 4])
+print("layer 2:", TEXT[62], "hears", TEXT[6], "–", far[62, 6])
 
 # %% [markdown]
-# It looks like a net over the whole text. Chapter E says that it spreads information fast. Before
-# you run the next cell: after how many layers has every token heard from every other?
+# Any distance is a multiple of 8 and a rest of at most 4. The far layer makes the multiple, the
+# near layer the rest:
+#
+# $$ i - j = 8a + r, \qquad |r| \le 4 $$
+#
+# So two layers join nearly every pair; only at the ends of the text a step may lead off the page.
+# On a page as wide as the stride this is a rook: along the line, then along the column.
 
 # %%
-report("stride 8", strided.mask(256, 256, stride=8))
-report("stride 64", strided.mask(256, 256, stride=64))
+plans = {
+    "near, then far": [near, far] * 3,
+    "far only": [far] * 6,
+    "near only": [near] * 6,
+    "doubled steps": [offsets.mask(64, 64, offsets=offsets.exponential(64))] * 6,
+    "by chance": [random_keys.mask(64, 64, n_random=4, seed=0)] * 6,
+    "a hub": [longformer.mask(64, 64, window=2, global_tokens=1)] * 6,
+}
 
 # %% [markdown]
-# Never. A token only meets its own *residue class*, the tokens with the same $i \bmod s$. Strided
-# attention reads $s$ texts that are woven into one another, and each of them apart. That is even
-# how to compute it: cut the classes out, and there is nothing left to mask.
+# This is the picture to remember. Six plans, each with few keys in a layer. Add one layer after
+# the other: which plan needs fewest, and which two never fill the page? The rest of this part
+# explains the last three.
 
-# %%
-q, k, v = random_qkv(256)
-woven = np.empty_like(v)
-for start in range(8):
-    woven[:, :, start::8] = full.attention(*(a[:, :, start::8] for a in (q, k, v)))
-np.testing.assert_allclose(woven, strided.attention(q, k, v, stride=8), atol=1e-6)
-print("8 short texts, each read alone, are strided attention")
+# %% folded=true
+live_board = plots.LiveBoard(TEXT, 8, heard([far], last))
 
-# %% [markdown]
-# Give it company, and it joins. Slide the layers and watch the picture fill; the curve says how
-# many pairs have met.
 
-# %%
-joined = {"stride 16": strided.mask(128, 128, stride=16)}
-joined["and window 4"] = joined["stride 16"] | window.mask(128, 128, window=4)
-joined["and one global token"] = joined["stride 16"] | longformer.mask(
-    128, 128, window=0, global_tokens=1
+def draw_board(plan, query, layers):
+    after = heard(plans[plan][:layers], query)
+    live_board.update(after)
+    known = f"the first key {'is' if after[first] >= 0 else 'is not'} among them"
+    words = f"{(after >= 0).sum()} of 64 words; {known}"
+    return f"{plan}: after layer {layers}, word {query}, {TEXT[query]!r}, has heard {words}."
+
+
+widgets.explore(
+    draw_board, live_board.figure, plan=list(plans), query=(0, 63, 1, last), layers=(0, 6, 1, 1)
 )
-after = {name: [masks.reach(mask, step) for step in range(7)] for name, mask in joined.items()}
-shares = {name: [masks.density(reached) for reached in steps] for name, steps in after.items()}
-
-# %%
-REACH = ("not reached", "reached")
-figure, (left, right) = plots.figure(1, 2, height=3.8)
-live_joined = plots.LiveHeatmap(joined["stride 16"], left, x="input", y="output")
-plots.mask_legend(figure, REACH, loc="outside lower left")
-words = {"x_label": "layers", "y_label": "share of all pairs that met", "high": 1}
-live_hops = plots.LiveCurves(range(7), {"met": np.ones(7)}, right, **words)
-
-
-# %%
-def draw_joined(pattern, layers):
-    share = shares[pattern][layers]
-    live_joined.update(after[pattern][layers])
-    live_hops.update({"met": shares[pattern]}, at=layers)
-    return f"{pattern}, layers {layers}: {share:.1%} of all pairs have met."
-
-
-widgets.explore(draw_joined, figure, pattern=list(joined), layers=(0, 6, 1, 0))
-
-# %% [markdown] covers="F12 F15 F21 G16"
-# ## Two patterns, one name
-#
-# Chapter V also has a "strided" pattern: a token's own block, and every $k$-th token of the text,
-# the same ones for everybody. The Sparse Transformer calls this *fixed*. The keys of one are
-# diagonals, those of the other are columns.
-
-# %%
-from attncourse.reference import sparse_transformer
-
-fixed = sparse_transformer.mask(32, 32, stride=8, pattern="fixed")
-woven_mask = strided.mask(32, 32, stride=8)
-figure, (left, right) = plots.figure(1, 2, height=3.4)
-plots.heatmap(woven_mask, left, title="chapter E: same residue")
-plots.heatmap(fixed, right, title="chapter V: own block, every 8th")
-plots.show(figure, "Left diagonals. Right squares on the diagonal, and four dark columns.")
-
-# %%
-report("chapter E: same residue", strided.mask(256, 256, stride=16))
-fixed = sparse_transformer.mask(256, 256, stride=16, pattern="fixed")
-report("chapter V: block, every 16th", fixed)
-
-# %% [markdown] covers="F24-F26 F31 G16"
-# Twice the keys, and a different world: the columns are read by all. A column's token sees only
-# its block, though. It sums the block up, and the next layer fetches the summaries. So two layers
-# join everything.
-#
-# ## Two factors
-#
-# The *Sparse Transformer* splits the work: one factor looks near, one looks far. They may be two
-# heads, or two layers, or both in one head.
-#
-# $$ A_\text{near} = \{\, j : |i-j| \le l \,\}, \qquad
-#    A_\text{far} = \{\, j : (i-j) \bmod l = 0 \,\} $$
-
-# %%
-near, far = sparse_transformer.factors(64, 64, stride=8)
-figure, axes = plots.figure(1, 3, height=2.9)
-for ax, mask, title in zip(
-    axes, (near, far, near | far), ("head 1", "head 2", "both"), strict=True
-):
-    plots.heatmap(mask, ax, title=title)
-plots.show(figure, "A band; diagonals 8 apart; and both together.")
 
 # %% [markdown]
-# Three plans for two layers: near and near, far and far, near and far. All cost about the same.
-# Which of them joins every pair?
+# *Near, then far* is the *Sparse Transformer*. Its two *factors* may be two layers, as here, two
+# heads of one layer, or one mask that joins both
+# ([reference](../attncourse/reference/sparse_transformer.py)). Two layers of 256 tokens:
 
 # %%
 near, far = sparse_transformer.factors(256, 256, stride=16)
-plans = {"near, near": (near, near), "far, far": (far, far), "near, far": (near, far)}
-for plan, layers in plans.items():
-    print(f"{plan:<11} {masks.density(graph.reach_through(layers)[-1]):7.1%} of all pairs")
+pairs = {"near, near": (near, near), "far, far": (far, far), "near, far": (near, far)}
+for plan, layers in pairs.items():
+    print(f"{plan:<11} {masks.density(graph.reach_through(layers)[-1]):6.1%} of all pairs have met")
 
 # %% [markdown]
-# Alternating wins: first the window carries a fact to the right residue class, then the stride
-# carries it across the text. How long should $l$ be? The near factor grows with $l$, the far one
-# with $n/l$:
+# How long should the stride $l$ be? With $l$ near keys and $n/l$ far ones, a query pays their sum.
+# A square is never negative, so
 #
-# $$ l + \frac{n}{l} \;\ge\; 2\sqrt n, \qquad \text{and equal at } l = \sqrt n $$
+# $$ \Bigl(\sqrt l - \sqrt{n/l}\Bigr)^2 \ge 0 \quad\Rightarrow\quad l + \frac nl \ge 2\sqrt n ,
+# \qquad \text{equal at } l = \sqrt n . $$
 
 # %%
-l_tried = 2 ** np.arange(1, 14)
-ones = {name: l_tried * 1.0 for name in ("both", "near: l", "far: n / l")}
-per_query = plots.LiveCurves(
-    l_tried, ones, x_label="stride l", y_label="keys of a query", log_x=True, high=1000
-)
-
-
-def draw_strides(n):
-    sums = l_tried + n / l_tried
-    per_query.update({"both": sums, "near: l": l_tried, "far: n / l": n / l_tried})
-    return f"{n} tokens: {sums.min():.0f} keys, least at l = {l_tried[sums.argmin()]}."
-
-
-widgets.explore(draw_strides, per_query.figure, n=widgets.choice([1024, 4096, 16384, 65536], 4096))
+for stride in (8, 64, 512):
+    each = 4096 // stride
+    print(f"n = 4096, l = {stride:>3}: {stride} near + {each} far = {stride + each} keys")
 
 # %% [markdown]
-# Chapter V says: about $\sqrt n = 64$ keys per token at $n = 4096$, hence 64 times faster. Count.
+# So all tokens together keep $O(n\sqrt n)$ pairs. *Chapter V*, one of
+# [the texts that this course checks](00_start.ipynb#The-four-texts),
+# says "about $\sqrt n$" keys a token. Before you repeat such a number, build the mask: both
+# factors, own key, edges, causal.
 
 # %%
-near, far = sparse_transformer.factors(4096, 4096, stride=64, causal=True)
-keys = [mask.sum() / 4096 for mask in (near, far, near | far)]
+causal = sparse_transformer.factors(4096, 4096, stride=64, causal=True)
+keys = [mask.sum() / 4096 for mask in (*causal, causal[0] | causal[1])]
 claims.check("C070", f"{keys[0]:.1f} near and {keys[1]:.1f} far, {keys[2]:.1f} together (causal)")
 
+# %% [markdown] covers="F12 F21"
+# ## Two patterns, one name
+#
+# Chapter V has another "strided" pattern: a token's own block, and every $k$-th token of the text,
+# the same ones for everybody. The Sparse Transformer calls it *fixed*. One has diagonals, the other
+# columns:
+
 # %%
-both = sparse_transformer.cost(1, 1, 4096, 4096, 64, stride=64)
-ratio = full.cost(1, 1, 4096, 4096, 64).flops / both.flops
-why = "64 counts one factor and no block; and a ratio of operations is no speedup"
-claims.check("C071", f"{ratio:.0f} times fewer FLOPs for both factors, computed in blocks", why)
+figure, (left, right) = plots.figure(1, 2, height=3.2)
+plots.heatmap(strided.mask(32, 32, stride=8), left, title="every 8th from the query")
+fixed = sparse_transformer.mask(32, 32, stride=8, pattern="fixed")
+plots.heatmap(fixed, right, title="own block, every 8th of the text")
+plots.show(figure, "Left diagonals, 8 apart. Right blocks on the diagonal, and four columns.")
+
+# %%
+report("diagonals", strided.mask(64, 64, stride=8))
+report("blocks and columns", sparse_transformer.mask(64, 64, stride=8, pattern="fixed"))
+
+# %% [markdown]
+# Twice the keys, and another world. A column's token sees its own block and sums it up; in the next
+# layer everybody reads the summaries. Ask for the set of keys, never for the name.
+#
+# [Exercise 05.1](../exercises/05_sparse.ipynb) builds the mask of a union: window, stride and hubs.
 
 # %% [markdown] covers="F13 F14 F16"
-# **Exercise 05.1** builds a union of three patterns, causal, with queries and keys of different
-# number.
-#
 # ## Where should the steps stand?
 #
-# Give a query eight keys on each side of it. It may take the eight nearest, or those at distance
-# 1, 2, 4, 8 … The price is the same. Guess the layers for each, then run.
+# Give a query of 256 tokens eight keys on each side. It may take the eight nearest; or those at
+# distances 1, 2, 4, 8 … 128. The price is the same, and all layers are alike.
 
 # %%
-from attncourse.reference import offsets
+doubled = offsets.mask(256, 256, offsets=offsets.exponential(256))
+near = window.mask(256, 256, window=8)
+print("inner query:", doubled[128].sum(), "keys doubled,", near[128].sum(), "keys nearest")
+print("nearest: all have met after", graph.hops(near).max(), "layers")
 
-steps = offsets.exponential(256)
-print("distances", steps)
-report("window 8", window.mask(256, 256, window=8))
-report("exponential", offsets.mask(256, 256, offsets=steps))
+# %% folded=true
+widgets.guess(
+    "Eight keys a side at distances 1, 2, 4 … 128: after how many layers have all 256 tokens met?",
+    lambda: int(graph.hops(doubled).max()),
+    unit="layers",
+    explain="Any distance is a sum of few powers of two, some taken backwards: 120 is 128 - 8.",
+)
 
 # %% [markdown]
-# Every distance is a sum of few powers of two: that is the binary system. Other bases work too. A
-# *hierarchical* pattern is a pyramid of windows, each level with longer steps than the one below.
+# That is the binary system. Larger bases make a *hierarchical* pattern: windows of windows, each
+# level with longer steps. They take more keys and fewer layers, up to full attention:
 
 # %%
-for base in (2, 4, 16, 256):
+for base in (4, 16, 256):
     steps = offsets.hierarchical(256, base=base)
-    report(f"base {base}: {len(steps) - 1} keys a side", offsets.mask(256, 256, offsets=steps))
+    report(f"base {base}, {len(steps) - 1} keys a side", offsets.mask(256, 256, offsets=steps))
 
 # %% [markdown]
-# The levels may also be spread over the layers: layer $t$ takes steps of $b^t$, and each query has
-# three keys only. With base 3 the cone covers 3, 9, 27 … tokens without a gap. What will base 4 do?
+# Or give each layer one level: layer $t$ takes steps of $b^t$, a
+# [dilated](04_window.ipynb#Dilation:-the-same-price,-a-wider-view) window, and each query has three
+# keys only. Base 3 covers 3, 9, 27 … tokens without a gap. What will base 4 do?
 
-# %%
+# %% folded=true
 live_pyramid = plots.LiveReach(np.eye(243, dtype=bool)[[121] * 6])
 
 
@@ -262,29 +298,16 @@ def draw_pyramid(base, layers):
 
 widgets.explore(draw_pyramid, live_pyramid.figure, base=(2, 6, 1, 3), layers=(1, 5, 1, 4))
 
-# %% [markdown] covers="F17"
-# ## Primes do not share
-#
-# Three heads with strides 32, 64 and 128; or with the primes just below, 31, 61 and 127. Two
-# layers add or subtract two steps. Which distances up to 4095 can they make?
-
-
-# %%
-def two_steps(steps, n):
-    steps = np.array(steps)
-    made = np.concatenate([np.add.outer(steps, steps), np.subtract.outer(steps, steps)], None)
-    return np.isin(np.arange(n), np.abs(made))
-
-
-for name, strides in (("powers", (32, 64, 128)), ("primes", (31, 61, 127))):
-    share = two_steps(offsets.multiples(4096, strides=strides), 4096).mean()
-    print(f"{name} {strides}: {share:.1%} of all distances in two steps")
-
 # %% [markdown]
-# Sums of multiples of 32 stay multiples of 32. In general two strides $a$ and $b$ only ever meet
-# the multiples of their greatest common divisor. Try 12 and 18, then 12 and 17.
+# With base 4 the gaps stay for ever: three keys make three places, and a step of 4 leaves one out.
 
-# %%
+# %% [markdown] covers="F17"
+# ## Steps with a common divisor
+#
+# Steps of $a$ and $b$ only ever add up to multiples of their greatest common divisor. It is the
+# torn net again, whenever both share a factor. Try 12 and 18, then 12 and 17.
+
+# %% folded=true
 live_steps = plots.LiveReach(np.eye(257, dtype=bool)[[128] * 4])
 
 
@@ -300,187 +323,155 @@ def draw_steps(a, b):
 
 widgets.explore(draw_steps, live_steps.figure, a=(4, 32, 1, 12), b=(4, 32, 1, 18))
 
+# %% [markdown]
+# So a survey advises prime strides for the heads of a layer. Three heads with strides 32, 64, 128,
+# or with the primes just below: which distances can two layers make?
+
+
+# %%
+def two_layers(steps, n):
+    steps = np.array(steps)
+    made = np.concatenate([np.add.outer(steps, steps), np.subtract.outer(steps, steps)], None)
+    return np.isin(np.arange(n), np.abs(made))
+
+
+for strides in ((32, 64, 128), (31, 61, 127)):
+    share = two_layers(offsets.multiples(4096, strides=strides), 4096).mean()
+    print(f"strides {strides}: {share:.1%} of all distances below 4096")
+
 # %% [markdown] covers="F18"
 # ## Let the data choose
 #
-# A stride can be *learned*. Take data with a period: each token attends to its own phase. For
-# every stride, sum the attention that its keys catch. Which strides catch all of it?
+# A stride can be *learned*. Data with a period of 24 attends to its own phase, and a little to
+# everything else. Try every stride: how much of the attention do its keys catch?
 
 
 # %%
-def periodic(period, noise, n=240):
-    distance = np.abs(np.arange(n) - np.arange(n)[:, None])
-    weights = (distance % period == 0) + noise / period
-    return weights / weights.sum(axis=1, keepdims=True), distance
+def periodic(noise):
+    weights = (distance % 24 == 0) + noise / 24
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
-weights, distance = periodic(24, noise=0.02)
-print("stride that catches 90 %:", strided.learned_stride(weights, mass=0.9))
+distance = np.abs(np.arange(240) - np.arange(240)[:, None])
+weights = periodic(noise=0.02)
+caught = {s: weights[distance % s == 0].sum() / weights.sum() for s in (48, 24, 12, 11, 6, 5)}
+print(", ".join(f"stride {s}: {share:.0%}" for s, share in caught.items()))
+for noise in (0.02, 2.0):
+    stride = strided.learned_stride(periodic(noise), mass=0.8)
+    print(f"noise {noise}: the longest stride that catches 80 % is {stride}")
 
-# %%
-tried = np.arange(1, 49)
-live_caught = plots.LiveCurves(
-    tried, {"caught": tried / 48}, x_label="stride", y_label="attention caught", high=1
-)
-
-
-def draw_caught(period, noise):
-    weights, distance = periodic(period, noise)
-    live_caught.update({"caught": [weights[distance % s == 0].sum() / 240 for s in tried]})
-    chosen = strided.learned_stride(weights, mass=0.8)
-    return f"Period {period}, noise {noise}: the largest stride that catches 80 % is {chosen}."
-
-
-noises = {"none": 0.0, "a little": 0.05, "much": 0.5}
-widgets.explore(draw_caught, live_caught.figure, period=(2, 40, 1, 24), noise=noises)
+# %% [markdown]
+# All divisors of the period catch it; the longest is the cheapest. In much noise no stride is
+# enough, and the search falls back to 1, full attention. One learns only what is there to learn.
 
 # %% [markdown] covers="F19 G12"
-# All divisors of the period catch everything; the largest is the cheapest. With much noise no
-# stride is enough, and the search falls back to 1: full attention. Learned is only as good as what
-# there is to learn.
-#
 # ## Keys by chance
 #
-# *Random attention* draws $r$ keys for each query, once, and keeps them. A survey says that this
-# connects the whole text. Each query picks $r$ keys. How many tokens does nobody pick?
-#
-# $$ \text{nobody picks } j: \qquad \Bigl(1 - \frac{r}{n-1}\Bigr)^{n-1} \approx e^{-r} $$
+# *Random attention* draws $r$ keys for each query, once, and keeps them. Nothing is regular, so no
+# classes can form: a survey says that this alone connects the whole text.
 
 # %%
 drawn = random_keys.mask(1024, 1024, n_random=2, seed=1)
-unpicked = (drawn.sum(axis=0) == 1).sum()  # each token picks itself
-print(f"predicted {1024 * np.exp(-2):.0f} tokens, counted {unpicked}")
+print("keys of the first queries:", *(np.flatnonzero(row).tolist() for row in drawn[:3]))
 
-# %% [markdown]
-# Such a token listens and is never heard: no number of layers carries its information on. Slide
-# $r$. Where does the last unheard token vanish?
-
-# %%
-picks = np.arange(31)
-factorials = np.cumsum(np.log(np.maximum(picks, 1)))
-zeros = {"counted": np.zeros(31), "by chance": np.zeros(31)}
-live_picks = plots.LiveCurves(
-    picks, zeros, x_label="picked by so many queries", y_label="tokens of 1024"
+# %% folded=true
+widgets.guess(
+    "1024 tokens each draw 2 keys besides themselves. How many tokens does no other token draw?",
+    lambda: int((drawn.sum(axis=0) == 1).sum()),
+    unit="tokens",
+    explain="They hear others and are never heard, in any number of layers.",
 )
 
+# %% [markdown]
+# A query draws $r$ of the $n - 1$ others, so it misses token $j$ with probability
+# $1 - \frac{r}{n-1}$; all $n - 1$ must:
+#
+# $$ \text{nobody draws } j: \qquad \Bigl(1 - \frac{r}{n-1}\Bigr)^{n-1} \approx e^{-r} $$
 
 # %%
-def draw_picks(r, seed):
-    picked = random_keys.mask(1024, 1024, n_random=r, seed=seed).sum(axis=0) - 1
-    counted = np.bincount(picked, minlength=31)[:31]
-    chance = 1024 * np.exp(picks * np.log(r) - r - factorials)
-    live_picks.update({"counted": counted, "by chance": chance})
-    return f"r = {r}, seed {seed}: {counted[0]} of 1024 tokens are heard by nobody."
+for r in (1, 4, 8):
+    picked = random_keys.mask(1024, 1024, n_random=r, seed=1).sum(axis=0) - 1
+    print(f"r = {r}: predicted {1024 * np.exp(-r):5.1f} tokens unheard, counted {sum(picked == 0)}")
 
-
-widgets.explore(draw_picks, live_picks.figure, r=(1, 12, 1, 2), seed=(0, 9, 1, 1))
-
-# %%
-for r in (1, 3, 8, 32):
-    report(f"{r} random keys", random_keys.mask(256, 256, n_random=r, seed=2))
+# %% [markdown]
+# So look for empty columns before you believe that a graph is connected. Here are ten draws of 256
+# tokens for each $r$:
 
 # %%
 unjoined = [
-    sum((graph.hops(random_keys.mask(256, 256, n_random=r, seed=s)) < 0).any() for s in range(10))
+    sum((random_keys.mask(256, 256, n_random=r, seed=s).sum(axis=0) == 1).any() for s in range(10))
     for r in (1, 3, 8, 32)
 ]
-found = "of 10 draws each with r = 1, 3, 8, 32, not joined: {}, {}, {}, {}".format(*unjoined)
+found = "of 10 draws with r = 1, 3, 8, 32, some token unheard in {}, {}, {}, {}".format(*unjoined)
 claims.check("C011", found)
 
 # %% [markdown]
-# A ring cures it. Let each token also see its two neighbours: then everybody is heard, and chance
+# A *ring* cures it: let each token also see its two neighbours. Then everybody is heard, and chance
 # supplies the short cuts. How do the layers grow with $n$?
 
-
 # %%
-def ring_and_random(n, seed=0):
-    return window.mask(n, n, window=1) | random_keys.mask(n, n, n_random=2, seed=seed)
-
-
 lengths = [64, 128, 256, 512]
 families = {
     "window 8": lambda n: window.mask(n, n, window=8),
-    "exponential": lambda n: offsets.mask(n, n, offsets=offsets.exponential(n)),
-    "window 1 and 2 random keys": ring_and_random,
-    "window 1 and 1 global token": lambda n: longformer.mask(n, n, window=1, global_tokens=1),
+    "doubled steps": lambda n: offsets.mask(n, n, offsets=offsets.exponential(n)),
+    "ring, 2 by chance": lambda n: (
+        window.mask(n, n, window=1) | random_keys.mask(n, n, n_random=2, seed=0)
+    ),
+    "ring, one hub": lambda n: longformer.mask(n, n, window=1, global_tokens=1),
 }
 layers = {name: [graph.hops(mask(n)).max() for n in lengths] for name, mask in families.items()}
-for name, numbers in layers.items():
-    print(f"{name:<28}", *(f"{number:>4}" for number in numbers))
 
 # %%
-axes = plots.curves(
-    lengths, layers, x_label="tokens n", y_label="layers until all have met", log_x=True
+words = {"x_label": "tokens n", "y_label": "layers until all have met", "log_x": True}
+axes = plots.curves(lengths, layers, **words)
+plots.show(axes, "The window grows with n, doubled steps and chance like log n; the hub stays low.")
+
+# %% [markdown]
+# Chance gives paths of about $\log n$ layers. But look at the lowest line.
+
+# %% [markdown] covers="F20 F35"
+# ## A hub
+#
+# A *global token* sees all and is seen by all: a full row and a full column of the mask. Layer one
+# *gathers*: the hub hears from everybody. Layer two *broadcasts*: everybody hears from the hub.
+# Two layers, at any $n$. Who has heard from token 200?
+
+# %%
+hub = longformer.mask(256, 256, window=8, global_tokens=1)
+for layers_ in (0, 1, 2):
+    who = np.flatnonzero(masks.reach(hub, layers_)[:, 200])
+    print(f"after layer {layers_}: {len(who):>3} tokens, from {who[0]} to {who[-1]}")
+
+# %% [markdown]
+# Reached is not yet understood. Let all keys of a query weigh the same. In full attention, each
+# token then gets $1/256$ of every other in one layer. And by way of the hub, in two?
+
+# %%
+equal = hub / hub.sum(axis=1, keepdims=True)  # every key of a query gets the same weight
+
+
+# %% folded=true
+widgets.guess(
+    "Equal weights, window 8: how many times less of token 50 reaches token 200 by the hub?",
+    lambda: float(1 / 256 / (equal @ equal)[200, 50]),
+    unit="times",
+    explain="Token 200 gives the hub one of its 18 shares, and of that the hub gave token 50 one "
+    "in 256.",
 )
-plots.show(
-    axes, "The window grows with n. Chance and powers of two grow slowly. The hub stays at 2."
-)
 
 # %% [markdown]
-# Random links do give paths of about $\log n$ layers, as chapter E says. But look at the lowest
-# line: with a single global token every path has length two. In BigBird it is not the random links
-# that make paths short.
-
-# %%
-claims.check("C468", "window 1 and 2 random keys: " + ", ".join(map(str, layers[list(layers)[2]])))
-claims.check("C227", "2 layers with one global token, at every n above")
-
-# %% [markdown] covers="F20 F33 F35"
-# **Exercise 05.4** asks how many layers a mask needs, or whether none are enough.
+# And whatever arrives was mixed into one vector of the hub, with all the others. Training can
+# sharpen both steps; it cannot make that vector wider. A hub is a short path, and a narrow one.
 #
-# ## Hubs
-#
-# A *global token* sees all and is seen by all: a full row and a full column. With $g$ of them
-#
-# $$ \text{pairs added} = 2ng - g^2 , $$
-#
-# since the corner where rows and columns cross must not count twice.
+# [Exercise 05.4](../exercises/05_sparse.ipynb) asks how many layers a mask needs, or whether none
+# are enough.
 
-# %%
-hubs = longformer.mask(4096, 4096, window=0, global_tokens=2)
-added = (hubs & ~np.eye(4096, dtype=bool)).sum() + 2  # the two own keys lie on the diagonal
-print(f"counted {added:,}, formula {2 * 4096 * 2 - 2**2:,}")
-
-# %% [markdown]
-# Layer one gathers: the hub hears from all. Layer two broadcasts: all hear from the hub. Choose who
-# speaks, and follow the message.
-
-# %%
-hub = longformer.mask(48, 48, window=2, global_tokens=1)
-heard = np.array([masks.reach(hub, step) for step in range(3)])
-flow, axes = plots.figure(height=3.4)
-live_flow = plots.LiveHeatmap(heard[:, :, 40], axes, x="token", y="after layer")
-plots.mask_legend(flow, ("not yet", "has heard"), loc="outside lower center")
-
-
-def draw_flow(speaker, layers):
-    rows = heard[:, :, speaker] & (np.arange(3) <= layers)[:, None]
-    live_flow.update(rows)
-    who = np.flatnonzero(rows[layers])
-    return f"Token {speaker} speaks; after layer {layers}, {len(who)} of 48 tokens have heard it."
-
-
-widgets.explore(draw_flow, flow, speaker=(0, 47, 1, 40), layers=(0, 2, 1, 1))
-
-# %% [markdown]
-# Reached is not yet understood. Let all weights be equal. How much of a far token arrives through
-# the hub, against one layer of full attention?
-
-# %%
-n = 256
-hub = longformer.mask(n, n, window=8, global_tokens=1)
-weights = hub / hub.sum(axis=1, keepdims=True)
-through = (weights @ weights)[200, 50]
-print(f"through the hub {through:.5f}, directly {1 / n:.5f}: {1 / n / through:.0f} times less")
-
-# %% [markdown] covers="F20 F31 G1-G3 G7 G8"
-# And whatever arrives has been mixed into one vector of the hub, with all the others. Training can
-# sharpen both steps. It cannot make that vector wider. A hub is a short path and a narrow one.
-#
+# %% [markdown] covers="F20 G1 G2 G8"
 # ## Longformer: a window and the tokens that matter
 #
 # Which tokens should be global? The task says it. For classification the first token, CLS, whose
-# output is the answer; for questions about a text, the tokens of the question.
+# output is the answer; for questions about a text, the tokens of the question; for long documents
+# perhaps the separators.
 
 # %%
 choices = {
@@ -493,15 +484,9 @@ for ax, (title, mask) in zip(axes, choices.items(), strict=True):
     plots.heatmap(mask, ax, title=title)
 plots.show(figure, "A band in each; one full row and column, six of them, or three scattered ones.")
 
-# %%
-axes = plots.arcs(
-    32, 16, {"window": range(12, 21), "global": [0]}, title="what token 16 of a Longformer sees"
-)
-plots.show(axes, "Nine neighbours by short arcs; token 0, the CLS token, by a long one.")
-
 # %% [markdown]
-# It collapses to what you know: without global tokens it is the window of chapter 04, and with a
-# window as wide as the text it is full attention.
+# It collapses to what you know: without global tokens it is the window, and with a window as wide
+# as the text it is full attention ([reference](../attncourse/reference/longformer.py)).
 
 # %%
 q, k, v = random_qkv(100, width=16)
@@ -511,553 +496,106 @@ wide = longformer.attention(q, k, v, window=100, global_tokens=2)
 np.testing.assert_allclose(wide, full.attention(q, k, v), atol=1e-6)
 print("no globals: the window; window 100: full attention")
 
-# %% [markdown]
-# Count it. The first $g$ tokens are global; the other $n - g$ are an ordinary window among
-# themselves. The three parts do not overlap, so they add up:
-#
-# $$ \text{pairs} = \underbrace{g n}_{\text{rows}} + \underbrace{(n-g)\, g}_{\text{columns}}
-#    + \underbrace{\text{band}(n - g,\, w)}_{\text{chapter 04}} $$
-
-
-# %%
-def longformer_pairs(n, w, g):
-    return g * n + (n - g) * g + window.count(n - g, n - g, window=w)
-
-
-pairs = longformer_pairs(4096, 512, 2)
-assert pairs == longformer.mask(4096, 4096, window=512, global_tokens=2).sum()
-printed = (4096 - 2) * (2 * 512 + 2) + 2 * 4096
-print(f"chapter E: {printed:,} pairs, {4096**2 / printed:.2f} times fewer than full")
-print(f"exactly:   {pairs:,} pairs, {4096**2 / pairs:.2f} times fewer")
-
-# %%
-claims.check("C218", 2 * 512 + 1)
-claims.check("C356", printed * 4 * 144 * 8 / 1e9, "2.4 GB is one text, in 12 layers and 12 heads")
-
-# %%
-why = "a time cannot fall by more than the work unless something else changed too"
-claims.check("C224", f"{4096**2 / pairs:.2f} times fewer pairs at most", why)
-
-# %% [markdown]
-# That is close. But is it the model? The released one is configured with `attention_window: 512`,
-# and its code uses `attention_window // 2` on each side.
-
-# %%
-released = longformer_pairs(4096, 256, 2)
-claims.check(
-    "C347",
-    f"{2 * 256 + 1} keys; {released:,} pairs, {4096**2 / released:.1f} times fewer than full",
-)
-
 # %% [markdown] covers="F13 G4-G6"
-# **Exercise 05.2** asks for this count up to $10^{12}$ tokens.
+# ## Reaches add
 #
-# ## How fast does a Longformer see?
-#
-# Chapter E: no dilation in the first layers, 2 in the middle, 4 or 8 in the highest, and so
-# "information crosses the text in $O(\log n)$ layers". Reaches add. So how many layers does each
-# plan need for 4096 tokens?
+# *Chapter E* plans the dilation of a Longformer by depth: none in the first layers, 2 in the
+# middle, 4 or 8 at the top; so "information crosses the text in $O(\log n)$ layers". But a layer
+# of window $w$ and dilation $d$ takes a word $wd$ tokens farther, and no more. So add:
 
 # %%
-plans = {
-    "256 a side, no dilation": 256 * np.ones(24),
-    "512 a side, no dilation": 512 * np.ones(24),
-    "512 a side, dilation 1-2-8": 512 * np.repeat([1, 2, 8], 4),
-    "8 a side, doubled in each layer": 8 * 2 ** np.arange(12),
+dilations = {
+    "none": np.ones(200),
+    "1, 2, then 8": np.repeat([1, 2, 8], (4, 4, 192)),
+    "doubled each layer": 2.0 ** np.arange(16),
 }
-needed = {plan: int((np.cumsum(reach) < 4095).sum()) + 1 for plan, reach in plans.items()}
-for plan, layers in needed.items():
-    print(f"{plan:<32} {layers:>3} layers")
+lengths = np.array([4096, 16384, 65536])
+print(f"{'dilation, 512 a side':<24}", *(f"{n:>8} tokens" for n in lengths))
+for plan, dilation in dilations.items():
+    needed = 1 + (np.cumsum(512 * dilation)[:, None] < lengths - 1).sum(axis=0)
+    print(f"{plan:<24}", *(f"{layers:>8} layers" for layers in needed))
 
 # %%
 claims.check("C350")
-why = "512 a side span 1024 before any dilation; the released model has none (paper, section 5)"
-claims.check("C349", f"{2 * 512} positions without dilation, {2 * 512 * 2} with dilation 2", why)
-
-# %%
-depth = np.arange(1, 13)
-dilations = {
-    "no dilation": np.ones(12),
-    "1-2-8 by thirds": np.repeat([1, 2, 8], 4),
-    "doubled": 2.0 ** np.arange(12),
-}
-live_plan = plots.LiveCurves(
-    depth, dilations, x_label="layer", y_label="farthest token heard", high=4096
-)
-
-
-# %%
-def draw_plan(window_):
-    seen = {p: np.minimum(4095, np.cumsum(window_ * d)) for p, d in dilations.items()}
-    live_plan.update(seen)
-    far = ", ".join(f"{plan} {reach[-1]:.0f}" for plan, reach in seen.items())
-    return f"Window {window_}: farthest token heard after 12 layers: {far}."
-
-
-widgets.explore(draw_plan, live_plan.figure, window_=(8, 512, 8, 64))
 
 # %% [markdown]
-# The paper itself reports that dilation on a few heads *hurt* when starting from RoBERTa's weights
-# (section 5, footnote). It trained the long model from that checkpoint, at its full length from the
-# start. Growing the length in stages belongs to its character models.
-
-# %%
-claims.check(
-    "C352",
-    "one length, 4096, for the model that starts from RoBERTa (paper, section 5)",
-    "its character models grow in five stages (appendix B)",
-)
-
-# %% [markdown]
-# RoBERTa knows 512 positions. The new ones are copies of the old, eight blocks in a row. Which
-# tokens does a model find confusing on the first day?
+# Whenever a text gets longer, ask what adds up and what multiplies. A fixed plan adds; only steps
+# that double with each layer multiply. The released model has no dilation at all. It starts from
+# RoBERTa, which knows 512 positions: the 4096 new ones are copies of the old, eight times over
+# (paper, section 5).
 
 # %%
 table = np.random.default_rng(0).standard_normal((512, 16))
 positions = np.tile(table, (4096 // 512, 1))
 same = np.flatnonzero((positions == positions[100]).all(axis=1))
-print(positions.shape, "tokens with the position of token 100:", same)
+print("tokens with the position of token 100:", *same)
 
 # %% [markdown]
-# Inside a block all is as before, so local attention works at once. Across a border the positions
-# jump from 511 back to 0; training has to mend that. What task scores came out, only the papers can
-# tell:
+# Inside a copy all is as before, so the window works from the first day. Where two copies meet, the
+# positions jump from 511 to 0; that training has to mend.
 
-# %%
-why = "Longformer's own table 7 compares with RoBERTa, cut into pieces; no number is printed here"
-claims.check("C169", "nothing to compute", why)
-
-# %% [markdown] covers="G9 G14"
-# ## BigBird: chance in blocks
+# %% [markdown] covers="G9-G11 G14 G15"
+# ## BigBird: all three, in blocks
 #
-# *BigBird* takes all three: a window, global tokens and random keys, in whole blocks of tokens.
+# *BigBird* joins a window, global tokens and random keys, in whole blocks of tokens. Beside it a
+# Longformer, both as one query sees them:
 
 # %%
-axes = plots.arcs(
-    48,
-    24,
-    {"window": range(20, 29), "random": [8, 9, 40, 41], "global": [0, 1]},
-    title="what token 24 sees, blocks of 2",
-)
-plots.show(axes, "Neighbours by short arcs, two random pairs and the first pair by long ones.")
+figure, (upper, lower) = plots.figure(2, 1, height=4.4)
+plots.arcs(48, 24, {"window": range(20, 29), "global": [0]}, upper, title="Longformer")
+seen = {"window": range(22, 28), "random": [10, 11, 32, 33], "global": [0, 1]}
+plots.arcs(48, 24, seen, lower, title="BigBird, blocks of 2")
+plots.show(figure, "Neighbours by short arcs, the global tokens and random blocks by long ones.")
 
-# %%
-parts = {
-    "window": {"random_blocks": 0, "global_blocks": 0},
-    "and global": {"random_blocks": 0, "global_blocks": 1},
-    "and random": {"random_blocks": 2, "global_blocks": 1},
-}
-figure, axes = plots.figure(1, 3, height=2.9)
-for ax, (title, knobs) in zip(axes, parts.items(), strict=True):
-    plots.heatmap(bigbird.mask(128, 128, block=8, **knobs), ax, title=title)
-plots.show(figure, "Squares along the diagonal; then the first blocks' row and column; then dots.")
-
-# %%
+# %% folded=true
 live_bird = plots.LiveMask(bigbird.mask(128, 128, block=8))
 
 
-def draw_bird(block, window_blocks, random_blocks, global_blocks, seed):
-    knobs = {"window_blocks": window_blocks, "random_blocks": random_blocks, "seed": seed}
-    mask = bigbird.mask(128, 128, block=block, global_blocks=global_blocks, **knobs)
+def draw_bird(block, window_blocks, random_blocks, global_blocks):
+    counts = {"window_blocks": window_blocks, "random_blocks": random_blocks}
+    mask = bigbird.mask(128, 128, block=block, global_blocks=global_blocks, **counts)
     live_bird.update(mask)
-    return f"Blocks of {block}: {masks.density(mask):.1%} of all pairs, seed {seed}."
+    return f"Blocks of {block}: {masks.density(mask):.1%} of all pairs."
 
 
-low_high = {"window_blocks": (0, 4, 1, 1), "random_blocks": (0, 4, 1, 2)}
-more = {"global_blocks": (0, 4, 1, 1), "seed": (0, 9, 1, 0)}
+blocks = {"window_blocks": (0, 4, 1, 1), "random_blocks": (0, 4, 1, 2)}
 sizes = widgets.choice([1, 2, 4, 8, 16], 8)
-widgets.explore(draw_bird, live_bird.figure, block=sizes, **low_high, **more)
-
-# %% [markdown] covers="G19"
-# ## Counted twice
-#
-# Chapter E's exercise: $n = 4096$, window 256, 64 random keys, 32 global tokens. A regular token
-# has 256 + 64 + 32 = 352 keys, a global token all 4096. Write down your total before you go on.
-
-# %%
-n, w, r, g = 4096, 256, 64, 32
-regular = (n - g) * (w + r + g)
-print(f"{n - g} regular rows {regular:>9,}")
-print(f"{g:>4} global rows  {g * n:>9,}")
-total = regular + g * n
-print(f"     together     {total:>9,}")
+widgets.explore(draw_bird, live_bird.figure, block=sizes, **blocks, global_blocks=(0, 4, 1, 1))
 
 # %% [markdown]
-# Two kinds of rows, each row counted once: done. The chapter goes on. It adds "incoming", the
-# regular tokens' links to the global ones, though the 352 hold them already; and it subtracts an
-# overlap that is none. What does a real mask say?
-
-# %%
-mask = bigbird.mask(n, n, block=1, window_blocks=w // 2, random_blocks=r, global_blocks=g)
-counted = int(mask.sum())
-assert counted == g * n + (n - g) * (g + r) + window.count(n - g, n - g, window=w // 2)
-incoming, overlap = (n - g) * g, g * g
-wrong_total = total + incoming - overlap
-print(f"printed {wrong_total:,}   rows {total:,}   mask {counted:,}")
-
-# %%
-table = n * w + n * r + g * n + incoming - overlap
-totals = {
-    "printed total": wrong_total,
-    "the table's own rows": table,
-    "each row once": total,
-    "a real mask": counted,
-    "n (w + r + g)": n * (w + r + g),
-}
-axes = plots.bars(totals, title="one pattern, five counts of its pairs")
-plots.show(axes, "The printed total is the largest; a real mask has some 8 % less.")
-
-# %%
-claims.check("C456", 0)
-claims.check("C457", 0)
-claims.check("C458", total, f"counted twice; a mask has {counted:,}: windows end at the edges")
-
-# %% [markdown]
-# Everything that follows from the total is off by as much, and the table beside it does not add
-# up to it either:
-
-# %%
-sparse = 1 - total / n**2
-claims.check("C459", f"{sparse:.2%} by rows, {1 - counted / n**2:.2%} in the mask")
-claims.check("C460", f"{total / n**2:.2%} by rows, {counted / n**2:.2%} in the mask")
-claims.check("C461", f"{total * 4 / 1e6:.2f} MB by rows, {counted * 4 / 1e6:.2f} MB in the mask")
-claims.check("C462", f"{sparse:.1%}")
-
-# %%
-claims.check("C463", table)
-claims.check("C464", f"{table * 4 / 1e6:.2f} MB")
-claims.check("C467", n * (w + r + g) * 4 / 1e6)
-claims.check("C466", n * 256 * 4 / 1e6)
-
-# %% [markdown]
-# And the chapter's own text counts the window on each side, so that the same letters mean 608 keys:
-
-# %%
-wide = bigbird.mask(n, n, block=1, window_blocks=w, random_blocks=r, global_blocks=g)
-claims.check("C452", w + r + g)
-claims.check("C226", f"at most {2 * w + 1 + r + g}; on average {wide.sum() / n:.0f} in a real mask")
-per_head = ((n - g) * (2 * w + r + g) + g * n) * 4
-print(f"{n / 608:.1f} times fewer keys, {per_head / 1e6:.1f} MB a head", end=", ")
-print(f"{per_head * 144 / 1e9:.1f} GB in BERT-base: 12 layers, 12 heads")
-
-# %%
-why = "its own table has 6.5 times at 4096 tokens and 13 at 8192; 10 is 1 / the wrong 10.08 %"
-claims.check("C469", f"{n**2 / total:.1f} times fewer pairs; no time is measured by that", why)
-
-# %% [markdown] covers="G10"
-# **V4** asks for all these numbers, without the double count.
+# Should all heads draw the same random keys? Chapter E says yes; the common implementation draws
+# anew for each head. Twelve heads with 64 of 4096 keys then see many more together:
 #
-# ## The same keys for all heads?
-#
-# Chapter E fixes one random set for all heads. The common implementation draws one for each. Twelve
-# heads with 64 of 4096 keys each: what share of all keys does the layer see?
-#
-# $$ \text{shared: } \frac rn , \qquad \text{per head: } 1 - \Bigl(1 - \frac rn\Bigr)^h $$
+# $$ \text{shared: } \frac rn , \qquad \text{per head: } 1 - \Bigl(1 - \frac rn\Bigr)^{12} $$
 
 # %%
 sets = [random_keys.draw(64, 4096, n_random=64, seed=head)[:, 1:] for head in range(12)]
 union = np.mean([len(np.unique(row)) for row in np.concatenate(sets, axis=1)]) / 4096
 print(f"counted {union:.1%}, formula {1 - (1 - 64 / 4096) ** 12:.1%}, shared {64 / 4096:.1%}")
 
-# %%
-claims.check("C225", f"12 heads see {union:.1%} of the keys, and {64 / 4096:.1%} if they share")
-
-# %%
-heads = np.arange(1, 33)
-ones = {name: np.ones(32) for name in ("per head", "shared", "with these heads")}
-live_cover = plots.LiveCurves(heads, ones, x_label="heads", y_label="share of keys seen", high=1)
-
-
-def draw_cover(r, heads_):
-    share = 1 - (1 - r / 4096) ** heads
-    flat = {"shared": r / 4096, "with these heads": share[heads_ - 1]}
-    live_cover.update({"per head": share} | {name: np.full(32, s) for name, s in flat.items()})
-    return f"{heads_} heads, r = {r}: {share[heads_ - 1]:.1%} per head, {r / 4096:.1%} shared."
-
-
-widgets.explore(draw_cover, live_cover.figure, r=(16, 512, 16, 64), heads_=(1, 32, 1, 12))
-
-# %% [markdown] covers="G13"
-# ## Settings that contradict each other
-#
-# Chapter E recommends: window of 3 blocks, "typically 256–512"; random a quarter of the window;
-# global 2 blocks, "typically 32–64". How large is a block, then? Solve for it.
-
-# %%
-claims.check("C472", f"blocks of {256 / 3:.0f} to {512 / 3:.0f}; with 64 it is {3 * 64}")
-claims.check("C474", f"blocks of {32 // 2} to {64 // 2}; with 64 it is {2 * 64}")
-claims.check("C473", f"{256 // 4}; the released model has 3 blocks, {3 * 64}")
-
-# %%
-settings = {"block": 64, "window_blocks": 1, "random_blocks": 3, "global_blocks": (0, 63)}
-layout = bigbird.layout(4096, 4096, **settings)
-per_token = layout.mean() * 4096
-claims.check("C233", f"3 · 64, 3 · 64, 2 · 64 tokens; {per_token:.0f} keys on average in a mask")
-
 # %% [markdown]
-# No block size fits both ranges. Slide it and see which promise breaks.
+# BigBird's paper proves that such a pattern can approximate any continuous function on sequences,
+# as full attention can, and credits the global tokens. It is an existence proof: it names no width,
+# no depth, no accuracy. Tested were question answering, summaries of articles, and genomics.
 
-# %%
-live_block = plots.LiveBars(
-    {"window": 192, "random": 192, "global": 128}, unit="tokens", title=" ", high=768
-)
-
-
-def draw_block(block):
-    sizes = {"window": 3 * block, "random": 3 * block, "global": 2 * block}
-    live_block.update(sizes, f"blocks of {block}")
-    kept = ["window"] * (256 <= sizes["window"] <= 512) + ["global"] * (32 <= sizes["global"] <= 64)
-    return f"Blocks of {block}: in the recommended range: {' and '.join(kept) or 'nothing'}."
-
-
-widgets.explore(draw_block, live_block.figure, block=(8, 256, 8, 64))
-
-# %% [markdown] covers="G11 G15"
-# ## What the theorem says
+# %% [markdown] covers="F22 F23 F32 F33 G3 G17 G18"
+# ## A bet on where the links are
 #
-# BigBird's paper proves that its pattern can approximate any continuous function on sequences, as
-# full attention can. Its abstract credits a constant number of *global* tokens. It is an existence
-# proof: it names no width, no depth, and no accuracy. The paper tests question answering,
-# summarisation and genomics.
-
-# %%
-why = "the paper's abstract credits O(1) global tokens; the proof was not checked here"
-claims.check("C228", "one global token joins all in 2 layers, random keys alone may never", why)
-
-# %% [markdown] covers="F27 F30"
-# ## A union is not a sum
-#
-# Chapter V combines 64 local keys, stride 128 and the first token: 64 + 32 + 1 = 97. Tick the parts
-# on and off. When is the union smaller than the sum?
-
-# %%
-sets = {
-    "local": window.mask(256, 256, window=8),
-    "strided": strided.mask(256, 256, stride=16),
-    "first": np.tile(np.arange(256) == 0, (256, 1)),
-}
-live_union = plots.LiveMask(sets["local"])
-
-
-# %%
-def draw_union(**ticked):
-    chosen = [mask for name, mask in sets.items() if ticked[name]]
-    union = np.any([np.zeros((256, 256), dtype=bool), *chosen], axis=0)
-    live_union.update(union)
-    added = sum(mask.sum() for mask in chosen) / 256
-    return f"Keys of a query: {added:.2f} added up, {union.sum() / 256:.2f} in the union."
-
-
-widgets.explore(draw_union, live_union.figure, local=True, strided=True, first=True)
-
-# %%
-near, far = window.mask(4096, 4096, window=32), strided.mask(4096, 4096, stride=128)
-first = np.tile(np.arange(4096) == 0, (4096, 1))
-union = near | far | first
-print(f"{near.sum() / 4096:.2f} + {far.sum() / 4096:.2f} + 1 keys, union {union.sum() / 4096:.2f}")
-
-# %%
-claims.check("C171", int(near[2048].sum()))
-claims.check("C173", f"{union.sum() / 4096:.2f}")
-claims.check("C174", f"{100 * masks.density(union):.3f} %", "the union above over all pairs")
-
-# %% [markdown] covers="F28 F31 W3 W9"
-# The sum is nearly right, by luck: the forgotten own key makes up for the edges. Let the first
-# token be truly global, and its row adds nearly 4096 pairs more. **V8** counts all of this.
-#
-# ## Tiles: the price of odd shapes
-#
-# A processor multiplies *tiles*, blocks of 16 × 16 pairs or more. A tile with one visible pair
-# costs as much as a full one. Take random attention with 1 % of all pairs, in tiles of 32. What
-# share of the tiles is touched?
-
-# %%
-from attncourse import layouts
-
-n = 2048
-loose = random_keys.mask(n, n, n_random=n // 100, seed=0)
-for block in (1, 4, 16, 32):
-    touched, _ = layouts.blocks_of(loose, block=block)
-    chance = 1 - (1 - masks.density(loose)) ** block**2
-    print(f"tiles of {block:>2}: {masks.density(touched):7.1%} touched, predicted {chance:.1%}")
-
-# %% [markdown]
-# All of them: 1 % of the pairs at the price of full attention. That is why BigBird draws whole
-# blocks. Choose a pattern and a tile, and see what is computed for nothing.
-
-# %%
-n = 256
-kinds = {
-    "random": random_keys.mask(n, n, n_random=8, seed=0),
-    "strided": strided.mask(n, n, stride=16),
-    "longformer": longformer.mask(n, n, window=8, global_tokens=4),
-    "bigbird, blocks of 16": bigbird.mask(n, n, block=16, random_blocks=1, global_blocks=1),
-}
-words = ("skipped", "hidden", "counts")
-live_tiles = plots.LiveHeatmap(np.zeros((n, n)), title="computed and needed", words=words)
-
-
-# %%
-def draw_tiles(pattern, tile):
-    mask = kinds[pattern]
-    touched, _ = layouts.blocks_of(mask, block=tile)
-    computed = np.kron(touched, np.ones((tile, tile), dtype=bool))
-    live_tiles.update(computed.astype(int) + mask)
-    return f"{pattern}, tiles of {tile}: {mask.sum() / computed.sum():.0%} of the work counts."
-
-
-tile = widgets.choice([1, 2, 4, 8, 16, 32, 64], 4)
-widgets.explore(draw_tiles, live_tiles.figure, pattern=list(kinds), tile=tile)
-
-# %% [markdown] covers="F28 F36"
-# ## Block-sparse attention
-#
-# So give the tiles the first word. A *layout* is a small boolean grid: which block of keys does a
-# block of queries see? Nothing is computed for the others. A block row takes
-#
-# $$ \underbrace{Q_\text{block}}_{b \times D}\;
-#    \underbrace{[K_{j_1} \dots K_{j_m}]^\top}_{D \times m b} \in \mathbb R^{b \times m b} $$
-
-# %%
-from attncourse.reference import block_sparse
-
-n, block = 512, 64
-q, k, v = random_qkv(n)
-layout = layouts.band(n, n, block=block, window_blocks=0)
-layout[:, 0] = layout[0] = True
-print(layout.astype(int))
-
-# %%
-out = block_sparse.attention(q, k, v, layout=layout, block=block)
-by_mask = full.attention(q, k, v, mask=block_sparse.mask(n, n, layout=layout, block=block))
-np.testing.assert_allclose(out, by_mask, atol=1e-6)
-print(f"{layout.sum()} of {layout.size} blocks computed: the same result as with a mask")
-
-# %% [markdown]
-# Any mask can go through it. Blocks that are wholly visible are *full* and need no mask; *partial*
-# ones ask a function. So even an odd pattern is exact, at the price of its tiles.
-
-# %%
-mask = longformer.mask(n, n, window=40, global_tokens=3)
-layout, partial = layouts.blocks_of(mask, block=block)
-odd = block_sparse.attention(
-    q, k, v, layout=layout, block=block, partial=partial, visible=lambda i, j: mask[i, j]
-)
-np.testing.assert_allclose(odd, full.attention(q, k, v, mask=mask), atol=1e-6)
-print(f"{layout.sum()} of {layout.size} blocks, {partial.sum()} of them partial: the same result")
-
-# %% [markdown] covers="F29 F31 S4"
-# **Exercise 05.3** is this algorithm, with its memory graded; **05.5** its Triton kernel.
-#
-# ## Gather or block
-#
-# Now the clock. Five ways to attend to the same *number* of pairs, a sixteenth of all, at 2048
-# tokens. *Gathering* copies each query's keys from all over the memory. On a GPU such reads do not
-# *coalesce*: neighbouring threads fetch from far places. Sparse-matrix libraries such as
-# cuSPARSE have the same problem. Rank the five first.
-
-# %%
-n = 2048
-q, k, v = random_qkv(n)
-pairs_of = bigbird.layout(n, n, block=64, window_blocks=0, random_blocks=1, global_blocks=0)
-spread = random_keys.mask(n, n, n_random=127)
-ways = {
-    "full": lambda: full.attention(q, k, v),
-    "random keys, masked": lambda: full.attention(q, k, v, mask=spread),
-    "random keys, gathered": lambda: random_keys.attention(q, k, v, n_random=127),
-    "random blocks": lambda: block_sparse.attention(q, k, v, layout=pairs_of, block=64),
-    "window": lambda: window.attention(q, k, v, window=64),
-}
-assert spread.mean() == pairs_of.mean() == 1 / 16
-
-# %%
-seconds = {way: measure.seconds(call, repeats=3) for way, call in ways.items()}
-peaks = {way: measure.peak_bytes(call) for way, call in ways.items()}
-assert peaks["random blocks"] < peaks["random keys, gathered"] < peaks["full"]
-assert peaks["full"] < peaks["random keys, masked"]
-figure, (upper, lower) = plots.figure(2, 1, height=4.6)
-plots.bars(seconds, upper, unit="s", title="time, a sixteenth of all pairs")
-plots.bars(peaks, lower, unit="bytes", title="peak memory")
-plots.show(figure, "Time and memory of five ways. Blocks hold less than gathered keys, masks most.")
-
-# %% tags=["nbval-ignore-output"]
-won = {way: seconds["full"].median / timing.median for way, timing in seconds.items()}
-for way, times in won.items():
-    print(f"{way:<22} {times:5.1f} times as fast as full attention; 16 in theory")
-blocked = won["window"] / won["random keys, masked"]
-claims.check("C067", f"on this CPU, blocks against a mask: {blocked:.0f}x")
-claims.check("C143", f"gathered random keys: {won['random keys, gathered'] / 16:.0%} of 16x here")
-claims.check("C144", f"random blocks: {won['random blocks'] / 16:.0%} of 16x here")
-
-# %% [markdown] covers="F20 F25 G7"
-# Equally many pairs, and yet other times: gathering can lose even to full attention, which computes
-# sixteen times as many. Even experts meet this. Longformer's paper calls its own CUDA kernel "as
-# fast as the highly optimized full self-attention" (appendix A), though it computes fewer pairs.
-# It saved memory, not time.
-#
-# ## Prediction beside measurement
-#
-# Each mechanism of this chapter states its peak before it runs. What will each do when $n$ doubles?
-
-# %%
-lengths = [1024, 2048, 4096]
-inputs = [random_qkv(n) for n in lengths]
-named = {
-    "longformer": (longformer, {"window": 64, "global_tokens": 2}),
-    "bigbird": (bigbird, {"block": 64}),
-    "strided": (strided, {"stride": 16}),
-    "random": (random_keys, {"n_random": 64}),
-}
-measured = {"full": [measure.peak_bytes(full.attention, *x) for x in inputs]}
-predicted = {"full": [full.cost(1, 1, n, n, 64).peak_bytes for n in lengths]}
-for name, (module, knobs) in named.items():
-    measured[name] = [measure.peak_bytes(module.attention, *x, **knobs) for x in inputs]
-    predicted[name] = [module.cost(1, 1, n, n, 64, **knobs).peak_bytes for n in lengths]
-    np.testing.assert_allclose(measured[name], predicted[name], rtol=0.1)
-
-# %%
-axes = plots.growth(lengths, measured, predicted, unit="bytes", title="peak memory")
-plots.show(axes, "Full attention grows with n squared and leaves all sparse patterns far below.")
-
-# %% [markdown]
-# The points lie on the lines; the cell above would have failed at a tenth of difference. The
-# output alone doubles with $n$. BigBird and Longformer add the scores of their global rows, which
-# grow with $n$ too. Strided attention holds $64 \cdot n/s$ scores, and random attention its list of
-# drawn keys.
-
-# %%
-often = {"repeats": 50, "at_least": 3, "at_most": 0.2}  # short calls more often than long ones
-timings = {"full": [measure.seconds(full.attention, *x, **often) for x in inputs]}
-rate = full.cost(1, 1, 2048, 2048, 64).flops / timings["full"][1].median
-expected = {"full": [full.cost(1, 1, n, n, 64).flops / rate for n in lengths]}
-for name, (module, knobs) in measure.progress(named.items(), "timing", expect_seconds=4):
-    timings[name] = [measure.seconds(module.attention, *x, **often, **knobs) for x in inputs]
-    expected[name] = [module.cost(1, 1, n, n, 64, **knobs).flops / rate for n in lengths]
-axes = plots.growth(lengths, timings, expected, unit="s", title="time")
-plots.show(axes, "Seconds over n, measured and as the operation count predicts.")
-
-# %% [markdown] covers="F22 F23 F32 F33 G3"
-# The dashed lines scale one measured point by FLOPs. Look for the mechanism whose points lie
-# farthest above its line, and remember how it gets its keys.
-#
-# ## A pattern for each kind of data
-#
-# A pattern is a bet on where the links are. Four toy data sets with links by construction: words
-# and a title; names that are defined somewhere; a period; a picture read line by line. Each
-# pattern may spend about 17 keys. Bet first.
+# A pattern is a bet. Four toy data sets with links by construction: words and a title; names that
+# are defined somewhere; a period of 16; a picture of 16 × 16, read line by line. Each pattern may
+# spend about 17 keys. Bet first: who catches most of each?
 
 # %%
 n, generator = 256, np.random.default_rng(0)
 distance = np.abs(np.arange(n) - np.arange(n)[:, None])
 row, column = np.divmod(np.arange(n), 16)
 near_rows, near_columns = (np.abs(a - a[:, None]) <= 1 for a in (row, column))
-defined = np.eye(n)[generator.integers(0, n, n)]
-near = np.exp(-distance / 2)
+nearby = np.exp(-distance / 2)
 links = {
-    "text": near + 2 * (np.arange(n) < 2),
-    "code": near + 4 * defined,
-    "genome": near + 2 * (distance % 16 == 0),
-    "image": 1.0 * (near_rows & near_columns),
+    "text": nearby + 2 * (np.arange(n) < 2),
+    "code": nearby + 4 * np.eye(n)[generator.integers(0, n, n)],
+    "period": nearby + 2 * (distance % 16 == 0),
+    "picture": 1.0 * (near_rows & near_columns),
 }
 
 # %%
@@ -1066,177 +604,41 @@ bets = {
     "window\n+ global": longformer.mask(n, n, window=7, global_tokens=2),
     "window\n+ random": window.mask(n, n, window=4) | random_keys.mask(n, n, n_random=8),
     "strided": strided.mask(n, n, stride=16),
-    "sparse\nTransformer": window.mask(n, n, window=1) | strided.mask(n, n, stride=16),
+    "near\n+ far": window.mask(n, n, window=1) | strided.mask(n, n, stride=16),
     "2-D patch": near_rows & near_columns,
 }
 caught = np.array([[(w * m).sum() / w.sum() for m in bets.values()] for w in links.values()])
 
-
-# %%
-def winners(row):
-    """Name the patterns with the most links; some tie in whole percent."""
-    tied = [name for name, share in zip(bets, row, strict=True) if share > row.max() - 0.005]
-    return f"{' and '.join(tied)} ({row.max():.0%})".replace("\n", " ")
-
-
-# %%
+# %% folded=true
 words = {"x": "pattern", "y": "data", "label": "share of the links"}
 axes = plots.table(caught, list(links), list(bets), title="links caught", **words)
-found = (f"in {name} by {winners(row)}" for name, row in zip(links, caught, strict=True))
-plots.show(axes, f"Most links are caught {'; '.join(found)}.")
+best = [f"{list(bets)[row.argmax()]} {row.max():.0%}".replace("\n", " ") for row in caught]
+found = "; ".join(f"{name}: {bet}" for name, bet in zip(links, best, strict=True))
+plots.show(axes, f"The share of the links that each pattern catches. Most of {found}.")
 
 # %% [markdown]
-# No column wins everywhere, and nobody wins at code. Chapter E advises random links there, but a
-# name's definition may be anywhere, and chance finds it only by luck. One must look at the content.
-# Top-k attention does: each query keeps its best keys. But it scores them all first, so a cheap
-# predictor has to guess.
+# No column wins everywhere, and nobody wins at code: a definition may stand anywhere, and chance
+# finds it by luck. One has to look at the content. *Top-k* attention does: it scores all keys and
+# keeps the best. So a cheap predictor must guess them, from a few directions of $q$ and $k$:
 
 # %%
-from attncourse.reference import topk
-
 q, k, _ = (array[0, 0] for array in random_qkv(1024, width=64, seed=3))
 q, k = q * np.linspace(2, 0.1, 64), k * np.linspace(2, 0.1, 64)  # few directions matter
 best = topk.select(q, k, keep=32)
 guessed = topk.select(q, k, keep=32, predictor=topk.fit_predictor(q, k, rank=16))
 by_chance = random_keys.draw(1024, 1024, n_random=31)
-print(f"of the 32 best keys: predictor of rank 16 {topk.recall(guessed, best):.0%}", end=", ")
-print(f"random {topk.recall(by_chance, best):.0%}")
-
-# %% [markdown] covers="F28 F30 F31 G3 G17 G18"
-# Chapter 08 takes that road, and so does Reformer, which finds near keys by hashing. Linformer and
-# Synthesizer (06), Linear Transformer and Performer (07) leave the idea of a mask. Here patterns
-# stay known before the text is.
-#
-# ## The mask studio
-#
-# Now build your own. The mask of 256 tokens and its hop curve; the graph of 20 tokens; and the time
-# of 512 tokens, as its tiles of 64 predict and as this machine measures it now. Can you join all
-# pairs in two layers with less than 10 % of them?
-
-
-# %%
-def pattern(n, window_, stride, random, hubs):
-    mask = longformer.mask(n, n, window=window_, global_tokens=hubs)
-    mask |= random_keys.mask(n, n, n_random=random)
-    return mask | strided.mask(n, n, stride=stride) if stride else mask
-
-
-shape, studio_qkv = (1, 1, 512, 512, 64), random_qkv(512)
-whole = measure.seconds(full.attention, *studio_qkv, repeats=5).median
-rate, measured_before = full.cost(*shape).flops / whole, {}
-
-
-# %%
-def run(knobs):
-    mask = pattern(512, **knobs)
-    tiles = mask.reshape(8, 64, 8, 64)
-    layout, whole_tiles = tiles.any(axis=(1, 3)), tiles.all(axis=(1, 3))
-    extra = {"partial": layout & ~whole_tiles, "visible": lambda i, j: mask[i[:, 0]][:, j[0]]}
-    if (key := tuple(knobs.values())) not in measured_before:  # the same setting, the same time
-        call = (block_sparse.attention, *studio_qkv)
-        timing = measure.seconds(*call, repeats=3, layout=layout, block=64, **extra)
-        peak = measure.peak_bytes(*call, layout=layout, block=64, **extra)
-        measured_before[key] = timing.median, peak
-    return block_sparse.layout_cost(*shape, layout=layout, block=64), *measured_before[key]
-
-
-# %%
-first = {"window_": 4, "stride": 0, "random": 0, "hubs": 0}
-studio, ((a, b), (c, d)) = plots.figure(2, 2, width=8.4, height=5.6, width_ratios=(1, 1.3))
-live_mask = plots.LiveHeatmap(pattern(256, **first), a, title="mask, 256 tokens")
-live_curve = plots.LiveCurves(
-    range(9), {"pairs that met": np.ones(9)}, b, x_label="layers", y_label="share", high=1
-)
-live_graph = plots.LiveGraph(pattern(20, **first), c, title="graph, 20 tokens")
-times = {"full": whole, "predicted": whole, "measured": whole}
-live_times = plots.LiveBars(times, d, unit="s", title="time, 512 tokens")
-a.set(xticks=[], yticks=[])
-b.set(xticks=range(9), yticks=[0, 1])
-c.xaxis.set_visible(False)
-d.xaxis.set_visible(False)  # fewer words to draw: a slider step stays short
-
-
-# %% tags=["nbval-ignore-output"]
-def draw_studio(**knobs):
-    mask, small, (cost, time, peak) = pattern(256, **knobs), pattern(20, **knobs), run(knobs)
-    met = [1 / 256, *map(masks.density, graph.reach_through([mask] * 8))]
-    live_mask.update(mask)
-    live_graph.update(small, query=12)
-    live_curve.update({"pairs that met": met})
-    live_times.update({"full": whole, "predicted": cost.flops / rate, "measured": time})
-    held = f"{format_bytes(cost.peak_bytes)} predicted, {format_bytes(peak)} held"
-    deep = next((f"all met after {step} layers" for step, m in enumerate(met) if m == 1), "not all")
-    return f"{masks.density(mask):.1%} of pairs, {deep}; {held}; {time * 1e3:.1f} ms measured."
-
-
-knob_ranges = {"window_": (0, 32, 1, 4), "stride": (0, 64, 1, 0), "random": (0, 16, 1, 0)}
-widgets.explore(draw_studio, studio, **knob_ranges, hubs=(0, 8, 1, 0))
-
-# %% [markdown] covers="F28 F29 F31"
-# One random key a query, and every tile is touched: look at time and memory. One hub costs a row
-# and a column of tiles, and cuts the depth to two. What lies between the two bars is not in the
-# count: masks, copies and Python's loop.
-#
-# ## The kernel
-#
-# One Triton kernel serves the block patterns. Each program takes a block of queries and walks over
-# the list of its key blocks: the list is the loop. `trace` notes what it loads, in Triton's
-# interpreter if there is no GPU; that takes some seconds.
-
-# %% tags=["nbval-ignore-output"]
-try:
-    import torch
-
-    from attncourse import trace
-    from attncourse.kernels import bigbird as bigbird_kernel
-
-    tensors = [torch.from_numpy(array) for array in random_qkv(256, width=32)]
-    bird = {"block": 32, "random_blocks": 1, "global_blocks": 1}
-    traced = trace.record(bigbird_kernel.attention, *tensors, **bird)
-    assert not traced.out_of_bounds
-except (ImportError, RuntimeError) as reason:
-    traced = None
-    print(reason)
-
-# %% tags=["nbval-ignore-output"]
-if traced:
-    from IPython.display import display
-
-    tiles = plots.LiveTiles(traced)
-    display(widgets.explore(tiles.draw, tiles.figure, program=(0, tiles.programs - 1, 1, 3)))
+for way, found in {"predictor of rank 16": guessed, "chance": by_chance}.items():
+    print(f"of the 32 best keys, {topk.recall(found, best):.0%} found by {way}")
 
 # %% [markdown]
-# The next cell measures the kernels on a GPU if there is one. If not, it shows the latest recorded
-# run, or says that there is none.
-
-# %% tags=["nbval-ignore-output"]
-bench.show_gpu("bigbird")
+# Reformer (chapter 08) takes that road and finds near keys by hashing. Others leave the idea of a
+# mask: Linformer and Synthesizer (06), Linear Transformer and Performer
+# ([07](07_linear.ipynb)).
 
 # %% [markdown]
-# **Exercise 05.6** hides two bugs in an attention that joins two patterns.
+# ## With a text of your own
 #
-# ## What has no evidence
-#
-# Some printed sentences name no task, no metric and no source. The course does not repeat such
-# figures as facts.
-
-# %%
-claims.check("C074")
-
-# %%
-claims.check("C075", why="the paper counts in bits per byte and per dimension, not in perplexity")
-
-# %%
-claims.check("C471", why="another page of the same chapter says 0.5 to 1.5")
-
-# %% [markdown]
-# ## What you take with you
-#
-# - A stride alone is several texts, read apart. Near and far together join everything.
-# - One hub makes every path two layers long, and very narrow.
-# - Count with a mask, row by row. A union is not a sum.
-# - A processor computes tiles: scattered keys pay for all of them.
-# - A pattern is a bet on where the links are.
-#
-# Now open `exercises/05_sparse.ipynb`. Six exercises, V4 and V8; each is checked and graded, and
-# one of them by its memory.
+# Put 64 words of your own into `TEXT`, with one that is named early and needed late; name it in
+# place of *key*, and run the notebook again. Which plan carries it there in two layers? Then go on
+# to [what a pattern costs](05_sparse_tiles.ipynb). [The audit](17_audit.ipynb) has all that is
+# printed about patterns.

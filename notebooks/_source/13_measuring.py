@@ -37,7 +37,7 @@ call = functools.partial(window.attention, q, k, v, window=128)
 single = [measure.seconds(call, repeats=1, warmup=0).median for _ in range(40)]
 
 
-# %%
+# %% folded=true
 def forty_calls():
     axes = plots.distribution({"one call": single}, unit="s")
     plots.show(axes, "Forty calls of one function, a dot each; a box from quartile to quartile.")
@@ -184,7 +184,7 @@ except NotImplementedError as reason:  # not every system tells
 assert seen.peak_bytes < meters["torch's allocator"] / 100
 
 
-# %%
+# %% folded=true
 def three_meters():
     shown = {"tracemalloc": seen.peak_bytes, **meters}
     axes = plots.bars(shown, unit="bytes", title="unfused attention in torch, 2048 tokens")
@@ -510,7 +510,7 @@ plots.show(axes, "Time over n. Full attention's work grows with n squared, the o
 # linear attention has a fixed cost of 1 ms, with $4nD^2$. Both run at 20 GFLOP/s, and $D$ is 64.
 
 
-# %%
+# %% folded=true
 def crossing(fixed_ms, slower=1, rate=20e9):
     """The n from which linear attention pays: where a n² = t0 + b n."""
     a, b = 4 * 64 / rate, slower * 4 * 64**2 / rate
@@ -586,7 +586,7 @@ seconds = {stem: rows[stem, n]["seconds"]["median"] for stem in ("full", *theory
 efficiency = {stem: seconds["full"] / seconds[stem] / ratio for stem, ratio in theory.items()}
 
 
-# %%
+# %% folded=true
 def realised():
     percent = {stem: round(100 * share) for stem, share in efficiency.items()}
     axes = plots.bars(percent, unit="%", title="realised speedup, as a share of the theoretical")
@@ -721,7 +721,7 @@ claims.check("C331", why="exactly 4.00 four times over: repeated timings have sp
 # 98 ms are those of 4096 tokens and 12 heads of width 64: $4 \cdot 12 \cdot 4096^2 \cdot 64$ FLOPs
 # on a device that does up to 312 trillion a second.
 
-# %%
+# %% folded=true
 a100 = cost.DEVICES["A100 40 GB"]
 widgets.guess(
     "Which share of the A100's peak would standard attention have reached in 98 ms?",

@@ -30,6 +30,8 @@ from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit
 # numbers for each sequence of the batch.
 #
 # `score_bytes(n=3, heads=2, layers=5, batch=1, bytes_per_number=4)` is `360`.
+#
+# [Its section](../notebooks/00_start.ipynb#The-bill)
 
 
 # %% role="answer" exercise="00.1"
@@ -97,6 +99,8 @@ Spec(
 # For q `(Tq, D)` and k `(Tk, D)` return the largest score q·k of each query, `(Tq,)`, unscaled.
 #
 # q = [[1, 0], [0, 1]], k = [[2, 3], [4, 1]] gives `[4, 3]`.
+#
+# [Its section](../notebooks/00_start.ipynb#Memory-is-graded)
 
 # %% [markdown] role="prompt" exercise="00.2"
 # **Memory limit** at n = 2048: 160 rows of scores at once, 160 · n · 4 bytes = 1.25 MiB. Your

@@ -36,6 +36,8 @@ from attncourse.softmax import softmax
 #
 # What does training a Transformer hold, if nothing is recomputed? A layer has 12·d² parameters.
 # Adam keeps two moments for each, always in float32.
+#
+# [Its section](../notebooks/01_bottleneck.ipynb#The-bill-of-training)
 
 # %% [markdown] role="prompt" exercise="01.1"
 # Return a dict of bytes: `parameters`; `gradients`, one for each; `moments`; `rows`: q, k, v and
@@ -139,6 +141,8 @@ Spec(
 # gradients of q, k and v if the weights were kept; `recomputing`, if the scores are made again.
 #
 # `attention_flops(2, 3, 5, 4)`: 108, 216, 276.
+#
+# [Its section](../notebooks/01_bottleneck.ipynb#Operations,-counted)
 
 
 # %% role="answer" exercise="01.2"
@@ -223,6 +227,8 @@ Spec(
 # texts of the batch fit into the rest? The answer is exact.
 #
 # `longest_text(100, 36, 1, 1, 1, 4)` is `4`.
+#
+# [Its section](../notebooks/01_bottleneck.ipynb#What-fits-needs-a-subtraction)
 
 
 # %% role="answer" exercise="01.3"
@@ -318,6 +324,8 @@ Spec(
 #
 # softmax(q kᵀ / √D) v for one head: q and k `(n, D)`, v `(n, Dv)`, result `(n, Dv)` in the dtype of
 # q. Written as one expression it holds several n × n arrays at once. Hold one.
+#
+# [Its section](../notebooks/01_bottleneck.ipynb#How-long-a-square-must-live)
 
 # %% [markdown] role="prompt" exercise="01.4"
 # **Memory limit** at n = 2048, D = 64, float32: one n × n array and five arrays as large as q,
@@ -430,6 +438,8 @@ Spec(
 #
 # A work has FLOPs and bytes to move, a device a peak (FLOP/s) and a bandwidth (bytes/s). Both go on
 # at the same time.
+#
+# [Its section](../notebooks/01_bottleneck.ipynb#The-roofline)
 
 # %% [markdown] role="prompt" exercise="01.5"
 # Return a dict: `seconds`, the least time; `memory_bound`, True if moving takes longer than
@@ -491,7 +501,7 @@ Spec(
         case("limited by computing", 105, 7, 5.0, 2.0),
         case("exactly at the ridge", 35, 14, 5.0, 2.0),
         case("a copy, one operation for 8 bytes", 10**9, 8 * 10**9, *A100),
-        case("standard attention, n = 4096, on an A100", 4 * 4096**2 * 64, 12 * 4096**2, *A100),
+        case("standard attention, n = 4096, on an A100", 4 * 4096**2 * 64, 8 * 4096**2, *A100),
         case("a product of 4096², on an A100", 2 * 4096**3, 3 * 2 * 4096**2, *A100),
         *draws(4, random_work, name="work and device"),
     ],
@@ -535,6 +545,8 @@ Spec(
 #
 # A table gives the seconds of attention at rising lengths. Step i leads from row i to row i + 1;
 # its exponent is the e in t₂ / t₁ = (n₂ / n₁)ᵉ.
+#
+# [Its section](../notebooks/01_bottleneck.ipynb#Operations-are-not-time)
 
 # %% [markdown] role="prompt" exercise="01.6"
 # Honest exponents start near 0, where starting the work takes longest, and rise to 2. Return the
@@ -653,6 +665,8 @@ Spec(
 #
 # A textbook's budget for n = 4096 and d = 768 takes d for the width of a single head. Do it for any
 # number of heads that share d, in float32.
+#
+# [Its section](../notebooks/01_bottleneck.ipynb#768-is-not-a-head)
 
 # %% [markdown] role="prompt" exercise="01.V2"
 # Return a dict: `score_numbers` of all heads; `qkv_numbers`, those of q, k and v; `total_bytes` of
@@ -753,6 +767,8 @@ Spec(
 # the share of the full bytes that is saved, negative if more is held.
 #
 # `method_bytes(4, 3, 2, 2, 4)`: 192, 96, 48, 0.5, 0.75.
+#
+# [Its section](../notebooks/01_bottleneck.ipynb#Growth)
 
 
 # %% role="answer" exercise="01.V6"

@@ -8,9 +8,13 @@
 # No exercise needs the answer of another.
 
 # %% [markdown]
-# `window` is a **radius**, as in the chapter. *Global* tokens are the first `n_global` positions.
+# They go with both parts of the chapter, [who hears from whom](../notebooks/05_sparse.ipynb) and
+# [what a pattern costs](../notebooks/05_sparse_tiles.ipynb). *Global* tokens are the first
+# `n_global` positions. `window` is a **radius**; V4 and V8 keep the textbooks' meaning, the total.
+
+# %% [markdown]
 # If Tq ≠ Tk, the last query stands at the last key: query i sits at key position i + Tk − Tq. A
-# query that sees no key gets zeros. V4 and V8 keep the textbooks' meaning of a window: the total.
+# query that sees no key gets zeros.
 
 # %% role="setup"
 import numpy as np
@@ -51,6 +55,7 @@ def tiles(*rows):
 # ## 05.1 Window, stride and hubs in one mask
 #
 # *12 minutes · difficulty 1 of 3 · 2 points*
+# · [section](../notebooks/05_sparse.ipynb#Two-patterns,-one-name)
 #
 # Return the mask `(n_queries, n_keys)`, True = may attend, of a union: within `window`; at a
 # multiple of `stride`; and global tokens, which see all and are seen by all. `causal` hides every
@@ -175,9 +180,10 @@ Spec(
 # ## 05.2 Count a Longformer
 #
 # *12 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/05_sparse_tiles.ipynb#Rows,-columns,-and-what-is-left)
 #
-# How many True entries has the mask of a window and `n_global` global tokens, n × n and not causal?
-# Edges and overlaps count exactly. Both may exceed n; n goes up to 10¹².
+# How many True entries has the mask of a window and `n_global` global tokens, n × n, not causal?
+# Edges and overlaps count. Both may exceed n; n is up to 10¹².
 #
 # `longformer_connections(5, 1, 1)` is `19`; without global tokens it is `13`.
 
@@ -278,6 +284,7 @@ Spec(
 # ## 05.3 Block-sparse attention, one row of blocks at a time
 #
 # *25 minutes · difficulty 3 of 3 · 4 points*
+# · [section](../notebooks/05_sparse_tiles.ipynb#Block-sparse-attention)
 #
 # softmax(q kᵀ / √D) v for q and k `(..., n, D)`, v `(..., n, Dv)`. Query block a sees key block b
 # if the bool `layout[a, b]`. Blocks have `block` tokens, the last may be shorter.
@@ -449,6 +456,7 @@ Spec(
 # ## 05.4 Layers until all have met
 #
 # *15 minutes · difficulty 2 of 3 · 3 points*
+# · [section](../notebooks/05_sparse.ipynb#A-hub)
 #
 # After how many layers of this mask does every output depend on every input? `mask[i, j]` lets i
 # hear from j in one layer, and not j from i. Return `-1` if no number of layers is enough.
@@ -574,10 +582,11 @@ Spec(
 # ## 05.5 A Triton kernel that walks a list
 #
 # *20 minutes · difficulty 3 of 3 · 3 points*
+# · [section](../notebooks/05_sparse_tiles.ipynb#The-kernel)
 #
-# `blocks` lists the key tiles of all rows, one row after another; row t owns the entries
-# `starts[t]` … `starts[t + 1] - 1`. Set `first`, `last` and `key_tile`; the rest is given. q, k, v
-# are contiguous `(n, D)` float32.
+# `blocks` lists the key tiles of all rows, row after row; row t owns entries
+# `starts[t]` … `starts[t + 1] - 1`. Set `first`, `last` and `key_tile`; all else is given. q, k, v
+# are contiguous float32 `(n, D)`.
 
 # %% [markdown] role="prompt" exercise="05.5"
 # **Traffic limit**: each listed tile of K and V once, and the lists. Example: rows that see the
@@ -751,6 +760,7 @@ Spec(
 # ## 05.6 Find two bugs in a union
 #
 # *20 minutes · difficulty 3 of 3 · 3 points*
+# · [section](../notebooks/05_sparse_tiles.ipynb#Block-sparse-attention)
 #
 # Each query sees its window and the first `n_global` keys, with one softmax; no full rows. Copy the
 # code, repair it, keep the blocks: memory at n = 2048 is limited to four arrays as large as q,
@@ -902,6 +912,7 @@ Spec(
 # ## 05.V4 BigBird without counting twice
 #
 # *15 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/05_sparse_tiles.ipynb#Counted-twice)
 #
 # A regular token has `window` keys in all (the textbook's w is a total), `n_random` and `n_global`
 # others, all different. A global token has all n. What does one float32 head connect, and in which
@@ -1010,6 +1021,7 @@ Spec(
 # ## 05.V8 A union of three patterns
 #
 # *15 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/05_sparse_tiles.ipynb#Adding-the-parts)
 #
 # A textbook adds 64 local keys, every 128th and 1 global token: 97. Count exactly: keys at most
 # `local` // 2 away; keys a multiple of `stride` away; the first `n_global` keys, for every query.

@@ -86,6 +86,7 @@ def normalised(scores, v):
 # ## 07.1 Where to put the brackets
 #
 # *10 minutes · difficulty 1 of 3 · 2 points*
+# · [section](../notebooks/07_linear.ipynb#Move-the-brackets)
 #
 # (φ(Q) φ(K)ᵀ) V or φ(Q) (φ(K)ᵀ V)? Q has `n_queries` rows, K and V have `n_keys`, φ gives
 # `features` numbers, V is `value_width` wide. No normaliser; φ itself is free.
@@ -206,6 +207,7 @@ Spec(
 # ## 07.2 Linear attention
 #
 # *15 minutes · difficulty 2 of 3 · 3 points*
+# · [section](../notebooks/07_linear.ipynb#Another-similarity)
 #
 # Row i is φ(q_i) Σ_j φ(k_j)ᵀ v_j, divided by φ(q_i) · Σ_j φ(k_j), with φ(x) = elu(x) + 1: exp(x)
 # below 0, x + 1 above. q is `(..., Tq, D)`, k `(..., Tk, D)`, v `(..., Tk, Dv)`. Not causal; add
@@ -330,6 +332,7 @@ Spec(
 # ## 07.3 Causal, with a state
 #
 # *25 minutes · difficulty 3 of 3 · 4 points*
+# · [section](../notebooks/07_linear.ipynb#In-chunks)
 #
 # The same, causal: query i sees the keys 0 … i. q and k are `(..., n, D)`, v is `(..., n, Dv)`.
 # Row 0 is always v_0.
@@ -465,6 +468,7 @@ Spec(
 # ## 07.4 Positive random features
 #
 # *12 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/07_performer.ipynb#Positive-features)
 #
 # φ(x), one feature for each row w of `directions` `(m, D)`, so that over random directions φ(q) ·
 # φ(k) is exp(q·k/√D) on average. x is `(..., T, D)`, the result `(..., T, m)`, in the dtype of x.
@@ -576,6 +580,7 @@ Spec(
 # ## 07.5 The walk of a Triton kernel
 #
 # *25 minutes · difficulty 3 of 3 · 3 points*
+# · [section](../notebooks/07_linear.ipynb#The-kernel-tile-by-tile)
 #
 # Causal linear attention: one program a head walks over the chunks. Compute `acc` `[BLOCK, D]` and
 # `total` `[BLOCK]`, numerator and normaliser of the chunk's queries, and keep `state` and `norm`
@@ -736,6 +741,7 @@ Spec(
 # ## 07.6 Find two bugs in a Performer
 #
 # *15 minutes · difficulty 3 of 3 · 3 points*
+# · [section](../notebooks/07_performer.ipynb#Large-exponents)
 #
 # It should estimate softmax attention with positive features, and not overflow for long vectors.
 # One bug is in a division, the other in a maximum. Copy the code into the answer cell and repair
@@ -882,6 +888,7 @@ Spec(
 # ## 07.V3 How good is a Performer?
 #
 # *20 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/07_performer.ipynb#An-error-is-nothing-alone)
 #
 # A textbook measures a Performer by three numbers, and prints a table of them. Do it with the
 # right features, φ(x) as in 07.4, beside the answer that ignores the query. q, k and v are
@@ -1033,6 +1040,7 @@ Spec(
 # ## 07.V9 Where linear and softmax attention part
 #
 # *15 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/07_linear.ipynb#Another-similarity)
 #
 # The *total variation* of two rows of weights is half the sum of their absolute differences. Return
 # it for each query: softmax's row against that of φ(x) = elu(x) + 1. q is `(Tq, D)`, k `(Tk, D)`,

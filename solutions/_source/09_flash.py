@@ -35,6 +35,7 @@ from attncourse.softmax import softmax
 # ## 09.1 Bytes that travel
 #
 # *10 minutes · difficulty 1 of 3 · 2 points*
+# · [section](../notebooks/09_flash.ipynb#Count-the-traffic)
 #
 # What do the two ways move between HBM and the chip, for one head? *Standard* has three kernels;
 # the scores are written and read, the weights written and read. *Tiled* keeps `block_q` queries on
@@ -149,6 +150,7 @@ Spec(
 # ## 09.2 Tiles under a causal mask
 #
 # *15 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/09_flash.ipynb#Tiles)
 #
 # The matrix is cut into tiles of `block_q` × `block_k`; the last ones may be shorter. A causal
 # kernel visits a tile if any pair in it is visible. It needs a mask there if any pair is hidden.
@@ -263,6 +265,7 @@ Spec(
 # ## 09.3 Attention without a row of scores
 #
 # *25 minutes · difficulty 3 of 3 · 4 points*
+# · [section](../notebooks/09_flash.ipynb#Tiles)
 #
 # softmax(q kᵀ / √D) v for q `(..., Tq, D)`, k `(..., Tk, D)` and v `(..., Tk, Dv)`; the axes
 # before are free. Result `(..., Tq, Dv)`, dtype of q. With one key, for example, each row is v.
@@ -437,6 +440,7 @@ Spec(
 # ## 09.4 Join two halves
 #
 # *15 minutes · difficulty 2 of 3 · 3 points*
+# · [section](../notebooks/09_flash_backward.ipynb#One-number-per-row)
 #
 # Two machines attended to two sets of keys. Each sends its output `(..., Tq, Dv)` and its lse
 # `(..., Tq)`; a query that saw no key there has lse −inf and zeros. Return `(out, lse)` of both
@@ -563,6 +567,7 @@ Spec(
 # ## 09.5 The loop of a Triton kernel
 #
 # *30 minutes · difficulty 3 of 3 · 4 points*
+# · [section](../notebooks/09_flash_backward.ipynb#One-algorithm-in-two-languages)
 #
 # Write the loop over the tiles of keys. It takes `q`, and leaves `running_sum` `[BLOCK]` and `acc`
 # `[BLOCK, D]`; the rest of the kernel is given. q, k, v are contiguous `(Tq, D)` and `(Tk, D)`
@@ -732,6 +737,7 @@ Spec(
 # ## 09.6 Find two bugs in a backward pass
 #
 # *20 minutes · difficulty 3 of 3 · 3 points*
+# · [section](../notebooks/09_flash_backward.ipynb#Backward:-make-it-again)
 #
 # Causal attention, backward, tile by tile. One bug shows as soon as there are two tiles of keys,
 # the other only where Tq and Tk differ. Copy the code into the answer cell and repair it.
@@ -908,6 +914,7 @@ Spec(
 # ## 09.V2 A memory budget, with Flash in it
 #
 # *15 minutes · difficulty 2 of 3 · 3 points*
+# · [section](../notebooks/09_flash.ipynb#Memory:-prediction-beside-measurement)
 #
 # A textbook compares the memory of one layer for n tokens of width d and recommends a method. All
 # hold q, k and v, n · d numbers each. Besides, count the following, for `heads` heads.

@@ -28,9 +28,9 @@ def _block_sparse_dkdv_kernel(
     stride_dvb, stride_dvh, stride_dvt, stride_dvd,
     Tq, Tk, n_rows, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One program: dk and dv of BLOCK_KV keys, along their list of query tiles or a share of it.
+    """One program: dk and dv of BLOCK_K keys, along their list of query tiles or a share of it.
 
     Scores are recomputed transposed, as in `flash`. Rows without a query are zeros of q and
     grad_out, and add nothing.
@@ -47,12 +47,12 @@ def _block_sparse_dkdv_kernel(
     dk_ptr += batch * stride_dkb + head * stride_dkh
     dv_ptr += batch * stride_dvb + head * stride_dvh
 
-    keys = tokens_of(k_order_ptr, column, BLOCK_KV)
+    keys = tokens_of(k_order_ptr, column, BLOCK_K)
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-    v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
-    dk = tl.zeros([BLOCK_KV, BLOCK_D], tl.float32)
-    dv = tl.zeros([BLOCK_KV, BLOCK_DV], tl.float32)
+    k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+    v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+    dk = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
+    dv = tl.zeros([BLOCK_K, BLOCK_DV], tl.float32)
 
     bounds = first, first_cut, end
     for stretch in tl.static_range(2):  # full tiles, cut tiles
@@ -64,18 +64,18 @@ def _block_sparse_dkdv_kernel(
             grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
             lse = tl.load(lse_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
             delta = tl.load(delta_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
-            scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
+            scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [BLOCK_K, BLOCK_Q]
             scores = scores * (scale * LOG2E) - lse[None, :]
             if stretch == 1:
                 words = picture_rows(pictures_ptr, entry_ptr, BLOCK_Q)  # [BLOCK_Q]
-                visible = (words[None, :] >> tl.arange(0, BLOCK_KV)[:, None]) & 1
+                visible = (words[None, :] >> tl.arange(0, BLOCK_K)[:, None]) & 1
                 scores = tl.where(visible != 0, scores, float("-inf"))
-            weights = tl.exp2(scores)  # [BLOCK_KV, BLOCK_Q]
+            weights = tl.exp2(scores)  # [BLOCK_K, BLOCK_Q]
             dv = tl.dot(weights.to(grad_out.dtype), grad_out, dv, input_precision="ieee")
-            dweights = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # [BLOCK_KV, BLOCK_Q]
-            dscores = weights * (dweights - delta[None, :])  # [BLOCK_KV, BLOCK_Q]
-            dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")  # [BLOCK_KV, BLOCK_D]
-    rows = rows_to_store(keys, share, BLOCK_KV)
+            dweights = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # [BLOCK_K, BLOCK_Q]
+            dscores = weights * (dweights - delta[None, :])  # [BLOCK_K, BLOCK_Q]
+            dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")  # [BLOCK_K, BLOCK_D]
+    rows = rows_to_store(keys, share, BLOCK_K)
     store_tile(dk_ptr, dk * scale, rows, cols, stride_dkt, stride_dkd, n_rows, D)
     store_tile(dv_ptr, dv, rows, v_cols, stride_dvt, stride_dvd, n_rows, Dv)
 
@@ -92,7 +92,7 @@ def _block_sparse_dq_kernel(
     stride_dqb, stride_dqh, stride_dqt, stride_dqd,
     Tq, Tk, n_rows, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One program: dq of BLOCK_Q queries, along their list of key tiles or a share of it."""
     row, first, first_cut, end, share = program_of(items_ptr)
@@ -119,18 +119,18 @@ def _block_sparse_dq_kernel(
     for stretch in tl.static_range(2):  # full tiles, cut tiles
         for place in range(bounds[stretch], bounds[stretch + 1]):
             entry_ptr = entries_ptr + 2 * place
-            keys = tokens_of(k_order_ptr, tl.load(entry_ptr), BLOCK_KV)
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_KV, BLOCK_D]
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_KV, BLOCK_DV]
-            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
+            keys = tokens_of(k_order_ptr, tl.load(entry_ptr), BLOCK_K)
+            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores = scores * (scale * LOG2E) - lse[:, None]
             if stretch == 1:
                 words = picture_rows(pictures_ptr, entry_ptr, BLOCK_Q)  # [BLOCK_Q]
-                visible = (words[:, None] >> tl.arange(0, BLOCK_KV)[None, :]) & 1
+                visible = (words[:, None] >> tl.arange(0, BLOCK_K)[None, :]) & 1
                 scores = tl.where(visible != 0, scores, float("-inf"))
-            weights = tl.exp2(scores)  # [BLOCK_Q, BLOCK_KV]
-            dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_KV]
-            dscores = weights * (dweights - delta[:, None])  # [BLOCK_Q, BLOCK_KV]
+            weights = tl.exp2(scores)  # [BLOCK_Q, BLOCK_K]
+            dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
+            dscores = weights * (dweights - delta[:, None])  # [BLOCK_Q, BLOCK_K]
             dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")  # [BLOCK_Q, BLOCK_D]
     rows = rows_to_store(queries, share, BLOCK_Q)
     store_tile(dq_ptr, dq * scale, rows, cols, stride_dqt, stride_dqd, n_rows, D)
@@ -174,7 +174,7 @@ def _along(q, k, v, grad_out, lse, delta, plan: Plan, scale: float) -> list[torc
     inputs = q, k, v, grad_out, lse, delta
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
-    blocks = plan.BLOCK_Q, plan.BLOCK_KV
+    blocks = plan.BLOCK_Q, plan.BLOCK_K
     options = launch_options(max(D, Dv), q.element_size(), backward=True)
     strides = [stride for tensor in inputs[:5] for stride in tensor.stride()]
     widths = D, Dv, padded(D), padded(Dv), *blocks

@@ -80,7 +80,7 @@ def _paged_fwd_kernel(
     stride_ls, stride_lb, stride_lh, stride_lt,
     Tq, shared, span, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr, PAGE: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr, PAGE: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_R rows of one group of one sequence, and one split of its keys.
 
@@ -99,7 +99,7 @@ def _paged_fwd_kernel(
     Tk = tl.load(lengths_ptr + batch * stride_ns).to(tl.int32)
     queries, heads, in_rows = packed_rows(start, Tq, shared, BLOCK_R)
     lse_ptr += heads * stride_lh + queries * stride_lt  # [BLOCK_R]
-    first_tile, last_tile = key_tiles(start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_KV, CAUSAL)
+    first_tile, last_tile = key_tiles(start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_K, CAUSAL)
     if (first_tile >= last_tile) & (split > 0):  # a shorter sequence ends before this split
         tl.store(lse_ptr, tl.full([BLOCK_R], float("-inf"), tl.float32), mask=in_rows)
         return
@@ -110,19 +110,19 @@ def _paged_fwd_kernel(
     acc = tl.zeros([BLOCK_R, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_R], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_R], tl.float32)
-    keys = first_tile * BLOCK_KV + tl.arange(0, BLOCK_KV)
-    stop = min(last_tile * BLOCK_KV, Tk)
+    keys = first_tile * BLOCK_K + tl.arange(0, BLOCK_K)
+    stop = min(last_tile * BLOCK_K, Tk)
     pages, slots, in_keys = token_rows(table_ptr, keys, stop, stride_tp, PAGE)
     for _tile in range(first_tile, last_tile):
-        k_rows = pages * stride_kpp + group * stride_kph + slots * stride_kpt  # [BLOCK_KV]
-        v_rows = pages * stride_vpp + group * stride_vph + slots * stride_vpt  # [BLOCK_KV]
-        k = load_rows(key_pages_ptr, k_rows, in_keys, cols, stride_kpd, D)  # [BLOCK_KV, BLOCK_D]
+        k_rows = pages * stride_kpp + group * stride_kph + slots * stride_kpt  # [BLOCK_K]
+        v_rows = pages * stride_vpp + group * stride_vph + slots * stride_vpt  # [BLOCK_K]
+        k = load_rows(key_pages_ptr, k_rows, in_keys, cols, stride_kpd, D)  # [BLOCK_K, BLOCK_D]
         v = load_rows(value_pages_ptr, v_rows, in_keys, v_cols, stride_vpd, Dv)
-        visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)  # [BLOCK_R, BLOCK_KV]
+        visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)  # [BLOCK_R, BLOCK_K]
         acc, running_max, running_sum = attend_tile(
             q, k, v, visible, acc, running_max, running_sum, scale
         )
-        keys += BLOCK_KV  # where the next keys lie is asked before it is needed
+        keys += BLOCK_K  # where the next keys lie is asked before it is needed
         pages, slots, in_keys = token_rows(table_ptr, keys, stop, stride_tp, PAGE)
 
     running_sum = nonzero(running_sum)
@@ -139,18 +139,18 @@ def launch(q, key_pages, value_pages, table, lengths, longest, causal, scale):
     _, G, page, Dv = value_pages.shape
     shared = H // max(1, G)
     rows = max(1, Tq) * shared
-    BLOCK_R, BLOCK_KV, options = splits.tile_sizes(rows, max(D, Dv), q.element_size())
+    BLOCK_R, BLOCK_K, options = splits.tile_sizes(rows, max(D, Dv), q.element_size())
     row_tiles = triton.cdiv(Tq * shared, BLOCK_R)
     out = q.new_empty(S, H, Tq, Dv)
     with torch.cuda.device_of(q):
-        n_splits, span = splits.share_out(row_tiles * S * G, longest, BLOCK_KV)
+        n_splits, span = splits.share_out(row_tiles * S * G, longest, BLOCK_K)
         parts, lse = splits.partials(out, n_splits)
         _paged_fwd_kernel[(row_tiles * n_splits, G, S)](
             q, key_pages, value_pages, table, lengths, parts, lse,
             *q.stride(), *key_pages.stride(), *value_pages.stride(),
             *table.stride(), *lengths.stride(), *parts.stride(), *lse.stride(),
             Tq, shared, span, scale,
-            D, Dv, padded(D), padded(Dv), BLOCK_R, BLOCK_KV, causal, page, **options,
+            D, Dv, padded(D), padded(Dv), BLOCK_R, BLOCK_K, causal, page, **options,
         )  # fmt: skip
         splits.merge(parts, lse, out)
     return out

@@ -11,7 +11,7 @@ from attncourse.kernels._parts.tiles import padded, tiling
 
 
 def tile_sizes(block: int, width: int, dtype_bytes: int) -> tuple[int, int]:
-    """Return BLOCK_Q and BLOCK_KV for blocks of any size.
+    """Return BLOCK_Q and BLOCK_K for blocks of any size.
 
     The sides of a tile are powers of two, and at least 16. So that no tile is cut, they divide the
     block where they can: 128 and 64 have tiles of 64, 96 has tiles of 32. Where they cannot, or
@@ -26,8 +26,8 @@ def tile_sizes(block: int, width: int, dtype_bytes: int) -> tuple[int, int]:
     side = block & -block  # the largest power of two that divides it
     if side < 32:
         side = max(32, padded(block))
-    BLOCK_Q, BLOCK_KV, _ = tiling(width, dtype_bytes)
-    return min(side, BLOCK_Q), min(side, BLOCK_KV)
+    BLOCK_Q, BLOCK_K, _ = tiling(width, dtype_bytes)
+    return min(side, BLOCK_Q), min(side, BLOCK_K)
 
 
 def layout_plan(
@@ -37,22 +37,22 @@ def layout_plan(
     block: int,
     causal: bool,
     BLOCK_Q: int,
-    BLOCK_KV: int,
+    BLOCK_K: int,
 ) -> Plan:
     """Return the plan of a layout; the last few are kept."""
     bits = np.packbits(layout).tobytes()
-    return _kept_plan(n_queries, n_keys, bits, layout.shape, int(block), causal, BLOCK_Q, BLOCK_KV)
+    return _kept_plan(n_queries, n_keys, bits, layout.shape, int(block), causal, BLOCK_Q, BLOCK_K)
 
 
 @functools.lru_cache(maxsize=16)
-def _kept_plan(n_queries, n_keys, bits, shape, block, causal, BLOCK_Q, BLOCK_KV) -> Plan:
+def _kept_plan(n_queries, n_keys, bits, shape, block, causal, BLOCK_Q, BLOCK_K) -> Plan:
     flat = np.unpackbits(np.frombuffer(bits, np.uint8), count=math.prod(shape))
     layout = flat.astype(bool).reshape(shape)
-    return of_layout(n_queries, n_keys, layout, block, causal, BLOCK_Q, BLOCK_KV)
+    return of_layout(n_queries, n_keys, layout, block, causal, BLOCK_Q, BLOCK_K)
 
 
 def of_layout(
-    n_queries, n_keys, layout, block, causal, BLOCK_Q, BLOCK_KV, partial=None, visible=None
+    n_queries, n_keys, layout, block, causal, BLOCK_Q, BLOCK_K, partial=None, visible=None
 ) -> Plan:
     """Make the plan of a layout; arguments as in `block_sparse.attention`."""
     ahead = n_keys - n_queries
@@ -62,22 +62,22 @@ def of_layout(
     places = np.arange(base, n_keys if n_queries else base) - ahead
     places[places < 0] = n_queries
     q_order = planning.whole_tiles(places, BLOCK_Q, n_queries)
-    k_order = planning.whole_tiles(np.arange(n_keys), BLOCK_KV, n_keys)
+    k_order = planning.whole_tiles(np.arange(n_keys), BLOCK_K, n_keys)
     starts = base + BLOCK_Q * np.arange(len(q_order) // BLOCK_Q)
     edges = (
         np.maximum(starts, ahead) // block - top,
         (np.minimum(starts + BLOCK_Q, n_keys) - 1) // block - top + 1,
-        np.arange(0, n_keys, BLOCK_KV) // block,
-        (np.minimum(np.arange(0, n_keys, BLOCK_KV) + BLOCK_KV, n_keys) - 1) // block + 1,
+        np.arange(0, n_keys, BLOCK_K) // block,
+        (np.minimum(np.arange(0, n_keys, BLOCK_K) + BLOCK_K, n_keys) - 1) // block + 1,
     )
     listed, area = _counts(layout, *edges), _counts(np.ones_like(layout), *edges)
     row, column = np.nonzero(listed)
     if causal:
-        past = column * BLOCK_KV < starts[row] + BLOCK_Q
+        past = column * BLOCK_K < starts[row] + BLOCK_Q
         row, column = row[past], column[past]
-    sure = (listed == area)[row, column] & ((column + 1) * BLOCK_KV <= n_keys)
+    sure = (listed == area)[row, column] & ((column + 1) * BLOCK_K <= n_keys)
     if causal:
-        sure &= (column + 1) * BLOCK_KV - 1 <= np.maximum(starts, ahead)[row]
+        sure &= (column + 1) * BLOCK_K - 1 <= np.maximum(starts, ahead)[row]
     if visible:
         asked = layout if partial is None else partial
         sure &= _counts(asked, *edges)[row, column] == 0
@@ -90,7 +90,7 @@ def of_layout(
             shown = shown & (visible(i, j) | exempt)
         return shown & (j <= i + ahead) if causal else shown
 
-    sizes, orders, blocks = (n_queries, n_keys), (q_order, k_order), (BLOCK_Q, BLOCK_KV)
+    sizes, orders, blocks = (n_queries, n_keys), (q_order, k_order), (BLOCK_Q, BLOCK_K)
     return planning.build(sizes, orders, blocks, (row, column), seen, sure=sure)
 
 

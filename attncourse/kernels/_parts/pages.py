@@ -19,12 +19,12 @@ def _paged_append_kernel(
     stride_vpp, stride_vph, stride_vpt, stride_vpd,
     T,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_KV: tl.constexpr, PAGE: tl.constexpr,
+    BLOCK_K: tl.constexpr, PAGE: tl.constexpr,
 ):  # fmt: skip
-    """One program: BLOCK_KV new tokens of one head of one sequence go to their pages."""
+    """One program: BLOCK_K new tokens of one head of one sequence go to their pages."""
     group = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    tokens = tl.program_id(0) * BLOCK_KV + tl.arange(0, BLOCK_KV)
+    tokens = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     length = tl.load(lengths_ptr + batch * stride_ns)  # before these tokens
     pages, slots, in_tokens = token_rows(
         table_ptr + batch * stride_ts, length + tokens, length + T, stride_tp, PAGE
@@ -32,10 +32,10 @@ def _paged_append_kernel(
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     k_ptr += batch * stride_kb + group * stride_kh
     v_ptr += batch * stride_vb + group * stride_vh
-    k = load_tile(k_ptr, tokens, cols, stride_kt, stride_kd, T, D)  # [BLOCK_KV, BLOCK_D]
-    v = load_tile(v_ptr, tokens, v_cols, stride_vt, stride_vd, T, Dv)  # [BLOCK_KV, BLOCK_DV]
-    k_rows = pages * stride_kpp + group * stride_kph + slots * stride_kpt  # [BLOCK_KV]
-    v_rows = pages * stride_vpp + group * stride_vph + slots * stride_vpt  # [BLOCK_KV]
+    k = load_tile(k_ptr, tokens, cols, stride_kt, stride_kd, T, D)  # [BLOCK_K, BLOCK_D]
+    v = load_tile(v_ptr, tokens, v_cols, stride_vt, stride_vd, T, Dv)  # [BLOCK_K, BLOCK_DV]
+    k_rows = pages * stride_kpp + group * stride_kph + slots * stride_kpt  # [BLOCK_K]
+    v_rows = pages * stride_vpp + group * stride_vph + slots * stride_vpt  # [BLOCK_K]
     store_rows(key_pages_ptr, k, k_rows, in_tokens, cols, stride_kpd, D)
     store_rows(value_pages_ptr, v, v_rows, in_tokens, v_cols, stride_vpd, Dv)
 
@@ -91,13 +91,13 @@ class PagedCache:
         if sum(missing):
             self._on_device = None
         table, lengths = self._tensors()
-        _, BLOCK_KV, options = tiling(max(D, Dv), k.element_size())
+        _, BLOCK_K, options = tiling(max(D, Dv), k.element_size())
         with torch.cuda.device_of(k):
-            _paged_append_kernel[(triton.cdiv(T, BLOCK_KV), G, B)](
+            _paged_append_kernel[(triton.cdiv(T, BLOCK_K), G, B)](
                 k, v, table, lengths, self.key_pages, self.value_pages,
                 *k.stride(), *v.stride(), *table.stride(), *lengths.stride(),
                 *self.key_pages.stride(), *self.value_pages.stride(),
-                T, D, Dv, padded(D), padded(Dv), BLOCK_KV, page, **options,
+                T, D, Dv, padded(D), padded(Dv), BLOCK_K, page, **options,
             )  # fmt: skip
         lengths += T
         self.lengths = [length + T for length in self.lengths]

@@ -49,7 +49,7 @@ class Plan:
         n_queries: Tq.
         n_keys: Tk.
         BLOCK_Q: Queries of a tile.
-        BLOCK_KV: Keys of a tile.
+        BLOCK_K: Keys of a tile.
         q_order: int32 (tiles · BLOCK_Q,), which query stands at each place of the tiles, n_queries
             where none does; None if they stand in their own order.
         k_order: The same of the keys.
@@ -61,7 +61,7 @@ class Plan:
     n_queries: int
     n_keys: int
     BLOCK_Q: int
-    BLOCK_KV: int
+    BLOCK_K: int
     q_order: np.ndarray | None
     k_order: np.ndarray | None
     tiles: np.ndarray
@@ -84,7 +84,7 @@ class Plan:
         """Return the tokens of each tile (tiles, BLOCK): queries for axis 0, keys for axis 1."""
         order, size, block = (
             (self.q_order, self.n_queries, self.BLOCK_Q),
-            (self.k_order, self.n_keys, self.BLOCK_KV),
+            (self.k_order, self.n_keys, self.BLOCK_K),
         )[axis]
         if order is None:
             order = whole_tiles(np.arange(size), block, size)
@@ -131,9 +131,9 @@ def build(
     Args:
         sizes: Tq and Tk.
         orders: Which query, and which key, stands at each place of the tiles; Tq or Tk for none.
-        blocks: BLOCK_Q and BLOCK_KV.
+        blocks: BLOCK_Q and BLOCK_K.
         candidates: Rows and columns of the tiles to look at; no other holds a visible pair.
-        visible: A function of queries i (tiles, BLOCK_Q, 1) and keys j (tiles, 1, BLOCK_KV).
+        visible: A function of queries i (tiles, BLOCK_Q, 1) and keys j (tiles, 1, BLOCK_K).
         sure: bool, the candidates that are known to be full.
         longest: Tiles that one program visits at most.
     """
@@ -194,7 +194,7 @@ def band(
         step: No query sees a key that is not a multiple of it away.
         span: How far back and how far ahead a query may see, in tokens.
         visible: A function of the distance, key minus query.
-        blocks: BLOCK_Q and BLOCK_KV.
+        blocks: BLOCK_Q and BLOCK_K.
     """
     n_queries, n_keys = sizes
     positions, keys = np.arange(n_queries) + n_keys - n_queries, np.arange(n_keys)
@@ -284,11 +284,11 @@ def plan_cost(plans: tuple[Plan, ...], B: int, H: int, D: int, dtype_bytes: int)
         visited, picture = rows.entries.T
         n_cut, n_splits = np.count_nonzero(picture != FULL), len(rows.splits)
         shares = len(rows.shares) * BLOCK_Q * share_row
-        flops += 4 * len(visited) * BLOCK_Q * plan.BLOCK_KV * padded(D)
+        flops += 4 * len(visited) * BLOCK_Q * plan.BLOCK_K * padded(D)
         read += 20 * len(programs) + 4 * len(visited) + n_cut * (4 + 8 * BLOCK_Q)
         read += (queries[programs].sum() + 2 * keys[visited].sum()) * D * dtype_bytes
         read += 4 * BLOCK_Q * (len(programs) + n_splits) * (plan.q_order is not None)
-        read += 4 * plan.BLOCK_KV * len(visited) * (plan.k_order is not None)
+        read += 4 * plan.BLOCK_K * len(visited) * (plan.k_order is not None)
         read += queries[rows.shares[:, 0]].sum() * share_row + 12 * n_splits
         written += shares + queries.sum() * (out_row if len(plans) == 1 else share_row)
         held += plan.n_bytes + B * H * shares

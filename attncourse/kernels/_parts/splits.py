@@ -29,7 +29,7 @@ H100 = 132  # its multiprocessors, for the interpreter; an H200 has as many
 
 
 def tile_sizes(rows: int, width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
-    """Return BLOCK_R and BLOCK_KV, rows and keys of a tile, and the options of the launch.
+    """Return BLOCK_R and BLOCK_K, rows and keys of a tile, and the options of the launch.
 
     A row is one query of one head. Rows are few in generation, and each key is used for all of
     them: what counts is that the loads of the next tiles are under way, which `num_stages` says.
@@ -40,15 +40,15 @@ def tile_sizes(rows: int, width: int, dtype_bytes: int) -> tuple[int, int, dict[
         dtype_bytes: Bytes of one number of q, k and v.
     """
     if dtype_bytes == 4:  # exact float32 has no tensor cores: operands sit in registers
-        most, BLOCK_KV, num_stages = (32, 32, 2) if width <= 64 else (16, 16, 2)
+        most, BLOCK_K, num_stages = (32, 32, 2) if width <= 64 else (16, 16, 2)
     elif width <= 64:
-        most, BLOCK_KV, num_stages = 64, 64, 4
+        most, BLOCK_K, num_stages = 64, 64, 4
     elif width <= 128:
-        most, BLOCK_KV, num_stages = 32, 64, 3
+        most, BLOCK_K, num_stages = 32, 64, 3
     else:
-        most, BLOCK_KV, num_stages = 16, 32, 3
+        most, BLOCK_K, num_stages = 16, 32, 3
     options = {"num_warps": 4, "num_stages": num_stages}
-    return min(padded(rows), most), BLOCK_KV, options
+    return min(padded(rows), most), BLOCK_K, options
 
 
 def share_out(n_programs: int, n_keys: int, block: int) -> tuple[int, int]:
@@ -88,7 +88,7 @@ def packed_rows(start, Tq, shared, BLOCK_R: tl.constexpr):
 @triton.jit
 def key_tiles(
     start, split, span, Tq, Tk, shared,
-    BLOCK_R: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """The key tiles of a split that any of the rows start ... sees: first_tile ... last_tile - 1.
 
@@ -98,14 +98,14 @@ def key_tiles(
     if CAUSAL:
         last_query = (min(start + BLOCK_R, Tq * shared) - 1) // shared
         n_seen = max(last_query + 1 + Tk - Tq, 0)
-    first_tile = split * span // BLOCK_KV  # without remainder
-    last_tile = (min((split + 1) * span, n_seen) + BLOCK_KV - 1) // BLOCK_KV
+    first_tile = split * span // BLOCK_K  # without remainder
+    last_tile = (min((split + 1) * span, n_seen) + BLOCK_K - 1) // BLOCK_K
     return first_tile, last_tile
 
 
 @triton.jit
 def visible_keys(queries, keys, Tq, Tk, CAUSAL: tl.constexpr):
-    """True where a query may attend to a key, [BLOCK_R, BLOCK_KV]."""
+    """True where a query may attend to a key, [BLOCK_R, BLOCK_K]."""
     visible = (keys < Tk)[None, :]
     if CAUSAL:
         positions = queries.to(tl.int32) + (Tk - Tq)  # where the queries sit among the keys
@@ -117,13 +117,13 @@ def visible_keys(queries, keys, Tq, Tk, CAUSAL: tl.constexpr):
 def attend_tile(q, k, v, visible, acc, running_max, running_sum, scale):
     """One step of the online softmax, as in the flash kernel; the mask costs nothing here.
 
-    q [BLOCK_R, BLOCK_D], k [BLOCK_KV, BLOCK_D], v [BLOCK_KV, BLOCK_DV], acc [BLOCK_R, BLOCK_DV].
+    q [BLOCK_R, BLOCK_D], k [BLOCK_K, BLOCK_D], v [BLOCK_K, BLOCK_DV], acc [BLOCK_R, BLOCK_DV].
     """
-    scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_R, BLOCK_KV]
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_R, BLOCK_K]
     scores = tl.where(visible, scores * (scale * LOG2E), float("-inf"))
     new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_R]
     pivot = finite(new_max)
-    weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_R, BLOCK_KV]
+    weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_R, BLOCK_K]
     rescale = tl.exp2(running_max - pivot)  # [BLOCK_R]
     running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_R]
     acc *= rescale[:, None]
@@ -214,16 +214,16 @@ def cost(
         program_bytes: Read once by each program.
     """
     n_rows = Tq * shared
-    BLOCK_R, BLOCK_KV, _ = tile_sizes(chunk * shared, D, dtype_bytes)
+    BLOCK_R, BLOCK_K, _ = tile_sizes(chunk * shared, D, dtype_bytes)
     row_tiles = triton.cdiv(n_rows, BLOCK_R)
-    n_splits, span = share_out(row_tiles * B * G, Tk, BLOCK_KV)
+    n_splits, span = share_out(row_tiles * B * G, Tk, BLOCK_K)
     tiles = keys = rows = 0
     for start in range(0, n_rows, BLOCK_R):
         for split in range(n_splits):
-            bounds = key_tiles.fn(start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_KV, causal)
+            bounds = key_tiles.fn(start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_K, causal)
             if bounds[0] < bounds[1] or split == 0:
                 tiles += max(bounds[1] - bounds[0], 0)
-                keys += max(min(bounds[1] * BLOCK_KV, Tk) - bounds[0] * BLOCK_KV, 0)
+                keys += max(min(bounds[1] * BLOCK_K, Tk) - bounds[0] * BLOCK_K, 0)
                 rows += min(BLOCK_R, n_rows - start)
     read = (rows + 2 * keys) * D * dtype_bytes
     read += keys * key_bytes + row_tiles * n_splits * program_bytes
@@ -238,7 +238,7 @@ def cost(
         written += rows * D * 4 + out
         held += n_splits * n_rows * D * 4
     return Cost(
-        flops=4 * B * G * tiles * BLOCK_R * BLOCK_KV * padded(D),
+        flops=4 * B * G * tiles * BLOCK_R * BLOCK_K * padded(D),
         bytes_read=B * G * read,
         bytes_written=B * G * written,
         peak_bytes=B * G * held,

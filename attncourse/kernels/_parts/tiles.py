@@ -71,8 +71,8 @@ def nonzero(total):
 
 
 @triton.jit
-def key_tiles(start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUSAL: tl.constexpr):
-    """How many key tiles all queries of start ... see whole, and how many any of them sees.
+def key_tiles(start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr):
+    """How many key tiles all queries of a tile see whole, and how many any of them sees.
 
     These bounds are the mechanism: tiles above the diagonal are neither loaded nor multiplied, and
     only the last few, on the diagonal or at the end of the keys, need a mask.
@@ -81,7 +81,7 @@ def key_tiles(start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr, CAUS
     if CAUSAL:
         n_whole = max(start + 1 + Tk - Tq, 0)
         n_seen = max(min(start + BLOCK_Q, Tq) + Tk - Tq, 0)
-    return n_whole // BLOCK_KV, (n_seen + BLOCK_KV - 1) // BLOCK_KV
+    return n_whole // BLOCK_K, (n_seen + BLOCK_K - 1) // BLOCK_K
 
 
 @triton.jit
@@ -98,7 +98,7 @@ def join_tile(acc, running_max, running_sum, scores, v):
     """One step of the online softmax: what a tile of scores and its values add."""
     new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
     pivot = finite(new_max)
-    weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_KV]
+    weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_K]
     rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
     acc = tl.dot(weights.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
     return acc, new_max, running_sum * rescale + tl.sum(weights, 1)
@@ -156,7 +156,7 @@ def padded(width: int) -> int:
 
 
 def tiling(width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
-    """Return BLOCK_Q and BLOCK_KV, queries and keys of a tile, and the options of the launch.
+    """Return BLOCK_Q and BLOCK_K, queries and keys of a tile, and the options of the launch.
 
     Other texts call them BLOCK_M and BLOCK_N. The wider the rows, the fewer fit on chip: at these
     sizes no kernel here spills registers, compiled by Triton 3.7.1 for A100 and H100, and none
@@ -174,8 +174,8 @@ def tiling(width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
         sizes = (64, 64, 8, 2)
     else:
         sizes = (64, 16, 8, 2)
-    BLOCK_Q, BLOCK_KV, num_warps, num_stages = sizes
-    return BLOCK_Q, BLOCK_KV, {"num_warps": num_warps, "num_stages": num_stages}
+    BLOCK_Q, BLOCK_K, num_warps, num_stages = sizes
+    return BLOCK_Q, BLOCK_K, {"num_warps": num_warps, "num_stages": num_stages}
 
 
 def nan_to_keys(k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
