@@ -737,7 +737,8 @@ widgets.guess(
 # %% folded=true
 devices = {name: device for name, device in cost.DEVICES.items() if "Laptop" not in name}
 milliseconds = [0.01, 0.03, 0.1, 0.15, 0.3, 1, 3, 8, 25, 98, 190, 390, 1500]
-live_implied = plots.LiveBars({"implied": 0.0, "peak": 0.0}, unit="TFLOP/s", high=1000)
+both = {"implied": 0.0, "peak": 0.0}
+live_implied = plots.LiveBars(both, unit="TFLOP/s", high=1000, title=" ")
 choices = {
     "printed_ms": widgets.choice(milliseconds, 25),
     "n": widgets.choice(lengths_e, 8192),
@@ -749,7 +750,8 @@ choices = {
 def draw_implied(printed_ms, n, device):
     found = cost.implied(printed_ms / 1e3, n, 64, heads=12, device=devices[device])
     shown = min(found.flops_per_second, 1e15) / 1e12
-    live_implied.update({"implied": shown, "peak": devices[device].peak() / 1e12})
+    values = {"implied": shown, "peak": devices[device].peak() / 1e12}
+    live_implied.update(values, f"{n} tokens, 12 heads, on {device}")
     return f"{printed_ms:g} ms for {n} tokens on {device}: {found}."
 
 

@@ -459,9 +459,8 @@ Spec(
 # *12 minutes · difficulty 2 of 3 · 2 points*
 # · [section](../notebooks/04_window.ipynb#Dilation:-the-same-price,-a-wider-view)
 #
-# How many layers until a token `distance` positions away can matter? Each layer uses the next of
-# `dilations`, then the first again; dilation d reaches window·d positions, without gaps.
-# `distance` may be 10¹².
+# How many layers until a token `distance` positions away can matter? The layers take `dilations`
+# in turn, over and over; dilation d reaches window·d positions, no gaps. `distance` may be 10¹².
 #
 # `layers_to_reach(7, 2, (1, 2))` is `3`: reach 2, 6, 8.
 
@@ -575,9 +574,9 @@ Spec(
 # *15 minutes · difficulty 1 of 3 · 3 points*
 # · [section](../notebooks/04_window.ipynb#A-kernel-in-twenty-lines)
 #
-# Write the body of a kernel that stores the sum of each row of x, contiguous `(n_rows, n_cols)`
-# float32, in out, `(n_rows,)`. A program takes `BLOCK_ROWS` rows and all columns: `BLOCK_COLS` is
-# the power of two at or above `n_cols`. The launch is given.
+# Write the body of a kernel that stores the sum of each row of x, contiguous float32
+# `(n_rows, n_cols)`, in out, `(n_rows,)`. A program takes `BLOCK_ROWS` rows and all columns;
+# `BLOCK_COLS` is `n_cols`, rounded up to a power of two.
 
 # %% [markdown] role="prompt" exercise="04.5"
 # You need `tl.program_id(0)`, `tl.arange(0, BLOCK_ROWS)`, `tl.load(pointers, mask=…, other=…)`,
@@ -605,7 +604,7 @@ def row_sums(x):
     """Return the sum of each row, (n_rows,)."""
     BLOCK_ROWS = 4
     n_rows, n_cols = x.shape
-    out = x.new_empty(n_rows)
+    out = x.new_full((n_rows,), float("nan"))  # what no program stores stays NaN
     row_sums_kernel[(triton.cdiv(n_rows, BLOCK_ROWS),)](
         x, out, n_rows, n_cols, BLOCK_ROWS, triton.next_power_of_2(n_cols)
     )
@@ -860,7 +859,7 @@ Spec(
 # · [section](../notebooks/04_window.ipynb#Blocks-save)
 #
 # One bug shows where Tq = Tk, the other only where they differ. Copy the code into the answer cell,
-# repair it, keep the blocks: memory at n = 4096 is limited to four arrays as large as q, 4 MiB.
+# repair it, keep the blocks: memory at n = 4096 is limited to four arrays like q, 4 MiB.
 
 # %% role="prompt" exercise="04.7"
 from attncourse.softmax import softmax
@@ -1009,7 +1008,7 @@ Spec(
 # *12 minutes · difficulty 2 of 3 · 2 points*
 # · [section](../notebooks/04_window.ipynb#A-mask-saves-nothing)
 #
-# A textbook's code multiplies all of q and k, masks, and prints a fourfold saving. Its w is a
+# A textbook multiplies all of q and k, masks, and prints a fourfold saving. Its w is a
 # *total*: w // 2 keys on each side, and the query's own. What is saved, in one float32 head?
 
 # %% [markdown] role="prompt" exercise="04.V1"
@@ -1130,7 +1129,7 @@ Spec(
 # *15 minutes · difficulty 3 of 3 · 2 points*
 # · [section](../notebooks/04_window.ipynb#Prediction-beside-measurement)
 #
-# A textbook promises 8× for n = 1024, w = 128 (64 a side), d = 64, and reports 5–6× on a GPU. One
+# A textbook promises 8× for n = 1024, w = 128 (64 a side), d = 64, and 5–6× on a GPU. One
 # reason can be computed: a GPU multiplies tile × tile pairs as soon as one is visible.
 
 # %% [markdown] role="prompt" exercise="04.V7"

@@ -46,9 +46,8 @@ def arrays(name, *lists):
 # *10 minutes · difficulty 1 of 3 · 1 point*
 # · [section](../notebooks/13_measuring.ipynb#A-time-is-not-a-number)
 #
-# `seconds` are the times of calls, in the order in which they were made; the first `warmup` of
-# them do not count. Return a dict of floats: `median`, and the quartiles `low` and `high`,
-# interpolated between calls.
+# `seconds` are the times of calls, in their order; the first `warmup` of them do not count. Return
+# a dict of floats: `median`, and the quartiles `low` and `high`, interpolated between calls.
 #
 # `timing_summary(np.array([9.0, 3.0, 1.0, 2.0]), 1)`: 2.0, 1.5, 2.5.
 
@@ -892,7 +891,7 @@ Spec(
 # *15 minutes · difficulty 3 of 3 · 3 points*
 # · [section](../notebooks/13_measuring.ipynb#Theory-and-clock)
 #
-# A textbook promises 8× for n = 1024, w = 128, d = 64, and reports 5 to 6× on a GPU. Two reasons
+# A textbook promises 8× for n = 1024, w = 128, d = 64, and 5 to 6× on a GPU. Two reasons
 # can be computed: whole tiles, and a fixed time that each call pays, whatever it does.
 
 # %% [markdown] role="prompt" exercise="13.V7"
