@@ -412,7 +412,7 @@ def roundings(attend, seed, **knobs):
 
 # %%
 ways = {"full": (full.attention, {})}
-for block in (96, 32, 8):
+for block in (32, 8):
     ways[f"tiles of {block}"] = (flash.attention, {"block_q": block, "block_k": block})
 errors = {
     name: [roundings(attend, seed, **knobs) for seed in range(12)]

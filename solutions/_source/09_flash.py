@@ -444,7 +444,7 @@ Spec(
 #
 # Two machines attended to two sets of keys. Each sends its output `(..., Tq, Dv)` and its lse
 # `(..., Tq)`; a query that saw no key there has lse −inf and zeros. Return `(out, lse)` of both
-# sets together, each in its own dtype.
+# together, each in its own dtype.
 
 # %% [markdown] role="prompt" exercise="09.4"
 # The lse may be ±500, so that exp(lse) is no float. A query that no set has seen gets zeros and
