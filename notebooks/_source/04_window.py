@@ -297,7 +297,7 @@ widgets.explore(draw_blocks, live_blocks.figure, window_=(0, 64, 1, 16), block=s
 # In [exercise 04.3](../exercises/04_window.ipynb) you write the loop over all blocks, and its
 # memory is graded. [Exercise 04.V1](../exercises/04_window.ipynb) counts what the mask does not
 # save. Afterwards read our loop,
-# [`reference/window.py`](../attncourse/reference/window.py): it is as long as yours.
+# [`reference/window.py`](../attncourse/reference/window.py), beside yours.
 
 # %% [markdown] covers="F2"
 # ## Prediction beside measurement
@@ -648,7 +648,7 @@ for name, pattern in patterns.items():
     print(f"{name:<15} {pattern[60].sum():>2} keys catch {caught:.0%} of the attention")
 
 # %% [markdown]
-# The same number of keys, chosen by what the data is like. [Chapter 05](05_sparse.ipynb) is about
+# About as many keys, chosen by what the data is like. [Chapter 05](05_sparse.ipynb) is about
 # strides and other patterns. Here we stay with the window, and take it to the GPU.
 
 # %% [markdown] covers="F2"
@@ -675,7 +675,7 @@ device = "cuda" if torch and torch.cuda.is_available() else "cpu"
 # %% [markdown]
 # **Pointer and offset.** A *pointer* is where the matrix begins in memory. Rows lie one after the
 # other, so element (row, column) is found `row * 6 + column` numbers later: its *offset*. By hand,
-# for the program above on the right:
+# for program (0, 1), whose tile lies at the top right:
 
 # %%
 rows = 0 * 4 + np.arange(4)

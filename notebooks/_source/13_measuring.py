@@ -9,9 +9,9 @@
 # prediction and the roofline; where each one overtakes; a form to try your own sizes. -->
 
 # %% [markdown]
-# **Run a cell with Shift + Enter.** Timings are your machine's, so your pictures differ from ours,
-# and no answer to a guess below is the same for everyone. One cell takes five seconds or more, and
-# says so. On a laptop, plug it in first: some slow down on battery.
+# **Run a cell with Shift + Enter.** Timings are your machine's, so your pictures and some answers
+# to the guesses differ from ours. One cell takes five seconds or more, and says so. On a laptop,
+# plug it in first: some slow down on battery.
 
 # %% role="setup"
 import functools
@@ -317,8 +317,9 @@ for stem in ("full", "flash", "synthesizer", "pooled", "window", "linear"):
     print(f"{stem:<12} memory like n to the {memory:.1f}, FLOPs like n to the {work:.1f}")
 
 # %% [markdown]
-# Two different exponents, and papers quote either. Flash attention, the Synthesizer and pooling
-# hold little and still compute a square. Only a window or a kernel does less.
+# Two different exponents, and papers quote either. Flash attention, pooling and the Synthesizer,
+# whose scores come from the query alone, hold little and still compute a square. Of these only the
+# window and linear attention do less.
 # [Exercise 13.3](../exercises/13_measuring.ipynb) fits slopes to measured points.
 
 # %% [markdown] covers="W2"
@@ -361,7 +362,7 @@ for name, out in {
     print(f"{name:<20} error {error(out, local):.2f}")
 
 # %% [markdown]
-# As many keys, and one of the two is almost exact. Now random input again, but multiply the
+# About as many keys, and one of the two is almost exact. Now random input again, but multiply the
 # queries: the softmax peaks, and attention becomes choosy. Who follows?
 
 # %% folded=true
@@ -821,9 +822,9 @@ claims.check("C178", f"linear, {ratio:.0f} times less than sparse")
 # ## What this chapter does not measure
 #
 # Quality. A percentage of "accuracy retained" cannot be repeated without its task, its data and its
-# model. Two words that you will meet there: *bits per character*, a model's loss in powers of 2,
-# where *perplexity* is its exponential; and the *sparsity percentage*, the share of pairs that is
-# left out, which says nothing about what was in them.
+# model. Three words that you will meet there: *perplexity*, the exponential of a model's loss;
+# *bits per character*, the same loss to base 2; and the *sparsity percentage*, the share of pairs
+# that is left out, which says nothing about what was in them.
 
 # %%
 loss = 0.9  # nats for each character, as a trained model would report
