@@ -1,5 +1,6 @@
 """The form of a chapter, read from its source: how long it is, what it may show, where it leads."""
 
+import ast
 import functools
 import itertools
 import re
@@ -98,3 +99,80 @@ def test_each_exercise_is_linked_from_its_chapter_and_links_back(name):
         linked = rf"\[[^\]]*\b{re.escape(exercise)}\b[^\]]*\]\(\.\./exercises/{number}_"
         assert re.search(linked, text), exercise
         assert f"](../notebooks/{number}_" in "".join(texts), exercise
+
+
+class Bound(ast.NodeVisitor):
+    """The names that a cell binds in its notebook, whether in a loop or not."""
+
+    def __init__(self, tree):
+        self.names = set()
+        self.visit(tree)
+
+    def visit_FunctionDef(self, node):
+        self.names.add(node.name)
+
+    visit_ClassDef = visit_FunctionDef
+
+    def visit_Name(self, node):
+        if isinstance(node.ctx, ast.Store):
+            self.names.add(node.id)
+
+    def visit_Import(self, node):
+        self.names |= {(each.asname or each.name).partition(".")[0] for each in node.names}
+
+    visit_ImportFrom = visit_Import
+
+    def leave(self, node):
+        """What these bind is their own."""
+
+    visit_Lambda = visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = leave
+
+
+def read_by(function):
+    """The names that a function takes from its notebook when it is called."""
+    names = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
+    own = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    own |= {node.arg for node in ast.walk(function) if isinstance(node, ast.arg)}
+    return {node.id for node in names} - own
+
+
+def read_later(tree, functions):
+    """The names that the widgets of a cell read when a reader moves or commits something."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    widgets = [call for call in calls if ast.unparse(call.func).startswith("widgets.")]
+    named = {node.id for call in widgets for node in ast.walk(call) if isinstance(node, ast.Name)}
+    waiting = [node for call in widgets for node in ast.walk(call) if isinstance(node, ast.Lambda)]
+    waiting += [functions[name] for name in named & functions.keys()]
+    names, seen = set(), []
+    while waiting:
+        function = waiting.pop()
+        if function not in seen:
+            seen.append(function)
+            names |= read_by(function)
+            waiting += [functions[name] for name in read_by(function) & functions.keys()]
+    return names
+
+
+def rebound(texts):
+    """What a widget reads after "run all", but a later cell has bound anew: a line for each."""
+    trees, functions = [ast.parse(text) for text in texts], {}
+    for number, tree in enumerate(trees):
+        functions |= {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+        names = read_later(tree, functions)
+        for text, later in zip(texts[number + 1 :], trees[number + 1 :], strict=True):
+            for name in sorted(names & Bound(later).names):
+                yield f"{name}: read by {texts[number]!r}, bound anew by {text!r}"
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_what_a_widget_reads_is_not_bound_anew_further_down(name):
+    assert list(rebound(code(name))) == []
+
+
+def test_a_name_bound_anew_is_found_through_functions_loops_and_lambdas():
+    cells = ["n = 3", "def f():\n    return n", "widgets.guess('?', lambda: f())"]
+    assert list(rebound([*cells, "m = [n for n in range(3)]", "g = lambda n: n"])) == []
+    assert list(rebound(cells)) == []
+    for last in ("n = 4", "for n in (1, 2):\n    pass", "def n():\n    pass", "import n.m"):
+        assert len(list(rebound([*cells, last]))) == 1
+    assert len(list(rebound(["def draw(w):\n    return n", "widgets.explore(draw)", "n = 4"]))) == 1
