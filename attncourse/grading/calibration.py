@@ -26,7 +26,7 @@ def calibration(guesses: Collection[Guess]) -> str:
     said = [f"within a factor of two in {near} of {len(errors)} guesses"]
     if len(errors) > 2:
         middle = math.exp(min(statistics.median(map(abs, errors)), 700))
-        said.append(f"half of them within a factor of {middle:.2g}")
+        said.append(f"half of them within a factor of {float(f'{middle:.2g}'):g}")  # 100, not 1e+02
     low, high = (sum(way * error > 0 for error in errors) for way in (-1, 1))
     for way, wrong in (("low", low), ("high", high)):
         if _is_clear(wrong, low + high):
