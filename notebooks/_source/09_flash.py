@@ -69,7 +69,8 @@ for chunk in (1, 64, 1000, 1024):
 print("any chunk gives full attention, also one that does not divide n")
 
 # %% [markdown]
-# At $n = 4096$ a chunk of 256 queries holds a sixteenth of the scores. And the whole call?
+# At $n = 4096$ a chunk of 256 queries holds a sixteenth of the scores. And the whole call? (Both
+# ways write P over S here: one array holds first the scores, then the weights.)
 
 # %% folded=true
 long_qkv = random_qkv(4096)
@@ -81,7 +82,8 @@ def chunking_gains():
 
 
 widgets.guess(
-    "n = 4096, D = 64, float32: by which factor does the peak memory fall with chunks of 256?",
+    "n = 4096, D = 64, float32, P written over S: by which factor does the peak memory fall with "
+    "chunks of 256?",
     chunking_gains,
     unit="",
     explain="The output is held too, whatever the chunk: 1 MiB beside 4 MiB of scores.",
@@ -242,7 +244,8 @@ def new_maxima(n_keys=1000, rows=500):
 
 
 widgets.guess(
-    "1000 keys in random order, one at a time: how often is a key the largest so far?",
+    "1000 keys in random order, one at a time: how many, the first included, are the largest so "
+    "far?",
     new_maxima,
     unit="",
     explain="Key j is the largest of the first j with chance 1/j, and 1 + 1/2 + … + 1/1000 = 7.5.",
@@ -457,8 +460,29 @@ plots.show(axes, "Three stages become one kernel; both projections stay outside.
 
 # %% [markdown]
 # The last projection, $W_O$, mixes all heads, and a program has only one; so it stays a kernel of
-# its own. Now both ways as loops over tiles. A step names what it reads from HBM and what it
-# writes there.
+# its own. And the two trips saved: are they much? To favour standard attention, let its products
+# read q, k and v only once, as if a cache held them; tiled attention gets no such help.
+
+
+# %% folded=true
+def traffic_gain():
+    case, knobs = (1, 1, 4096, 4096, 64), {"block_q": 128, "block_k": 128}
+    costs = full.cost(*case), flash.cost(*case, **knobs)
+    standard, tiled = (cost.bytes_read + cost.bytes_written for cost in costs)
+    return standard / tiled
+
+
+widgets.guess(
+    "n = 4096, D = 64, float32, tiles of 128 queries: by which factor does tiled attention move "
+    "less?",
+    traffic_gain,
+    unit="",
+    explain="S is 64 times as large as q. But tiled attention reads k and v again for each of its "
+    "32 tiles of queries.",
+)
+
+# %% [markdown]
+# Now both ways as loops over tiles. A step names what it reads from HBM and what it writes there.
 
 
 # %%
@@ -479,8 +503,8 @@ def tiled(tiles):
 
 
 # %% [markdown]
-# **Slide to step 16.** Tiled attention has its output. What has standard attention by then, and
-# what do its next two kernels carry?
+# Here are 512 tokens in tiles of 128, all in float16. **Slide to step 16.** Tiled attention has its
+# output. What has standard attention by then, and what do its next two kernels carry?
 
 # %% folded=true
 tall, square = 128 * 64 * 2, 128 * 128 * 2
@@ -491,33 +515,15 @@ live_moves = plots.LiveMoves(ways, shapes, sizes, given="qkv")
 widgets.explore(live_moves.draw, live_moves.figure, step=(0, live_moves.steps, 1, 6))
 
 # %% [markdown] covers="L5 L7 L8 L17"
-# The whole difference is S and P: written, read, written, read. Here are 512 tokens in tiles of
-# 128, float16; each number of the matrix travels four times.
+# The whole difference is S and P: written, read, written, read. Each number of the matrix travels
+# four times.
 #
 # ## Count the traffic
 #
-# Now for any length. In favour of standard attention, let its products read q, k and v only once,
-# as if a cache held them; tiled attention gets no such help.
-
-
-# %% folded=true
-def traffic_gain():
-    case, knobs = (1, 1, 4096, 4096, 64), {"block_q": 128, "block_k": 128}
-    costs = full.cost(*case), flash.cost(*case, **knobs)
-    standard, tiled = (cost.bytes_read + cost.bytes_written for cost in costs)
-    return standard / tiled
-
-
-widgets.guess(
-    "n = 4096, D = 64, tiles of 128 queries: by which factor does tiled attention move less?",
-    traffic_gain,
-    unit="",
-    explain="S is 64 times as large as q. But tiled attention reads k and v again for each of its "
-    "32 tiles of queries.",
-)
+# Now for any length, by the rule of the guess: standard attention reads q, k and v only once.
 
 # %% [markdown]
-# With $b$ bytes a number:
+# With $b$ bytes a number, those of S and P too:
 #
 # $$ \text{standard} = (\underbrace{4n^2}_{S,\,S,\,P,\,P} + 4nD)\,b, \qquad
 #    \text{tiled} = \Bigl(\underbrace{2nD}_{q,\,O} + 2nD\,\Bigl\lceil \frac{n}{B_q} \Bigr\rceil
@@ -617,15 +623,18 @@ claims.check("C266")
 # ## Does the matrix fit in a cache?
 #
 # Between HBM and the SMs of an A100 lie 40 MB of L2 cache. The same text explains its timings
-# with it: the matrix fits at $n = 1024$ and no longer at 2048. Which heads does it count each time?
+# with it: the matrix, 4.2 MB, fits at $n = 1024$; at 2048, with 16.8 MB, no longer. Which heads
+# does it count each time, and in which type?
 
 # %%
-for length in (1024, 2048):
-    one = length**2 * 4 / 1e6
-    print(f"n = {length}: one head {one:5.1f} MB, 12 heads {12 * one:6.1f} MB, L2 cache 40 MB")
+for dtype, length in itertools.product(("float32", "float16"), (1024, 2048)):
+    one = length**2 * np.dtype(dtype).itemsize / 1e6
+    print(f"{dtype}, n = {length}: one head {one:4.1f} MB, 12 heads {12 * one:5.1f}; L2 cache 40")
 
 # %% [markdown] covers="A14 L11 L12 L16 L17 P4"
-# One head fits at both lengths, twelve heads at neither. The cache explains no step between them.
+# In float32, whose sizes the text prints, one head fits at both lengths and twelve at neither: no
+# step. In float16 all 12 heads would give it. The check to keep: **the same heads and type at both
+# ends**.
 #
 # ## Faster, with the same arithmetic
 #
@@ -635,13 +644,19 @@ for length in (1024, 2048):
 # %%
 h100 = DEVICES["H100 80 GB"]
 print(f"an H100 is busy above {h100.flops_per_second / h100.bytes_per_second:.0f} FLOPs per byte")
-for name, cost in (
-    ("standard", full.cost(1, 1, 4096, 4096, 64, dtype_bytes=2)),
-    ("tiled", flash.cost(1, 1, 4096, 4096, 64, block_q=128, block_k=128, dtype_bytes=2)),
+ours = full.cost(1, 1, 4096, 4096, 64, dtype_bytes=2)
+tiles = flash.cost(1, 1, 4096, 4096, 64, block_q=128, block_k=128, dtype_bytes=2)
+for name, flops, intensity in (
+    ("standard, all in float16", ours.flops, ours.flops / standard_bytes(4096, 64, 2)),
+    ("standard, S and P in float32", ours.flops, ours.intensity),
+    ("tiled", tiles.flops, tiles.intensity),
 ):
-    print(f"{name:<9} {cost.flops / 1e9:.1f} GFLOP, {cost.intensity:5.1f} FLOPs per byte")
+    print(f"{name:<28} {flops / 1e9:.1f} GFLOP, {intensity:5.1f} FLOPs per byte")
 
 # %% [markdown]
+# The first line is the formula's, and chapter 01's. The second is our kernel's, which computes the
+# scores in float32 and writes them so: they weigh double, and tiling gains nearly twice as much.
+#
 # There is a third limit. Each score needs one exponential, beside 256 operations of its two
 # products at $D = 64$. But the tensor cores, which do products, have no exponential. An H100 does
 # 989 TFLOP/s of products and 3.9 TFLOP/s of special functions such as exp (Shah et al. 2024,
@@ -656,8 +671,9 @@ widgets.guess(
 )
 
 # %% [markdown]
-# Three limits, then. Each bar is a lower bound of the time on an H100, with float16 inputs.
-# Which limit binds for standard attention, and which for tiled?
+# Three limits, then. Each bar is the time that this limit alone would take on an H100, moving
+# without any cache; inputs in float16, S and P in float32, as our kernel keeps them. Which limit
+# binds for standard attention, and which for tiled?
 
 # %% folded=true
 limits = ("products", "exponentials", "moving, tiled", "moving, standard")
@@ -694,6 +710,10 @@ recorded = bench.latest("gpu", mechanisms=["full", "flash"], **setting)
 bench.show_gpu("flash")
 
 # %% [markdown]
+# Mind the quartiles of the short calls. A kernel that is done within microseconds may be timed with
+# its launch, which takes longer and varies. Then a text can even seem slower than one twice as
+# long.
+#
 # The recorded run as shares of the GPU's peak, counting only what must travel at least. Which of
 # the two keeps the memory busy, and which the tensor cores?
 
@@ -711,7 +731,8 @@ for name, length in itertools.product(("full", "flash"), gains):
 
 # %% [markdown]
 # Printed times can be tested without a GPU: a layer of width 768 takes $4n^2 \cdot 768$ FLOPs, so
-# time should grow fourfold per doubling. These are the same text's, for an A100 (312 TFLOP/s):
+# time should grow fourfold per doubling. These are the same text's, for an A100, whose peak it
+# gives as 312 TFLOP/s, in float16:
 
 # %%
 printed, before = {1024: 3, 2048: 3.5, 4096: 25, 8192: 55, 16384: 220}, None

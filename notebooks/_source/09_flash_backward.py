@@ -65,8 +65,8 @@ print("keys 0 ... 299 and 300 ... 1023, joined: full attention")
 
 # %% [markdown]
 # Here is the sentence of part one again, each word scored by the letters that it shares with
-# *attention*. Outlined: each part's own softmax. Filled: what is left of it in the whole. Where do
-# you have to cut for the parts to weigh the same?
+# *attention*. Outlined: each part's own softmax. Filled: what is left of it in the whole. Is
+# there a cut with which both parts weigh the same?
 
 # %%
 words = "still we drop each block and obtain the same row of attention".split()
@@ -288,7 +288,7 @@ def more_products():
 
 # %% folded=true
 widgets.guess(
-    "By how many percent do a training step's products grow when P is made again?",
+    "By how many percent do attention's products in a training step grow when P is made again?",
     more_products,
     unit="%",
     explain="Two products forward, four backward with P kept, five without: 7 instead of 6.",
@@ -548,8 +548,8 @@ widgets.explore(draw_busy, live_busy.figure, batch=(1, 16, 1, 1), heads=(1, 32, 
 #
 # You need not write it. PyTorch has it behind `scaled_dot_product_attention`, xFormers as
 # `memory_efficient_attention`. Each kind of chip needs a kernel of its own; where there is none,
-# they fall back to plain attention, and the n × n matrix is there again. Swap it in and compare
-# before and after, gradients too:
+# PyTorch falls back to plain attention, and the n × n matrix is there again; xFormers refuses. Swap
+# it in and compare before and after, gradients too:
 
 # %%
 tensors = [torch.from_numpy(array).requires_grad_() for array in random_qkv(256, heads=4)]

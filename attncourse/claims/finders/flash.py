@@ -214,14 +214,16 @@ def _with_output(claim: Claim) -> Found:
 
 @finds("C283", "C284")
 def _cache(claim: Claim) -> Found:
-    n, l2 = int(claim.parameters["n"]), 40
-    one, twelve = (heads * n * n * 4 / MB for heads in (1, 12))
+    n, each, l2 = int(claim.parameters["n"]), int(claim.parameters["bytes"]), 40
+    one, twelve = (heads * n * n * each / MB for heads in (1, 12))
+    half = 12 * n * n * 2 / MB
     fits = {True: "fit", False: "do not"}
     agree = one <= l2 and twelve <= l2 if claim.id == "C283" else one > l2 and twelve > l2
     return Found(
         f"one head's {one:.1f} MB {fits[one <= l2]}, 12 heads' {twelve:.1f} MB "
-        f"{fits[twelve <= l2]}",
-        f"float32, n = {n:,}; an A100's L2 cache has {l2} MB: NVIDIA A100 data sheet",
+        f"{fits[twelve <= l2]}; in float16 12 heads' {half:.1f} MB {fits[half <= l2]}",
+        f"n = {n:,}, {each} bytes a number as in the sizes printed, which decide; an A100's L2 "
+        f"cache has {l2} MB: NVIDIA A100 data sheet",
         agrees=agree,
     )
 
