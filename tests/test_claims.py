@@ -43,9 +43,7 @@ def test_all_formulas_give_a_number():
         assert math.isfinite(claims.recompute(claim.id)), claim
 
 
-@pytest.mark.parametrize(
-    "page", ["CHANGELOG.md", "notebooks/_source/17_audit.py"]
-)
+@pytest.mark.parametrize("page", ["CHANGELOG.md", "notebooks/_source/17_audit.py"])
 def test_pages_say_how_many_claims_there_are(page):
     text = (ROOT / page).read_text(encoding="utf-8").replace("\n# ", " ")
     counts = re.findall(r"(\d{3,}) (?:printed |published )?(?:statements|claims)", text)
