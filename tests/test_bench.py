@@ -209,7 +209,7 @@ def test_show_gpu_says_that_there_is_neither_gpu_nor_record(monkeypatch, capsys)
     monkeypatch.setattr(measuring, "has_cuda", lambda: False)
     monkeypatch.setattr(store, "latest", lambda device, **wanted: None)
     bench.show_gpu("window")
-    said = "no run on one is recorded yet that has window forward, not causal, 16 heads of 64"
+    said = "no run on one is recorded yet\nthat has window forward, not causal, 16 heads of 64"
     assert said in capsys.readouterr().out
 
 

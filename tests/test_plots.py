@@ -129,6 +129,16 @@ def test_arcs_end_at_the_keys_and_name_the_parts():
     assert np.flatnonzero(dark).tolist() == [0, 7, 8, 9]
 
 
+def test_an_empty_part_keeps_its_style_for_another_picture():
+    both = plots.arcs(16, 8, {"window": [7], "random": [2], "global": [0]})
+    one = plots.arcs(16, 8, {"window": [7], "random": [], "global": [0]})
+    styles = [
+        {line.get_label(): (line.get_linestyle(), line.get_color()) for line in ax.lines}
+        for ax in (both, one)
+    ]
+    assert styles[1] == {part: styles[0][part] for part in ("window", "global")}
+
+
 def test_reach_counts_tokens_in_words():
     reached = np.stack([masks.reach(band(9, 1), layers)[4] for layers in range(4)])
     live = plots.LiveReach(reached)
@@ -171,6 +181,13 @@ def test_growth_shows_spread_and_prediction_on_logarithmic_axes():
     low, high = ax.containers[0][2][0].get_segments()[1][:, 1]
     assert (low, high) == pytest.approx((1.5, 4.0))
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2"]
+
+
+def test_growth_dashes_each_prediction_in_its_own_way():
+    labels = "abcdef"
+    ax = plots.growth([1, 2], {}, {label: [1.0, 2.0] for label in labels})
+    dashes = {str(line._unscaled_dash_pattern) for line in ax.lines}
+    assert len(dashes) == len(labels) and str((0, None)) not in dashes
 
 
 def test_growth_leaves_missing_points_out():

@@ -131,8 +131,8 @@ def show_gpu(stem: str, lengths: Iterable[int] = (1024, 4096, 16384)) -> None:
         record = store.latest("gpu", mechanisms=[stem], **SHOWN)
         if record is None:
             print(
-                f"There is no GPU here, and no run on one is recorded yet that has {stem} "
-                f"{records.setting_words(SHOWN)}.\n"
+                "There is no GPU here, and no run on one is recorded yet\n"
+                f"that has {stem} {records.setting_words(SHOWN)}.\n"
                 "`attncourse bench --gpu`, where there is one, records it in results/."
             )
             return

@@ -33,6 +33,9 @@ from attncourse.plots.base import (
     unit_axis,
 )
 
+# Predictions stay dashed, each in its own way: two colours may be much alike.
+DASHES = ("--", "-.", ":", (0, (8, 2)), (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+
 
 class LiveBars:
     """Horizontal bars with their values written out; `update` exchanges the values."""
@@ -124,7 +127,8 @@ def growth(
     labels = list(dict.fromkeys([*measured, *(predicted or {})]))
     for label, values in (predicted or {}).items():
         place = labels.index(label) % len(SERIES)
-        ax.plot(n, values, "--", color=SERIES[place], alpha=0.8, label=f"{label}: predicted")
+        style = {"color": SERIES[place], "linestyle": DASHES[place]}
+        ax.plot(n, values, alpha=0.8, label=f"{label}: predicted", **style)
     for label, values in measured.items():
         place = labels.index(label) % len(SERIES)
         middle = np.array([median_of(value) for value in values], dtype=float)

@@ -262,7 +262,8 @@ def arcs(
     Args:
         n: Tokens; up to 64 stay readable.
         query: Whose keys are drawn.
-        parts: For each part of the pattern its keys; a key of two parts gets two arcs.
+        parts: For each part of the pattern its keys; a key of two parts gets two arcs. A part
+            without keys keeps its style from the next, so that two pictures can share styles.
         ax: Where; an own figure if not given.
         title: In words.
     """

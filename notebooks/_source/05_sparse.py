@@ -77,23 +77,12 @@ plots.show(axes, "One layer of stride 8: the last key hears its column, up to th
 
 # %% folded=true
 widgets.guess(
-    "After 100 layers of stride 8, from how many of the 64 words has the last 'key' heard?",
+    "After 100 layers of stride 8, from how many of the 64 words has the last 'key' heard, "
+    "itself included?",
     lambda: int((heard([every_8th] * 100, last) >= 0).sum()),
     unit="words",
     explain="A layer adds multiples of 8 to multiples of 8: the word never leaves its column.",
 )
-
-# %% [markdown]
-# Read the column of each *key* from top to bottom, as the stride does:
-
-# %%
-for key in (last, first):
-    print(f"word {key}:", *TEXT[key % 8 :: 8])
-
-# %% [markdown]
-# A stride of $s$ does not read one text. It reads $s$ texts that are woven into one another, each
-# of them alone: the *residue classes*, words with the same $i \bmod s$. The two keys lie in
-# different ones. No depth, no width and no training mends that.
 
 # %% [markdown] covers="F30 Y1"
 # ## What a pattern is
@@ -103,6 +92,18 @@ for key in (last, first):
 #
 # $$ \text{out}_i = \sum_{j \in S(i)} \frac{e^{a_{ij}}}{\sum_{m \in S(i)} e^{a_{im}}}\, v_j ,
 # \qquad S(i) = \{\, j : (i - j) \bmod s = 0 \,\} $$
+
+# %% [markdown]
+# Back to the net. Read the column of each *key* from top to bottom, as the stride does:
+
+# %%
+for key in (last, first):
+    print(f"word {key}:", *TEXT[key % 8 :: 8])
+
+# %% [markdown]
+# A stride of $s$ does not read one text. It reads $s$ texts that are woven into one another, each
+# of them alone: the *residue classes*, words with the same $i \bmod s$. The two keys lie in
+# different ones. No depth, no width and no training mends that.
 
 # %% [markdown]
 # Two checks. With $s = 1$ it must be full attention. And if the classes are texts of their own, one
@@ -156,7 +157,8 @@ print("layer 2:", TEXT[62], "hears", TEXT[6], "–", far[62, 6])
 # $$ i - j = 8a + r, \qquad |r| \le 4 $$
 #
 # So two layers join nearly every pair; only at the ends of the text a step may lead off the page.
-# On a page as wide as the stride this is a rook: along the line, then along the column.
+# On a page as wide as the stride this is almost a rook: along the line, then along the column. Only
+# the near step also runs over the end of a line into the next.
 
 # %%
 plans = {
@@ -170,11 +172,18 @@ plans = {
 
 # %% [markdown]
 # This is the picture to remember. Six plans, each with few keys in a layer. Add one layer after
-# the other: which plan needs fewest, and which two never fill the page? The rest of this part
-# explains the last three.
+# the other: which plan fills the page first, and which three have not filled it after six? Two of
+# the three never will. The rest of this part explains the last three plans.
 
 # %% folded=true
+import ipywidgets
+
 live_board = plots.LiveBoard(TEXT, 8, heard([far], last))
+plan = ipywidgets.Dropdown(options=list(plans))  # leaves room for the board on a small screen
+reach = {"query": (0, 63, 1, last), "layers": (0, 6, 1, 1)}
+
+
+# %% folded=true
 
 
 def draw_board(plan, query, layers):
@@ -185,9 +194,7 @@ def draw_board(plan, query, layers):
     return f"{plan}: after layer {layers}, word {query}, {TEXT[query]!r}, has heard {words}."
 
 
-widgets.explore(
-    draw_board, live_board.figure, plan=list(plans), query=(0, 63, 1, last), layers=(0, 6, 1, 1)
-)
+widgets.explore(draw_board, live_board.figure, plan=plan, **reach)
 
 # %% [markdown]
 # *Near, then far* is the *Sparse Transformer*. Its two *factors* may be two layers, as here, two
@@ -201,8 +208,8 @@ for plan, layers in pairs.items():
     print(f"{plan:<11} {masks.density(graph.reach_through(layers)[-1]):6.1%} of all pairs have met")
 
 # %% [markdown]
-# How long should the stride $l$ be? With $l$ near keys and $n/l$ far ones, a query pays their sum.
-# A square is never negative, so
+# How long should the stride $l$ be? A causal query has at most $l$ near keys besides its own, and
+# $n/l$ far ones: deep in the text it pays their sum. A square is never negative, so
 #
 # $$ \Bigl(\sqrt l - \sqrt{n/l}\Bigr)^2 \ge 0 \quad\Rightarrow\quad l + \frac nl \ge 2\sqrt n ,
 # \qquad \text{equal at } l = \sqrt n . $$
@@ -216,7 +223,8 @@ for stride in (8, 64, 512):
 # So all tokens together keep $O(n\sqrt n)$ pairs. *Chapter V*, one of
 # [the texts that this course checks](00_start.ipynb#The-four-texts),
 # says "about $\sqrt n$" keys a token. Before you repeat such a number, build the mask: both
-# factors, own key, edges, causal.
+# factors, own key, edges, causal. At the start of the text little is far, so that the far keys are
+# half of $n/l$ on average.
 
 # %%
 causal = sparse_transformer.factors(4096, 4096, stride=64, causal=True)
@@ -376,26 +384,15 @@ print("keys of the first queries:", *(np.flatnonzero(row).tolist() for row in dr
 
 # %% folded=true
 widgets.guess(
-    "1024 tokens each draw 2 keys besides themselves. How many tokens does no other token draw?",
+    "1024 tokens each draw 2 keys besides themselves, and some are drawn by no other. How many?",
     lambda: int((drawn.sum(axis=0) == 1).sum()),
     unit="tokens",
     explain="They hear others and are never heard, in any number of layers.",
 )
 
 # %% [markdown]
-# A query draws $r$ of the $n - 1$ others, so it misses token $j$ with probability
-# $1 - \frac{r}{n-1}$; all $n - 1$ must:
-#
-# $$ \text{nobody draws } j: \qquad \Bigl(1 - \frac{r}{n-1}\Bigr)^{n-1} \approx e^{-r} $$
-
-# %%
-for r in (1, 4, 8):
-    picked = random_keys.mask(1024, 1024, n_random=r, seed=1).sum(axis=0) - 1
-    print(f"r = {r}: predicted {1024 * np.exp(-r):5.1f} tokens unheard, counted {sum(picked == 0)}")
-
-# %% [markdown]
-# So look for empty columns before you believe that a graph is connected. Here are ten draws of 256
-# tokens for each $r$:
+# Such a token is an empty column. Look for one before you believe that a graph is connected. Here
+# are ten draws of 256 tokens for each $r$:
 
 # %%
 unjoined = [
@@ -404,6 +401,17 @@ unjoined = [
 ]
 found = "of 10 draws with r = 1, 3, 8, 32, some token unheard in {}, {}, {}, {}".format(*unjoined)
 claims.check("C011", found)
+
+# %% [markdown]
+# How many are they? A query draws $r$ of the $n - 1$ others, so it misses token $j$ with
+# probability $1 - \frac{r}{n-1}$; all $n - 1$ must:
+#
+# $$ \text{nobody draws } j: \qquad \Bigl(1 - \frac{r}{n-1}\Bigr)^{n-1} \approx e^{-r} $$
+
+# %%
+for r in (1, 4, 8):
+    picked = random_keys.mask(1024, 1024, n_random=r, seed=1).sum(axis=0) - 1
+    print(f"r = {r}: predicted {1024 * np.exp(-r):5.1f} tokens unheard, counted {sum(picked == 0)}")
 
 # %% [markdown]
 # A *ring* cures it: let each token also see its two neighbours. Then everybody is heard, and chance
@@ -444,18 +452,21 @@ for layers_ in (0, 1, 2):
 
 # %% [markdown]
 # Reached is not yet understood. Let all keys of a query weigh the same. In full attention, each
-# token then gets $1/256$ of every other in one layer. And by way of the hub, in two?
+# token then gets $1/256$ of every other in one layer. And by way of the hub, in two? Let the window
+# be narrower now, 5.
 
 # %%
-equal = hub / hub.sum(axis=1, keepdims=True)  # every key of a query gets the same weight
+narrow = longformer.mask(256, 256, window=5, global_tokens=1)
+equal = narrow / narrow.sum(axis=1, keepdims=True)  # every key of a query gets the same weight
 
 
 # %% folded=true
 widgets.guess(
-    "Equal weights, window 8: how many times less of token 50 reaches token 200 by the hub?",
+    "Equal weights, window 5: how many times less of token 50 reaches token 200 by the hub than in "
+    "full attention?",
     lambda: float(1 / 256 / (equal @ equal)[200, 50]),
     unit="times",
-    explain="Token 200 gives the hub one of its 18 shares, and of that the hub gave token 50 one "
+    explain="Token 200 gives the hub one of its 12 shares, and of that the hub gave token 50 one "
     "in 256.",
 )
 
@@ -500,8 +511,9 @@ print("no globals: the window; window 100: full attention")
 # ## Reaches add
 #
 # *Chapter E* plans the dilation of a Longformer by depth: none in the first layers, 2 in the
-# middle, 4 or 8 at the top; so "information crosses the text in $O(\log n)$ layers". But a layer
-# of window $w$ and dilation $d$ takes a word $wd$ tokens farther, and no more. So add:
+# middle, 4 or 8 at the top; so "information crosses the text in $O(\log n)$ layers". With a global
+# token it takes two. By its windows alone, a layer of window $w$ and dilation $d$ takes a word $wd$
+# tokens farther, and no more. So add:
 
 # %%
 dilations = {
@@ -542,7 +554,8 @@ print("tokens with the position of token 100:", *same)
 
 # %%
 figure, (upper, lower) = plots.figure(2, 1, height=4.4)
-plots.arcs(48, 24, {"window": range(20, 29), "global": [0]}, upper, title="Longformer")
+seen = {"window": range(20, 29), "random": [], "global": [0]}
+plots.arcs(48, 24, seen, upper, title="Longformer")
 seen = {"window": range(22, 28), "random": [10, 11, 32, 33], "global": [0, 1]}
 plots.arcs(48, 24, seen, lower, title="BigBird, blocks of 2")
 plots.show(figure, "Neighbours by short arcs, the global tokens and random blocks by long ones.")
@@ -582,8 +595,8 @@ print(f"counted {union:.1%}, formula {1 - (1 - 64 / 4096) ** 12:.1%}, shared {64
 # ## A bet on where the links are
 #
 # A pattern is a bet. Four toy data sets with links by construction: words and a title; names that
-# are defined somewhere; a period of 16; a picture of 16 × 16, read line by line. Each pattern may
-# spend about 17 keys. Bet first: who catches most of each?
+# are defined somewhere; a period of 16; a picture of 16 × 16, read line by line. Six patterns
+# bet. How much of the links does each catch?
 
 # %%
 n, generator = 256, np.random.default_rng(0)
@@ -610,6 +623,22 @@ bets = {
 caught = np.array([[(w * m).sum() / w.sum() for m in bets.values()] for w in links.values()])
 
 # %% folded=true
+widgets.guess(
+    "Of the links of code, what share does the best of the six patterns catch?",
+    lambda: 100 * caught[list(links).index("code")].max(),
+    unit="%",
+    explain="These are mostly the neighbours. Nearly all the rest goes to definitions, which may "
+    "stand anywhere.",
+)
+
+# %% [markdown]
+# A bet has a price. These spend about the same, but for the patch, which has at most nine keys:
+
+# %%
+for bet, mask in bets.items():
+    print(f"{bet.replace(chr(10), ' '):<16} {mask.sum() / n:4.1f} keys a query")
+
+# %% folded=true
 words = {"x": "pattern", "y": "data", "label": "share of the links"}
 axes = plots.table(caught, list(links), list(bets), title="links caught", **words)
 best = [f"{list(bets)[row.argmax()]} {row.max():.0%}".replace("\n", " ") for row in caught]
@@ -617,8 +646,9 @@ found = "; ".join(f"{name}: {bet}" for name, bet in zip(links, best, strict=True
 plots.show(axes, f"The share of the links that each pattern catches. Most of {found}.")
 
 # %% [markdown]
-# No column wins everywhere, and nobody wins at code: a definition may stand anywhere, and chance
-# finds it by luck. One has to look at the content. *Top-k* attention does: it scores all keys and
+# The picture's links are built as the patch, so its 100 % are no discovery. No column wins
+# everywhere, and nobody wins at code: a definition may stand anywhere, and chance finds it by luck.
+# One has to look at the content. *Top-k* attention does: it scores all keys and
 # keeps the best. So a cheap predictor must guess them, from a few directions of $q$ and $k$:
 
 # %%
