@@ -45,7 +45,7 @@ plots.show(axes, f"{weights.size} weights in 16 rows; each row sums to 1.")
 # %% folded=true
 widgets.guess(
     "BERT-base, a language model, is a file of 440 MB. How many bytes are all attention scores "
-    "that it computes for one text of 4096 tokens, in float32?",
+    "that it would compute for one text of 4096 tokens, in float32, if it could read that much?",
     lambda: 4096**2 * 12 * 12 * 4,
     unit="B",
     explain="One text takes over twenty times the model: 12 heads in each of 12 layers score it.",
@@ -133,7 +133,7 @@ print("measured within a tenth:", abs(measured / predicted - 1) < 0.1)
 # The course grew from four texts that circulate without an author: a survey article (*the survey*),
 # a page of notes (*the notes*), and two textbook chapters, "Efficient Transformers" (*chapter E*)
 # and "Attention Variants and Mechanisms" (*chapter V*). They are full of numbers. The course
-# recomputes every one; [the audit](17_audit.ipynb) shows them all.
+# recomputes every one that says enough; [the audit](17_audit.ipynb) shows them all.
 
 # %% [markdown]
 # Here is one. The survey says that 8192 tokens and 32 heads need "over 2 GB". Is that so?
@@ -173,12 +173,11 @@ check("00.1")
 # It names the smallest case that fails, what came out, and, since this mistake is a known one,
 # what you forgot. Now the right way round:
 #
-# 1. Open [the exercises](../exercises/00_start.ipynb). 00.1 is this one;
-#    [00.2](../exercises/00_start.ipynb#00.2-Largest-score-of-each-query,-without-the-matrix) limits
-#    the memory.
+# 1. Open [the exercises](../exercises/00_start.ipynb). 00.1 is this one.
 # 2. Fill in the answer, run the cell, run its check.
 # 3. Stuck? `hint("00.1")` gives three hints, one at a time.
-# 4. Then [exercise 00.2](../exercises/00_start.ipynb), whose memory is graded.
+# 4. Then the memory is graded too:
+#    [00.2](../exercises/00_start.ipynb#00.2-Largest-score-of-each-query,-without-the-matrix).
 # 5. Save, then grade in a terminal: `attncourse grade --chapter 00`.
 
 # %% [markdown]
