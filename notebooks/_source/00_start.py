@@ -158,7 +158,7 @@ for verdict in claims.VERDICTS:
 #
 # Each chapter has exercises, in a notebook of its own. A check says whether your answer is right,
 # and for some, whether it stays within its memory. Let us provoke it, with a wrong answer to
-# [exercise 00.1](../exercises/00_start.ipynb):
+# [exercise 00.1](../exercises/00_start.ipynb#00.1-Bytes-of-the-scores):
 
 
 # %%
@@ -178,7 +178,9 @@ check("00.1")
 #    the memory.
 # 2. Fill in the answer, run the cell, run its check.
 # 3. Stuck? `hint("00.1")` gives three hints, one at a time.
-# 4. Then [exercise 00.2](../exercises/00_start.ipynb), whose memory is graded.
+# 4. Then [exercise
+#    00.2](../exercises/00_start.ipynb#00.2-Largest-score-of-each-query,-without-the-matrix), whose
+#    memory is graded.
 # 5. Save, then grade in a terminal: `attncourse grade --chapter 00`.
 
 # %% [markdown]
