@@ -158,7 +158,7 @@ for verdict in claims.VERDICTS:
 #
 # Each chapter has exercises, in a notebook of its own. A check says whether your answer is right,
 # and for some, whether it stays within its memory. Let us provoke it, with a wrong answer to
-# [exercise 00.1](../exercises/00_start.ipynb):
+# [exercise 00.1](../exercises/00_start.ipynb#00.1-Bytes-of-the-scores):
 
 
 # %%

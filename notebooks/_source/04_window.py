@@ -20,6 +20,7 @@ import contextlib
 import numpy as np
 
 from attncourse import bench, claims, masks, measure, plots, widgets
+from attncourse.bench import records
 from attncourse.inputs import random_qkv
 from attncourse.reference import full, window
 from attncourse.softmax import softmax
@@ -31,10 +32,10 @@ from attncourse.softmax import softmax
 # *window* $w$ is a radius: $w$ keys on each side, and the query's own position.
 #
 # $$ S(i) = \{\, j : |j - i| \le w \,\}, \qquad
-#    \text{out}_i = \sum_{j \in S(i)} \frac{e^{s_{ij}}}{\sum_{m \in S(i)} e^{s_{im}}}\, v_j ,
+#    \text{out}_i = \sum_{j \in S(i)} \frac{e^{s_{ij}}}{\sum_{l \in S(i)} e^{s_{il}}}\, v_j ,
 #    \qquad s_{ij} = \frac{q_i \cdot k_j}{\sqrt D} $$
 #
-# Take a sentence of sixteen words and $w = 3$. What can *were* see? Its subject?
+# Take a sentence of sixteen words and $w = 3$:
 
 # %%
 words = "The keys that the old man who lives by the sea lost in March were found".split()
@@ -97,8 +98,8 @@ widgets.explore(draw, live.figure, window_=(0, 47, 1, 4), causal=False)
 
 # %% [markdown]
 # *Density* is the share of pairs that may attend; *sparsity* is the rest.
-# [Exercise 04.1](../exercises/04_window.ipynb) asks for this mask, with queries and keys of
-# different number.
+# [Exercise 04.1](../exercises/04_window.ipynb#04.1-Window-mask) asks for this mask, with queries
+# and keys of different number.
 
 # %% [markdown] covers="F3"
 # ## Four meanings of w
@@ -156,10 +157,14 @@ keys_of = window.mask(64, 64, window=8).sum(axis=1)
 print("first rows ", keys_of[:10])
 print("last rows  ", keys_of[-10:])
 assert keys_of.sum() == 64 * (2 * 8 + 1) - 8 * (8 + 1)
+for w in (8, 64, 256):
+    surplus = 1024 * (2 * w + 1) / window.count(1024, 1024, window=w) - 1
+    print(f"w = {w:>3} of 1024 tokens: n(2w + 1) is {surplus:.1%} too many")
 
 # %% [markdown]
-# Who forgets the edges is a little off while $w \ll n$. When the window is a quarter of the text?
-# [Exercise 04.2](../exercises/04_window.ipynb) counts the pairs of texts far too long for a mask.
+# Who forgets the edges is a little off while $w \ll n$, and not when $w$ is a quarter of the text.
+# [Exercise 04.2](../exercises/04_window.ipynb#04.2-Count-the-connections) counts the pairs of texts
+# far too long for a mask.
 #
 # ### A picture that lies
 #
@@ -190,8 +195,8 @@ widgets.guess(
 # ## A mask saves nothing
 #
 # Here is window attention as most tutorials write it: compute all scores, then hide most of them.
-# The result is right. What does it cost? `count_flops` counts the multiplications and additions
-# that NumPy really performs; one multiply-add is 2 FLOPs.
+# The result is right. What does it cost? `count_flops` counts the matrix products that NumPy really
+# executes; one multiply-add, or *MAC*, is 2 FLOPs.
 
 # %%
 n, radius = 1024, 128
@@ -208,7 +213,7 @@ for way, number in flops.items():
 # %% [markdown]
 # The mask changed the answer and not the work: both products run over all $n^2$ pairs before anyone
 # looks at the mask. A published solution is of the second kind, and states the savings of the
-# third:
+# third, in MACs:
 
 # %%
 multiply_adds = flops["full attention, masked"] // 2
@@ -216,9 +221,10 @@ claims.check("C376", multiply_adds, "its code computes both products whole; only
 
 # %% [markdown]
 # **Count what the code executes, not what its mask lets through.** The same holds for time and for
-# memory. Three ways to the same numbers, at 4096 tokens on this machine:
+# memory. Full attention, and two ways to the same window, at 4096 tokens on this machine; each is
+# the fastest of five calls, made in turns, since other programs can only slow a call down:
 
-# %%
+# %% tags=["nbval-ignore-output"]
 n = 4096
 q, k, v = random_qkv(n)
 mask = window.mask(n, n, window=radius)
@@ -228,18 +234,25 @@ ways = {
     "window": lambda: window.attention(q, k, v, window=radius),
 }
 np.testing.assert_allclose(ways["window"](), ways["full, masked"](), atol=1e-6)
-seconds = {way: measure.seconds(call, repeats=2) for way, call in ways.items()}
-plots.show(plots.bars(seconds, unit="s"), "Time: full attention, masked, and as a window.")
+seconds = dict.fromkeys(ways, np.inf)
+for way, call in 5 * list(ways.items()):
+    seconds[way] = min(seconds[way], measure.seconds(call, repeats=1, warmup=0).median)
+masked, windowed = (seconds[way] / seconds["full"] for way in ("full, masked", "window"))
+alt = f"Masked it takes {masked:.2f} times as long as full attention, as a window {windowed:.2f}."
+plots.show(plots.bars(seconds, unit="s"), alt)
 
 # %% [markdown]
-# The masked way does the work of no mask at all, and the masking on top. Now the memory, at 8192
-# tokens. Full attention holds $8192^2$ scores of four bytes, 256 MiB. The band alone would be
-# $8192 \cdot 257$ scores, 8 MiB.
+# The masked way executes every product of full attention, and the masking on top. Is that what your
+# clock says? If not, other programs may have kept the machine busy: run the cell again.
+#
+# Now the memory, at 8192 tokens. Full attention holds $8192^2$ scores of four bytes, 256 MiB. The
+# band alone would be $8192 \cdot 257$ scores, 8 MiB.
 
 # %% folded=true
 widgets.guess(
-    "How much does window attention hold at most, its output of 2 MiB included?",
-    lambda: measure.peak_bytes(window.attention, *random_qkv(8192), window=128),
+    "8192 tokens, one head of width 64, 128 keys on each side, float32: how much does window "
+    "attention hold at most, besides its output?",
+    lambda: measure.peak_bytes(window.attention, *random_qkv(8192), window=128) - 8192 * 64 * 4,
     unit="B",
     explain="Not the band: only the scores of 64 queries at a time. How, the next section shows.",
 )
@@ -273,8 +286,8 @@ print(f"{mask[rows, keys].mean():.0%} of this block counts, the rest is hidden")
 
 # %% [markdown]
 # How large should a block be? Small blocks hide little and start many products; large blocks hide
-# more. Everything coloured is computed; only the dark band counts. At which block does half of the
-# work go to waste?
+# more. Everything coloured is computed; only the dark band counts. At which block does about half
+# of the work go to waste? And for a window half as wide?
 
 # %% folded=true
 live_blocks = plots.LiveHeatmap(
@@ -283,9 +296,9 @@ live_blocks = plots.LiveHeatmap(
 
 
 def draw_blocks(window_, block):
-    band, reach = window.mask(256, 256, window=window_), -(-window_ // block)
-    block_of = np.arange(256) // block
-    computed = np.abs(block_of - block_of[:, None]) <= reach
+    band, keys = window.mask(256, 256, window=window_), np.arange(256)
+    first = keys[:, None] // block * block  # of each query's block; its stretch of keys follows
+    computed = (keys >= first - window_) & (keys < first + block + window_)
     live_blocks.update(computed.astype(int) + band)
     return f"Blocks of {block}: {band.sum() / computed.sum():.0%} of what is computed counts."
 
@@ -294,9 +307,10 @@ sizes = widgets.choice([4, 8, 16, 32, 64, 128], 32)
 widgets.explore(draw_blocks, live_blocks.figure, window_=(0, 64, 1, 16), block=sizes)
 
 # %% [markdown]
-# In [exercise 04.3](../exercises/04_window.ipynb) you write the loop over all blocks, and its
-# memory is graded. [Exercise 04.V1](../exercises/04_window.ipynb) counts what the mask does not
-# save. Afterwards read our loop,
+# In [exercise 04.3](../exercises/04_window.ipynb#04.3-Window-attention-in-the-memory-of-a-band) you
+# write the loop over all blocks, and its memory is graded. [Exercise
+# 04.V1](../exercises/04_window.ipynb#04.V1-What-a-window-saves,-and-a-mask-does-not) counts what
+# the mask does not save. Afterwards read our loop,
 # [`reference/window.py`](../attncourse/reference/window.py), beside yours.
 
 # %% [markdown] covers="F2"
@@ -330,10 +344,10 @@ plots.show(axes, "Peak bytes over n: full attention grows with n squared, the wi
 # by the FLOPs of `cost`. Where does the window lie: above its line, or below?
 
 # %%
-often = {"repeats": 30, "at_least": 3, "at_most": 0.15}  # short calls more often than long ones
+often = {"repeats": 30, "at_least": 5, "at_most": 0.3}  # short calls more often than long ones
 timings = {
     name: [measure.seconds(way.attention, *inputs[n], **knobs, **often) for n in lengths]
-    for name, (way, knobs) in measure.progress(calls.items(), "timing", expect_seconds=2)
+    for name, (way, knobs) in measure.progress(calls.items(), "timing", expect_seconds=3)
 }
 
 # %% folded=true
@@ -348,8 +362,9 @@ plots.show(axes, "Seconds over n, measured and as the operation count predicts."
 # %% [markdown]
 # What lies above its line is what the count leaves out: small products are slower per FLOP than
 # large ones, each has to be started, and the corners have to be hidden. Printed speedups are often
-# ratios of FLOPs; what arrives is less. [Exercise 04.V7](../exercises/04_window.ipynb) computes one
-# reason, the tiles, and [chapter 13](13_measuring.ipynb) measures the others.
+# ratios of FLOPs; the clock has its own. [Exercise
+# 04.V7](../exercises/04_window.ipynb#04.V7-Speed-up-in-theory-and-in-tiles) computes one reason,
+# the tiles, and [chapter 13](13_measuring.ipynb) measures the others.
 
 # %% [markdown] covers="F4"
 # ## What the window changes: the softmax
@@ -358,7 +373,7 @@ plots.show(axes, "Seconds over n, measured and as the operation count predicts."
 # some keys, and all others grow. Let $m_i$ be the share of its attention that query $i$ spends
 # inside the window:
 #
-# $$ \tilde p_{ij} = \frac{e^{s_{ij}}}{\sum_{m \in S(i)} e^{s_{im}}}
+# $$ \tilde p_{ij} = \frac{e^{s_{ij}}}{\sum_{l \in S(i)} e^{s_{il}}}
 #    = \frac{p_{ij}}{m_i}, \qquad m_i = \sum_{j \in S(i)} p_{ij} $$
 
 
@@ -371,11 +386,17 @@ def growth_of_weights(pull, n=1024, radius=128):
     return (1 / (weights * (distance <= radius)).sum(axis=-1)).mean()
 
 
+# %% folded=true
 widgets.guess(
-    "1024 random tokens, 128 keys on each side: how many times larger do the weights inside get?",
+    "1024 random tokens, 128 keys on each side: how many times larger do the weights inside get, "
+    "on average over the queries?",
     lambda: growth_of_weights(pull=0),
     unit="times",
-    explain=lambda: f"Pulled to its neighbours, attention grows {growth_of_weights(3):.2f}-fold.",
+    explain=lambda: (
+        "Random attention is nearly even, and a query sees some "
+        f"{window.count(1024, 1024, window=128) / 1024:.0f} of 1024 keys: about a quarter stays "
+        f"inside. Where near keys score higher, the factor can be {growth_of_weights(3):.2f}."
+    ),
 )
 
 # %% [markdown]
@@ -483,15 +504,15 @@ part = caught["the same word"][3]
 plots.show(axes, f"A radius of 8 catches {part:.0%} of the repeated words, and none of the sound.")
 
 # %% [markdown]
-# So a window suits speech cut into frames and the grammar of a sentence; code, contracts and
-# anything periodic ask for more.
+# So a window suits the grammar of a sentence, and a sound once it spans a period: speech models cut
+# it into frames first, each of which holds several. Code, contracts and long periods ask for more.
 
 # %% [markdown] covers="F7"
 # ### Let each query choose
 #
 # Could each query take the smallest radius that holds a given share of *its* attention? Here the
-# first half of the queries look nearby and the second half far. Which share makes one radius for
-# all wasteful?
+# first half of the queries look nearby and the second half far. How many times too wide is one
+# radius for all, and does a smaller share help?
 
 # %%
 q, k, _ = (array[0, 0] for array in random_qkv(512, width=16))
@@ -510,7 +531,8 @@ def draw_widths(percent):
     live_widths.update({"radius": widths})
     return (
         f"To catch {percent} %: median radius {np.median(widths[:256]):.0f} in the first half, "
-        f"{np.median(widths[256:]):.0f} in the second; one width for all is {widths.max()}."
+        f"{np.median(widths[256:]):.0f} in the second; one radius for all is {widths.max()}, "
+        f"{widths.max() / widths.mean():.1f} times their mean."
     )
 
 
@@ -588,7 +610,7 @@ print(f"dilation 4 in 50 layers: {masks.density(dilated):.0%} of all pairs")
 print(f"with four plain layers of window 1 before them: {masks.density(mixed):.0%}")
 
 # %% [markdown]
-# So plans change the dilation from layer to layer. Choose one and watch the cone under token 64:
+# So plans change the dilation from layer to layer. Choose one and watch the cone above token 64:
 # which plan sees farthest, and which has holes?
 
 # %% folded=true
@@ -602,14 +624,15 @@ def draw_cone(window_, plan):
         seen = seen @ window.mask(129, 129, window=window_, dilation=dilation)
         rows.append(seen)
     live_cone.update(np.array(rows))
-    return f"Window {window_}, dilations {plan}: four layers down it sees {seen.sum()} tokens."
+    return f"Window {window_}, dilations {plan}: four layers up it has heard {seen.sum()} tokens."
 
 
 widgets.explore(draw_cone, live_cone.figure, window_=(1, 8, 1, 2), plan=list(plans))
 
 # %% [markdown]
-# A plan reaches $w$ times the sum of its dilations. [Exercise 04.4](../exercises/04_window.ipynb)
-# asks for the number of layers. Guess one first:
+# A plan reaches $w$ times the sum of its dilations. [Exercise
+# 04.4](../exercises/04_window.ipynb#04.4-Layers-to-reach-a-token) asks for the number of layers.
+# Guess one first:
 
 # %% folded=true
 widgets.guess(
@@ -789,8 +812,8 @@ if torch:
 # %% [markdown]
 # 37 is no multiple of 16, and the masks take care of it. (`input_precision="ieee"` asks for full
 # float32; a GPU's default for `tl.dot` rounds its inputs.) Your turn:
-# [exercise 04.5](../exercises/04_window.ipynb) is a kernel of this size, the sums of a matrix's
-# rows.
+# [exercise 04.5](../exercises/04_window.ipynb#04.5-A-kernel-of-your-own:-row-sums) is a kernel of
+# this size, the sums of a matrix's rows.
 
 # %% [markdown] covers="F2 F36"
 # ## The window as a kernel
@@ -812,9 +835,9 @@ if traced:
     assert cost.bytes_read == walked.bytes_loaded()
 
 # %% [markdown]
-# Prediction beside measurement once more, access by access. Slide through the programs: each loads
-# as many tiles in the middle of a long text as of a short one. That is why the cost grows with $n$
-# and not with $n^2$.
+# Prediction beside measurement once more, access by access. Slide through the programs: away from
+# the ends, each loads equally many tiles, wherever it stands. A longer text adds programs and no
+# tiles to any of them. That is why the cost grows with $n$ and not with $n^2$.
 
 # %% folded=true tags=["nbval-ignore-output"]
 if traced:
@@ -824,15 +847,33 @@ if traced:
     display(widgets.explore(tiles.draw, tiles.figure, program=(0, tiles.programs - 1, 1, 5)))
 
 # %% [markdown]
-# [Exercise 04.6](../exercises/04_window.ipynb) leaves the bounds of such a loop to you, and counts
-# the bytes you load. [Exercise 04.7](../exercises/04_window.ipynb) hides two bugs in a blocked
-# window.
+# [Exercise 04.6](../exercises/04_window.ipynb#04.6-Tile-bounds-of-a-Triton-kernel) leaves the
+# bounds of such a loop to you, and counts the bytes you load. [Exercise
+# 04.7](../exercises/04_window.ipynb#04.7-Find-two-bugs-in-a-blocked-window) hides two bugs in a
+# blocked window.
 #
-# And the time on a real GPU? The next cell measures it if there is one. If not, it shows the latest
-# recorded run, or says that there is none.
+# And the time on a real GPU? The latest recorded run, if there is one, also has torch's own full
+# attention (SDPA) and other ways to a window. On your own GPU, `bench.show_gpu("window")` measures.
 
-# %% tags=["nbval-ignore-output"]
-bench.show_gpu("window")
+# %% folded=true
+recorded = bench.latest("gpu", mechanisms=["full", "window"], **bench.SHOWN)
+lines = records.lines(recorded, **bench.SHOWN) if recorded else {}
+shown = {f"{stem}: {by}": line for (stem, by), line in lines.items() if stem in ("full", "window")}
+if shown:
+    lengths = sorted(set().union(*shown.values()))
+    over_n = {name: [line.get(n, np.nan) for n in lengths] for name, line in shown.items()}
+    title = f"{recorded['machine']['gpu']}: {records.setting_words(bench.SHOWN)}"
+    axes = plots.growth(lengths, over_n, title=title)
+    ours, others = shown["window: Triton"], ("full: Triton", "full: SDPA")
+    won = [records.crossover_words(ours, shown.get(name, {})) for name in others]
+    plots.show(axes, f"Our window beats our full attention {won[0]}, torch's {won[1]}.")
+else:
+    print("No such run is recorded: `attncourse bench --gpu`, where there is a GPU, records it.")
+
+# %% [markdown]
+# While a text is short, all of full attention's tiles run at once, and a well-made kernel for all
+# pairs is hard to beat: **the window can save only what took time.** How does the picture go on at
+# twice the length?
 
 # %% [markdown] covers="F10 W14"
 # ## Try it on your own text

@@ -82,7 +82,8 @@ widgets.explore(draw_statistics, live_statistics.figure, disturbed=(0, 20, 1, 3)
 # %% [markdown]
 # The mean moves with the first one; the median holds until half of the calls are disturbed. The
 # fastest call holds longest, and hides that there was anything to hide.
-# [Exercise 13.1](../exercises/13_measuring.ipynb) builds the summary that this course uses.
+# [Exercise 13.1](../exercises/13_measuring.ipynb#13.1-Summarise-repeated-timings) builds the
+# summary that this course uses.
 
 # %% [markdown] covers="P8"
 # ## Three ways to stop the wrong thing
@@ -138,7 +139,8 @@ plots.show(axes, "The time of one query against 8192 keys, with warm caches and 
 # the other finds cold caches, a loop over layers may find warm ones. Say which you took.
 # `measure.seconds` warms up, waits, and with tensors on a GPU reads the GPU's own clock.
 #
-# [Exercise 13.2](../exercises/13_measuring.ipynb) hands you a benchmark of a queue to repair.
+# [Exercise 13.2](../exercises/13_measuring.ipynb#13.2-Repair-a-benchmark-of-a-queue) hands you a
+# benchmark of a queue to repair.
 
 # %% [markdown] covers="P1"
 # ## Whose bytes?
@@ -320,7 +322,8 @@ for stem in ("full", "flash", "synthesizer", "pooled", "window", "linear"):
 # Two different exponents, and papers quote either. Flash attention, pooling and the Synthesizer,
 # whose scores come from the query alone, hold little and still compute a square. Of these only the
 # window and linear attention do less.
-# [Exercise 13.3](../exercises/13_measuring.ipynb) fits slopes to measured points.
+# [Exercise 13.3](../exercises/13_measuring.ipynb#13.3-The-exponent-of-growth) fits slopes to
+# measured points.
 
 # %% [markdown] covers="W2"
 # ## What an error of 1 means
@@ -392,8 +395,9 @@ widgets.explore(draw_errors, live_errors.figure, sharpness=[1, 2, 4, 8, 16])
 
 # %% [markdown]
 # Nothing about speed changed, and every error did. A benchmark that states only a speed, or an
-# error without its data, says half. [Exercise 13.4](../exercises/13_measuring.ipynb) asks for this
-# error at 4096 tokens, without ever making a matrix of scores.
+# error without its data, says half. [Exercise
+# 13.4](../exercises/13_measuring.ipynb#13.4-The-error,-without-the-scores) asks for this error at
+# 4096 tokens, without ever making a matrix of scores.
 
 # %% [markdown] covers="P18"
 # ### Seeds
@@ -560,7 +564,8 @@ for stem, standard, lean in records.crossovers(record):
     print(f"{stem:<20}{standard:<24}{lean}")
 
 # %% [markdown]
-# [Exercise 13.5](../exercises/13_measuring.ipynb) finds crossovers from two series of timings.
+# [Exercise 13.5](../exercises/13_measuring.ipynb#13.5-The-crossover-length) finds crossovers from
+# two series of timings.
 
 # %% [markdown] covers="F31 O10 P6 W3 W4"
 # ## Theory and clock
@@ -643,8 +648,9 @@ sizes = widgets.choice([1, 2, 4, 8, 16, 32], 8)
 widgets.explore(draw_tiles, live_tiles.figure, keys=(1, 32, 1, 4), tile=sizes)
 
 # %% [markdown]
-# [Exercise 13.V7](../exercises/13_measuring.ipynb) puts theory, tiles and fixed costs together, and
-# asks which of them explains a printed 5 to 6.
+# [Exercise
+# 13.V7](../exercises/13_measuring.ipynb#13.V7-From-the-theoretical-to-the-observed-speedup) puts
+# theory, tiles and fixed costs together, and asks which of them explains a printed 5 to 6.
 
 # %% [markdown] covers="P6 P7"
 # ## A speedup above the theory
@@ -759,7 +765,8 @@ def draw_implied(printed_ms, n, device):
 widgets.explore(draw_implied, live_implied.figure, **choices)
 
 # %% [markdown]
-# [Exercise 13.6](../exercises/13_measuring.ipynb) audits a whole table in this way.
+# [Exercise 13.6](../exercises/13_measuring.ipynb#13.6-Audit-a-table-of-times) audits a whole table
+# in this way.
 
 # %% [markdown] covers="L11 P6 P7"
 # ## On a GPU
@@ -816,7 +823,8 @@ claims.check("C178", f"linear, {ratio:.0f} times less than sparse")
 
 # %% [markdown]
 # A state that does not grow with $n$ beats every share of $n^2$.
-# [Exercise 13.V10](../exercises/13_measuring.ipynb) asks for this table at any size.
+# [Exercise 13.V10](../exercises/13_measuring.ipynb#13.V10-Five-variants-side-by-side) asks for this
+# table at any size.
 
 # %% [markdown] covers="P9 P11 P17"
 # ## What this chapter does not measure

@@ -247,7 +247,7 @@ Spec(
 )  # fmt: skip
 
 # %% [markdown] role="prompt" exercise="04.3"
-# ## 04.3 Window attention in O(n·w) memory
+# ## 04.3 Window attention in the memory of a band
 #
 # *25 minutes · difficulty 3 of 3 · 4 points*
 # · [section](../notebooks/04_window.ipynb#Blocks-save)
@@ -1117,9 +1117,10 @@ Spec(
 # %% [markdown]
 # <details><summary>After your answer: what the textbook prints</summary>
 #
-# For n = 1024, w = 256, d = 64 it prints 33,554,432 FLOPs (C376), 262,144 weights (C377) and
-# "sparsity 25 %" (C381). Its code executes 268,435,456, all pairs: the mask comes after the
-# product. The mask has 246,656 entries, since edges see less: that is a *density* of 23.5 %.
+# For n = 1024, w = 256, d = 64 it prints 33,554,432 "FLOPs" (C376), 262,144 weights (C377) and
+# "sparsity 25 %" (C381). That is n·w·d for each product: multiply-adds. Its code executes
+# 134,217,728 of them (268,435,456 FLOPs), all pairs: the mask comes after the product. The mask has
+# 246,656 entries, since edges see less: that is a *density* of 23.5 %.
 #
 # </details>
 
