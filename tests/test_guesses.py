@@ -312,6 +312,10 @@ def guessed(*factors):
             "you tend to guess too high (9 of 11)",
         ),
         (
+            (0.95,) * 5,
+            "within a factor of two in 5 of 5 guesses; half of them within a factor of 1.1",
+        ),
+        (
             (123.4, 1 / 123.4, 123.4),
             "within a factor of two in 0 of 3 guesses; half of them within a factor of 120",
         ),
