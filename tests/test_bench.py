@@ -233,10 +233,19 @@ def test_show_gpu_shows_the_record_with_machine_and_date(monkeypatch, capsys):
     bench.show_gpu("window")
     text = capsys.readouterr().out
     assert "Some GPU, recorded on 2026-05-04, commit 0123456789ab" in text
-    assert (
-        "window, Triton" in text and "1 ms (quartiles 1 ms to 2 ms, 5 calls), peak 1.0 MiB" in text
-    )
-    assert "other" not in text
+    row = next(line for line in text.splitlines() if "window, Triton" in line)
+    assert row.split() == "4096 window, Triton 1 ms 1 ms to 2 ms 5 1.0 MiB".split()
+    assert "other" not in text and "does not hide the launch" in text
+    record["measurements"] = [
+        measured | {"mode": "forward", "seconds": dict.fromkeys(("median", "low", "high"), 123e-6)
+                    | {"repeats": 20}, "peak_bytes": 1000 * 2**20},
+        {"mechanism": "full", "implementation": "SDPA", "n": 16384, "mode": "forward",
+         "skipped": "too long"},
+    ]  # fmt: skip
+    bench.show_gpu("window")
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80 and "skipped: too long" in text
+    assert "launch" not in text
 
 
 def test_the_commit_is_unknown_outside_a_checkout(monkeypatch, tmp_path):

@@ -51,7 +51,7 @@ def test_nothing_is_computed_or_shown_before_a_commit():
     assert calls == [1, 2]
 
 
-@pytest.mark.parametrize("unit", ["", "B", "s", "%", "keys"])
+@pytest.mark.parametrize("unit", ["", "B", "s", "%", "keys", "times", "layers"])
 def test_the_slider_says_nothing_of_the_answer(unit):
     low, high = (widgets.guess("How many?", answer, unit=unit) for answer in (1e-3, 1e9))
     assert low.slider.options == high.slider.options and low.slider.value == high.slider.value
@@ -67,13 +67,28 @@ def test_slider_and_field_follow_one_another_and_commit_nothing():
     assert progress.load().guesses == {}
 
 
-@pytest.mark.parametrize("wrong", ["", "four", "0", "-4", "nan", "inf", "4 s", "1e99", "1/0"])
+@pytest.mark.parametrize("wrong", ["", "four", "-4", "nan", "inf", "4 s", "1e99", "1/0"])
 def test_what_is_no_guess_is_told_and_not_kept(wrong):
     guess = asked()
     guess.field.value = wrong
     guess.button.click()
     assert said(guess) == "A guess is a number of bytes above 0, such as 4 MiB, 3 GB or 4e6."
     assert progress.load().guesses == {} and guess.image.value == ""
+
+
+@pytest.mark.parametrize("nothing", ["0", "0.0 MiB", "0 kB"])
+def test_who_guesses_0_learns_why_it_cannot_be_one(nothing):
+    guess = asked()
+    guess.field.value = nothing
+    guess.button.click()
+    assert said(guess).startswith("A guess is compared by its factor, so it must be above 0")
+    assert progress.load().guesses == {}
+
+
+@pytest.mark.parametrize(("unit", "most"), [("times", 5e3), ("", 5e3), ("layers", 5e4)])
+def test_factors_and_few_things_have_a_slider_without_millions(unit, most):
+    guess = widgets.guess("How many?", 12, unit=unit)
+    assert guess.slider.options[-1][1] == most and "million" not in guess.field.placeholder
 
 
 # Enter: a browser sends it before the text, if that has changed

@@ -13,6 +13,7 @@ from attncourse.bench import measuring, records, store
 from attncourse.bench.jobs import Job, inputs_of, own_job, sweep
 from attncourse.bench.settings import Point, Setting
 from attncourse.catalogue import MECHANISMS
+from attncourse.units import format_bytes, format_seconds
 
 # What chapters show of a run on a GPU.
 SHOWN = {"batch": 1, "heads": 16, "width": 64, "causal": False, "mode": "forward"}
@@ -137,9 +138,25 @@ def show_gpu(stem: str, lengths: Iterable[int] = (1024, 4096, 16384)) -> None:
             return
         origin = f"recorded on {record['date'][:10]}, commit {record['commit'][:12]}"
     print(f"{record['machine']['gpu']}, {origin}")
-    chosen = records.rows(record, **SHOWN)
     print(f"{SHOWN['heads']} heads, width {SHOWN['width']}, {record['settings']['dtype']}")
-    for measured in sorted(chosen, key=lambda row: row["n"]):
-        if measured["mechanism"] in (stem, "full"):
-            name = f"{measured['mechanism']}, {measured['implementation']}"
-            print(f"n = {measured['n']:>6}  {name:<32} {measuring.in_words(measured)}")
+    rows = [row for row in records.rows(record, **SHOWN) if row["mechanism"] in (stem, "full")]
+    print(*_lines(sorted(rows, key=lambda row: row["n"])), sep="\n")
+    if any("mode" not in measured for measured in record["measurements"]):
+        print("This record does not hide the launch: at short n that is most of a kernel's time.")
+
+
+def _lines(rows: list[records.Row]) -> list[str]:
+    """Return a table of measurements that fits a narrow page."""
+    names = [f"{row['mechanism']}, {row['implementation']}" for row in rows]
+    width = max(map(len, names), default=0)
+    heads = f"{'median':>8}  {'quartiles':<19}  {'calls':>5}  {'peak':>10}"
+    lines = [f"{'n':>6}  {'':<{width}}  {heads}"]
+    for row, name in zip(rows, names, strict=True):
+        words = measuring.in_words(row)
+        if "seconds" in row:
+            timing = measure.Timing(**row["seconds"])
+            quartiles = f"{format_seconds(timing.low)} to {format_seconds(timing.high)}"
+            words = f"{format_seconds(timing.median):>8}  {quartiles:<19}  {timing.repeats:>5}"
+            words += f"  {format_bytes(row['peak_bytes']):>10}"
+        lines.append(f"{row['n']:>6}  {name:<{width}}  {words}")
+    return lines

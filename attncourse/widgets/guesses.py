@@ -18,12 +18,13 @@ from attncourse.widgets import outputs, parts
 
 ENTER_SECONDS = 0.2  # how long Enter waits for the text that belongs to it
 LARGEST = 1e30
+FACTORS = ("", "times")
+FEW = ("texts", "arrays", "layers", "words")  # things of which there are no millions
 EXAMPLES = {
     "B": ("4 MiB", "3 GB", "4e6"),
     "s": ("3 ms", "0.5 s"),
     "%": ("40 %", "0.5 %"),
-    "": ("12", "1/3", "4e6"),
-}
+} | dict.fromkeys(FACTORS, ("12", "1/3")) | dict.fromkeys(FEW, ("12", "150"))  # fmt: skip
 
 
 def _steps(digits: tuple[int, ...], base: float, powers: range) -> list[float]:
@@ -35,8 +36,9 @@ STEPS = {
     "B": _steps((1,), 2.0, range(51)),
     "s": _steps((1, 2, 5), 10.0, range(-9, 6)),
     "%": _steps((1, 2, 5), 10.0, range(-3, 3)),
-    "": _steps((1, 2, 5), 10.0, range(-4, 10)),
 }
+STEPS |= dict.fromkeys(FACTORS, _steps((1, 2, 5), 10.0, range(-2, 4)))
+STEPS |= dict.fromkeys(FEW, _steps((1, 2, 5), 10.0, range(5)))
 COUNTS = _steps((1, 2, 5), 10.0, range(16))
 
 
@@ -65,7 +67,7 @@ class Guess(ipywidgets.VBox):
         """Ask; nothing is computed or shown before a number is committed."""
         self.question, self.unit = question, unit
         self._answer, self._explain = answer, explain
-        self._examples = EXAMPLES.get(unit, ("12", "4e6", f"3 million {unit}"))
+        self._examples = EXAMPLES.get(unit, ("12", "4e6", "3 million"))
         self._entering: asyncio.TimerHandle | None = None
         self._following = False  # whether field or slider moves because the other did
         self._outputs: list[outputs.Output] = []
@@ -75,11 +77,12 @@ class Guess(ipywidgets.VBox):
             continuous_update=False,
         )
         steps = STEPS.get(unit, COUNTS)
-        symbol = unit if unit in STEPS else ""
+        symbol = unit if unit in ("B", "s", "%") else ""
         self.slider = ipywidgets.SelectionSlider(
             options=[(format_quantity(step, symbol), step) for step in steps],
             value=steps[len(steps) // 2],
             description="or slide",
+            readout=False,  # the field shows the number, and has the room
         )
         for control in (self.field, self.slider):
             control.layout.width, control.layout.max_width = "25em", "100%"
@@ -182,10 +185,18 @@ class Guess(ipywidgets.VBox):
         try:
             said = self._read(text)
         except ValueError:
-            kind = {"B": " of bytes", "s": " of seconds"}.get(self.unit, "")
-            self._say(f"A guess is a number{kind} above 0, such as {_either(self._examples)}.")
+            self._say(self._refusal(text))
         else:
             self._settle(said)
+
+    def _refusal(self, text: str) -> str:
+        with contextlib.suppress(ValueError):
+            if parse_quantity(text, self.unit) == 0:
+                return (
+                    "A guess is compared by its factor, so it must be above 0: try a small number."
+                )
+        kind = {"B": " of bytes", "s": " of seconds"}.get(self.unit, "")
+        return f"A guess is a number{kind} above 0, such as {_either(self._examples)}."
 
     def _settle(self, said: float) -> None:
         self.button.disabled = True

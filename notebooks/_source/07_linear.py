@@ -247,8 +247,32 @@ axes = plots.curves(x, shapes, x_label="x", y_label="φ(x)")
 plots.show(axes, "The two agree below zero; above it exp(x) climbs away from the straight 1 + x.")
 
 # %% [markdown]
-# One query, eight keys. *Spread* is the standard deviation of the scores $q \cdot k / \sqrt D$:
-# how much the query prefers some keys. Slide it up, and look for the key that stands out on the
+# How far apart are two rows of weights? The *total variation* is half the sum of their absolute
+# differences: the share of attention that lies on other keys. It depends on the *spread*, the
+# standard deviation of the scores $q \cdot k / \sqrt D$: how much the query prefers some keys. Take
+# 512 random tokens, each number from a standard normal distribution. Their spread is 1.
+
+# %%
+tokens_q, tokens_k, _ = (array[0, 0] for array in random_qkv(512))
+
+
+def elsewhere(spread, other=linear.weights):
+    scaled = [x * np.float32(spread**0.5) for x in (tokens_q, tokens_k)]
+    return np.abs(full.weights(*scaled) - other(*scaled)).sum(axis=1).mean() / 2
+
+
+# %% folded=true
+widgets.guess(
+    "512 random tokens, spread 1: which share of the attention of elu + 1 lies on other keys "
+    "than the softmax's?",
+    lambda: 100 * elsewhere(1),
+    unit="%",
+    explain="And it grows with the spread: the numbers stand below the slider, and one to compare "
+    "with.",
+)
+
+# %% [markdown]
+# Now one query and eight keys. Slide the spread up, and look for the key that stands out on the
 # right.
 
 # %% folded=true
@@ -276,27 +300,7 @@ def draw_rows(spread):
 widgets.explore(draw_rows, figure, spread=(0.0, 4.0, 0.25, 1.0))
 
 # %% [markdown]
-# How far apart are two rows of weights? The *total variation* is half the sum of their absolute
-# differences: the share of attention that lies on other keys. Take 512 random tokens, each number
-# from a standard normal distribution. Their scores have a spread of 1.
-
-# %%
-tokens_q, tokens_k, _ = (array[0, 0] for array in random_qkv(512))
-
-
-def elsewhere(spread, other=linear.weights):
-    scaled = [x * np.float32(spread**0.5) for x in (tokens_q, tokens_k)]
-    return np.abs(full.weights(*scaled) - other(*scaled)).sum(axis=1).mean() / 2
-
-
-# %% folded=true
-widgets.guess(
-    "512 random tokens, spread 1: which share of the attention of elu + 1 lies on other keys "
-    "than the softmax's?",
-    lambda: 100 * elsewhere(1),
-    unit="%",
-    explain="And it grows with the spread: the next cell has the numbers, and one to compare with.",
-)
+# Back to the 512 tokens. Beside elu + 1 stands a row that does not look at the query at all:
 
 
 # %%
@@ -416,8 +420,9 @@ def draw_scan(rounds):
 widgets.explore(draw_scan, live_scan.figure, rounds=(0, 5, 1, 2))
 
 # %% [markdown]
-# Few rounds, but all states exist at once: $n\, m\, (D_v + 1)$ numbers. Before you run the cell: is
-# that more or less than the matrix that was to be avoided, at 1024 tokens?
+# Few rounds, but all states exist at once: $n\, m\, (D_v + 1)$ numbers, and as many products that
+# they are the sums of. Before you run the cell: is that more or less than the matrix that was to be
+# avoided, at 1024 tokens?
 
 
 # %%
@@ -514,11 +519,11 @@ plots.show(
 # operations.
 
 # %%
-often = {"repeats": 20, "at_least": 3, "at_most": 0.1}  # short calls more often than long ones
-timings = {
-    name: [measure.seconds(module.attention, *inputs[n], **often, **knobs) for n in lengths]
-    for name, (module, knobs) in calls.items()
-}
+often = {"repeats": 40, "at_least": 3, "at_most": 0.2}  # short calls more often than long ones
+timings = {name: [] for name in calls}
+for n in lengths:  # all three at one length, so that a busy minute meets them alike
+    for name, (module, knobs) in calls.items():
+        timings[name].append(measure.seconds(module.attention, *inputs[n], **often, **knobs))
 rate = full.cost(1, 2, 1024, 1024, 64).flops / timings["softmax"][2].median
 expected = {
     name: [module.cost(1, 2, n, n, 64, **knobs).flops / rate for n in lengths]
@@ -530,8 +535,11 @@ axes = plots.growth(lengths, timings, expected, unit="s", title="time")
 plots.show(axes, "Seconds over n, measured and as the operation count predicts.")
 
 # %% [markdown]
-# Compare slopes first: they say how time grows. Where a measured point lies above its dashed line,
-# products are too small to fill the machine, and Python's loop over chunks takes its share.
+# Compare slopes first: they say how time grows. A point *above* its line: products too small to
+# fill the machine, and Python's loop over chunks takes its share. *Below*: softmax's 8 MiB of
+# scores at 1024 tokens may not fit a cache where the half MiB at 256 did.
+#
+# Is causal the faster one, with twice the work? Then the machine was busy elsewhere: time again.
 
 # %% [markdown] covers="I4 I5"
 # ## The kernel tile by tile
@@ -603,6 +611,20 @@ widgets.guess(
     "grows in proportion, and proportions are what a row divides away.",
 )
 
+# %% [markdown]
+# And no feature map gets round another limit. To copy $N$ tokens exactly, the weights must be the
+# identity, a matrix of rank $N$. (The *rank* is how many of its rows are no mixture of others.)
+# $\phi(Q)\, \phi(K)^\top$ has rank $m$ at most. Hard decisions, exact copies, rare names, links of
+# syntax ask for more.
+
+# %%
+for name, weights in (("softmax", full.weights), ("elu + 1", linear.weights)):
+    rank = np.linalg.matrix_rank(weights(tokens_q.astype(float), tokens_k.astype(float)))
+    print(f"{name:<8} 512 × 512 weights of rank {rank}")
+
+# %% [markdown]
+# Back to the spike. How loud must a query be?
+
 # %%
 sharpness = np.arange(0, 4.01, 0.25)
 ways = {"softmax": full.weights, "elu + 1": linear.weights}
@@ -612,27 +634,16 @@ on_key = {
 }
 words = {"x_label": "query over its key", "y_label": "weight on the right key", "high": 1}
 axes = plots.curves(sharpness, on_key, **words)
-ends = ", ".join(f"{name} {values[-1]:.1%}" for name, values in on_key.items())
-plots.show(axes, f"The loudest queries put on the right key: {ends}.")
-
-# %% [markdown]
-# No feature map gets round a second limit. To copy $N$ tokens exactly, the weights must be the
-# identity, a matrix of rank $N$. (The *rank* is how many of its rows are no mixture of others.)
-# $\phi(Q)\, \phi(K)^\top$ has rank $m$ at most. Hard decisions, exact copies, rare names, links of
-# syntax ask for more.
-
-# %%
-for name, weights in ways.items():
-    rank = np.linalg.matrix_rank(weights(tokens_q.astype(float), tokens_k.astype(float)))
-    print(f"{name:<8} 512 × 512 weights of rank {rank}")
+half = sharpness[np.argmax(np.array(on_key["softmax"]) > 0.5)]
+plots.show(axes, f"Softmax gives the right key over half from {half:g} on; elu + 1 at no loudness.")
 
 # %% [markdown] covers="I18 I19 X4"
 # ## Features can be learned
 #
-# Within that limit much depends on $\phi$. The smallest map that can be learned has one number, a
-# power $p$: $\phi(x) = (\text{elu}(x) + 1)^p$, which makes large features larger. Store $N$ facts,
-# pairs of a random key and a random value, in a state of 64 × 65 numbers. Ask for each by its key,
-# and take the nearest value as the answer. Which $p$ remembers best?
+# Within the limit of rank $m$ much depends on $\phi$. The smallest map that can be learned has one
+# number, a power $p$: $\phi(x) = (\text{elu}(x) + 1)^p$, which makes large features larger. Store
+# $N$ facts, pairs of a random key and a random value, in a state of 64 × 65 numbers. Ask for each
+# by its key, and take the nearest value as the answer. Which $p$ remembers best?
 
 
 # %%

@@ -184,18 +184,8 @@ widgets.explore(draw_dice, live_draws.figure, length=(0.0, 6.0, 0.25, 1.5), draw
 # %% [markdown] covers="I7 I8"
 # ## What a draw is worth
 #
-# How large is the error? Let $r = e^{w \cdot z - |z|^2/2}$ be one draw's estimate over the exact
-# value, with $z = q + k$. Its mean is 1. Its square is $e^{2 w \cdot z - |z|^2}$, and that average
-# we know: the same identity, with $2z$ in place of $z$.
-#
-# $$
-# \mathbb E\, r^2 = e^{|2z|^2/2 - |z|^2} = e^{|z|^2}, \qquad
-# \operatorname{Var} r = \mathbb E\, r^2 - 1 = e^{|q + k|^2} - 1
-# $$
-
-# %% [markdown]
-# The mean of $m$ draws has $1/m$ of that variance. So the typical error of the estimate, over its
-# exact value, is $\sqrt{(e^{|q+k|^2} - 1) / m}$. Try it on two vectors of moderate length:
+# How large is the error? The *typical* one is the root of its mean square, here always over the
+# exact value. Two vectors of moderate length, before the formula tells:
 
 # %% folded=true
 widgets.guess(
@@ -206,6 +196,20 @@ widgets.guess(
     explain="(e¹⁶ − 1) / 0.1². At a right angle |q + k|² is 8, and 298,000 features are enough; "
     "in opposite directions a single one is exact.",
 )
+
+# %% [markdown]
+# Let $r = e^{w \cdot z - |z|^2/2}$ be one draw's estimate over the exact value, with $z = q + k$.
+# Its mean is 1. Its square is $e^{2 w \cdot z - |z|^2}$, and that average we know: the same
+# identity, with $2z$ in place of $z$.
+#
+# $$
+# \mathbb E\, r^2 = e^{|2z|^2/2 - |z|^2} = e^{|z|^2}, \qquad
+# \operatorname{Var} r = \mathbb E\, r^2 - 1 = e^{|q + k|^2} - 1
+# $$
+
+# %% [markdown]
+# The mean of $m$ draws has $1/m$ of that variance. So the typical error of the estimate, over its
+# exact value, is $\sqrt{(e^{|q+k|^2} - 1) / m}$.
 
 # %% [markdown] covers="I7 R4"
 # ## Sines and cosines
@@ -301,8 +305,9 @@ for scale in (0.25, 0.5, 1.0):
     print("error", f"{error:.1g} of the output" if error < 10 else "over 10 times the output")
 
 # %% [markdown]
-# Two of the documents say that the Performer uses sines and cosines. Its authors name them to tell
-# why they do *not*. For short vectors, as the first line shows, they are fine.
+# Two of [the four texts](00_start.ipynb#The-four-texts), the survey and chapter V, say that the
+# Performer uses sines and cosines. Its authors name them to tell why they do *not*. For short
+# vectors, as the first line shows, they are fine.
 
 # %% [markdown] covers="I10 R5"
 # ## Directions at right angles
@@ -549,15 +554,14 @@ for name, (scale, bonus) in limits.items():
 # %% folded=true
 widgets.guess(
     "Inputs × 1/4, 64 features. A text 16 times as long, 2048 tokens instead of 128: by which "
-    "factor does the error over the output change?",
-    lambda: relative_error(64, n=2048) / relative_error(64, n=128),
-    unit="times",
-    explain="What is left of 1 is chance. The variance has |q + k|² in it, and no n.",
+    "factor does the squared error over the squared output change?",
+    lambda: relative_error(64, n=2048, seeds=16) / relative_error(64, n=128, seeds=16),
+    explain="The variance has |q + k|² in it, and no n. What is more or less than 1 is chance.",
 )
 
 # %% [markdown]
-# What $m$ must follow is the length of the vectors, exponentially. For an error of 30 %, and pairs
-# at a right angle:
+# What $m$ must follow is the length of the vectors, exponentially. For a typical error of 30 %,
+# and pairs at a right angle:
 
 # %%
 for length in (0.5, 1, 1.5, 2, 2.8):
@@ -633,9 +637,9 @@ print("finite everywhere:", bool(np.isfinite(out).all()))
 # %% [markdown] covers="I15 W8"
 # ## Where it fails
 #
-# As in the first part, store $N$ facts and ask for each by its key. Keys have length 1, queries are
-# four times their key: large weights, just where positive features err. And whatever the luck, $m$
-# features make weights of rank $m$ at most. Where does each curve leave 1?
+# As in the first part, store $N$ facts and ask for each by its key. Queries and keys have length 2
+# and are equal, so $q \cdot k = 4$: large weights, just where positive features err. And whatever
+# the luck, $m$ features make weights of rank $m$ at most. Where does each curve leave 1?
 
 
 # %%
@@ -673,19 +677,18 @@ plots.show(axes, f"Of 128 facts, mean over 3 seeds: {ends}.")
 # %% folded=true
 a_page = random_qkv(512)
 widgets.guess(
-    "512 tokens, heads of 64, 256 features: how many times fewer operations does the Performer "
-    "take than softmax attention?",
+    "512 tokens, heads of 64, 256 features: what is the softmax's number of operations over the "
+    "Performer's?",
     lambda: (
         measure.count_flops(full.attention, *a_page)
         / measure.count_flops(performer.attention, *a_page, n_features=256)
     ),
-    unit="times",
-    explain="None are saved: 4 n² D against 8 n m D is n / 2m, and 512 is 2 · 256. The few per "
-    "cent beyond are the column of the normaliser.",
+    explain="None are saved: 4 n² D over 8 n m D is n / 2m, and 512 is 2 · 256. The missing 0.8 % "
+    "are the column of the normaliser.",
 )
 
 # %%
-for n in (512, 4096, 32_768):
+for n in (4096, 32_768):
     cost = performer.cost(1, 1, n, n, 64, n_features=256)
     ratio = full.cost(1, 1, n, n, 64).flops / cost.flops
     print(f"n = {n:>6}: {ratio:>5.1f} times fewer operations; n / 2m is {n / 512:g}")
@@ -698,12 +701,12 @@ for n in (512, 4096, 32_768):
 # ## Your own vectors
 #
 # Whether a Performer suits a model is decided by its queries and keys, and by nothing else. Put
-# some of yours here. The function says what share of pairs is estimated within 30 % by $m$
-# features, by the formula of this page.
+# some of yours here. The function says for what share of pairs $m$ features have a typical error
+# below 30 %, by the formula of this page.
 
 
 # %%
-def share_within(q, k, m, error=0.3):
+def share_below(q, k, m, error=0.3):
     small_q, small_k = (x / x.shape[-1] ** 0.25 for x in (q, k))
     squares = np.square(small_q[:, None] + small_k[None]).sum(axis=-1)  # |q + k|²
     return (squares < math.log1p(m * error**2)).mean()
@@ -711,5 +714,5 @@ def share_within(q, k, m, error=0.3):
 
 for scale in (0.25, 0.5, 1.0):
     q, k, _ = (scale * array[0, 0] for array in random_qkv(128))
-    shares = [f"{share_within(q, k, m):.0%} with {m}" for m in (64, 256, 1024)]
+    shares = [f"{share_below(q, k, m):.0%} with {m}" for m in (64, 256, 1024)]
     print(f"random tokens × {scale:<4}: {', '.join(shares)}")
