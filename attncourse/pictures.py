@@ -30,17 +30,27 @@ _MEASURING = {"measure", "bench", "time"}
 
 
 def small(png: bytes) -> bytes:
-    """Return a picture with few colours and, if it must be, fewer pixels.
+    """Return a picture on white, with few colours and, if it must be, fewer pixels.
 
     Raises:
         ValueError: it is no picture, or takes more than `LIMIT` bytes at half its width.
     """
+    too_large = ValueError(
+        f"holds a picture of {len(png)} bytes that takes over {LIMIT} even at half its width: "
+        "draw less in it"
+    )
     try:
-        whole = Image.open(io.BytesIO(png)).convert("RGB")
+        whole: Image.Image = Image.open(io.BytesIO(png))
+        if whole.has_transparency_data:
+            white = Image.new("RGBA", whole.size, "white")
+            whole = Image.alpha_composite(white, whole.convert("RGBA"))
+        whole = whole.convert("RGB")
+    except Image.DecompressionBombError:
+        raise too_large from None
     except OSError:
         raise ValueError("holds a PNG that cannot be read") from None
     for part, colours in _SIZES:
-        size = (round(whole.width * part), round(whole.height * part))
+        size = (max(1, round(whole.width * part)), max(1, round(whole.height * part)))
         fewer = whole if part == 1 else whole.resize(size, Image.Resampling.HAMMING)
         # Far-apart colours first: a thin line keeps its own beside a large area.
         method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
@@ -50,10 +60,7 @@ def small(png: bytes) -> bytes:
         )
         if len(buffer.getvalue()) <= LIMIT:
             return buffer.getvalue()
-    raise ValueError(
-        f"holds a picture of {len(png)} bytes that takes over {LIMIT} even at half its width: "
-        "draw less in it"
-    )
+    raise too_large
 
 
 def alike(one: bytes, other: bytes) -> bool:

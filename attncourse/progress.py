@@ -7,16 +7,22 @@ starts afresh: it never stops a check.
 """
 
 import json
-import math
 import os
+import secrets
+import sys
 import time
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 HINT_LEVELS = 3
 LOCK_SECONDS = 5.0  # a lock older than this was left behind by a process that died
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 @dataclass
@@ -65,19 +71,39 @@ def path() -> Path:
 
 def load() -> Progress:
     """Read the progress file; a missing one is empty, a broken one is set aside with a note."""
-    file = path()
+    file = _file()
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        return Progress(
-            {name: _entry(found) for name, found in stored["exercises"].items()},
-            guesses={name: _guess(found) for name, found in stored.get("guesses", {}).items()},
-        )
+        return _read(file)
+    except _DAMAGE:
+        with _lock(file.with_name("progress.lock")):  # it may be another's and good by now
+            return _read_or_set_aside(file)
+
+
+def _file() -> Path:
+    """Where the file itself lies, if there is a link in its place."""
+    return Path(os.path.realpath(path()))
+
+
+def _read(file: Path) -> Progress:
+    """Read the progress file; one of `_DAMAGE` if it is not as it was written."""
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return Progress()
     except OSError as error:
         return Progress(notes=[f"progress cannot be read ({error.strerror}): {file}"])
-    except (ValueError, TypeError, KeyError, AttributeError):
-        aside = file.with_name(f"progress.broken-{time.strftime('%Y%m%d-%H%M%S')}.json")
+    return Progress(
+        {name: _entry(found) for name, found in stored["exercises"].items()},
+        guesses={name: _guess(found) for name, found in stored.get("guesses", {}).items()},
+    )
+
+
+def _read_or_set_aside(file: Path) -> Progress:
+    """Read the progress file or set it aside; whoever calls this holds the lock."""
+    try:
+        return _read(file)
+    except _DAMAGE:
+        aside = file.with_name(f"progress.broken-{datetime.now():%Y%m%d-%H%M%S-%f}.json")
         try:
             file.replace(aside)
         except OSError:
@@ -96,80 +122,113 @@ def _entry(stored: dict) -> Entry:
 def _guess(stored: dict) -> Guess:
     """The guess as stored; TypeError, KeyError or ValueError if it is not one of ours."""
     guess = Guess(stored["guess"], stored["answer"])
-    if not all(0 < number < math.inf for number in asdict(guess).values()):
-        raise ValueError(guess)
+    for number in asdict(guess).values():
+        if isinstance(number, bool) or not 0 < number <= sys.float_info.max:
+            raise ValueError(guess)
     return guess
 
 
 def record_hint(exercise: str) -> int:
     """Record that the next hint was shown; returns its level, 1 to 3 (3 again after the last)."""
-    with _changed() as progress:
+
+    def change(progress: Progress) -> int:
         entry = progress.entries.setdefault(exercise, Entry())
         entry.hints = min(entry.hints + 1, HINT_LEVELS)
         return entry.hints
 
+    return _change(change)
+
 
 def record_pass(exercise: str) -> None:
     """Record a first pass with today's date; later passes and failures change nothing."""
-    if load().entry(exercise).passed:
-        return
-    with _changed() as progress:
+
+    def change(progress: Progress) -> None:
         entry = progress.entries.setdefault(exercise, Entry())
         if entry.passed is None:
             entry.helped = entry.hints > 0
             entry.passed = date.today().isoformat()
 
+    if not load().entry(exercise).passed:
+        _change(change)
+
 
 def record_guess(question: str, guess: float, answer: float) -> Guess:
     """Record the first guess of an answer; returns the one that counts, this or an earlier one."""
-    with _changed() as progress:
-        return progress.guesses.setdefault(question, Guess(float(guess), float(answer)))
+    new = Guess(float(guess), float(answer))
+    return _change(lambda progress: progress.guesses.setdefault(question, new))
 
 
-@contextmanager
-def _changed():
-    """Give the progress as stored and store what the caller makes of it.
+def _change(change: Callable[[Progress], T]) -> T:
+    """Change the progress as stored and store it; returns what `change` does.
 
-    A folder that cannot be written loses the record, not the grade: that error is dropped.
+    Who was stopped for so long that another took the lock over changes what that one stored. A
+    folder that cannot be written loses the record, not the grade: that error is dropped.
     """
-    file = path()
+    file = _file()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError:
-        yield load()
-        return
-    with _lock(file.with_name("progress.lock")):
-        progress = load()
-        yield progress
-        stored = {
-            "exercises": {name: asdict(entry) for name, entry in sorted(progress.entries.items())},
-            "guesses": {name: asdict(guess) for name, guess in sorted(progress.guesses.items())},
-        }
-        fresh = file.with_name(f"progress.{os.getpid()}.tmp")
-        try:
-            fresh.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
-            fresh.replace(file)
-        except OSError:
-            fresh.unlink(missing_ok=True)
+        return change(load())
+    fresh = file.with_name(f"progress.{os.getpid()}.tmp")
+    while True:
+        with _lock(file.with_name("progress.lock")) as is_ours:
+            progress = _read_or_set_aside(file)
+            result = change(progress)
+            try:
+                fresh.write_text(_as_text(progress), encoding="utf-8")
+                if not is_ours():
+                    continue
+                fresh.replace(file)
+            except OSError:
+                fresh.unlink(missing_ok=True)
+            return result
+
+
+def _as_text(progress: Progress) -> str:
+    stored = {
+        "exercises": {name: asdict(entry) for name, entry in sorted(progress.entries.items())},
+        "guesses": {name: asdict(guess) for name, guess in sorted(progress.guesses.items())},
+    }
+    return json.dumps(stored, indent=1) + "\n"
 
 
 @contextmanager
-def _lock(file: Path):
-    """Hold a lock file. A stale one is taken over; where none can be made, go on without."""
-    held, give_up = False, time.monotonic() + 2 * LOCK_SECONDS
+def _lock(file: Path) -> Iterator[Callable[[], bool]]:
+    """Hold a lock file, and tell when asked whether nobody has taken it over.
+
+    A stale one is taken over; where none can be made or removed, go on without.
+    """
+    token = f"{os.getpid()} {secrets.token_hex(8)}".encode()
+    made = held = False
+    give_up = time.monotonic() + 2 * LOCK_SECONDS
     while not held and time.monotonic() < give_up:
         try:
-            os.close(os.open(file, os.O_CREAT | os.O_EXCL))
+            with file.open("xb") as lock:
+                made = True
+                lock.write(token)
             held = True
         except FileExistsError:
-            with suppress(OSError):  # its owner may remove it at this moment
-                if time.time() - file.stat().st_mtime > LOCK_SECONDS:
+            try:
+                if abs(time.time() - file.lstat().st_mtime) > LOCK_SECONDS:
                     file.unlink()
+            except FileNotFoundError:
+                continue  # its owner has removed it
+            except OSError:
+                break
             time.sleep(0.01)
         except OSError:
+            if made:  # on a disk without room for a word
+                file.unlink(missing_ok=True)
             break
+
+    def is_ours() -> bool:
+        try:
+            return not held or file.read_bytes() == token
+        except OSError:
+            return False
+
     try:
-        yield
+        yield is_ours
     finally:
-        if held:
+        if held and is_ours():
             file.unlink(missing_ok=True)

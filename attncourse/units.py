@@ -69,6 +69,8 @@ def format_quantity(value: float, unit: str = "", *, decimal: bool = False) -> s
         ('64 MiB', '34.4 billion FLOPs')
     """
     if unit == "B":
+        if value < 10:
+            return f"{value:.3g} B"
         return format_bytes(value, decimal=decimal).replace(".0 ", " ")
     if unit == "s" and value < 1e4:
         return format_seconds(value)

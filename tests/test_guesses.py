@@ -1,8 +1,10 @@
 import asyncio
 import re
+import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from attncourse import plots, progress, widgets
 from attncourse.grading.calibration import calibration
@@ -67,7 +69,7 @@ def test_slider_and_field_follow_one_another_and_commit_nothing():
     assert progress.load().guesses == {}
 
 
-@pytest.mark.parametrize("wrong", ["", "four", "-4", "nan", "inf", "4 s", "1e99", "1/0"])
+@pytest.mark.parametrize("wrong", ["", "four", "-4", "nan", "inf", "4 s", "1/0"])
 def test_what_is_no_guess_is_told_and_not_kept(wrong):
     guess = asked()
     guess.field.value = wrong
@@ -83,6 +85,30 @@ def test_who_guesses_0_learns_why_it_cannot_be_one(nothing):
     guess.button.click()
     assert said(guess).startswith("A guess is compared by its factor, so it must be above 0")
     assert progress.load().guesses == {}
+
+
+@pytest.mark.parametrize("far", ["1e30", "1e99", "1e-30"])
+def test_what_is_out_of_all_bounds_is_told_them(far):
+    guess = asked()
+    guess.commit(far)
+    assert said(guess) == "A guess must be above 1e-30 and below 1e30."
+    assert progress.load().guesses == {}
+
+
+@pytest.mark.parametrize("bare", ["0.75", "3/4", 0.75])
+def test_a_share_that_may_be_meant_as_percent_is_asked_back_for_once(bare):
+    guess = asked(75, unit="%")
+    guess.commit(bare)
+    assert said(guess) == "Do you mean 0.75 % or 75 %? Write the sign."
+    assert progress.load().guesses == {}
+    guess.commit(bare)
+    assert progress.load().guesses == {QUESTION: progress.Guess(0.75, 75)}
+
+
+@pytest.mark.parametrize("clear", ["0.75 %", "0.75 percent", "1"])
+def test_a_percentage_that_is_clear_is_not_asked_back_for(clear):
+    asked(75, unit="%").commit(clear)
+    assert QUESTION in progress.load().guesses
 
 
 @pytest.mark.parametrize(("unit", "most"), [("times", 5e3), ("", 5e3), ("layers", 5e4)])
@@ -238,6 +264,7 @@ def test_the_picture_has_both_names_and_ticks_between_its_edges(guessed, answer,
         (lambda n=3: f"{n}", ["3"]),
         (lambda: plots.heatmap(np.eye(2), title="A title"), ["A title"]),
         (lambda: plots.heatmap(np.eye(2)).get_figure(), ["What explains the answer."]),
+        (Figure, ["What explains the answer."]),
         (lambda: widgets.Table([{"a": "b"}], "A table."), ["A table."]),
     ],
 )
@@ -246,9 +273,11 @@ def test_explanations(explain, shown, capsys):
     assert capsys.readouterr().out.splitlines()[1:] == shown
 
 
-@pytest.mark.parametrize("wrong", [0, -3, np.inf, np.nan])
+@pytest.mark.parametrize("wrong", [0, -3, np.inf, np.nan, 1.7e308, 5e-324, 10**400])
 def test_an_answer_that_is_none_is_refused(wrong):
-    message = rf"widgets\.guess: the answer to '{re.escape(QUESTION)}' must be positive and finite"
+    message = (
+        rf"widgets\.guess: the answer to '{re.escape(QUESTION)}' must be above 1e-30 and below 1e30"
+    )
     with pytest.raises(ValueError, match=message):
         asked(wrong)
     guess = asked(lambda: wrong)
@@ -283,6 +312,22 @@ def test_an_explanation_that_fails_is_told_below_the_answer():
         guess.commit("64 MiB")
     told = "64 MiB it is. The explanation cannot be shown. ZeroDivisionError: division by zero"
     assert guess.text.endswith(told)
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_the_sentence(real_picture):
+    guess = asked(unit="$\\frac$")
+    guess.image.value = "of an earlier guess"
+    with pytest.raises(ValueError):
+        guess.commit("4")
+    assert guess.text.startswith("You said 4 ") and guess.image.value == ""
+    assert "The picture cannot be shown. ValueError" in guess.text
+
+
+def test_an_answer_that_ends_the_program_is_told():
+    guess = asked(sys.exit)
+    with pytest.raises(SystemExit):
+        guess.commit("4")
+    assert guess.text.startswith("The answer cannot be found. SystemExit")
 
 
 def test_an_answer_that_is_stopped_can_be_asked_for_again(capsys):
@@ -325,6 +370,10 @@ def guessed(*factors):
             (3,) * 9 + (1, 0.4),
             "within a factor of two in 1 of 11 guesses; half of them within a factor of 3; "
             "you tend to guess too high (9 of 11)",
+        ),
+        (
+            (0.95,) * 5,
+            "within a factor of two in 5 of 5 guesses; half of them within a factor of 1.1",
         ),
         (
             (123.4, 1 / 123.4, 123.4),

@@ -55,8 +55,23 @@ def test_what_is_too_large_loses_pixels_until_it_is_not(monkeypatch):
     monkeypatch.setattr(pictures, "LIMIT", 500)
     with pytest.raises(ValueError, match="takes over 500 even at half its width: draw less in it"):
         pictures.small(noise)
+    with pytest.raises(ValueError, match="draw less in it"):
+        pictures.small(png(np.asarray(Image.open(io.BytesIO(noise))).reshape(-1, 1, 3)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="draw less in it"):
+        pictures.small(noise)
     with pytest.raises(ValueError, match="cannot be read"):
         pictures.small(b"no picture")
+
+
+def test_what_is_transparent_is_stored_as_it_looks_on_white():
+    clear = np.zeros((20, 20, 4))
+    clear[5:] = 200, 0, 0, 51  # a fifth of it
+    image = Image.open(io.BytesIO(pictures.small(png(clear)))).convert("RGB")
+    assert image.getpixel((0, 0)) == (255, 255, 255)
+    assert image.getpixel((9, 9)) == (244, 204, 204)
+    opaque = labelled().convert("RGBA")
+    assert pictures.small(png(opaque)) == pictures.small(png(labelled()))
 
 
 # Alike

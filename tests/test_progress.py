@@ -83,6 +83,11 @@ def test_a_file_from_before_there_were_guesses_is_read():
         b'{"exercises": {}, "guesses": {"How many?": {"guess": 3, "answer": 0}}}',
         b'{"exercises": {}, "guesses": {"How many?": {"guess": "3", "answer": 3}}}',
         b'{"exercises": {}, "guesses": {"How many?": {"guess": NaN, "answer": 3}}}',
+        b'{"exercises": {}, "guesses": {"How many?": {"guess": true, "answer": 3}}}',
+        b'{"exercises": {}, "guesses": {"How many?": {"guess": 1'
+        + b"0" * 400
+        + b', "answer": 3}}}',
+        b"[" * 100_000,
     ],
 )
 def test_a_broken_file_is_set_aside_with_a_note(content):
@@ -97,6 +102,47 @@ def test_a_broken_file_is_set_aside_with_a_note(content):
     assert aside.read_bytes() == content
     assert progress.record_hint("04.1") == 1
     assert progress.load().notes == []
+
+
+def test_files_broken_within_a_second_are_all_kept():
+    progress.path().parent.mkdir(parents=True)
+    for content in ("one", "two"):
+        progress.path().write_text(content)
+        progress.load()
+    assert {file.read_text() for file in progress.path().parent.iterdir()} == {"one", "two"}
+
+
+def test_a_good_file_that_replaced_a_broken_one_meanwhile_is_not_set_aside(monkeypatch):
+    file, lock = progress.path(), progress._lock
+    file.parent.mkdir(parents=True)
+    file.write_text("damaged")
+
+    def another_comes_first(*given):
+        monkeypatch.setattr(progress, "_lock", lock)
+        progress.record_pass("04.1")
+        return lock(*given)
+
+    monkeypatch.setattr(progress, "_lock", another_comes_first)
+    assert progress.load().entry("04.1").passed
+    assert progress.load().entry("04.1").passed
+
+
+def test_a_byte_order_mark_does_no_harm():
+    progress.record_pass("04.1")
+    progress.path().write_bytes(b"\xef\xbb\xbf" + progress.path().read_bytes())
+    assert progress.load().entry("04.1").passed
+
+
+def test_a_link_stays_one(tmp_path):
+    real = tmp_path / "elsewhere" / "mine.json"
+    real.parent.mkdir()
+    progress.path().parent.mkdir(parents=True)
+    try:
+        progress.path().symlink_to(real)
+    except OSError:
+        pytest.skip("links cannot be made here")
+    progress.record_pass("04.1")
+    assert progress.path().is_symlink() and "04.1" in real.read_text()
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(monkeypatch, tmp_path):
@@ -121,13 +167,47 @@ def test_several_processes_may_write_at_once():
     assert [file.name for file in progress.path().parent.iterdir()] == ["progress.json"]
 
 
-def test_a_lock_left_behind_is_taken_over():
+@pytest.mark.parametrize("written", [1e9, 1e10])  # the clock may have been set back since
+def test_a_lock_left_behind_is_taken_over(written):
     lock = progress.path().with_name("progress.lock")
     lock.parent.mkdir(parents=True)
     lock.touch()
-    os.utime(lock, (1e9, 1e9))
+    os.utime(lock, (written, written))
+    started = time.monotonic()
     assert progress.record_hint("04.1") == 1
+    assert time.monotonic() - started < progress.LOCK_SECONDS
     assert not lock.exists()
+
+
+def test_a_lock_that_cannot_be_removed_is_not_waited_for():
+    lock = progress.path().with_name("progress.lock")
+    lock.mkdir(parents=True)
+    os.utime(lock, (1e9, 1e9))
+    started = time.monotonic()
+    assert [progress.record_hint("04.1") for _ in range(2)] == [1, 2]
+    assert time.monotonic() - started < progress.LOCK_SECONDS
+
+
+def test_who_loses_its_lock_changes_what_others_stored_and_leaves_them_theirs(monkeypatch):
+    monkeypatch.setattr(progress, "LOCK_SECONDS", 0.3)
+    lock, as_text = progress.path().with_name("progress.lock"), progress._as_text
+
+    def stopped(recorded):
+        monkeypatch.setattr(progress, "_as_text", as_text)
+        os.utime(lock, (1e9, 1e9))
+        progress.record_hint("04.2")
+        lock.write_text("of a third one")
+        return as_text(recorded)
+
+    monkeypatch.setattr(progress, "_as_text", stopped)
+    started = time.monotonic()
+    assert progress.record_hint("04.1") == 1
+    assert time.monotonic() - started > 0.2  # it waited for the third one's
+    assert {name: entry.hints for name, entry in progress.load().entries.items()} == {
+        "04.1": 1,
+        "04.2": 1,
+    }
+    assert [file.name for file in progress.path().parent.iterdir()] == ["progress.json"]
 
 
 def test_a_write_is_whole_or_not_at_all(monkeypatch):

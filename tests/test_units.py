@@ -37,6 +37,9 @@ def test_seconds_are_written_with_their_unit(value, text):
     ("value", "unit", "text"),
     [
         (67_108_864, "B", "64 MiB"),
+        (0.25, "B", "0.25 B"),
+        (2.5, "B", "2.5 B"),
+        (8, "B", "8 B"),
         (0.00125, "s", "1.25 ms"),
         (40, "%", "40 %"),
         (1 / 3, "", "0.333"),

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from attncourse.progress import Guess
 
 CLEAR = 0.05  # a tendency that coin tosses show less often than this is one
+RIGHT = math.log(1.1)  # an error that `widgets.guess` calls right within a tenth
 
 
 def calibration(guesses: Collection[Guess]) -> str:
@@ -27,7 +28,7 @@ def calibration(guesses: Collection[Guess]) -> str:
     if len(errors) > 2:
         middle = math.exp(min(statistics.median(map(abs, errors)), 700))
         said.append(f"half of them within a factor of {float(f'{middle:.2g}'):g}")  # 100, not 1e+02
-    low, high = (sum(way * error > 0 for error in errors) for way in (-1, 1))
+    low, high = (sum(way * error > RIGHT for error in errors) for way in (-1, 1))
     for way, wrong in (("low", low), ("high", high)):
         if _is_clear(wrong, low + high):
             said.append(f"you tend to guess too {way} ({wrong} of {len(errors)})")

@@ -17,7 +17,8 @@ from attncourse.units import format_quantity, parse_quantity
 from attncourse.widgets import outputs, parts
 
 ENTER_SECONDS = 0.2  # how long Enter waits for the text that belongs to it
-LARGEST = 1e30
+LEAST, LARGEST = 1e-30, 1e30
+LIMITS = "above 1e-30 and below 1e30"
 FACTORS = ("", "times")
 FEW = ("texts", "arrays", "layers", "words")  # things of which there are no millions
 EXAMPLES = {
@@ -69,6 +70,7 @@ class Guess(ipywidgets.VBox):
         self._answer, self._explain = answer, explain
         self._examples = EXAMPLES.get(unit, ("12", "4e6", "3 million"))
         self._entering: asyncio.TimerHandle | None = None
+        self._doubted = ""  # the text that was asked back for
         self._following = False  # whether field or slider moves because the other did
         self._outputs: list[outputs.Output] = []
         self.field = ipywidgets.Text(
@@ -177,7 +179,7 @@ class Guess(ipywidgets.VBox):
 
     def _read(self, text: str) -> float:
         said = parse_quantity(text, self.unit)
-        if not 1 / LARGEST < said < LARGEST:
+        if not LEAST < said < LARGEST:
             raise ValueError
         return said
 
@@ -187,7 +189,13 @@ class Guess(ipywidgets.VBox):
         except ValueError:
             self._say(self._refusal(text))
         else:
-            self._settle(said)
+            signed = "%" in text or "percent" in text.lower()
+            if self.unit == "%" and said < 1 and not signed and text != self._doubted:
+                self._doubted = text
+                either = " or ".join(format_quantity(n, "%") for n in (said, 100 * said))
+                self._say(f"Do you mean {either}? Write the sign.")
+            else:
+                self._settle(said)
 
     def _refusal(self, text: str) -> str:
         with contextlib.suppress(ValueError):
@@ -195,6 +203,7 @@ class Guess(ipywidgets.VBox):
                 return (
                     "A guess is compared by its factor, so it must be above 0: try a small number."
                 )
+            return f"A guess must be {LIMITS}."
         kind = {"B": " of bytes", "s": " of seconds"}.get(self.unit, "")
         return f"A guess is a number{kind} above 0, such as {_either(self._examples)}."
 
@@ -207,20 +216,20 @@ class Guess(ipywidgets.VBox):
         except KeyboardInterrupt:
             self._say("Stopped.")
             return
-        except Exception as error:
+        except BaseException as error:
             self._say(f"The answer cannot be found. {type(error).__name__}: {error}")
             raise
         finally:
             self.button.disabled = False
         self._counts = progress.record_guess(self.question, said, answer)
         self.button.description = "Try again"
-        self._reveal(said, float(answer), self._counts.guess)
+        part = "picture"
         try:
+            self._reveal(said, float(answer), self._counts.guess)
+            part = "explanation"
             self._outputs = outputs.captured(self._explain, answer)
         except Exception as error:
-            self._say(
-                f"{self.text} The explanation cannot be shown. {type(error).__name__}: {error}"
-            )
+            self._say(f"{self.text} The {part} cannot be shown. {type(error).__name__}: {error}")
             raise
         self.explanation.outputs = tuple(self._outputs)
 
@@ -230,10 +239,11 @@ class Guess(ipywidgets.VBox):
         if first != said:
             words = format_quantity(first, self.unit, decimal=_is_decimal(first))
             sentence += f" Your first guess, {words}, is the one that counts."
+        self._say(sentence)
+        self.image.value = ""
         axes = plots.guess(said, answer, unit=self.unit, decimal=decimal, between=between)
         figure = axes.get_figure()
         self.image.value = parts.picture(plots.png(figure), sentence, plots.css_width(figure))
-        self._say(sentence)
 
     def _say(self, sentence: str) -> None:
         self.text = sentence
@@ -258,14 +268,15 @@ def guess(
         unit: "B" for bytes, "s" for seconds, "%", "" for a plain number or a factor, or the word
             that stands after the number.
         explain: What stands under the answer: a sentence, or a function of the answer or of
-            nothing. What it displays is shown, and what it returns: a sentence, Axes or a figure.
+            nothing; one that can do without gets nothing. What it displays is shown, and what it
+            returns: a sentence, Axes or a figure.
 
     Returns:
         The guess; as the last line of a cell it appears. `commit` answers where it cannot.
 
     Raises:
         TypeError: An argument is none of the above.
-        ValueError: `question` is empty, or the answer is not a positive, finite number; of a
+        ValueError: `question` is empty, or the answer is not above 1e-30 and below 1e30; of a
             function that shows at the commit only.
         Exception: Whatever `answer` or `explain` raises, at the commit.
     """
@@ -323,9 +334,10 @@ def _checked(answer: Any, question: str) -> Any:
     what = f"widgets.guess: the answer to {question!r} must be"
     if not isinstance(answer, Real) or isinstance(answer, bool):
         raise TypeError(f"{what} a number, got {answer!r}")
-    if not 0 < float(answer) < math.inf:
-        raise ValueError(f"{what} positive and finite, got {answer!r}")
-    return answer
+    with contextlib.suppress(OverflowError):  # an integer too large for a float
+        if LEAST < float(answer) < LARGEST:
+            return answer
+    raise ValueError(f"{what} {LIMITS}, got {answer!r}")
 
 
 def _either(examples: tuple[str, ...]) -> str:

@@ -43,8 +43,9 @@ def captured(explain: str | Callable | None, answer: float) -> list[Output]:
         if callable(explain):
             said = explain() if takes(explain) else explain(answer)
         if isinstance(said, Axes | Figure):
-            axes = said if isinstance(said, Axes) else said.axes[0]
-            plots.show(said, axes.get_title(loc="left") or "What explains the answer.")
+            axes = [said] if isinstance(said, Axes) else said.axes
+            title = axes[0].get_title(loc="left") if axes else ""
+            plots.show(said, title or "What explains the answer.")
         elif said is not None and not isinstance(said, str):
             display(said)
     outputs: list[Output] = []

@@ -33,7 +33,7 @@ def _patch_once_a_launch() -> None:
 
     def patch_unless_patched(fn):
         mine = {id(value) for value in fn.__globals__.values()} & {id(tl), id(tl.core)}
-        if {id(tl), *mine} <= patched:
+        if mine and {id(tl), *mine} <= patched:
             return interpreter._LangPatchScope()  # nothing to put back
         scope = patch(fn)
         put_back = scope.restore
@@ -65,12 +65,23 @@ def _describe_shapes_once() -> None:
         make_tensor(made, None, tl.block_type(tl.int32, list(shape)) if shape else tl.int32)
         return {"shape": made.shape, "numel": made.numel}
 
+    # True, which equals 1, or a number that is known at run time only may stand for no size.
+    def are_sizes(shape):
+        return {*map(type, shape)} <= {int}
+
     def block_type(self, element_ty, shape):
-        known, name = of_type(tuple(map(tl.core._unwrap_if_constexpr, shape)))
+        sizes = ()
+        if isinstance(shape, list | tl.core.tuple):
+            sizes = tuple(map(tl.core._unwrap_if_constexpr, shape))
+        if not sizes or not are_sizes(sizes):
+            return make_type(self, element_ty, shape)
+        known, name = of_type(sizes)
         vars(self).update(known, element_ty=element_ty, name=f"{name}{element_ty}>")
 
     def tensor(self, handle, type):
         shape = type.shape if isinstance(type, tl.block_type) else ()
+        if not isinstance(type, tl.dtype) or not are_sizes(shape):
+            return make_tensor(self, handle, type)
         vars(self).update(of_tensor(shape), handle=handle, type=type, dtype=type.scalar)
 
     tl.block_type.__init__, tl.tensor.__init__ = block_type, tensor
