@@ -385,6 +385,16 @@ def complaints(tmp_path, chapter=None, solutions=None):
         ('# %% covers="F2"\n1\n', 1, "`covers` stands on a heading"),
         ('# %% [markdown] covers="F2"\n# text\n', 1, "`covers` stands on a heading"),
         ('# %% [markdown] points="F2"\n# text\n', 1, "`points` stands on a heading"),
+        ('# %% [markdown] covers="F2"\n# ```\n# # no\n# ```\n', 1, "`covers` stands on a heading"),
+        ('# %% [markdown] covers="F2 F2"\n# # A\n', 1, "names F2 more than once"),
+        ('# %% [markdown] covers="F2" points="F1-F3"\n# # A\n', 1, "names F2 more than once"),
+        *(
+            (f"# %% [markdown] covers={text}\n# # A\n", 1, '`covers` names topics as in "F2 F4-F6"')
+            for text in (
+                *('"F2,F3"', '"F2–F4"', '"F2-G4"', '"-F2"', '"F"', '"F2-"', '"F6-F2"', '"F٣"'),
+                *("5", "true", '["F2"]', '""'),
+            )
+        ),
         ("# %% [markdown] folded=true\n# text\n", 1, "`folded=true` stands on a code cell"),
         ('# %% folded="yes"\n1\n', 1, "`folded=true` stands on a code cell"),
     ],
