@@ -3,9 +3,10 @@
 A heading of the text sources names the topics that its section handles, `covers="F2 F4-F6"`; an
 exercise of the source documents handles the topic of its name. What counts is what ran: a section
 without a code cell that gave an output and without a link to an exercise handles nothing, unless a
-sentence is all that its topics ask for. The card of a claim counts if the cell computed its number.
-Each chapter named for a topic handles it itself; a heading that only says where a topic is handled
-has `points="P10"`. A course that breaks one of these rules cannot be built or checked.
+sentence is all that its topics ask for. A warning is no output, and a link in a comment or in code
+is no link. The card of a claim counts if the cell computed its number. Each chapter named for a
+topic handles it itself; a heading that only says where a topic is handled has `points="P10"`. A
+course that breaks one of these rules cannot be built or checked.
 
 Claims are not tagged: that each is found and fits its verdict is tested, and which of them a
 chapter shows is read from what it displayed when it ran. `attncourse build` writes docs/coverage.md
@@ -28,12 +29,21 @@ from pathlib import Path
 
 from attncourse import claims
 from attncourse.execution import IGNORING_TAGS
-from attncourse.sources import HEADING, BuildError, Source, covered, marker_options
+from attncourse.sources import BuildError, Source, covered, headings, marker_options, without_fences
 
 CARD = re.compile(r"(C\d{3}) · ")  # how a card begins, see `claims.card`
-EXERCISE = re.compile(r"\]\(\.\./exercises/\d\d_\w+\.ipynb")  # a link to one
+EXERCISE = re.compile(r"\]\(\.\./exercises/(\d\d_\w+)\.ipynb")  # a link to one
+CODE_SPAN = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)", re.DOTALL)
 # What a call shows that leaves only its sentence in a stored notebook.
-WIDGETS = {"explore": "slider", "form": "form", "guess": "guess", "Table": "table"}
+WIDGETS = {
+    "widgets.explore": "slider",
+    "widgets.form": "form",
+    "widgets.guess": "guess",
+    "widgets.Table": "table",
+}
+# What shows something in the midst of a cell, and what as its last line shows nothing.
+SHOWING = {"print", "display", "plots.show", "claims.check"}
+SILENT = ("append", "extend", "add", "update", "sort")
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,7 @@ def places(sources: Iterable[Source], root: Path) -> dict[str, list[Place]]:
     for source in sources:
         gave = _outputs(source, root)
         for index, cell in enumerate(source.cells):
-            for id, place in _named(source, index, marker_options(cell), gave):
+            for id, place in _named(source, index, marker_options(cell), gave, root):
                 if id not in inventory():
                     problems.append(f"{source.at(index)}: there is no topic {id}")
                 found[id].append(place)
@@ -124,7 +134,7 @@ def places(sources: Iterable[Source], root: Path) -> dict[str, list[Place]]:
 
 
 def _named(
-    source: Source, index: int, options: dict, gave: list[set[str]]
+    source: Source, index: int, options: dict, gave: list[set[str]], root: Path
 ) -> Iterator[tuple[str, Place]]:
     """Yield the ids that a cell names, each with its place."""
     folder = "solutions" if source.kind == "solutions" else "notebooks"
@@ -136,39 +146,41 @@ def _named(
 
     if options.get("role") == "check" and ".V" in options["exercise"]:
         above = (c.source for c in source.cells[index::-1] if c.cell_type == "markdown")
-        title = next((found[1] for found in map(HEADING.search, above) if found), source.stem)
+        title = next((found[1] for text in above for found in headings(text)), source.stem)
         yield options["exercise"].partition(".")[2], place(title, ["graded exercise"])
     for option in ("covers", "points"):
         if ids := covered(options.get(option, "")):
             title, text, code = _section(source, index)
             ran = set().union(*(gave[number] for number in code))
-            if EXERCISE.search(text):
+            linked = EXERCISE.findall(CODE_SPAN.sub("", text))
+            if any((root / "solutions" / "_source" / f"{stem}.py").exists() for stem in linked):
                 ran.add("linked exercise")
             for id in ids:
                 yield id, place(title, ran, points=option == "points")
 
 
 def _section(source: Source, index: int) -> tuple[str, str, list[int]]:
-    """Return title, text and code cells of the section that begins in a cell.
+    """Return title, text without fences and comments, and code cells of a section.
 
-    It ends before the next heading as high as its own; a chapter's title ends at any section.
+    It begins at the first heading of a cell, and ends before the next one as high as its own; a
+    chapter's title ends at any section.
     """
 
     def level(heading: re.Match) -> int:
         return len(heading[0]) - len(heading[0].lstrip("#"))
 
-    first = HEADING.search(source.cells[index].source)
-    assert first, "`covers` and `points` stand on headings"
+    first = next(headings(source.cells[index].source))
     depth = max(2, level(first))
-    text, code = source.cells[index].source[first.end() :], []
-    for number, cell in enumerate(source.cells[index + 1 :], index + 1):
+    text, code, start = "", [], first.end()
+    for number, cell in enumerate(source.cells[index:], index):
         if cell.cell_type == "code":
             code.append(number)
             continue
-        headings = HEADING.finditer(cell.source)
-        end = next((heading for heading in headings if level(heading) <= depth), None)
-        text += cell.source[: end.start() if end else None]
-        if end:
+        found = headings(cell.source, start)
+        end = next((heading.start() for heading in found if level(heading) <= depth), None)
+        text += without_fences(cell.source)[start:end]
+        start = 0
+        if end is not None:
             break
     return first[1], text, code
 
@@ -200,32 +212,47 @@ def _shown_by(cell: dict) -> set[str]:
     code = "".join(cell["source"])
     if cell.get("execution_count") is None:
         return set()
-    nodes = list(ast.walk(ast.parse(code)))
+    body = ast.parse(code).body
     if IGNORING_TAGS & set(cell["metadata"].get("tags", ())):  # its outputs are not stored
-        lines = [node.value for node in nodes if isinstance(node, ast.Expr)]
-        shows = any(not isinstance(line, ast.Constant) for line in lines)
-        return {"what varies by the run"} if shows else set()
+        return {"what varies by the run"} if _shows(body) else set()
+    calls = [node for node in map(ast.walk, body) for node in node if isinstance(node, ast.Call)]
     kinds = set()
     for output in cell["outputs"]:
         data = output.get("data", {})
+        printed = output.get("name") == "stdout" and "".join(output["text"]).strip()
+        if not data and not printed:
+            continue
         page = "".join(data.get("text/html", ""))
         if CARD.match("".join(data.get("text/plain", ""))):
-            if any(map(_checks_its_own, nodes)):
+            if any(map(_checks_its_own, calls)):
                 kinds.add("checked claim")
         elif "image/png" in data or page.startswith("<p"):
             kinds.add("picture")
         else:
             kinds.add("table" if page else "text")
-    widgets = {kind for name, kind in WIDGETS.items() if f"widgets.{name}(" in code}
+    widgets = {WIDGETS[name] for call in calls if (name := ast.unparse(call.func)) in WIDGETS}
     # a stored notebook has the sentence of a widget
     return kinds - {"text"} | widgets if kinds and widgets else kinds
 
 
-def _checks_its_own(node: ast.AST) -> bool:
+def _checks_its_own(call: ast.Call) -> bool:
     """Whether this is `claims.check(id, value)`: the value is the cell's, not the audit's."""
-    if not isinstance(node, ast.Call) or ast.unparse(node.func) != "claims.check":
-        return False
-    return len(node.args) > 1 or any(keyword.arg == "value" for keyword in node.keywords)
+    values = [*call.args[1:2], *(each.value for each in call.keywords if each.arg == "value")]
+    return ast.unparse(call.func) == "claims.check" and any(
+        not (isinstance(value, ast.Constant) and value.value is None) for value in values
+    )
+
+
+def _shows(body: list[ast.stmt]) -> bool:
+    """Whether the statements of a cell show something when it runs, as far as code can tell."""
+    last = body[-1].value if body and isinstance(body[-1], ast.Expr) else None
+    if isinstance(last, ast.Call) and isinstance(last.func, ast.Attribute):
+        last = None if last.func.attr in SILENT else last
+    ran = [node for node in body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    calls = [node for node in map(ast.walk, ran) for node in node if isinstance(node, ast.Call)]
+    return (last is not None and not isinstance(last, ast.Constant)) or any(
+        ast.unparse(call.func) in SHOWING for call in calls
+    )
 
 
 def missing(sources: Iterable[Source], root: Path) -> list[str]:

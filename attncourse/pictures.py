@@ -25,8 +25,7 @@ LIMIT = 20_000  # bytes of one picture
 ALL_LIMIT = 6_000_000  # bytes of all pictures of the chapters, as they stand in the files
 # What is tried in turn: the part of the width that is left, and how many colours.
 _SIZES = [(part, colours) for part in (1, 0.8, 2 / 3, 0.5) for colours in (64, 32)]
-_DRAWING = {"plots.show", "widgets.explore"}
-_MEASURING = {"measure", "bench", "time"}
+_MEASURING = {"measure", "bench", "time", "timeit"}
 
 
 def small(png: bytes) -> bytes:
@@ -146,22 +145,30 @@ def _drawing_code() -> hashlib._Hash:
 
 def measured(cells: Iterable[str]) -> list[bool]:
     """Tell which cells of code, in their order, use what was measured before or in them."""
-    names, found = set(_MEASURING), []
+    names, own, found = set(_MEASURING), set[str](), []
     for code in cells:
         found.append(False)
         for statement in ast.parse(code).body:
-            if isinstance(statement, ast.ImportFrom):
-                if _MEASURING & set((statement.module or "").split(".")):
-                    names |= {alias.asname or alias.name for alias in statement.names}
-                continue
+            names |= set(_imported(statement))
             table = symtable.symtable(ast.unparse(statement), "cell", "exec")
             bound = {one.get_name() for one in table.get_symbols() if one.is_assigned()}
             if names & set(_read(table)):
                 found[-1] = True
-                names |= bound | set(_changed(statement))
+                names |= bound | set(_changed(statement)) | own.intersection(_called(statement))
             else:
                 names -= bound
+            own |= bound
     return found
+
+
+def _imported(statement: ast.stmt) -> Iterator[str]:
+    """Tell the names by which a statement imports what measures."""
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None) or ""
+            for alias in node.names:
+                if _MEASURING & {*module.split("."), *alias.name.split(".")}:
+                    yield alias.asname or alias.name.partition(".")[0]
 
 
 def _read(table: symtable.SymbolTable) -> Iterator[str]:
@@ -177,36 +184,58 @@ def _changed(statement: ast.stmt) -> Iterator[str]:
     """Tell the names whose items or attributes a statement sets, as in `times[n] = …`."""
     for node in ast.walk(statement):
         if isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            while isinstance(node, ast.Subscript | ast.Attribute):
-                node = node.value
-            if isinstance(node, ast.Name):
-                yield node.id
+            yield from _owner(node)
+
+
+def _called(statement: ast.stmt) -> Iterator[str]:
+    """Tell the names whose methods are called for what they do, as in `times.append(…)`."""
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            yield from _owner(node.value.func)
+
+
+def _owner(node: ast.expr) -> Iterator[str]:
+    """Tell the name that an item or an attribute belongs to."""
+    if isinstance(node, ast.Subscript | ast.Attribute):
+        yield from [node.value.id] if isinstance(node.value, ast.Name) else _owner(node.value)
+
+
+def count(notebook: NotebookNode) -> None:
+    """Write into the metadata of each cell how many pictures it stores, if any."""
+    for cell in notebook.cells:
+        if pictures := len(stored(cell)):
+            cell.metadata.setdefault("attncourse", NotebookNode()).pictures = pictures
 
 
 def complaints(notebook: NotebookNode, limit: int | None = LIMIT) -> Iterator[tuple[int, str]]:
-    """Tell which cells draw without a picture being stored, or store one over a limit of bytes."""
+    """Tell which cells store fewer pictures than when they were built, unreadable or large ones.
+
+    Where a cell draws or says why it does not, words are enough.
+
+    Args:
+        notebook: as built, then perhaps run and saved.
+        limit: of the bytes of one picture; None means none.
+    """
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
             continue
-        always, perhaps = _drawn(cell.source)
-        pictures = stored(cell)
-        if len(pictures) < always or (perhaps and not cell.outputs):
-            yield index, f"draws, but stores {len(pictures)} of {always + perhaps} pictures"
+        pictures, before = stored(cell), cell.metadata.get("attncourse", {}).get("pictures", 0)
+        branches = any(isinstance(one, ast.If | ast.Try) for one in ast.parse(cell.source).body)
+        if len(pictures) < before and not (branches and cell.outputs):
+            yield index, f"stores {len(pictures)} of the {before} pictures that it drew"
         for picture in pictures:
-            if limit and (size := len(decoded(picture))) > limit:
+            if not _readable(picture):
+                yield index, "stores a picture that cannot be read"
+            elif limit and (size := len(decoded(picture))) > limit:
                 yield index, f"stores a picture of {size} bytes; at most {limit} are allowed"
 
 
-def _drawn(code: str) -> tuple[int, int]:
-    """Count the calls that draw when a cell runs, and those that do under a condition."""
-    counts = [0, 0]
-    for statement in ast.parse(code).body:
-        if not isinstance(statement, ast.FunctionDef | ast.ClassDef | ast.Assign):
-            counts[isinstance(statement, ast.If)] += sum(
-                isinstance(node, ast.Call) and ast.unparse(node.func) in _DRAWING
-                for node in ast.walk(statement)
-            )
-    return counts[0], counts[1]
+def _readable(picture: NotebookNode) -> bool:
+    try:
+        Image.open(io.BytesIO(decoded(picture))).verify()
+    except Exception:  # OSError, SyntaxError, ValueError: whatever Pillow and base64 raise
+        return False
+    return True
 
 
 def all_bytes(notebooks: Iterable[NotebookNode]) -> int:

@@ -26,12 +26,17 @@ from nbformat import NotebookNode
 from attncourse.grading.solution import BEGIN, END, stub, without_markers
 
 MAX_LINES = 15
-HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 _ROLES = ("setup", "prompt", "answer", "check", "hints", "spec")
 _GRADERS = ("hints", "spec")  # roles that no notebook shows
 _OPTIONS = ("tags", "role", "exercise", "covers", "points", "folded", "title")
 _MARKER = re.compile(r"^# %%(\s|$)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_FENCE = re.compile(
+    r"^ {0,3}(?P<fence>`{3,}|~{3,}).*?(^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)|<!--.*?(-->|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
+_TOPICS = re.compile(r"([A-Z])([0-9]+)(?:-\1([0-9]+))?")
 _FORBIDDEN = {
     "code": (
         (re.compile(r"^\s*(%%?[a-z]|![a-z])", re.MULTILINE), "a magic or a shell command"),
@@ -151,10 +156,12 @@ def _complaints(cell: NotebookNode, source: Source) -> Iterator[tuple[int, str]]
     for pattern, what in _FORBIDDEN[cell.cell_type]:
         if found := pattern.search(cell.source):
             yield 1 + cell.source.count("\n", 0, found.start()), f"holds {what}"
-    is_heading = cell.cell_type == "markdown" and HEADING.search(cell.source)
+    is_heading = cell.cell_type == "markdown" and any(headings(cell.source))
     for option in ("covers", "points"):
         if option in options and not is_heading:
             yield 0, f"`{option}` stands on a heading, and holds for its section"
+    for says in _topic_complaints(options):
+        yield 0, says
     if "folded" in options and (cell.cell_type != "code" or options["folded"] is not True):
         yield 0, "`folded=true` stands on a code cell"
     role, exercise = options.get("role"), options.get("exercise")
@@ -205,12 +212,39 @@ def marker_options(cell: NotebookNode) -> dict:
     return {name: value for name, value in cell.metadata.items() if not name.startswith(notes)}
 
 
+def without_fences(text: str) -> str:
+    """Return markdown with its code fences and comments blank, each other letter in its place."""
+    return _FENCE.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+
+
+def headings(text: str, start: int = 0) -> Iterator[re.Match]:
+    """Yield the headings of a markdown cell from a letter on; group 1 is the title."""
+    yield from _HEADING.finditer(without_fences(text), start)
+
+
 def covered(text: str) -> list[str]:
-    """Return the topics that `covers="F2 F4-F6"` names, ranges spelt out."""
+    """Return the topics that `covers="F2 F4-F6"` names, ranges spelt out.
+
+    Raises:
+        ValueError: naming the word that is no topic and no range of them.
+    """
     ids = []
     for word in text.split():
-        first, _, last = word.partition("-")
-        kind, low, digits = first[0], int(first[1:]), len(first) - 1
-        high = int(last.removeprefix(kind)) if last else low
-        ids += [f"{kind}{number:0{digits}}" for number in range(low, high + 1)]
+        found = _TOPICS.fullmatch(word)
+        low, high = (int(found[2]), int(found[3] or found[2])) if found else (1, 0)
+        if not found or low > high:
+            raise ValueError(word)
+        ids += [f"{found[1]}{number:0{len(found[2])}}" for number in range(low, high + 1)]
     return ids
+
+
+def _topic_complaints(options: dict) -> Iterator[str]:
+    """Tell what is wrong with the topics that a heading's marker names."""
+    named: list[str] = []
+    for option in ("covers", "points"):
+        try:
+            named += covered(str(options[option]) or "nothing") if option in options else []
+        except ValueError as error:
+            yield f'`{option}` names topics as in "F2 F4-F6", got {error}'
+    if twice := [id for id, count in Counter(named).items() if count > 1]:
+        yield f"names {', '.join(twice)} more than once"

@@ -385,6 +385,16 @@ def complaints(tmp_path, chapter=None, solutions=None):
         ('# %% covers="F2"\n1\n', 1, "`covers` stands on a heading"),
         ('# %% [markdown] covers="F2"\n# text\n', 1, "`covers` stands on a heading"),
         ('# %% [markdown] points="F2"\n# text\n', 1, "`points` stands on a heading"),
+        ('# %% [markdown] covers="F2"\n# ```\n# # no\n# ```\n', 1, "`covers` stands on a heading"),
+        ('# %% [markdown] covers="F2 F2"\n# # A\n', 1, "names F2 more than once"),
+        ('# %% [markdown] covers="F2" points="F1-F3"\n# # A\n', 1, "names F2 more than once"),
+        *(
+            (f"# %% [markdown] covers={text}\n# # A\n", 1, '`covers` names topics as in "F2 F4-F6"')
+            for text in (
+                *('"F2,F3"', '"F2–F4"', '"F2-G4"', '"-F2"', '"F"', '"F2-"', '"F6-F2"', '"F٣"'),
+                *("5", "true", '["F2"]', '""'),
+            )
+        ),
         ("# %% [markdown] folded=true\n# text\n", 1, "`folded=true` stands on a code cell"),
         ('# %% folded="yes"\n1\n', 1, "`folded=true` stands on a code cell"),
     ],
@@ -570,8 +580,14 @@ def test_check_runs_nothing_and_passes_on_what_was_built(course, monkeypatch, ca
         (
             "notebooks/04_window.ipynb",
             '"image/png": "',
-            f'"image/png": "{"A" * 40_000}',
-            "cell 4 stores a picture of 30",
+            '"image/png": "AAAA',
+            "cell 4 stores a picture that cannot be read",
+        ),
+        (
+            "notebooks/04_window.ipynb",
+            '"pictures": 1',
+            '"pictures": 2',
+            "cell 4 stores 1 of the 2 pictures that it drew",
         ),
     ],
 )
@@ -651,7 +667,10 @@ def test_check_leaves_a_learners_own_files_alone(course, capsys, monkeypatch):
     saved = json.loads(chapter.read_text(encoding="utf-8"))
     saved["metadata"]["language_info"]["version"] = "3.12.1"  # as JupyterLab saves it
     saved["cells"][0]["metadata"]["editable"] = True
-    saved["cells"][3]["outputs"][1]["data"]["image/png"] = "A" * 40_000  # larger than a stored one
+    noise, large = Image.effect_noise((200, 200), 50), io.BytesIO()
+    noise.save(large, "PNG")  # larger than a stored one
+    large = base64.b64encode(large.getvalue()).decode()
+    saved["cells"][3]["outputs"][1]["data"]["image/png"] = large
     chapter.write_text(json.dumps(saved), encoding="utf-8")
     assert authoring.main(only_check=True, root=course) == 0
     assert "exercises/04_window.ipynb: holds answers, not compared" in capsys.readouterr().out

@@ -5,9 +5,12 @@ import functools
 import itertools
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from markdown_it import MarkdownIt
 
+from attncourse import coverage
 from attncourse.sources import read
 
 ROOT = Path(__file__).parents[1]
@@ -18,15 +21,19 @@ SOURCES = [
 ]
 CHAPTERS = [name for name in SOURCES if name.startswith("notebooks/")]
 LESSONS = [name for name in CHAPTERS if name[10:12] not in ("00", "17")]  # not the frame
-LINK = re.compile(r"\]\(([^()\s]+)\)")
 NOT_WORDS = re.compile(r"\$\$.*?\$\$|<!--.*?-->", re.DOTALL)
-HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+COMPREHENSION = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+REPEATS = ast.For | ast.While | ast.FunctionDef | ast.Lambda | COMPREHENSION
 
 
 @functools.cache  # not when it is imported: parsing all takes a second
-def cells(name):
+def source(name):
     folder, _, stem = name.partition("/")
-    return read(ROOT / folder / "_source" / f"{stem}.py", ROOT).cells
+    return read(ROOT / folder / "_source" / f"{stem}.py", ROOT)
+
+
+def cells(name):
+    return source(name).cells
 
 
 def code(name):
@@ -37,11 +44,49 @@ def prose(name):
     return [cell.source for cell in cells(name) if cell.cell_type == "markdown"]
 
 
-def anchors(name):
-    """What JupyterLab calls the headings of a notebook."""
-    return {
-        title.strip().replace(" ", "-") for text in prose(name) for title in HEADING.findall(text)
-    }
+def anchors(texts):
+    """What JupyterLab calls the headings of a notebook: their words, without backticks."""
+    parsed = [MarkdownIt().parse(text) for text in texts]
+    for opened, inline in itertools.chain.from_iterable(map(itertools.pairwise, parsed)):
+        if opened.type == "heading_open":
+            yield "".join(part.content for part in inline.children).replace(" ", "-")
+
+
+def links(text):
+    """The words and the target of each link in a markdown text, and of each picture."""
+    words, target = "", ""
+    for block in MarkdownIt().parse(text):
+        for part in block.children or ():
+            if part.type == "link_open":
+                words, target = "", part.attrs["href"]
+            elif part.type == "link_close":
+                yield words, unquote(target)
+            elif part.type == "image":
+                yield part.content, unquote(part.attrs["src"])
+            else:
+                words += part.content
+
+
+def calls(text, name):
+    """The calls of a function, such as "claims.check", in a cell; each runs once, by that name."""
+    tree, (module, _, function) = ast.parse(text), name.partition(".")
+    nodes = list(ast.walk(tree))
+    found = [
+        node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == name
+    ]
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            inside = (getattr(node, "module", None) or "").endswith(module)
+            for each in node.names:
+                renamed = each.name.endswith(module) and each.asname not in (None, module)
+                assert not renamed, f"{module} is renamed: {text}"
+                assert not (inside and each.name in (function, "*")), f"write {name}: {text}"
+        if isinstance(node, REPEATS):
+            inner = [one for one in ast.walk(node) if one in found]
+            assert not inner, f"{name} in a loop or a function: {text}"
+    used = [node for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node) == name]
+    assert len(used) == len(found), f"{name} gets another name: {text}"
+    return found
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
@@ -50,55 +95,170 @@ def test_a_chapter_can_be_read_in_one_sitting(name):
     assert [text for text in prose(name) if len(NOT_WORDS.sub("", text).split()) > 120] == []
 
 
+def too_close(cards):
+    """Whether two cards follow one another; a cell is its count of cards and what it shows."""
+    seen = [count for count, shows in cards if count or shows]
+    return max(seen, default=0) > 1 or any(one and two for one, two in itertools.pairwise(seen))
+
+
 @pytest.mark.parametrize("name", LESSONS)
 def test_at_most_three_cards_and_never_two_in_a_row(name):
-    cards = ["claims.check(" in text for text in code(name)]
-    assert sum(text.count("claims.check(") for text in code(name)) <= 3
-    assert not any(one and two for one, two in itertools.pairwise(cards))
+    showed = coverage._outputs(source(name), ROOT)
+    cards = [
+        (len(calls(cell.source, "claims.check")), shows)
+        for cell, shows in zip(cells(name), showed, strict=True)
+        if cell.cell_type == "code"
+    ]
+    assert sum(count for count, _ in cards) <= 3
+    assert not too_close(cards)
+
+
+@pytest.mark.parametrize(
+    ("cards", "expected"),
+    [
+        ([(1, True), (0, True), (1, True)], False),
+        ([(1, True), (0, False), (1, True)], True),
+        ([(1, True), (1, True)], True),
+        ([(2, True)], True),
+        ([], False),
+    ],
+)
+def test_a_silent_cell_does_not_part_two_cards(cards, expected):
+    assert too_close(cards) is expected
+
+
+def guesses(name):
+    """Yield cell, question and answer of each guess of a chapter."""
+    for cell in cells(name):
+        for call in calls(cell.source, "widgets.guess") if cell.cell_type == "code" else ():
+            body = ast.parse(cell.source).body
+            set_here = {
+                ast.unparse(n.targets[0]): n.value for n in body if isinstance(n, ast.Assign)
+            }
+            question, answer = call.args[:2]
+            question = set_here.get(ast.unparse(question), question)
+            yield cell, " ".join(ast.unparse(question).split()), answer
 
 
 @pytest.mark.parametrize("name", LESSONS)
 def test_a_lesson_asks_for_three_to_five_guesses(name):
-    assert 3 <= sum(text.count("widgets.guess(") for text in code(name)) <= 5
+    assert 3 <= len(list(guesses(name))) <= 5
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_the_code_of_a_guess_is_folded_since_it_holds_the_answer(name):
-    guesses = [cell for cell in cells(name) if "widgets.guess(" in cell.source]
-    assert all(cell.metadata.get("folded") for cell in guesses)
+def test_a_guess_is_folded_and_its_answer_is_a_function_since_its_code_would_tell(name):
+    functions = {
+        node.name
+        for text in code(name)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef)
+    }
+    for cell, _, answer in guesses(name):
+        assert cell.metadata.get("folded"), cell.source
+        assert isinstance(answer, ast.Lambda) or ast.unparse(answer) in functions, cell.source
+
+
+def test_each_question_is_asked_once():
+    """It is the name of the guess in the reader's progress."""
+    asked = [question for name in CHAPTERS for _, question, _ in guesses(name)]
+    assert [question for question in asked if asked.count(question) > 1] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from attncourse import widgets as w\nw.guess('?', f)",
+        "import attncourse.widgets as w\nw.guess('?', f)",
+        "from attncourse.widgets import guess\nguess('?', f)",
+        "from attncourse.widgets import *\nguess('?', f)",
+        "ask = widgets.guess\nask('?', f)",
+        "for question in '?!':\n    widgets.guess(question, f)",
+        "[widgets.guess(question, f) for question in '?!']",
+        "def ask():\n    widgets.guess('?', f)",
+    ],
+)
+def test_a_call_that_cannot_be_counted_is_refused(text):
+    with pytest.raises(AssertionError):
+        calls(text, "widgets.guess")
+
+
+def test_calls_are_counted_as_they_run():
+    assert (
+        len(calls("widgets . guess('widgets.guess(', f)  # widgets.guess(", "widgets.guess")) == 1
+    )
+
+
+def wrong(link, name):
+    """Tell what is wrong with a link in a source, if anything."""
+    target, _, anchor = link.partition("#")
+    if re.match(r"\w+:|/", link):
+        return None if link.startswith("https://") else "neither https nor relative"
+    folder = Path(name).parent
+    for start in [folder] if folder.name == "notebooks" else [folder, Path("exercises")]:
+        path = (ROOT / start / target).resolve() if target else ROOT / f"{name}.ipynb"
+        if not path.is_relative_to(ROOT):
+            return "leads out of the course"
+        there = path.relative_to(ROOT).as_posix()
+        if path.suffix != ".ipynb":
+            if not path.exists():
+                return "leads nowhere"
+            continue
+        written = re.sub("^exercises/", "solutions/", there).removesuffix(".ipynb")
+        if written not in SOURCES:
+            return "no such notebook"
+        if anchor and anchor not in anchors(prose(written)):
+            return "no such heading"
+    return None
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_links_lead_to_a_file_and_to_a_heading_in_it(name):
-    folder = Path(name).parent
-    folders = [folder] if folder.name == "notebooks" else [folder, Path("exercises")]
-    for text in prose(name):
-        for link in LINK.findall(text):
-            target, _, anchor = link.partition("#")
-            if link.startswith("https://"):
-                continue
-            for start in folders:
-                path = (ROOT / start / target).resolve() if target else ROOT / f"{name}.ipynb"
-                assert path.exists() or path.suffix == ".ipynb", link
-                if path.suffix == ".ipynb":
-                    place = "notebooks" if path.parent.name == "notebooks" else "solutions"
-                    assert f"{place}/{path.stem}" in SOURCES, link
-                    assert not anchor or anchor in anchors(f"{place}/{path.stem}"), link
+    found = [link for text in prose(name) for _, link in links(text)]
+    assert {link: says for link in found if (says := wrong(link, name))} == {}
+
+
+@pytest.mark.parametrize(
+    ("link", "says"),
+    [
+        ("[x](https://example.org)", None),
+        ("[x](http://example.org)", "neither https nor relative"),
+        ("[x](/etc/passwd)", "neither https nor relative"),
+        ("[x](../../../etc/passwd)", "leads out of the course"),
+        ('[x](nowhere.md "title")', "leads nowhere"),
+        ("[x](<no where.md>)", "leads nowhere"),
+        ("[x](no(where).md)", "leads nowhere"),
+        ("[x][1]\n\n[1]: nowhere.md", "leads nowhere"),
+        ("![x](nowhere.png)", "leads nowhere"),
+        ("[x](../README.md)", None),
+        ("[x](../exercises/04_window.ipynb)", None),
+        ("[x](../nowhere/04_window.ipynb)", "no such notebook"),
+        ("[x](notebooks/04_window.ipynb)", "no such notebook"),
+        ("[x](#nowhere)", "no such heading"),
+    ],
+)
+def test_a_link_that_leads_nowhere_is_named(link, says):
+    [(_, target)] = links(link)
+    assert wrong(target, "notebooks/04_window") == says
+
+
+def test_code_and_comments_hold_no_links_and_headings_no_backticks():
+    assert list(links("`[x](a)` <!-- [x](b) -->\n```\n[x](c)\n```\n[a `b`](d)")) == [("a b", "d")]
+    assert list(anchors(["```\n# no\n```\n# A `b` *c*"])) == ["A-b-c"]
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("solutions/")])
 def test_each_exercise_is_linked_from_its_chapter_and_links_back(name):
     number = name[10:12]
     parts = [chapter for chapter in CHAPTERS if chapter[10:12] == number]
-    text = "\n".join(part for chapter in parts for part in prose(chapter))
+    found = [link for chapter in parts for text in prose(chapter) for link in links(text)]
     prompts = {}
     for cell in cells(name):
         if cell.metadata.get("role") == "prompt":
-            prompts.setdefault(cell.metadata["exercise"], []).append(cell.source)
-    for exercise, texts in prompts.items():
-        linked = rf"\[[^\]]*\b{re.escape(exercise)}\b[^\]]*\]\(\.\./exercises/{number}_"
-        assert re.search(linked, text), exercise
-        assert f"](../notebooks/{number}_" in "".join(texts), exercise
+            prompts.setdefault(cell.metadata["exercise"], []).extend(links(cell.source))
+    for exercise, back in prompts.items():
+        named = [link for words, link in found if re.search(rf"\b{re.escape(exercise)}\b", words)]
+        assert any(link.startswith(f"../exercises/{number}_") for link in named), exercise
+        assert any(link.startswith(f"../notebooks/{number}_") for _, link in back), exercise
 
 
 class Bound(ast.NodeVisitor):

@@ -41,8 +41,16 @@ def build(folder, source, *shown):
     ]
     path = folder / "notebooks" / f"{source.stem}.ipynb"
     path.parent.mkdir(exist_ok=True)
+    solutions(folder)
     path.write_text(json.dumps({"cells": cells}))
     return source
+
+
+def solutions(folder):
+    """Lay down the source of an exercise that can be linked."""
+    path = folder / "solutions" / "_source" / "04_window.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
 
 
 def text(*lines):
@@ -53,7 +61,9 @@ def data(plain, **more):
     return {"output_type": "display_data", "data": {"text/plain": plain, **more}}
 
 
+IGNORED = '# %% tags=["nbval-ignore-output"]\n'
 CARD = data("C057 · chapter V · window", **{"text/html": "<table></table>"})
+ERROR = {"output_type": "error", "ename": "E", "evalue": "", "traceback": []}
 PICTURE = data("A band.", **{"text/html": "<p>A band.</p>"})
 
 
@@ -100,7 +110,8 @@ def test_each_chapter_named_for_a_topic_handles_it_itself(tmp_path):
         ("# %%\n1", [[data("a", **{"image/png": "aGk="})]], ("picture",)),
         ("# %%\nwidgets.explore(draw)", [[data("Window 3.")]], ("slider",)),
         ("# %% [markdown]\n# ### Below\n\n# %%\n1", [[text("1")]], ("text",)),
-        ('# %% tags=["nbval-ignore-output"]\nif a:\n    show()', [[]], ("what varies by the run",)),
+        (IGNORED + "if a:\n    print(a)", [[]], ("what varies by the run",)),
+        (IGNORED + "for one in a:\n    pass\none", [[]], ("what varies by the run",)),
         (
             "# %% [markdown]\n# [Exercise 04.3](../exercises/04_window.ipynb)",
             [],
@@ -108,8 +119,24 @@ def test_each_chapter_named_for_a_topic_handles_it_itself(tmp_path):
         ),
         ('# %%\nclaims.check("C057", 12 * n)', [[CARD]], ("checked claim",)),
         ("# %%\npass", [[]], ()),
-        ('# %% tags=["nbval-ignore-output"]\npass', [[]], ()),
+        (IGNORED + "pass", [[]], ()),
+        (IGNORED + "a.append(measure.seconds(f))", [[]], ()),
+        (IGNORED + "def f():\n    print(1)", [[]], ()),
+        ("# %%\nprint()", [[text("\n")]], ()),
+        ("# %%\nf()", [[text("old") | {"name": "stderr"}]], ()),
+        (
+            "# %%\nf()",
+            [[ERROR]],
+            (),
+        ),
+        ("# %%\n1  # widgets.explore(", [[text("1")]], ("text",)),
         ('# %%\nclaims.check("C057")', [[CARD]], ()),
+        ('# %%\nclaims.check("C057", None)', [[CARD]], ()),
+        ('# %%\nclaims.check("C057", value=None)', [[CARD]], ()),
+        ("# %% [markdown]\n# [None](../exercises/99_none.ipynb)", [], ()),
+        ("# %% [markdown]\n# `[Link](../exercises/04_window.ipynb)`", [], ()),
+        ("# %% [markdown]\n# <!-- [Link](../exercises/04_window.ipynb) -->", [], ()),
+        ("# %% [markdown]\n# ```\n# # no heading\n# ```\n\n# %%\n1", [[text("1")]], ("text",)),
         ("# %% [markdown]\n# Only words about `exercises/04_window.ipynb`.", [], ()),
         ("# %% [markdown]\n# ## The next section\n\n# %%\n1", [[text("1")]], ()),
         ("# %% [markdown]\n# # A part\n\n# %%\n1", [[text("1")]], ()),
@@ -143,8 +170,16 @@ def test_an_exercise_named_above_a_heading_belongs_to_the_section_before(tmp_pat
 #
 # ## Two
 """
+    solutions(tmp_path)
     found = coverage.places([toy(cells)], tmp_path)
     assert found["F1"][0].ran == ("linked exercise",) and found["F2"][0].ran == ()
+
+
+@pytest.mark.parametrize("cell", ["# ## One\n#\n# ## Two", "# ## One\n#\n# # Two"])
+def test_a_second_heading_in_the_cell_ends_the_section(tmp_path, cell):
+    source = toy(f'# %% [markdown] covers="F2"\n{cell}\n\n# %%\n1')
+    build(tmp_path, source, [text("1")])
+    assert coverage.places([source], tmp_path)["F2"][0].ran == ()
 
 
 def test_a_cell_that_changed_since_the_build_has_not_run(tmp_path):
