@@ -64,7 +64,7 @@ def links(text):
             elif part.type == "image":
                 yield part.content, unquote(part.attrs["src"])
             else:
-                words += part.content
+                words += part.content or " "  # where the line ends
 
 
 def calls(text, name):
