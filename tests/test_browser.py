@@ -157,7 +157,6 @@ def test_every_picture_is_there_in_words(chapter):
     assert chapter.pictures.count() == live.count() + len(shown)
 
 
-GUESS = ".attncourse-guess"
 CONTROLS = '[role=slider], input[type="checkbox"], input[type="radio"]:checked, select'
 
 

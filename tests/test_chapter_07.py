@@ -127,22 +127,16 @@ def test_the_numbers_after_v3_are_right():
     after = "\n".join(cell.source for cell in SOURCES["07"].cells)
     for claim in ("C422", "C423", "C432", "C435"):
         assert claims.get(claim).printed in after and claim in after
-    errors, cosines = [], []
-    for seed in range(10):
-        q, k, v = random_qkv(512, seed=seed)
-        exact = full.attention(q, k, v)
-        found = printed_features.attention(q, k, v, n_features=256, seed=seed)
-        flat = np.broadcast_to(v.mean(axis=-2, keepdims=True), exact.shape)
-        errors.append([np.square(out - exact).mean() for out in (found, flat)])
-        cosines.append(
-            [
-                (out * exact).sum() / np.sqrt(np.square(out).sum() * np.square(exact).sum())
-                for out in (found, flat)
-            ]
-        )
-    (mse, base), (cosine, flat) = np.mean(errors, 0), np.mean(cosines, 0)
-    said = f"{mse:.4f} and {cosine:.2f}, the mean of v {base:.4f} and {flat:.2f}"
-    assert said in " ".join(after.replace("#", "").split())
+    q, k, v = random_qkv(512)
+    exact = full.attention(q, k, v)
+    found = printed_features.attention(q, k, v, n_features=256, seed=0)
+    flat = np.broadcast_to(v.mean(axis=-2, keepdims=True), exact.shape)
+    said = [
+        f"{np.square(out - exact).mean():.4f} and "
+        f"{(out * exact).sum() / np.sqrt(np.square(out).sum() * np.square(exact).sum()):.2f}"
+        for out in (found, flat)
+    ]
+    assert f"{said[0]}, the mean of v {said[1]}" in " ".join(after.replace("#", "").split())
     report = exercise("07.V3").reference
     q, k, v = (array[0, 0, :8].astype(float) for array in (q, k, v))
     directions = np.zeros((4, 64))

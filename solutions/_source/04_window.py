@@ -253,7 +253,7 @@ Spec(
 # · [section](../notebooks/04_window.ipynb#Blocks-save)
 #
 # softmax(q kᵀ / √D) v over the window, for q and k `(..., n, D)` and v `(..., n, Dv)`; the axes
-# before n are free. Result `(..., n, Dv)`, dtype of q. With window 0, for example, it is v.
+# before n are free. Result `(..., n, Dv)`, dtype of q. With window 0 it is v.
 
 # %% [markdown] role="prompt" exercise="04.3"
 # **Memory limit** at n = 4096, window 24, D = 64, float32: six bands of n·(2w + 1) numbers and four
