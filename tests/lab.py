@@ -65,7 +65,7 @@ ASK = """async (panel, code) => {
 CLOSE = """async panel => {
     await panel.sessionContext.shutdown();
     await panel.context.revert();
-    panel.context.model.dirty = false;  // an output may have come since: no question whether to save
+    panel.context.model.dirty = false;  // whatever came since: ask nothing
     panel.close();
 }"""
 
