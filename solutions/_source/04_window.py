@@ -1117,10 +1117,10 @@ Spec(
 # %% [markdown]
 # <details><summary>After your answer: what the textbook prints</summary>
 #
-# For n = 1024, w = 256, d = 64 it prints 33,554,432 "FLOPs" (C376): n·w·d multiply-adds for each
-# product. Its code executes 134,217,728, all pairs, since the mask comes after the product. It
-# prints 262,144 weights (C377) and "sparsity 25 %" (C381). Edges see less: the mask has 246,656
-# entries, a *density* of 23.5 %.
+# For n = 1024, w = 256, d = 64: 33,554,432 "FLOPs" (C376), n·w·d multiply-adds for each product;
+# its code executes 134,217,728, all pairs, since masking comes later. Also 262,144 weights (C377)
+# and "sparsity 25 %" (C381): edges see less, and the mask has 246,656 entries, a *density* of
+# 23.5 %.
 #
 # </details>
 
