@@ -1118,9 +1118,8 @@ Spec(
 # <details><summary>After your answer: what the textbook prints</summary>
 #
 # For n = 1024, w = 256, d = 64: 33,554,432 "FLOPs" (C376), n·w·d multiply-adds for each product;
-# its code executes 134,217,728, all pairs, since masking comes later. Also 262,144 weights (C377)
-# and "sparsity 25 %" (C381): edges see less, and the mask has 246,656 entries, a *density* of
-# 23.5 %.
+# its code makes 134,217,728 (268,435,456 FLOPs): all pairs. It prints 262,144 weights (C377) and
+# "sparsity 25 %" (C381): edges see less, and the mask has 246,656 entries, a *density* of 23.5 %.
 #
 # </details>
 
