@@ -6,6 +6,7 @@ only the first guess is. A file that cannot be read is set aside under another n
 starts afresh: it never stops a check.
 """
 
+import itertools
 import json
 import os
 import secrets
@@ -22,6 +23,7 @@ T = TypeVar("T")
 
 HINT_LEVELS = 3
 LOCK_SECONDS = 5.0  # a lock older than this was left behind by a process that died
+ATTEMPTS = 5  # a lock that is lost each time cannot be kept on this disk
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
@@ -170,13 +172,13 @@ def _change(change: Callable[[Progress], T]) -> T:
     except OSError:
         return change(load())
     fresh = file.with_name(f"progress.{os.getpid()}.tmp")
-    while True:
+    for attempt in itertools.count(1):
         with _lock(file.with_name("progress.lock")) as is_ours:
             progress = _read_or_set_aside(file)
             result = change(progress)
             try:
                 fresh.write_text(_as_text(progress), encoding="utf-8")
-                if not is_ours():
+                if not is_ours() and attempt < ATTEMPTS:
                     continue
                 fresh.replace(file)
             except OSError:

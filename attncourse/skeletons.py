@@ -19,12 +19,16 @@ CHAPTER = """\
 # <!-- summary: what the chapter is about, for README -->
 
 # %%
+from attncourse import widgets
 from attncourse.inputs import random_qkv
 
 q, k, v = random_qkv(64)
 
 # %% [markdown]
 # ## A first idea, and where it fails
+
+# %% folded=true
+widgets.guess("64 tokens attend to one another: how many scores?", lambda: 64**2, unit="scores")
 
 # %%
 q.shape
@@ -63,6 +67,7 @@ EXERCISE = """\
 # ## {id} Title
 #
 # *10 minutes · difficulty 1 of 3 · 2 points*
+# · [section](../notebooks/{stem}.ipynb)
 #
 # What `{function}` returns, with sizes and an example: `{function}(3)` is `9`.
 
@@ -154,7 +159,7 @@ def new_exercise(root: Path, exercise_id: str) -> Path:
     last = marker_options(source.cells[-1]).get("role")
     at = len(lines) if last else source.markers[-1] - 1  # before the cell about the score
     function = "answer_" + exercise_id.replace(".", "_").lower()
-    lines.insert(at, EXERCISE.format(id=exercise_id, function=function))
+    lines.insert(at, EXERCISE.format(id=exercise_id, function=function, stem=path.stem))
     path.write_text("".join(lines), encoding="utf-8", newline="\n")
     return path
 

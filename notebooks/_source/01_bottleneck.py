@@ -255,8 +255,9 @@ print(f"all q, k, v of a layer: {elements:,} numbers = {elements * 4 / 1e6:.1f} 
 # %% [markdown] covers="A7 A8"
 # ### 768 is not a head
 #
-# BERT-base is $d = 768$ numbers wide: 12 heads of 64. Textbooks do their sums with one head of 768,
-# because it is simpler. Does it matter? Cut the same 768 into more and more heads. Which area stays?
+# BERT-base is $d = 768$ numbers wide: 12 heads of 64. Textbooks do their sums with one head of
+# 768, because it is simpler. Does it matter? Cut the same 768 into more and more heads. Which
+# area stays?
 
 # %% folded=true
 live_heads = plots.LiveScale(1024, 64, 12, title=" ", room=(4 * 1300, 3.2 * 1024))
@@ -648,7 +649,8 @@ print(*(f"{name} {format_bytes(size)}" for name, size in levels.items()), sep=",
 
 # %% folded=true
 widgets.guess(
-    "Two bytes, a float16 number, come from the main memory: how many FLOPs can an A100 do by then?",
+    "Two bytes, a float16 number, come from the main memory: how many FLOPs can an A100 do by "
+    "then?",
     lambda: 2 * a100.flops_per_second / a100.bytes_per_second,
     unit="FLOPs",
     explain=lambda flops: (
@@ -703,8 +705,9 @@ print(f"float16, in tiles of 128 queries, no square written: {tiled.intensity:.1
 works = {"softmax alone": 5 / 4, "standard": standard(64), "in tiles": tiled.intensity}
 
 # %% [markdown]
-# The third line is for programs whose softmax is two steps, with the square written and read between
-# exp and division. You will meet all three numbers elsewhere: ask which type, and how many passes.
+# The third line is for programs whose softmax is two steps, with the square written and read
+# between exp and division. You will meet all three numbers elsewhere: ask which type, and how
+# many passes.
 #
 # The last line is [flash attention](09_flash.ipynb). Its operations are the same; only the traffic
 # differs.
@@ -736,9 +739,9 @@ names = ipywidgets.Dropdown(options=list(DEVICES), value="A100 40 GB")
 widgets.explore(draw_roof, live_roof.figure, device=names, width=widths, block=blocks)
 
 # %% [markdown]
-# The softmax does 2 % of the operations, and stands at the far left: that is why it takes its time
-# on a GPU. Does this machine have a roof too? A product of matrices and a copy of a large array show
-# both its limits.
+# The softmax does 2 % of the operations, and stands at the far left: that is why it takes its
+# time on a GPU. Does this machine have a roof too? A product of matrices and a copy of a large
+# array show both its limits.
 
 # %% tags=["nbval-ignore-output"]
 cpu = this_cpu()
