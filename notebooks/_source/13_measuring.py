@@ -29,7 +29,8 @@ from attncourse.units import format_bytes, format_seconds
 # %% [markdown] covers="P8"
 # ## A time is not a number
 #
-# The same function, the same input, forty calls in a row: window attention on 1024 tokens.
+# The same function, the same input, forty calls in a row: attention on 1024 tokens within
+# `window=128`, 128 tokens to each side.
 
 # %%
 q, k, v = random_qkv(1024)
@@ -66,7 +67,7 @@ print(measure.machine())
 # %% folded=true
 quiet = np.random.default_rng(0).uniform(9.5e-3, 10.5e-3, 20)
 statistics = {"mean": np.mean, "median": np.median, "fastest": np.min}
-live_statistics = plots.LiveBars(dict.fromkeys(statistics, 0.0), unit="s", high=0.06)
+live_statistics = plots.LiveBars(dict.fromkeys(statistics, 0.0), unit="s", high=0.09)
 
 
 def draw_statistics(disturbed):
@@ -183,10 +184,11 @@ try:
     meters["the process"] = measure.resident_peak_bytes(unfused, *tensors)
 except NotImplementedError as reason:  # not every system tells
     print(reason)
+
+# %% folded=true
 assert seen.peak_bytes < meters["torch's allocator"] / 100
 
 
-# %% folded=true
 def three_meters():
     shown = {"tracemalloc": seen.peak_bytes, **meters}
     axes = plots.bars(shown, unit="bytes", title="unfused attention in torch, 2048 tokens")
@@ -426,7 +428,7 @@ plots.show(axes, "Draws of one size scatter: a single one can stand anywhere in 
 # The [roofline](01_bottleneck.ipynb) of chapter 01 says how fast a work can run. Its *memory
 # efficiency*, the useful FLOPs per byte that it moves, decides whether the arithmetic or the bytes
 # are the limit. Divide the FLOPs of each mechanism by its measured time, and place it below the
-# roof of *this* machine. Who comes closest? And why does the fastest not stand highest?
+# roof of *this* machine. Who comes closest? And is the fastest also the highest?
 
 
 # %% folded=true
@@ -437,7 +439,7 @@ def placed(n):
 
 
 roof = limits.peak()
-live_roof = plots.LiveRoofline(limits, *placed(512), low=roof / 1e4, high=4 * roof)
+live_roof = plots.LiveRoofline(limits, *placed(2048), low=roof / 1e4, high=4 * roof)
 
 
 # %% folded=true
@@ -448,12 +450,12 @@ def draw_roof(n):
     return f"{n} tokens, FLOPs per byte that is moved: {words}."
 
 
-widgets.explore(draw_roof, live_roof.figure, n=widgets.choice(lengths, 512))
+widgets.explore(draw_roof, live_roof.figure, n=widgets.choice(lengths, 2048))
 
 # %% [markdown]
-# The answer to the second question: it has less to do. The *utilisation* is what was reached over
-# what the roof allows, the gap between point and roof. It says how well the machine is used, and
-# not how soon you get your result.
+# The fastest need not stand high: it may have less to do. The *utilisation* is what was reached
+# over what the roof allows, the gap between point and roof. It says how well the machine is used,
+# and not how soon you get your result.
 #
 # Chapter E, one of the textbook chapters of [the audit](17_audit.ipynb), prints 30 to 40 % for all
 # of standard attention, without a length, a kernel or a unit: nobody can check that.
@@ -531,11 +533,12 @@ widgets.guess(
 # two moves the crossing more?
 
 # %% folded=true
-n_axis = 2 ** np.arange(6, 14)
-both = {"linear attention": np.ones(8), "full attention": np.ones(8)}
+n_axis, ticks = np.geomspace(64, 8192, 200), 2 ** np.arange(6, 14)
+equal = np.ones(len(n_axis))
+pair = {"linear attention": equal, "full attention": equal}
 words = {"x_label": "tokens n", "y_label": "time, full attention = 1", "log_x": True, "high": 3}
-live_cross = plots.LiveCurves(n_axis, both, **words)
-live_cross.ax.set_xticks(n_axis, n_axis)
+live_cross = plots.LiveCurves(n_axis, pair, **words)
+live_cross.ax.set_xticks(ticks, ticks)
 live_cross.ax.minorticks_off()
 
 
@@ -543,7 +546,7 @@ live_cross.ax.minorticks_off()
 def draw_cross(fixed_ms, slower):
     full_seconds = 4 * n_axis**2 * 64 / 20e9
     other = fixed_ms * 1e-3 + slower * 4 * n_axis * 64**2 / 20e9
-    live_cross.update({"linear attention": other / full_seconds, "full attention": np.ones(8)})
+    live_cross.update({"linear attention": other / full_seconds, "full attention": equal})
     return f"It pays from n = {crossing(fixed_ms, slower):.0f}."
 
 
@@ -655,15 +658,15 @@ widgets.explore(draw_tiles, live_tiles.figure, keys=(1, 32, 1, 4), tile=sizes)
 # %% [markdown] covers="P6 P7"
 # ## A speedup above the theory
 #
-# Read printed times in the same way: printed speedup over operation ratio. Chapter E prints both,
-# for an A100. What would a share above 100 % mean?
+# Read printed times in the same way: printed speedup over operation ratio. Chapter E prints
+# times, for an A100; the operations are counted here. What would a share above 100 % mean?
 
 # %%
 bigbird_pairs = bigbird.mask(4096, 4096, block=64).sum()
 printed = {
-    "Longformer, 4096": (98 / 18, 4096 / (2 * 512)),
+    "Longformer, 4096": (98 / 18, 4096 / (2 * 512)),  # 512 keys on each side
     "BigBird, 4096": (98 / 15, 4096**2 / bigbird_pairs),
-    "Linformer, 4096": (98 / 20, 4096 / (2 * 256)),
+    "Linformer, 4096": (98 / 20, 4096 / (2 * 256)),  # rank 256, and as much to project
     "Performer, 4096": (98 / 12, 4096 / (2 * 256)),
     "Performer, 16384": (1500 / 48, 16384 / (2 * 256)),
 }
@@ -758,7 +761,8 @@ def draw_implied(printed_ms, n, device):
     found = cost.implied(printed_ms / 1e3, n, 64, heads=12, device=devices[device])
     shown = min(found.flops_per_second, 1e15) / 1e12
     values = {"implied": shown, "peak": devices[device].peak() / 1e12}
-    live_implied.update(values, f"{n} tokens, 12 heads, on {device}")
+    cut = ", bar cut off" if shown < found.flops_per_second / 1e12 else ""
+    live_implied.update(values, f"{n} tokens, 12 heads, on {device}{cut}")
     return f"{printed_ms:g} ms for {n} tokens on {device}: {found}."
 
 
