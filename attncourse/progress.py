@@ -6,7 +6,6 @@ only the first guess is. A file that cannot be read is set aside under another n
 starts afresh: it never stops a check.
 """
 
-import itertools
 import json
 import os
 import secrets
@@ -172,7 +171,9 @@ def _change(change: Callable[[Progress], T]) -> T:
     except OSError:
         return change(load())
     fresh = file.with_name(f"progress.{os.getpid()}.tmp")
-    for attempt in itertools.count(1):
+    attempt = 0
+    while True:
+        attempt += 1
         with _lock(file.with_name("progress.lock")) as is_ours:
             progress = _read_or_set_aside(file)
             result = change(progress)
