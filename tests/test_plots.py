@@ -207,6 +207,15 @@ def test_budget_marks_the_length_and_names_the_devices():
     assert x == 3000 and y == pytest.approx(8 * 3000**2, rel=1e-6)
 
 
+def test_a_budget_of_two_curves_has_their_bytes_where_they_cannot_overlap():
+    n = 2 ** np.arange(9, 15)
+    live = plots.LiveBudget(n, {"all": 4.0 * n**2, "half": 2.0 * n**2}, [("GPU", 1e9)], at=1024)
+    words = [text.get_text() for text in live.legend.get_texts()]
+    assert words == ["all: 4 MiB", "half: 2 MiB"] and not live.text.get_text()
+    live.update({"all": 8.0 * n**2, "half": 4.0 * n**2})
+    assert [text.get_text() for text in live.legend.get_texts()] == ["all", "half"]
+
+
 def test_a_line_that_ends_early_has_its_name_at_its_end():
     fig = plots.benchmark(toy_record(full=(64, 128, 256), scoring=(64, 128)))
     for ax in fig.axes:
