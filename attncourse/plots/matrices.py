@@ -341,7 +341,7 @@ def gallery(n: int = 64) -> Figure:
     drawn = [mechanism for mechanism in MECHANISMS.values() if "mask" in mechanism.has]
     columns = min(4, len(drawn))
     rows = -(-len(drawn) // columns)
-    fig, axes = figure(rows, columns, width=2.3 * columns, height=2.6 * rows, squeeze=False)
+    fig, axes = figure(rows, columns, width=2.3 * columns, height=2.75 * rows, squeeze=False)
     for ax in axes.flat[len(drawn) :]:
         ax.remove()
     for mechanism, ax in zip(drawn, axes.flat, strict=False):
