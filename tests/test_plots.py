@@ -396,7 +396,7 @@ def test_a_comparison_shows_what_was_measured_beside_what_was_predicted():
 
     def row(stem, n, seconds, **more):
         predicted = {"flops": 165_200_000 * n, "bytes_read": 0, "bytes_written": 0, "peak_bytes": n}
-        timing = {"median": seconds, "low": seconds, "high": seconds, "repeats": 1}
+        timing = {"median": seconds, "low": seconds / 2, "high": 2 * seconds, "repeats": 5}
         measured = {"mechanism": stem, "implementation": "NumPy", "n": n, "predicted": predicted}
         return measured | {"seconds": timing, "peak_bytes": 2 * n, "error": 0.5} | more
 
@@ -408,6 +408,9 @@ def test_a_comparison_shows_what_was_measured_beside_what_was_predicted():
     live = plots.LiveComparison(record, DEVICES["RTX 4090"], 4)
     times, memory, errors = live.dots
     assert list(times.get_xdata()) == [1.0, 2.0] and list(times.get_ydata()) == [0, 1]
+    quartiles = [0.5, 2.0, np.nan, 1.0, 4.0, np.nan]
+    assert np.array_equal(live.quartiles.get_xdata(), quartiles, equal_nan=True)
+    assert list(live.quartiles.get_ydata()) == [0, 0, 0, 1, 1, 1]
     assert np.allclose(live.bars[0].get_xdata(), 4e-6)  # 165.2 MFLOP a token at 165.2 TFLOP/s
     assert list(memory.get_xdata()) == [8, 8] and list(live.bars[1].get_xdata()) == [4, 4]
     assert list(errors.get_xdata()) == [0.5, 0.5] and not len(live.bars[2].get_xdata())

@@ -115,7 +115,8 @@ def growth(
         measured: For each label a `Timing`, drawn with its quartiles, or a number for each n.
             NaN leaves a point out. The legend calls it measured unless the label says, after a
             colon, what else it is: "chapter E: printed".
-        predicted: For each label a number for each n; a label of `measured` shares its colour.
+        predicted: For each label a number for each n; a label of `measured` shares its colour. The
+            legend calls it predicted unless the label says otherwise, after a colon.
         ax: Where; an own figure if not given.
         unit: "s", "bytes" or any other word.
         title: In words.
@@ -128,7 +129,8 @@ def growth(
     for label, values in (predicted or {}).items():
         place = labels.index(label) % len(SERIES)
         style = {"color": SERIES[place], "linestyle": DASHES[place]}
-        ax.plot(n, values, alpha=0.8, label=f"{label}: predicted", **style)
+        words = label if ":" in label else f"{label}: predicted"
+        ax.plot(n, values, alpha=0.8, label=words, **style)
     for label, values in measured.items():
         place = labels.index(label) % len(SERIES)
         middle = np.array([median_of(value) for value in values], dtype=float)
