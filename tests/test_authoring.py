@@ -487,7 +487,7 @@ LEAKS = {
 
 def test_outputs_that_must_not_be_stored_are_refused_all_at_once(tmp_path):
     text = "# %%\nsame = 0\nsame\n\n" + "".join(f"# %%\n{cell}\n\n" for cell in LEAKS)
-    text += "# %% tags=['nbval-ignore-output']\n2\n"
+    text += '# %% tags=["nbval-ignore-output"]\n2\n'
     root = repository(tmp_path / "course", chapter=text)
     with pytest.raises(BuildError) as refused:
         authoring.build(root, root / "notebooks/_source/04_window.py")
