@@ -157,11 +157,12 @@ def parsed(text: str) -> tuple[list[NotebookNode], list[int]]:
 def _cell(number: int, marker: str, lines: list[str]) -> NotebookNode:
     head = _HEAD.fullmatch(marker)
     try:
+        if head is None:
+            raise ValueError
         options = {name: json.loads(value) for name, value in _OPTION.findall(head[2])}
-    except (TypeError, ValueError):
-        raise ValueError(
-            f'{number}: a marker is like `# %% name="value"`, got `{marker}`'
-        ) from None
+    except ValueError:
+        says = f'a marker is like `# %% name="value"`, got `{marker}`'
+        raise ValueError(f"{number}: {says}") from None
     cell_type = head[1] or "code"
     if cell_type == "markdown":
         lines = [re.sub("^# ?", "", line) for line in lines]
