@@ -37,7 +37,7 @@ from attncourse.execution import IGNORING_TAGS, ignored_outputs, run, too_many_i
 from attncourse.grading.assembly import exercises
 from attncourse.grading.solution import stub, without_markers
 from attncourse.grading.submission import is_backup
-from attncourse.sources import BuildError, Source, covered, marker_options, read
+from attncourse.sources import BuildError, Source, covered, read
 
 RELEASED = Path("attncourse/grading/released")
 COVERAGE = Path("docs/coverage.md")
@@ -63,7 +63,7 @@ def assemble(source: Source, kind: str | None = None) -> NotebookNode:
         new = getattr(nbformat.v4, f"new_{written.cell_type}_cell")
         code = written.cell_type == "code"
         cell = new(squeeze(edit(written.source)) if code else written.source)
-        options = marker_options(written)
+        options = written.metadata
         if options.get("tags"):
             cell.metadata.tags = list(options["tags"])
         about = {name: options[name] for name in ("role", "exercise", "folded") if name in options}

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from attncourse import claims
 from attncourse.execution import IGNORING_TAGS
-from attncourse.sources import BuildError, Source, covered, headings, marker_options, without_fences
+from attncourse.sources import BuildError, Source, covered, headings, without_fences
 
 CARD = re.compile(r"(C\d{3}) · ")  # how a card begins, see `claims.card`
 EXERCISE = re.compile(r"\]\(\.\./exercises/(\d\d_\w+)\.ipynb")  # a link to one
@@ -124,7 +124,7 @@ def places(sources: Iterable[Source], root: Path) -> dict[str, list[Place]]:
     for source in sources:
         gave = _outputs(source, root)
         for index, cell in enumerate(source.cells):
-            for id, place in _named(source, index, marker_options(cell), gave, root):
+            for id, place in _named(source, index, cell.metadata, gave, root):
                 if id not in inventory():
                     problems.append(f"{source.at(index)}: there is no topic {id}")
                 found[id].append(place)

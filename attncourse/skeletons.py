@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from attncourse.authoring import find_root, sources
-from attncourse.sources import BuildError, marker_options, read
+from attncourse.sources import BuildError, read
 
 CHAPTER = """\
 # %% [markdown]
@@ -156,7 +156,7 @@ def new_exercise(root: Path, exercise_id: str) -> Path:
     if any(cell["exercise"] == exercise_id for cell in source.grading):
         raise BuildError([f"{source.name}: has exercise {exercise_id} already"])
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    last = marker_options(source.cells[-1]).get("role")
+    last = source.cells[-1].metadata.get("role")
     at = len(lines) if last else source.markers[-1] - 1  # before the cell about the score
     function = "answer_" + exercise_id.replace(".", "_").lower()
     lines.insert(at, EXERCISE.format(id=exercise_id, function=function, stem=path.stem))

@@ -14,13 +14,13 @@ A source is a Python file in py:percent form. Options on a cell's marker say wha
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import jupytext
 from nbformat import NotebookNode
 
 from attncourse.grading.solution import BEGIN, END, stub, without_markers
@@ -29,8 +29,10 @@ MAX_LINES = 15
 
 _ROLES = ("setup", "prompt", "answer", "check", "hints", "spec")
 _GRADERS = ("hints", "spec")  # roles that no notebook shows
-_OPTIONS = ("tags", "role", "exercise", "covers", "points", "folded", "title")
+_OPTIONS = ("tags", "role", "exercise", "covers", "points", "folded")
 _MARKER = re.compile(r"^# %%(\s|$)")
+_OPTION = re.compile(r' (\w+)=("[^"]*"|\[[^]]*\]|\w+)')
+_HEAD = re.compile(rf"# %%(?: \[(\w+)\])?((?:{_OPTION.pattern})*)\s*")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _FENCE = re.compile(
     r"^ {0,3}(?P<fence>`{3,}|~{3,}).*?(^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)|<!--.*?(-->|\Z)",
@@ -39,7 +41,7 @@ _FENCE = re.compile(
 _TOPICS = re.compile(r"([A-Z])([0-9]+)(?:-\1([0-9]+))?")
 _FORBIDDEN = {
     "code": (
-        (re.compile(r"^\s*(%%?[a-z]|![a-z])", re.MULTILINE), "a magic or a shell command"),
+        (re.compile(r"^\s*(# )?(%%?[a-z]|![a-z])", re.MULTILINE), "a magic or a shell command"),
         (re.compile(r"\b(pip3?|conda|mamba|apt|apt-get)\s+install\b"), "an install command"),
         (re.compile(r"base64"), "base64 data"),
         (re.compile(r"#\s*NBVAL_"), "a comment for nbval: use a tag, which is counted"),
@@ -68,7 +70,7 @@ class Source:
         name: the file, as messages name it: notebooks/_source/04_window.py.
         stem: 04_window.
         kind: "chapter" or "solutions".
-        cells: those that a notebook shows, as jupytext reads them.
+        cells: those that a notebook shows; the options of a marker are a cell's metadata.
         grading: the cells that exercises are made from, each with role, exercise, cell_type and
             source; hints and specs stand nowhere else.
         markers: the line of each cell's marker.
@@ -103,12 +105,10 @@ def read(path: Path, root: Path) -> Source:
     kind = "solutions" if name.startswith("solutions/") else "chapter"
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
-    markers = [number for number, line in enumerate(lines, 1) if _MARKER.match(line)]
-    if not markers or any(line.strip() for line in lines[: markers[0] - 1]):
-        raise BuildError([f"{name}:1: a source begins with a cell marker, `# %%`"])
-    cells = jupytext.reads(text, fmt="py:percent").cells
-    if len(cells) != len(markers):
-        raise BuildError([f"{name}: {len(markers)} cell markers, but {len(cells)} cells"])
+    try:
+        cells, markers = parsed(text)
+    except ValueError as error:
+        raise BuildError([f"{name}:{error}"]) from None
     starts = [
         next((n for n in range(marker + 1, len(lines) + 1) if lines[n - 1].strip()), marker)
         for marker in markers
@@ -123,20 +123,55 @@ def read(path: Path, root: Path) -> Source:
         problems += _unpaired(source)
     if problems:
         raise BuildError(problems)
-    shown = [i for i, cell in enumerate(cells) if marker_options(cell).get("role") not in _GRADERS]
+    shown = [i for i, cell in enumerate(cells) if cell.metadata.get("role") not in _GRADERS]
     return Source(
         name,
         path.stem,
         kind,
         cells=[cells[i] for i in shown],
-        grading=[_for_grading(cell) for cell in cells if marker_options(cell).get("role")],
+        grading=[_for_grading(cell) for cell in cells if cell.metadata.get("role")],
         markers=[markers[i] for i in shown],
         starts=[starts[i] for i in shown],
     )
 
 
+def parsed(text: str) -> tuple[list[NotebookNode], list[int]]:
+    """Return the cells of a source, and the line of each one's marker.
+
+    They are those of jupytext, which takes a hundred times as long.
+
+    Raises:
+        ValueError: with the line, of text before the first marker or a marker that is none.
+    """
+    lines = text.splitlines()
+    markers = [number for number, line in enumerate(lines, 1) if _MARKER.match(line)]
+    if not markers or any(line.strip() for line in lines[: markers[0] - 1]):
+        raise ValueError("1: a source begins with a cell marker, `# %%`")
+    ends = [*(marker - 1 for marker in markers[1:]), len(lines)]
+    return [
+        _cell(marker, lines[marker - 1], lines[marker:end])
+        for marker, end in zip(markers, ends, strict=True)
+    ], markers
+
+
+def _cell(number: int, marker: str, lines: list[str]) -> NotebookNode:
+    head = _HEAD.fullmatch(marker)
+    try:
+        if head is None:
+            raise ValueError
+        options = {name: json.loads(value) for name, value in _OPTION.findall(head[2])}
+    except ValueError:
+        says = f'a marker is like `# %% name="value"`, got `{marker}`'
+        raise ValueError(f"{number}: {says}") from None
+    cell_type = head[1] or "code"
+    if cell_type == "markdown":
+        lines = [re.sub("^# ?", "", line) for line in lines]
+    text = "\n".join(lines).rstrip("\n")
+    return NotebookNode(cell_type=cell_type, metadata=NotebookNode(options), source=text)
+
+
 def _for_grading(cell: NotebookNode) -> dict:
-    options = marker_options(cell)
+    options = cell.metadata
     return {
         "role": options["role"],
         "exercise": options.get("exercise"),
@@ -147,7 +182,7 @@ def _for_grading(cell: NotebookNode) -> dict:
 
 def _complaints(cell: NotebookNode, source: Source) -> Iterator[tuple[int, str]]:
     """Tell which rules a cell breaks, each with the line of the cell."""
-    options = marker_options(cell)
+    options = cell.metadata
     if unknown := options.keys() - _OPTIONS:
         yield 0, f"unknown option {', '.join(sorted(unknown))}; there are {', '.join(_OPTIONS)}"
     if cell.cell_type not in ("code", "markdown"):
@@ -198,18 +233,12 @@ def _code_complaints(text: str, role: str | None) -> Iterator[tuple[int, str]]:
 
 def _unpaired(source: Source) -> Iterator[str]:
     """Tell which exercises lack one of their cells."""
-    options = [marker_options(cell) for cell in source.cells]
+    options = [cell.metadata for cell in source.cells]
     seen = Counter((cell.get("role"), cell.get("exercise")) for cell in options)
     for exercise in sorted({exercise for _, exercise in seen if exercise}):
         for role in ("answer", "check", "hints", "spec"):
             if (count := seen[role, exercise]) != 1:
                 yield f"{source.name}: exercise {exercise} needs one {role} cell, got {count}"
-
-
-def marker_options(cell: NotebookNode) -> dict:
-    """Return what the cell's marker says, without jupytext's own notes on the file's layout."""
-    notes = ("lines_to_", "cell_marker", "region_name")
-    return {name: value for name, value in cell.metadata.items() if not name.startswith(notes)}
 
 
 def without_fences(text: str) -> str:

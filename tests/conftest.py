@@ -1,5 +1,6 @@
 import collections
 import gc
+import importlib
 import importlib.util
 import json
 import math
@@ -9,10 +10,6 @@ import tempfile
 import clocks
 import covering
 import pytest
-
-if importlib.util.find_spec("triton"):
-    import attncourse.kernels  # noqa: F401  before anything else imports triton: see its docstring
-
 
 DURATIONS = pathlib.Path(__file__).with_name("durations.json")
 NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
@@ -39,6 +36,9 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     covering.NIGHTLY = covering.is_night(config.option.markexpr)
+    collects = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
+    if collects and importlib.util.find_spec("triton"):
+        importlib.import_module("attncourse.kernels")  # before triton: see its docstring
     if not covering.NIGHTLY:  # registered, since hooks of a conftest see its own folder only
         config.pluginmanager.register(ErraticClock())
 

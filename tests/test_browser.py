@@ -15,6 +15,7 @@ from pathlib import Path
 import lab
 import nbformat
 import pytest
+from covering import NIGHTLY
 
 SIZES = {"large": (1400, 1000), "laptop": (1280, 720)}
 CHAPTERS = sorted(path.stem for path in (lab.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -347,6 +348,11 @@ def test_an_exercise_from_first_look_to_grade(jupyter, photograph, tmp_path):
     photograph(exercises, answer, "04_exercise_passed")
 
     exercises.save()
+    saved = json.loads((course / exercises.path).read_text(encoding="utf-8"))
+    assert right.splitlines()[-1] in "".join(saved["cells"][answer]["source"])
+    if not NIGHTLY:  # what grades a file that is saved has its own tests
+        exercises.close()
+        return
     report = tmp_path / "report.json"
     graded = subprocess.run(
         [sys.executable, "-m", "attncourse.cli", "grade", exercises.path, "--json", str(report)],

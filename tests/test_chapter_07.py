@@ -2,8 +2,10 @@
 
 import itertools
 
+import covering
 import numpy as np
 import pytest
+from covering import by_day
 from test_exercises import HAS_TRITON, SOURCES, answer, cells, exercise, judge
 
 from attncourse import claims, measure
@@ -89,7 +91,7 @@ def test_the_given_code_of_the_repair_is_one_of_its_mistakes():
 def test_one_maximum_for_all_queries_fails_where_one_is_longer():
     each = exercise("07.6")
     [slip] = [mistake for mistake in each.mistakes if "share one maximum" in mistake.says]
-    for seed in range(20):
+    for seed in range(by_day(3, 20)):
         verdict = judge(each, slip.function, seed=seed)
         assert verdict.case.startswith("one query eight times longer"), seed
         assert verdict.reason == "returned NaN"
@@ -103,6 +105,9 @@ def test_memory_limits_are_those_of_the_prompts_and_stop_a_boolean_square(exerci
     assert "8 MiB" in limit.replace("\n", " ")
     all_states = 4096 * 64 * 65 * 4
     assert exercise_id == "07.2" or f"{all_states // 2**20} MiB" in limit.replace("\n", " ")
+
+    if exercise_id == "07.3" and not covering.NIGHTLY:  # the one limit is by day seen to hold
+        return
 
     def boolean_square(q, k, v):
         square = np.zeros((q.shape[-2], k.shape[-2]), bool)

@@ -9,7 +9,7 @@ import pytest
 
 from attncourse import claims, coverage
 from attncourse.authoring import sources
-from attncourse.sources import BuildError, Source, covered, read
+from attncourse.sources import BuildError, Source, covered, parsed, read
 
 ROOT = Path(__file__).parents[1]
 SHOWN = {
@@ -24,9 +24,7 @@ def written():
 
 
 def toy(text, stem="04_window", kind="chapter"):
-    import jupytext
-
-    cells = jupytext.reads(text, fmt="py:percent").cells
+    cells = parsed(text)[0]
     lines = list(range(1, len(cells) + 1))
     return Source(f"notebooks/_source/{stem}.py", stem, kind, cells, [], lines, lines)
 

@@ -1,5 +1,6 @@
 """What is graded, and the commands grade, hint, progress, reset and watch."""
 
+import itertools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from xml.etree import ElementTree
 import psutil
 import pytest
 import toy_course as toy
+from covering import by_day
 
 from attncourse import cli, progress
 from attncourse.grading import commands, kernel, session, submission
@@ -305,8 +307,13 @@ def test_a_name_that_no_cell_defines(mine):
     assert results["90.2"].reason == ""
 
 
-@pytest.mark.parametrize("place", ["check-1", "check-2", f"check-{COUNT}"])
-@pytest.mark.parametrize("stub", [True, False])
+@pytest.mark.parametrize(
+    ("place", "stub"),
+    by_day(
+        [("check-1", True), (f"check-{COUNT}", False)],
+        itertools.product(["check-1", "check-2", f"check-{COUNT}"], [True, False]),
+    ),
+)
 def test_an_answer_in_a_new_cell_below_its_check_is_pointed_out(mine, place, stub):
     notebook = toy.exercises(COUNT)
     if not stub:
@@ -394,11 +401,13 @@ def test_a_fault_of_the_course_is_never_the_learners(mine, course):
     assert [result.status for result in report.results] == ["grader_error"] * 3
     assert results["90.1"].reason == "no verdict shown"
     assert "ZeroDivisionError" in results["90.2"].reason
+    count = by_day(2, COUNT)  # a kernel is started for each
+    released = toy.released(count)
     toy.cell(released, "setup")["source"] = "import os; os._exit(1)"
     toy.save(released, course / "released" / f"{toy.STEM}.ipynb")
-    report, results = grade(toy.exercises(COUNT), mine)
-    assert [result.status for result in report.results] == ["grader_error"] * 3
-    assert "the set-up cell ended the Python kernel" in results["90.3"].reason
+    report, results = grade(toy.exercises(count), mine)
+    assert [result.status for result in report.results] == ["grader_error"] * count
+    assert "the set-up cell ended the Python kernel" in results[f"90.{count}"].reason
 
 
 def test_a_kernel_that_does_not_start(run, mine, monkeypatch):

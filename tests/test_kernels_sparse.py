@@ -112,12 +112,11 @@ def shared_out(Tq, Tk, layout, block, causal, longest):
     return dataclasses.replace(plan, longest=longest)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("longest", [1, 2])
-def test_lists_that_are_shared_out_give_the_same(longest, dtype):
+@each_dtype([1, 2])
+def test_lists_that_are_shared_out_give_the_same(case, dtype):
     layout = random_layout(100, 120, 20, share=0.8)
     layout[1] = False  # a row of blocks without any
-    plan = shared_out(100, 120, layout, 20, True, longest)
+    plan = shared_out(100, 120, layout, 20, True, longest=case)
     assert len(plan.rows.shares) and len(plan.columns.shares)
     mask = reference.mask(100, 120, layout=layout, block=20, causal=True)
 

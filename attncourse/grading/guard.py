@@ -19,6 +19,7 @@ import threading
 import time
 import tracemalloc
 import warnings
+from _signal import getsignal  # signal's own makes an enum of each handler, in longer than a call
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
@@ -174,7 +175,7 @@ def _restored() -> Iterator[None]:
     tracing = tracemalloc.is_tracing()
     handlers = {}
     if _in_main_thread():
-        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        handlers = {number: getsignal(number) for number in SIGNALS}
     try:
         yield
     finally:
@@ -196,7 +197,7 @@ def _restored() -> Iterator[None]:
         if tracemalloc.is_tracing() != tracing:
             (tracemalloc.start if tracing else tracemalloc.stop)()
         for number, handler in handlers.items():
-            if handler is not None and signal.getsignal(number) is not handler:
+            if handler is not None and getsignal(number) is not handler:
                 signal.signal(number, handler)
 
 

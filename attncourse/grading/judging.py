@@ -123,11 +123,12 @@ class _Judge:
         self.exercise, self.function, self.seed = exercise, function, seed
         self._round = _round(exercise, seed)
         self.cases, self._target = self._round.cases, self._round.target
+        self._mine: dict[int, Trial] = self._round.trials.get(id(function), {})  # by case
         self._blind = False  # whether the recorder of Triton's accesses has lost its hooks
 
     def verdict(self) -> Verdict:
         for case in self.cases:
-            trial = self._try(self.function, case)
+            trial = self._first(case)
             if _not_attempted(trial, first=case is self.cases[0]):
                 return verdict(self.exercise, "not_attempted", seed=self.seed)
             if trial.finding:
@@ -142,7 +143,7 @@ class _Judge:
                     return self._failed(case, trial, self.cases)
                 return self._report(case, trial, _stale(trial.finding))
         if self.exercise.memory:
-            trial = self._try(self.function, self._round.memory_case, metered=True)
+            trial = self._first(self._round.memory_case, metered=True)
             if (raised := trial.outcome.raised) and raised.kind.__name__ == "NotAlone":
                 _, _, reason = raised.message.partition(": ")
                 return verdict(self.exercise, "not_verified_here", reason=reason, seed=self.seed)
@@ -170,17 +171,27 @@ class _Judge:
             if before and not same(result(case), result(before)):
                 yield case, before
 
+    def _first(self, case: Case, *, metered: bool = False) -> Trial:
+        """Try the answer, and keep what came of it for the search for a cause."""
+        self._mine[id(case)] = trial = self._try(self.function, case, metered=metered)
+        return trial
+
     def _once(self, function: Callable, case: Case, *, metered: bool = False) -> Trial:
         """Try a function; what a known mistake does with a case is tried once in a round."""
-        known = self._round.trials.get(id(function))
+        known = self._mine if function is self.function else self._round.trials.get(id(function))
         if known is None:
             return self._try(function, case, metered=metered)
         if id(case) not in known:
             known[id(case)] = self._try(function, case, metered=metered)
         return known[id(case)]
 
-    def _try(self, function: Any, case: Case, *, metered: bool = False) -> Trial:
-        """Run a case on copies of its arguments and find what is wrong, the worst first."""
+    def _try(
+        self, function: Any, case: Case, *, metered: bool = False, located: bool = True
+    ) -> Trial:
+        """Run a case on copies of its arguments and find what is wrong, the worst first.
+
+        To say which line takes too much memory, which is asked for by `located`, is slow.
+        """
         if isinstance(function, Written):
             function = function.__wrapped__  # made now: its time is not the call's
         args, kwargs = self._arguments(case)
@@ -213,7 +224,7 @@ class _Judge:
             # A second call, which `_too_much` makes, would find what this one has kept.
             if kept := _kept(before, carried(function), more_than=n_bytes // 4):
                 finding = self._keeps(n_bytes, kept, "kept after the call")
-            else:
+            elif located:
                 finding = self._too_much(function, case, n_bytes)
         return Trial(outcome, finding, n_bytes, before, kept)
 
@@ -382,7 +393,7 @@ class _Judge:
         if ended or trial.kept:
             return self._report(case, trial, trial.finding)
         metered = bool(trial.held)
-        again = self._try(self.function, case, metered=metered)
+        again = self._try(self.function, case, metered=metered, located=False)
         # What a call holds may be another amount each time; the result may not.
         steady = causes.agree if metered else causes.alike
         if not steady(again, trial, self._target(case)):
