@@ -1,0 +1,504 @@
+# %% [markdown]
+# # 02 Exercises: attention, from one dot product to a decoder
+#
+# 1. Replace `raise NotImplementedError` by your answer and run the cell (Shift + Enter).
+# 2. Run the check cell below it. It says what is wrong, and where.
+# 3. Stuck? Run `hint("02.1")` in a new cell: three hints, each says more.
+#
+# No exercise needs the answer of another.
+
+# %% [markdown]
+# Scores are q kᵀ / √D. In a mask True means: may attend. If Tq ≠ Tk, the last query stands at the
+# last key: query i sits at key position i + Tk − Tq. A query that sees no key gets zeros. Leading
+# axes, written `...`, are free.
+
+# %% role="setup"
+import numpy as np
+
+from attncourse.grading import check, hint
+
+# %% role="spec"
+"""What the specs of this chapter share."""
+
+import math
+
+import numpy as np
+
+from attncourse import masks
+from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit, qkv
+from attncourse.reference import full
+from attncourse.softmax import softmax
+
+
+def arrays(name, *shapes, rest=(), dtype=np.float32, change=lambda *made: made):
+    """Return a maker of a case of standard normal arrays, which `change` may alter as float64."""
+
+    def make(rng):
+        made = change(*(rng.standard_normal(shape) for shape in shapes))
+        return case(name, *(array.astype(dtype) for array in made), *rest)
+
+    return make
+
+
+# %% [markdown] role="prompt" exercise="02.1"
+# ## 02.1 Attention in ten lines
+#
+# *15 minutes · difficulty 2 of 3 · 3 points*
+# · [section](../notebooks/02_attention.ipynb#One-dot-product)
+#
+# softmax(q kᵀ / √D) v under a mask, for q `(..., Tq, D)`, k `(..., Tk, D)` and v `(..., Tk, Dv)`:
+# `(..., Tq, Dv)` in the dtype of q. Where only one key is visible, the result is its value.
+
+# %% [markdown] role="prompt" exercise="02.1"
+# Leading axes broadcast, those of the mask `(..., Tq, Tk)` too: q `(8, 5, 4)`, for example, is
+# eight heads, all reading the same k `(7, 4)`. Scores may be ±1000, and a hidden key may have the
+# largest.
+
+
+# %% role="answer" exercise="02.1"
+def masked_attention(q, k, v, mask):
+    """Return attention under a bool mask, (..., Tq, Dv) in the dtype of q."""
+    # BEGIN SOLUTION
+    scores = q @ k.swapaxes(-1, -2) / q.shape[-1] ** 0.5
+    scores = np.where(mask, scores, -np.inf)
+    row_max = scores.max(axis=-1, keepdims=True)
+    row_max = np.where(np.isneginf(row_max), 0, row_max)  # a row without a visible key
+    weights = np.exp(scores - row_max)
+    row_sum = weights.sum(axis=-1, keepdims=True)
+    return weights @ v / np.where(row_sum == 0, 1, row_sum)
+    # END SOLUTION
+
+
+# %% role="check" exercise="02.1"
+check("02.1")
+
+# %% [markdown] role="hints" exercise="02.1"
+# 1. Three steps: a score for each pair, a softmax over the keys of each query, an average of the
+#    values. At which step must a hidden key disappear?
+# 2. Set hidden scores to -inf before you take the maximum of each row. A row of nothing but -inf
+#    needs a finite maximum, and a sum that you can divide by.
+# 3. scores = np.where(mask, q @ k.swapaxes(-1, -2) / D**0.5, -np.inf); subtract the row maximum, or
+#    0 where it is -inf; weights @ v / sum, with 1 for a sum of 0.
+
+
+# %% role="spec" exercise="02.1"
+def by_full(q, k, v, mask):
+    shape = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2], mask.shape[:-2])
+    q, k, v = (np.broadcast_to(array, shape + array.shape[-2:]) for array in (q, k, v))
+    return full.attention(q, k, v, mask=mask)
+
+
+def by_einsum(q, k, v, mask):
+    scores = np.einsum("...qd,...kd->...qk", q, k) / math.sqrt(q.shape[-1])
+    scores = np.where(mask, scores, np.finfo(scores.dtype).min)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True)) * mask
+    with np.errstate(invalid="ignore"):
+        weights = np.nan_to_num(weights / weights.sum(axis=-1, keepdims=True))
+    return np.einsum("...qk,...kd->...qd", weights, v)
+
+
+def by_loops(q, k, v, mask):
+    """Average the visible values of one query after the other, in float64."""
+    shape = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2], mask.shape[:-2])
+    q, k, v, mask = (np.broadcast_to(x, shape + x.shape[-2:]) for x in (q, k, v, mask))
+    out = np.zeros((*shape, q.shape[-2], v.shape[-1]), q.dtype)
+    for *lead, i in np.ndindex(out.shape[:-1]):
+        at = tuple(lead)
+        seen = np.flatnonzero(np.broadcast_to(mask[at], (q.shape[-2], k.shape[-2]))[i])
+        if len(seen):
+            scores = [float(q[at][i] @ k[at][j]) / math.sqrt(q.shape[-1]) for j in seen]
+            kernel = [math.exp(score - max(scores)) for score in scores]
+            out[at][i] = sum(w * v[at][j] for w, j in zip(kernel, seen, strict=True)) / sum(kernel)
+    return out
+
+
+def shared(name, mask):
+    """Make a case of two texts in three heads, all of which read the same keys and values."""
+    return arrays(name, (2, 3, 5, 4), (2, 1, 7, 4), (7, 2), rest=(mask,))
+
+
+def random_mask(rng):
+    n_queries, n_keys = (int(x) for x in rng.integers(5, 40, 2))
+    mask = rng.random((2, n_queries, n_keys)) < 0.3
+    name = f"random, {n_queries} queries, {n_keys} keys"
+    return qkv(name, (2, n_queries, 8), mask, keys=n_keys, value_width=5)(rng)
+
+
+def all_of(n_queries, n_keys):
+    return np.ones((n_queries, n_keys), bool)
+
+
+ROW_MAX = "scores.max(axis=-1, keepdims=True)"
+HIDE = "scores = np.where(mask, scores, -np.inf)"
+NOT_THE_FIRST = np.tile(np.arange(9) > 0, (6, 1))  # hides the key whose score is far above the rest
+
+Spec(
+    kind="array",
+    reference=by_full,
+    cases=[
+        qkv("1 query, 1 key", (1, 2), all_of(1, 1)),
+        qkv("1 query, 3 keys", (1, 2), all_of(1, 3), keys=3),
+        qkv("5 queries, 3 keys, values of 2", (5, 7), all_of(5, 3), keys=3, value_width=2),
+        qkv("each query sees one key", (5, 3), np.eye(5, dtype=bool)),
+        qkv("causal", (6, 3), masks.causal(6, 6)),
+        qkv("causal, 3 queries, 7 keys", (3, 5), masks.causal(3, 7), keys=7, value_width=2),
+        qkv("causal, 7 queries, 3 keys: empty rows", (7, 5), masks.causal(7, 3), keys=3),
+        shared("heads share keys and values", all_of(5, 7)),
+        shared("2 texts, the second padded", (np.arange(7) < [[7], [4]])[:, None, None]),
+        qkv("large scores", (6, 16), masks.causal(6, 6), shift=50.0),
+        qkv("scores far below 0", (6, 16), masks.causal(6, 6), shift=-50.0),
+        arrays("the hidden key has the largest score", (6, 4), (9, 4), (9, 2),
+               rest=(NOT_THE_FIRST,),
+               change=lambda q, k, v: (q + 20, k + 20 * (np.arange(9) == 0)[:, None], v)),
+        qkv("one query 200 times longer", (9, 16), masks.causal(9, 9), longer=200),
+        qkv("float64", (9, 5), masks.causal(9, 9), dtype=np.float64),
+        random_mask,
+    ],
+    mistakes=[
+        edit(HIDE, "",
+             says="your mask is not used: every query sees every key",
+             next="set the scores to -inf where the mask is False"),
+        edit("(mask, scores, -np.inf)", "(mask, -np.inf, scores)",
+             says="your mask is inverted: queries see what they may not",
+             next="True means: may attend"),
+        edit(" / q.shape[-1] ** 0.5", "",
+             says="your output is what you get without 1/√D",
+             next="divide the scores by the square root of D before the softmax"),
+        edit(" ** 0.5", "",
+             says="your output is what you get with 1/D instead of 1/√D",
+             next="divide the scores by the square root of D"),
+        edit("q.shape[-1] **", "k.shape[-2] **",
+             says="your scores are divided by the square root of the number of keys",
+             next="D is the width of a query: q.shape[-1]"),
+        edit("np.exp(scores - row_max)", "((scores == row_max) & mask).astype(q.dtype)",
+             says="your queries take the value of their best key alone",
+             next="weigh each value by exp(score), divided by the sum of the row"),
+        edit(f"row_max = {ROW_MAX}", "", HIDE, f"row_max = {ROW_MAX}\n    {HIDE}",
+             says="your row maximum may be that of a hidden key: beside it exp gives only zeros",
+             next="hide first, then take the maximum of what is left"),
+        edit(HIDE, "", "weights @ v", "np.where(mask, weights, 0) @ v",
+             says="your weights are cut off after the softmax: a row no longer sums to 1",
+             next="mask before the softmax, so that the visible keys share all of the weight"),
+        edit(HIDE, "scores = np.where(mask, scores, 0)",
+             says="your hidden scores are 0, and exp(0) = 1 is a weight",
+             next="set hidden scores to -inf"),
+        edit("-np.inf)", "-1e9)",
+             also=[edit("-np.inf)", "-1e4)"), edit("-np.inf)", "np.finfo(scores.dtype).min)")],
+             says="a row without a visible key has equal scores in your answer: it averages all "
+             "values",
+             next="such a row must give zeros: use -inf, and guard its maximum and its sum"),
+        edit("np.where(np.isneginf(row_max), 0, row_max)", "row_max",
+             also=[edit("np.where(row_sum == 0, 1, row_sum)", "row_sum")],
+             says="a row without a visible key is NaN in your answer",
+             next="subtract 0 where the maximum is -inf, and divide by 1 where the sum is 0"),
+        edit(ROW_MAX, "scores.max()",
+             says="your maximum is that of all scores: in a row far below it exp gives only zeros",
+             next="subtract the maximum of each row: axis=-1, keepdims=True"),
+        edit("np.exp(scores - row_max)", "np.exp(scores)",
+             says="your exponentials overflow: the row maximum is not subtracted",
+             next="subtract the maximum of each row of scores before np.exp"),
+        edit("sum(axis=-1", "sum(axis=-2", "weights @ v / np.where(row_sum == 0, 1, row_sum)",
+             "weights / np.where(row_sum == 0, 1, row_sum) @ v",
+             says="your weights sum to 1 over the queries, not over the keys",
+             next="sum over the keys of one query: axis=-1"),
+        edit("k.swapaxes(-1, -2)", "k.T",
+             says="your k.T turns all axes round, which is right only for a matrix",
+             next="swap the last two axes: k.swapaxes(-1, -2)"),
+    ],
+    alternatives=[by_einsum, by_loops],
+)  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="02.2"
+# ## 02.2 The future and the padding
+#
+# *12 minutes · difficulty 1 of 3 · 2 points*
+# · [section](../notebooks/02_attention.ipynb#What-a-token-may-see)
+#
+# A batch holds texts of different `lengths`, an int array `(B,)`; what follows a text is padding.
+# Return a bool mask `(B, 1, n_queries, n_keys)`: nobody sees the future, nobody sees padding. The 1
+# lets all heads share it.
+
+# %% [markdown] role="prompt" exercise="02.2"
+# Queries in the padding follow the same rule. No loop is needed.
+#
+# `batch_mask(np.array([3, 1]), 2, 3)` is, without the axes of one,
+#
+#     [[[ True,  True, False],
+#       [ True,  True,  True]],
+#      [[ True, False, False],
+#       [ True, False, False]]]
+
+
+# %% role="answer" exercise="02.2"
+def batch_mask(lengths, n_queries, n_keys):
+    """Return the bool mask (B, 1, n_queries, n_keys) of a padded batch, causal."""
+    # BEGIN SOLUTION
+    key = np.arange(n_keys)
+    position = np.arange(n_queries)[:, None] + n_keys - n_queries
+    return (key < lengths[:, None, None, None]) & (key <= position)
+    # END SOLUTION
+
+
+# %% role="check" exercise="02.2"
+check("02.2")
+
+# %% [markdown] role="hints" exercise="02.2"
+# 1. There are two masks, and a pair is visible only where both allow it. On which of the four axes
+#    does each depend?
+# 2. Causal depends on query and key, (n_queries, n_keys). Padding depends on text and key,
+#    (B, 1, 1, n_keys). Broadcasting joins them.
+# 3. key = np.arange(n_keys); causal: key <= np.arange(n_queries)[:, None] + n_keys - n_queries;
+#    padding: key < lengths[:, None, None, None]; join them with &.
+
+
+# %% role="spec" exercise="02.2"
+def mask_by_loops(lengths, n_queries, n_keys):
+    mask = np.zeros((len(lengths), 1, n_queries, n_keys), bool)
+    for text, length in enumerate(lengths):
+        for i in range(n_queries):
+            mask[text, 0, i, : max(0, min(length, i + n_keys - n_queries + 1))] = True
+    return mask
+
+
+def mask_by_limit(lengths, n_queries, n_keys):
+    """Let each row end where its text or its past ends, whichever comes first."""
+    past = np.arange(n_queries) + n_keys - n_queries + 1
+    end = np.minimum.outer(lengths, past)
+    return (np.arange(n_keys) < end[..., None])[:, None]
+
+
+def draw_batch(rng):
+    n_queries, n_keys = rng.integers(2, 20, 2)
+    return rng.integers(0, n_keys + 1, 3), n_queries, n_keys
+
+
+IS_TOKEN, IS_PAST = "(key < lengths[:, None, None, None])", "(key <= position)"
+
+Spec(
+    kind="mask",
+    cases=[
+        case("1 text of 1 token", np.array([1]), 1, 1),
+        case("2 texts, one padded", np.array([3, 1]), 3, 3),
+        case("no padding", np.array([4, 4]), 4, 4),
+        case("a text of no tokens: its rows are empty", np.array([0, 4, 2]), 4, 4),
+        case("2 queries, 5 keys", np.array([5, 2]), 2, 5),
+        case("5 queries, 2 keys: empty rows", np.array([2, 1, 1]), 5, 2),
+        case("1 query, 6 keys", np.array([6, 3, 1, 5]), 1, 6),
+        case("6 queries, 1 key", np.array([1, 1]), 6, 1),
+        case("7 texts of 7 tokens", np.arange(1, 8), 7, 7),
+        *draws(4, draw_batch, name="batch"),
+    ],
+    mistakes=[
+        edit(f"{IS_TOKEN} & {IS_PAST}",
+             f"np.broadcast_to({IS_TOKEN}, (len(lengths), 1, n_queries, n_keys)).copy()",
+             says="your queries see the future: the mask is that of the padding alone",
+             next="join it with the causal mask by &"),
+        edit(f"{IS_TOKEN} & {IS_PAST}",
+             f"np.broadcast_to({IS_PAST}, (len(lengths), 1, n_queries, n_keys)).copy()",
+             says="your queries see padding: the mask is causal alone",
+             next="join it with key < length by &"),
+        edit(") & (", ") | (",
+             says="your mask shows what either rule allows",
+             next="a pair is visible only if both rules allow it: & instead of |"),
+        edit(" + n_keys - n_queries", "",
+             says="your mask puts query i at key i, which is right only for Tq = Tk",
+             next="add n_keys - n_queries to the position of each query"),
+        edit("key <= position", "key < position",
+             says="your causal mask hides each query's own key",
+             next="use <= against the query's own position, not <"),
+        edit("key < lengths", "key <= lengths",
+             says="your texts are one token too long",
+             next="the keys of a text of 3 tokens are 0, 1 and 2: key < length"),
+        edit("key < lengths", "key >= n_keys - lengths",
+             says="your padding stands before the texts",
+             next="here it follows them: key < length"),
+        edit("(key < lengths", "(position < lengths",
+             says="your mask empties the rows of queries in the padding",
+             next="compare keys with the lengths: those queries still see the text before them"),
+        edit("key <= position", "key >= position",
+             says="your causal mask keeps the future and hides the past",
+             next="turn the comparison of the two positions round"),
+        edit("return ", "return ~(", IS_PAST, IS_PAST + ")",
+             says="your mask is inverted: True where nothing may be seen",
+             next="True means: may attend"),
+        edit("[:, None, None, None]", "[:, None, None]",
+             says="your mask has no axis for the heads: beside scores (B, heads, Tq, Tk) its texts "
+             "would be taken for heads",
+             next="return (B, 1, n_queries, n_keys)"),
+    ],
+    alternatives=[mask_by_loops, mask_by_limit],
+)  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="02.3"
+# ## 02.3 A softmax that does not overflow
+#
+# *12 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/02_attention.ipynb#Softmax-that-does-not-overflow)
+#
+# The softmax along any `axis`, in the dtype of `scores`: float16, float32 or float64. Scores may be
+# as large as the dtype allows, or −inf. Where a whole line along the axis is −inf, return zeros.
+
+# %% [markdown] role="prompt" exercise="02.3"
+# In float16 exponentiate and add up in float32: 5000 equal scores weigh 1/5000 each, but a float16
+# that grows by ones stays at 2048.
+#
+# `stable_softmax(np.array([1000.0, 1000.0, -np.inf]), 0)` is `[0.5, 0.5, 0]`.
+
+
+# %% role="answer" exercise="02.3"
+def stable_softmax(scores, axis):
+    """Return the softmax along `axis`, shaped and typed as scores."""
+    # BEGIN SOLUTION
+    work = scores.astype(np.result_type(scores, np.float32))
+    top = work.max(axis=axis, keepdims=True)
+    top = np.where(np.isneginf(top), 0, top)
+    weights = np.exp(work - top)
+    total = weights.sum(axis=axis, keepdims=True)
+    return (weights / np.where(total == 0, 1, total)).astype(scores.dtype)
+    # END SOLUTION
+
+
+# %% role="check" exercise="02.3"
+check("02.3")
+
+# %% [markdown] role="hints" exercise="02.3"
+# 1. exp(s - c) / Σ exp(s - c) is the same for every c. Which c keeps all exponentials at 1 or
+#    below, and one of them at 1?
+# 2. Widen to float32, subtract the maximum along `axis` with keepdims=True, exponentiate, divide by
+#    the sum, go back to the dtype. -inf minus -inf is NaN: what do you subtract there?
+# 3. top = work.max(axis=axis, keepdims=True), replaced by 0 where it is -inf; weights =
+#    np.exp(work - top); divide by the sum along axis, or by 1 where the sum is 0.
+
+
+# %% role="spec" exercise="02.3"
+def softmax_by_logarithm(scores, axis):
+    work = scores.astype(np.float64)
+    top = work.max(axis=axis, keepdims=True)
+    finite = np.maximum(top, np.finfo(np.float64).min)
+    with np.errstate(divide="ignore"):
+        lse = finite + np.log(np.exp(work - finite).sum(axis=axis, keepdims=True))
+    return np.exp(work - np.where(np.isneginf(lse), 0, lse)).astype(scores.dtype)
+
+
+def softmax_by_lines(scores, axis):
+    def line(values):
+        values = values.astype(np.float64)
+        if values.max() == -np.inf:
+            return np.zeros_like(values)
+        kernel = [math.exp(value - values.max()) for value in values]
+        return np.array(kernel) / math.fsum(kernel)
+
+    return np.apply_along_axis(line, axis, scores).astype(scores.dtype)
+
+
+def softmax_of_last(scores, axis):
+    wide = scores.astype(np.result_type(scores, np.float32))
+    weights = np.moveaxis(softmax(np.moveaxis(wide, axis, -1).copy()), -1, axis)
+    return weights.astype(scores.dtype)
+
+
+def scored(name, shape, axis, *, dtype=np.float32, change=lambda scores: scores):
+    def make(rng):
+        scores = change(rng.standard_normal(shape))
+        return case(name, scores.astype(dtype), axis)
+
+    return make
+
+
+def hidden(*where):
+    """Return a function that sets the given parts of the scores to -inf."""
+
+    def hide(scores):
+        for part in where:
+            scores[part] = -np.inf
+        return scores
+
+    return hide
+
+
+def random_scores(rng):
+    shape = tuple(int(x) for x in rng.integers(2, 9, 3))
+    axis = int(rng.integers(-3, 3))
+    return scored(f"random, {shape} along axis {axis}", shape, axis, change=lambda x: 40 * x)(rng)
+
+
+TOP = "top = work.max(axis=axis, keepdims=True)"
+
+Spec(
+    kind="array",
+    cases=[
+        scored("1 number", (1,), 0),
+        scored("5 numbers", (5,), 0),
+        scored("3 rows of 5, along the rows", (3, 5), 1),
+        scored("3 rows of 5, along the columns", (3, 5), 0),
+        scored("4 × 4, along the columns", (4, 4), 0),
+        scored("the middle one of 3 axes", (2, 3, 4), 1),
+        scored("the axis counted from the end", (2, 3, 4), -2),
+        scored("some scores are -inf", (3, 5), -1, change=hidden(np.s_[0, 1:], np.s_[1, ::2])),
+        scored("a whole line is -inf", (3, 5), 1, change=hidden(np.s_[1])),
+        scored("a whole line is -inf, along axis 0", (3, 5), 0, change=hidden(np.s_[:, 2])),
+        scored("scores near 1000", (3, 5), 1, change=lambda x: x + 1000),
+        scored("scores near -1000", (3, 5), 1, change=lambda x: x - 1000),
+        scored("one row far above the others", (3, 5), 1,
+               change=lambda x: x + np.array([[500], [0], [-500]])),
+        scored("float64, far apart", (3, 5), 0, dtype=np.float64, change=lambda x: 300 * x),
+        scored("float16, near 12", (3, 5), 1, dtype=np.float16, change=lambda x: x + 12),
+        scored("float16, up to 60000", (3, 5), 0, dtype=np.float16,
+               change=lambda x: 60000 * np.sign(x)),
+        scored("float16, 5000 scores along axis 0", (5000, 2), 0, dtype=np.float16,
+               change=lambda x: x / 100),
+        random_scores,
+    ],
+    mistakes=[
+        edit("axis=axis", "axis=-1",
+             says="your softmax runs along the last axis, whatever `axis` is",
+             next="take maximum and sum along `axis`, with keepdims=True"),
+        edit("np.exp(work - top)", "np.exp(work)",
+             says="your exponentials overflow: no maximum is subtracted",
+             next="subtract the maximum along the axis before np.exp"),
+        edit("axis=axis, keepdims=True)\n    top", "axis=axis, keepdims=True).max()\n    top",
+             says="your maximum is that of all scores: in a line far below it exp gives only zeros",
+             next="each line has a maximum of its own: axis=axis, keepdims=True"),
+        edit("max(axis=axis, keepdims=True)", "max(axis=axis, keepdims=True, initial=0)",
+             says="your maximum is never below 0: where all scores are, exp gives only zeros",
+             next="take each line's own maximum, also where it is negative"),
+        edit(TOP, "work, top = np.clip(work, -80, 80), 0 * work[..., :1]",
+             says="your scores are clipped: beyond the limit all weigh the same",
+             next="subtract the maximum along the axis instead"),
+        edit(TOP, "top = work.mean(axis=axis, keepdims=True)",
+             says="your softmax subtracts the mean: what lies far above it still overflows",
+             next="subtract the maximum: no exponent is then above 0"),
+        edit("np.where(np.isneginf(top), 0, top)", "top",
+             also=[edit("np.where(total == 0, 1, total)", "total")],
+             says="a line of -inf is NaN in your answer: -inf minus -inf, or 0/0",
+             next="subtract 0 where the maximum is -inf, and divide by 1 where the sum is 0"),
+        edit("np.float32))", "np.float32))\n    work = np.maximum(work, np.finfo(work.dtype).min)",
+             also=[edit("np.float32))", f"np.float32))\n    work = np.maximum(work, {least})")
+                   for least in (-1e9, -1e5)],
+             says="a line of -inf weighs everything alike in your answer",
+             next="such a line must give zeros: keep -inf, and guard its maximum and its sum"),
+        edit("scores.astype(np.result_type(scores, np.float32))", "scores",
+             says="your sums are in float16: beyond 2048 adding 1 changes nothing",
+             next="widen the scores to float32 before you exponentiate and add up"),
+        edit("(weights / np.where(total == 0, 1, total))", "weights",
+             says="your weights are not divided by their sum",
+             next="divide by the sum of the exponentials along the axis"),
+        edit("weights / np.where(total == 0, 1, total)", "np.where(total == 0, 1, total) * weights",
+             says="your weights are multiplied by their sum",
+             next="divide by the sum of the exponentials along the axis"),
+        edit("work = scores.astype(np.result_type(scores, np.float32))",
+             f"{TOP.replace('work', 'scores')}\n    scores -= np.where(np.isneginf(top), 0, top)\n"
+             "    work = scores.astype(np.result_type(scores, np.float32))",
+             says="your numbers are right, but the scores of the caller are changed in place",
+             next="work on a copy: scores - top makes a new array"),
+    ],
+    alternatives=[softmax_by_logarithm, softmax_by_lines, softmax_of_last],
+)  # fmt: skip
+
+# %% [markdown]
+# ## Your score
+#
+# Save the notebook, open a terminal (File › New › Terminal) and run
+# `attncourse grade exercises/02_attention.ipynb`. It runs a copy of the notebook from the top and
+# prints the score; your file is not changed. Plain `pytest --nbval exercises/02_attention.ipynb`
+# gives the same verdicts.
