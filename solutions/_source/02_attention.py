@@ -170,6 +170,9 @@ Spec(
         edit("q.shape[-1] **", "k.shape[-2] **",
              says="your scores are divided by the square root of the number of keys",
              next="D is the width of a query: q.shape[-1]"),
+        edit("q.shape[-1] **", "v.shape[-1] **",
+             says="your scores are divided by the square root of the width of a value",
+             next="D is the width of a query: q.shape[-1]"),
         edit("np.exp(scores - row_max)", "((scores == row_max) & mask).astype(q.dtype)",
              says="your queries take the value of their best key alone",
              next="weigh each value by exp(score), divided by the sum of the row"),
@@ -201,9 +204,6 @@ Spec(
              "weights / np.where(row_sum == 0, 1, row_sum) @ v",
              says="your weights sum to 1 over the queries, not over the keys",
              next="sum over the keys of one query: axis=-1"),
-        edit("k.swapaxes(-1, -2)", "k.T",
-             says="your k.T turns all axes round, which is right only for a matrix",
-             next="swap the last two axes: k.swapaxes(-1, -2)"),
     ],
     alternatives=[by_einsum, by_loops],
 )  # fmt: skip
@@ -313,6 +313,8 @@ Spec(
              says="your padding stands before the texts",
              next="here it follows them: key < length"),
         edit("(key < lengths", "(position < lengths",
+             also=[edit(IS_PAST, f"{IS_PAST} & (position - n_keys + n_queries < "
+                        "lengths[:, None, None, None])")],
              says="your mask empties the rows of queries in the padding",
              next="compare keys with the lengths: those queries still see the text before them"),
         edit("key <= position", "key >= position",
@@ -339,8 +341,8 @@ Spec(
 # as large as the dtype allows, or −inf. Where a whole line along the axis is −inf, return zeros.
 
 # %% [markdown] role="prompt" exercise="02.3"
-# In float16 exponentiate and add up in float32: 5000 equal scores weigh 1/5000 each, but a float16
-# that grows by ones stays at 2048.
+# In float16 exponentiate and add up in float32: to a sum of 1 in float16, even thousands of weights
+# of 0.0002 add nothing.
 #
 # `stable_softmax(np.array([1000.0, 1000.0, -np.inf]), 0)` is `[0.5, 0.5, 0]`.
 
@@ -445,10 +447,11 @@ Spec(
         scored("float16, near 12", (3, 5), 1, dtype=np.float16, change=lambda x: x + 12),
         scored("float16, up to 60000", (3, 5), 0, dtype=np.float16,
                change=lambda x: 60000 * np.sign(x)),
-        scored("float16, 5000 scores along axis 0", (5000, 2), 0, dtype=np.float16,
-               change=lambda x: x / 100),
+        scored("float16, one score far above 5000 others", (5001, 2), 0, dtype=np.float16,
+               change=lambda x: x / 100 - 8.5 * (np.arange(5001) > 0)[:, None]),
         random_scores,
     ],
+    tolerance=5e-3,  # right too: s - max in float16, or exp(s - lse), near 1000 rounded by 3e-5
     mistakes=[
         edit("axis=axis", "axis=-1",
              says="your softmax runs along the last axis, whatever `axis` is",
@@ -478,7 +481,7 @@ Spec(
              says="a line of -inf weighs everything alike in your answer",
              next="such a line must give zeros: keep -inf, and guard its maximum and its sum"),
         edit("scores.astype(np.result_type(scores, np.float32))", "scores",
-             says="your sums are in float16: beyond 2048 adding 1 changes nothing",
+             says="your sums are in float16: to 1 it adds nothing below 0.0005",
              next="widen the scores to float32 before you exponentiate and add up"),
         edit("(weights / np.where(total == 0, 1, total))", "weights",
              says="your weights are not divided by their sum",
@@ -493,6 +496,212 @@ Spec(
              next="work on a copy: scores - top makes a new array"),
     ],
     alternatives=[softmax_by_logarithm, softmax_by_lines, softmax_of_last],
+)  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="02.4"
+# ## 02.4 Many heads, few keys
+#
+# *20 minutes · difficulty 3 of 3 · 4 points*
+# · [section](../notebooks/02_attention.ipynb#Many-heads)
+#
+# q `(Tq, heads·D)` comes from its projection: head h owns the columns h·D … (h + 1)·D. k and v
+# have fewer heads, `groups`: `(Tk, groups·D)`. Each serves heads / groups neighbouring heads of q,
+# group 0 the first.
+
+# %% [markdown] role="prompt" exercise="02.4"
+# Return two arrays, as torch's module does: the output `(Tq, heads·D)`, heads side by side, and the
+# weights, averaged over the heads, `(Tq, Tk)`.
+#
+# **Memory limit** for 16 heads, 2 groups, D = 64, 4 queries, 4096 keys: 8 MiB. Scores take 1 MiB, k
+# and v 2 MiB each; repeated for every head, 16 MiB.
+
+
+# %% role="answer" exercise="02.4"
+def grouped_heads(q, k, v, heads, groups):
+    """Return the output (Tq, heads·D) and the mean weights (Tq, Tk), in the dtype of q."""
+    # BEGIN SOLUTION
+    per_group, width = heads // groups, q.shape[1] // heads
+    q = q.reshape(-1, groups, per_group, width).transpose(1, 2, 0, 3)  # (groups, per_group, Tq, D)
+    k = k.reshape(-1, groups, 1, width).transpose(1, 2, 3, 0)  # (groups, 1, D, Tk)
+    v = v.reshape(-1, groups, 1, width).transpose(1, 2, 0, 3)  # (groups, 1, Tk, D)
+    scores = q @ k / width**0.5
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    out = (weights @ v).transpose(2, 0, 1, 3)
+    return out.reshape(len(out), heads * width), weights.mean(axis=(0, 1))
+    # END SOLUTION
+
+
+# %% role="check" exercise="02.4"
+check("02.4")
+
+# %% [markdown] role="hints" exercise="02.4"
+# 1. How wide is one head? Which columns of q belong to head 5, and which columns of k does that
+#    head read?
+# 2. Give q the axes (groups, heads // groups, Tq, D), k and v (groups, 1, Tk, D): reshape splits
+#    the columns, transpose brings the heads to the front. The axis of 1 broadcasts; nothing is
+#    copied.
+# 3. q.reshape(-1, groups, heads // groups, D).transpose(1, 2, 0, 3); k and v alike with 1 in place
+#    of heads // groups. At the end (weights @ v).transpose(2, 0, 1, 3).reshape(Tq, heads * D).
+
+
+# %% role="spec" exercise="02.4"
+def one_head(q, k, v):
+    weights = softmax(q @ k.T / q.dtype.type(math.sqrt(q.shape[1])))
+    return weights @ v, weights
+
+
+def head_by_head(q, k, v, heads, groups):
+    width = q.shape[1] // heads
+    out, mean = np.empty_like(q), np.zeros((len(q), len(k)), q.dtype)
+    for head in range(heads):
+        group = head * groups // heads
+        own, read = (slice(at * width, (at + 1) * width) for at in (head, group))
+        out[:, own], weights = one_head(q[:, own], k[:, read], v[:, read])
+        mean += weights / heads
+    return out, mean
+
+
+def rows_of_a_group(q, k, v, heads, groups):
+    """Let the queries of all heads of a group be rows of one matrix."""
+    n_queries, width = len(q), q.shape[1] // heads
+    keys, values = (array.reshape(len(array), groups, width) for array in (k, v))
+    queries = q.reshape(n_queries, groups, -1, width)
+    parts = [
+        one_head(queries[:, g].reshape(-1, width), keys[:, g], values[:, g]) for g in range(groups)
+    ]
+    out = np.stack([out.reshape(n_queries, -1) for out, _ in parts], axis=1)
+    every = np.stack([weights.reshape(n_queries, -1, len(k)) for _, weights in parts])
+    return out.reshape(n_queries, -1), every.mean(axis=(0, 2))
+
+
+def heads_by_einsum(q, k, v, heads, groups):
+    width = q.shape[1] // heads
+    queries = q.reshape(len(q), groups, -1, width)
+    keys, values = (array.reshape(len(array), groups, width) for array in (k, v))
+    scores = np.einsum("qghd,kgd->ghqk", queries, keys) / width**0.5
+    weights = softmax(scores)
+    out = np.einsum("ghqk,kgd->qghd", weights, values)
+    return out.reshape(q.shape), weights.sum(axis=(0, 1)) / heads
+
+
+def repeated(q, k, v, heads, groups):
+    """Give each head of q keys and values of its own: copies."""
+    width = q.shape[1] // heads
+    k, v = (
+        np.repeat(array.reshape(-1, groups, width), heads // groups, axis=1) for array in (k, v)
+    )
+    return heads_by_einsum(q, k.reshape(len(k), -1), v.reshape(len(v), -1), heads, heads)
+
+
+def one_repeated_at_a_time(q, k, v, heads, groups):
+    width = q.shape[1] // heads
+
+    def own(array):
+        array = array.reshape(-1, groups, width).swapaxes(0, 1)
+        return np.repeat(array, heads // groups, axis=0)
+
+    queries = q.reshape(-1, heads, width).swapaxes(0, 1)
+    weights = softmax(queries @ own(k).swapaxes(-1, -2) / q.dtype.type(math.sqrt(width)))
+    out = weights @ own(v)
+    return out.swapaxes(0, 1).reshape(q.shape), weights.mean(axis=0)
+
+
+def split(name, n_queries, n_keys, width, heads, groups, *, factor=1.0, dtype=np.float32):
+    shapes = (n_queries, heads * width), (n_keys, groups * width), (n_keys, groups * width)
+    return arrays(name, *shapes, rest=(heads, groups), dtype=dtype,
+                  change=lambda q, k, v: (factor * q, k, v))  # fmt: skip
+
+
+def random_heads(rng):
+    n_queries, n_keys, width, groups, per_group = (
+        int(x) for x in rng.integers(2, (9, 20, 7, 4, 4))
+    )
+    heads = groups * per_group
+    name = f"random, {heads} heads, {groups} groups, {n_queries} queries, {n_keys} keys"
+    return split(name, n_queries, n_keys, width, heads, groups)(rng)
+
+
+QUERIES = "q.reshape(-1, groups, per_group, width).transpose(1, 2, 0, 3)"
+KEYS, VALUES = ".transpose(1, 2, 3, 0)", "v.reshape(-1, groups, 1, width).transpose(1, 2, 0, 3)"
+
+Spec(
+    kind="array",
+    reference=head_by_head,
+    cases=[
+        split("1 head, 1 query, 1 key", 1, 1, 2, 1, 1),
+        split("1 head", 3, 5, 4, 1, 1),
+        split("2 heads, 2 groups: nothing is shared", 3, 5, 2, 2, 2),
+        split("2 heads share one group", 3, 5, 2, 2, 1),
+        split("6 heads, 2 groups", 3, 5, 2, 6, 2),
+        split("6 heads, 3 groups", 5, 3, 2, 6, 3),
+        split("4 heads, 2 groups, 4 queries, 4 keys, D = 4", 4, 4, 4, 4, 2),
+        split("D = 1", 3, 5, 1, 4, 2),
+        split("1 query, 50 keys", 1, 50, 3, 6, 3),
+        split("50 queries, 1 key", 50, 1, 3, 6, 3),
+        split("large scores", 3, 5, 16, 4, 2, factor=200.0),
+        split("float64", 3, 5, 4, 6, 2, dtype=np.float64),
+        split("12 heads of 64 in 768 columns", 3, 5, 64, 12, 4),
+        random_heads,
+    ],
+    memory=Memory(
+        split("16 heads, 2 groups, 4 queries, 4096 keys", 4, 4096, 64, 16, 2),
+        2**23,
+        "four arrays of scores, heads · Tq · Tk · 4 bytes each, and one copy of k and of v",
+    ),
+    mistakes=[
+        Mistake(repeated,
+                says="your numbers are right, but each head of q gets its own copy of k and v",
+                next="give k and v an axis of 1 where q has heads / groups, and let it broadcast"),
+        Mistake(one_repeated_at_a_time,
+                says="your numbers are right, but k is copied for each head of q, then v",
+                next="give k and v an axis of 1 where q has heads / groups, and let it broadcast"),
+        edit("width**0.5", "(heads * width) ** 0.5",
+             says="your scores are divided by the square root of all columns: 768 instead of 64",
+             next="D is the width of one head: q.shape[1] // heads"),
+        edit(" / width**0.5", "",
+             says="your output is what you get without 1/√D",
+             next="divide the scores by the square root of the width of a head"),
+        edit(QUERIES, "q.reshape(groups, per_group, -1, width)",
+             says="your heads of q are cut across the tokens: reshape alone splits rows, not "
+             "columns",
+             next="split the columns first, (Tq, groups, heads // groups, D), then transpose"),
+        edit(QUERIES, "q.reshape(groups, per_group, -1, width)",
+             "k.reshape(-1, groups, 1, width)" + KEYS,
+             "k.reshape(groups, 1, -1, width).swapaxes(-1, -2)",
+             VALUES, "v.reshape(groups, 1, -1, width)",
+             says="your heads of q, k and v are cut across the tokens: reshape alone splits rows",
+             next="split the columns first, (T, heads, D), then transpose"),
+        edit(".transpose(2, 0, 1, 3)", ".reshape(-1, 1, 1, heads * width)",
+             says="your heads are merged without a transpose: rows of one head lie side by side",
+             next="bring Tq to the front before you reshape: .transpose(2, 0, 1, 3)"),
+        edit("groups, per_group, width).transpose(1, 2, 0, 3)",
+             "per_group, groups, width).transpose(2, 1, 0, 3)",
+             ".transpose(2, 0, 1, 3)", ".transpose(2, 1, 0, 3)",
+             says="your head h reads group h % groups: the groups take turns",
+             next="heads in a row share a group: head h reads group h // (heads // groups)"),
+        edit("= k.reshape(-1, groups, 1, width)", "= k.reshape(-1, groups, 1, width)[:, :1]",
+             "= v.reshape(-1, groups, 1, width)", "= v.reshape(-1, groups, 1, width)[:, :1]",
+             says="your heads all read group 0",
+             next="each group of k and v serves heads // groups heads of its own"),
+        edit("weights.mean(axis=(0, 1))", "weights.sum(axis=(0, 1))",
+             says="your weights are summed over the heads: their rows sum to the number of heads",
+             next="average them: .mean over the axes of the heads"),
+        edit("weights.mean(axis=(0, 1))", "weights[0, 0].copy()",
+             says="your weights are those of the first head alone",
+             next="average them over all heads"),
+        edit("np.exp(scores - scores.max(axis=-1, keepdims=True))", "np.exp(scores)",
+             says="your exponentials overflow: the row maximum is not subtracted",
+             next="subtract the maximum of each row of scores before np.exp"),
+        edit("weights.sum(axis=-1", "weights.sum(axis=(0, 1, -1)",
+             says="your weights sum to 1 over all heads together",
+             next="each head has a softmax of its own: sum over the keys alone"),
+        Mistake(lambda q, k, v, heads, groups: one_head(
+                    q, *(np.tile(array, heads // groups) for array in (k, v))),
+                says="your heads are one head as wide as all of them",
+                next="split the columns: each head has scores and a softmax of its own"),
+    ],
+    alternatives=[head_by_head, rows_of_a_group, heads_by_einsum],
 )  # fmt: skip
 
 # %% [markdown]
