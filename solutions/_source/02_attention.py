@@ -26,7 +26,7 @@ import numpy as np
 
 from attncourse import masks
 from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit, qkv
-from attncourse.reference import full
+from attncourse.reference import full, scoring
 from attncourse.softmax import softmax
 
 
@@ -702,6 +702,368 @@ Spec(
                 next="split the columns: each head has scores and a softmax of its own"),
     ],
     alternatives=[head_by_head, rows_of_a_group, heads_by_einsum],
+)  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="02.5"
+# ## 02.5 Additive scores in tiles
+#
+# *15 minutes · difficulty 2 of 3 · 3 points*
+# · [section](../notebooks/02_attention.ipynb#Four-ways-to-score)
+#
+# Query i and key j have the score vector · tanh(q_i W + k_j U + bias). q is `(Tq, Dq)`, W `(Dq,
+# hidden)`, k `(Tk, Dk)`, U `(Dk, hidden)`; bias and vector are `(hidden,)`. Return `(Tq, Tk)` in
+# the dtype of q.
+
+# %% [markdown] role="prompt" exercise="02.5"
+# **Memory limit** for 256 queries, 256 keys, hidden 32, float32: 3 MiB. The numbers inside of tanh
+# take 8 MiB, if all exist at once; the scores take 0.25 MiB.
+#
+# If vector is zero, for example, so is every score.
+
+
+# %% role="answer" exercise="02.5"
+def additive_scores(q, k, W, U, bias, vector):
+    """Return the additive scores of all pairs, (Tq, Tk)."""
+    # BEGIN SOLUTION
+    block = 8
+    q_hidden, k_hidden = q @ W + bias, k @ U
+    scores = np.empty((len(q), len(k)), q.dtype)
+    for start in range(0, len(q), block):
+        rows = slice(start, start + block)
+        inside = q_hidden[rows, None, :] + k_hidden[None, :, :]  # (block, Tk, hidden)
+        scores[rows] = np.tanh(inside) @ vector
+    return scores
+    # END SOLUTION
+
+
+# %% role="check" exercise="02.5"
+check("02.5")
+
+# %% [markdown] role="hints" exercise="02.5"
+# 1. q W has no pairs in it yet, nor has k U. Which part of the formula is the first that needs a
+#    number for each pair?
+# 2. Project all queries and all keys once. Then walk over the queries, one or a few at a time, and
+#    keep only their scores.
+# 3. For each i: scores[i] = np.tanh(q_hidden[i] + k_hidden) @ vector, where q_hidden = q @ W + bias
+#    and k_hidden = k @ U.
+
+
+# %% role="spec" exercise="02.5"
+def all_at_once(q, k, W, U, bias, vector):
+    return np.tanh((q @ W)[:, None] + (k @ U)[None] + bias) @ vector
+
+
+def by_hidden_numbers(q, k, W, U, bias, vector):
+    """Add up the scores of one hidden number after the other."""
+    q_hidden, k_hidden, scores = q @ W, k @ U + bias, 0
+    for at, weight in enumerate(vector):
+        scores = scores + weight * np.tanh(q_hidden[:, None, at] + k_hidden[:, at])
+    return scores
+
+
+def by_package(q, k, W, U, bias, vector):
+    """Let one number more, which is always 1, bring the bias."""
+    q, W = np.concatenate([q, np.ones_like(q[:, :1])], axis=1), np.concatenate([W, bias[None]])
+    return scoring.additive(q, k, W, U, vector)
+
+
+def additive(name, n_queries, n_keys, q_width, k_width, hidden, *, factor=0.5, dtype=np.float32):
+    """Return a maker of a case whose hidden numbers are some `factor` in size."""
+
+    def change(q, k, W, U, bias, vector):
+        W, U = factor * W / q_width**0.5, factor * U / k_width**0.5
+        return q, k, W, U, factor * bias, vector
+
+    shapes = (n_queries, q_width), (n_keys, k_width), (q_width, hidden), (k_width, hidden)
+    return arrays(name, *shapes, (hidden,), (hidden,), dtype=dtype, change=change)
+
+
+def random_additive(rng):
+    sizes = tuple(int(x) for x in rng.integers(2, (40, 40, 9, 9, 20)))
+    return additive(f"random, Tq, Tk, Dq, Dk, hidden = {sizes}", *sizes)(rng)
+
+
+INSIDE, BIASED = "np.tanh(inside) @ vector", "q @ W + bias, k @ U"
+
+Spec(
+    kind="array",
+    reference=all_at_once,
+    cases=[
+        additive("1 query, 1 key, 1 hidden number", 1, 1, 1, 1, 1),
+        additive("1 query, 1 key", 1, 1, 2, 3, 5),
+        additive("2 queries, 3 keys", 2, 3, 5, 7, 11),
+        additive("4 queries, 4 keys, all widths 4", 4, 4, 4, 4, 4),
+        additive("1 query, 9 keys", 1, 9, 2, 3, 4),
+        additive("9 queries, 1 key", 9, 1, 2, 3, 4),
+        additive("1 hidden number", 5, 3, 2, 3, 1),
+        additive("tanh at its limits", 5, 7, 4, 3, 6, factor=20.0),
+        additive("float64", 5, 7, 4, 3, 6, dtype=np.float64),
+        additive("200 queries, 2 keys", 200, 2, 3, 2, 4),
+        additive("2 queries, 200 keys", 2, 200, 3, 2, 4),
+        additive("67 queries, 131 keys", 67, 131, 5, 3, 7),
+        random_additive,
+    ],
+    memory=Memory(
+        additive("256 queries, 256 keys, hidden 32", 256, 256, 16, 16, 32),
+        3 * 2**20,
+        "twelve arrays as large as the scores: 12 · Tq · Tk · 4 bytes",
+    ),
+    mistakes=[
+        Mistake(all_at_once,
+                says="your numbers are right, but the hidden numbers of all pairs exist at once",
+                next="take the queries one by one, or a few at a time, and keep only the scores"),
+        edit(" + bias", "",
+             says="your scores leave out the bias",
+             next="add it inside of tanh: q @ W + bias"),
+        edit(" + bias", "", "np.tanh(inside)", "(np.tanh(inside) + bias)",
+             says="your bias is added after tanh",
+             next="tanh comes last: tanh(q W + k U + bias)"),
+        edit(BIASED, "q @ W + bias, k @ U + bias",
+             says="your bias counts twice, with the query and with the key",
+             next="add it once"),
+        edit("np.tanh(inside)", "inside",
+             says="your scores have no tanh: a sum of a number of the query and one of the key",
+             next="np.tanh of the sum, before the product with vector"),
+        edit(INSIDE, "np.tanh(inside @ vector)",
+             says="your tanh comes after the product with vector",
+             next="take np.tanh of each hidden number, then the product"),
+        edit(BIASED, "np.tanh(q @ W + bias), np.tanh(k @ U)", "np.tanh(inside)", "inside",
+             says="your tanh is taken of query and key apart, before they meet",
+             next="add first: tanh(a + b) is not tanh(a) + tanh(b)"),
+        edit("[rows, None, :] + k", "[rows, None, :] * k",
+             says="your hidden numbers of query and key are multiplied",
+             next="additive scores add them"),
+        edit(INSIDE, "np.tanh(inside).sum(axis=-1)",
+             says="your hidden numbers are added up as they are: vector is not used",
+             next="weigh them with vector: np.tanh(…) @ vector"),
+        edit(INSIDE, f"{INSIDE} / q.dtype.type(len(vector) ** 0.5)",
+             says="your scores are divided by the square root of hidden",
+             next="additive scores are not scaled: vector is learned, and sets their size"),
+        edit("np.empty((", "np.zeros((", "range(0, len(q), block)",
+             "range(0, len(q) // block * block, block)",
+             says="your loop ends with the last full block of queries: the rest is never computed",
+             next="let the last block be shorter: a slice may end beyond the last query"),
+        edit("np.tanh(inside)", "np.maximum(inside, 0)",
+             says="your scores use max(x, 0) in place of tanh",
+             next="np.tanh, which keeps each hidden number between -1 and 1"),
+    ],
+    alternatives=[by_hidden_numbers, by_package],
+    variants=[edit("block = 8", f"block = {size}") for size in (10, 16)],
+)  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="02.6"
+# ## 02.6 A decoder block
+#
+# *25 minutes · difficulty 3 of 3 · 4 points*
+# · [section](../notebooks/02_attention.ipynb#A-decoder-block)
+#
+# Three steps, each added to what comes in: causal self-attention, cross-attention to `source`, MLP.
+# Pre-norm: each step reads the norm of x, never x itself; source is used as it is. x is `(T, d)`,
+# source `(S, d)`, the result `(T, d)`.
+
+# %% [markdown] role="prompt" exercise="02.6"
+# One head. `self_weights` and `cross_weights`, `(4, d, d)`, hold the matrices of query, key, value
+# and output, used as x @ W. The MLP is max(x @ up, 0) @ down. The norm gives each token mean 0 and
+# divides by √(variance + 1e-5).
+#
+# `full.attention(q, k, v, causal=True)` is at hand:
+
+# %% role="prompt" exercise="02.6"
+from attncourse.reference import full
+
+
+# %% role="answer" exercise="02.6"
+def decoder_block(x, source, self_weights, cross_weights, up, down):
+    """Return the output of a pre-norm decoder block, (T, d) in the dtype of x."""
+
+    # BEGIN SOLUTION
+    def norm(x):
+        x = x - x.mean(axis=-1, keepdims=True)
+        return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-5)
+
+    def attend(x, source, weights, causal):
+        query, key, value, output = weights
+        return full.attention(x @ query, source @ key, source @ value, causal=causal) @ output
+
+    seen = norm(x)
+    x = x + attend(seen, seen, self_weights, causal=True)
+    x = x + attend(norm(x), source, cross_weights, causal=False)
+    return x + np.maximum(norm(x) @ up, 0) @ down
+    # END SOLUTION
+
+
+# %% role="check" exercise="02.6"
+check("02.6")
+
+# %% [markdown] role="hints" exercise="02.6"
+# 1. Write norm and attend as functions of their own. Each step then is one line, and all three look
+#    alike: x = x + step(norm(x)).
+# 2. In self-attention queries, keys and values come from norm(x). In cross-attention the queries
+#    come from the norm of the new x, keys and values from source, and nothing is hidden.
+# 3. y = norm(x); x = x + attend(y, y, self_weights, True); x = x + attend(norm(x), source,
+#    cross_weights, False); return x + np.maximum(norm(x) @ up, 0) @ down.
+
+
+# %% role="spec" exercise="02.6"
+def block_by_hand(x, source, self_weights, cross_weights, up, down):
+    """Write out all steps, in float64."""
+    dtype = x.dtype
+    x, source = x.astype(np.float64), source.astype(np.float64)
+
+    def norm(x):
+        return (x - x.mean(1)[:, None]) / np.sqrt(x.var(1) + 1e-5)[:, None]
+
+    def weights_of(q, k, mask):
+        return softmax(q @ k.T / math.sqrt(q.shape[1]), mask)
+
+    y, (query, key, value, output) = norm(x), self_weights
+    x = x + weights_of(y @ query, y @ key, np.tri(len(x), dtype=bool)) @ (y @ value) @ output
+    y, (query, key, value, output) = norm(x), cross_weights
+    x = x + weights_of(y @ query, source @ key, None) @ (source @ value) @ output
+    hidden = norm(x) @ up
+    return (x + np.where(hidden > 0, hidden, 0) @ down).astype(dtype)
+
+
+def block_token_by_token(x, source, self_weights, cross_weights, up, down):
+    """Let one token after the other pass through the whole block, as if it were being written."""
+
+    def norm(token):
+        centred = token - token.mean()
+        return centred / np.sqrt(centred @ centred / len(token) + 1e-5)
+
+    def attend(token, source, weights):
+        query, key, value, output = weights
+        scores = source @ key @ (token @ query) / math.sqrt(len(token))
+        return softmax(scores) @ (source @ value) @ output
+
+    seen, out = [], []
+    for token in x.astype(np.float64):
+        seen.append(norm(token))
+        token = token + attend(seen[-1], np.stack(seen), self_weights)
+        token = token + attend(norm(token), source, cross_weights)
+        out.append(token + np.maximum(norm(token) @ up, 0) @ down)
+    return np.stack(out).astype(x.dtype)
+
+
+def blocks(name, n_tokens, n_source, d, hidden, *, dtype=np.float32, change=lambda x: x):
+    """Return a maker of a case; `change` may alter x."""
+
+    def scaled(x, source, self_weights, cross_weights, up, down):
+        weights = (self_weights, cross_weights, up, down)
+        return change(x), 2 * source, *(2 * array / d**0.5 for array in weights)
+
+    shapes = (n_tokens, d), (n_source, d), (4, d, d), (4, d, d), (d, hidden), (hidden, d)
+    return arrays(name, *shapes, dtype=dtype, change=scaled)
+
+
+def random_block(rng):
+    sizes = tuple(int(x) for x in rng.integers((2, 2, 3, 3), (12, 12, 9, 20)))
+    return blocks(f"random, T, S, d, hidden = {sizes}", *sizes)(rng)
+
+
+def without_last(x):
+    x[-1] = 3.0
+    return x
+
+
+CENTRED = "x = x - x.mean(axis=-1, keepdims=True)"
+SELF = "attend(seen, seen, self_weights, causal=True)"
+CROSS = "attend(norm(x), source, cross_weights, causal=False)"
+MLP = "np.maximum(norm(x) @ up, 0) @ down"
+
+Spec(
+    kind="array",
+    reference=block_by_hand,
+    cases=[
+        blocks("1 token, 1 source token", 1, 1, 3, 2),
+        blocks("1 token, 4 source tokens", 1, 4, 3, 5),
+        blocks("4 tokens, 1 source token", 4, 1, 3, 5),
+        blocks("4 tokens, 4 source tokens, all widths 4", 4, 4, 4, 4),
+        blocks("5 tokens, 3 source tokens", 5, 3, 6, 7),
+        blocks("3 tokens, 7 source tokens", 3, 7, 6, 11),
+        blocks("tokens far from 0", 5, 3, 6, 7, change=lambda x: 4 * x + 10),
+        blocks("tokens near 0", 5, 3, 6, 7, change=lambda x: x / 200),
+        blocks("a token of equal numbers", 5, 3, 6, 7, change=without_last),
+        blocks("float64", 5, 3, 6, 7, dtype=np.float64),
+        blocks("20 tokens, 2 source tokens", 20, 2, 6, 7),
+        random_block,
+    ],
+    mistakes=[
+        edit("seen = norm(x)", "seen = x", f"x = x + {SELF}", f"x = norm(x + {SELF})",
+             f"x = x + {CROSS}", f"x = norm(x + {CROSS.replace('norm(x)', 'x')})",
+             f"x + {MLP}", f"norm(x + {MLP.replace('norm(x)', 'x')})",
+             says="your block is post-norm: it normalises each sum, not what a step reads",
+             next="x = x + step(norm(x)): the sum itself is left alone"),
+        edit("seen = norm(x)", "seen = x", CROSS, CROSS.replace("norm(x)", "x"),
+             MLP, MLP.replace("norm(x)", "x"),
+             says="your block has no norm at all",
+             next="let each of the three steps read norm(x)"),
+        edit("seen = norm(x)", "seen = x = norm(x)",
+             says="your self-attention is added to the norm of x, not to x",
+             next="keep x for the sum: seen = norm(x), then x = x + attend(seen, seen, …)"),
+        edit("attend(seen, seen,", "attend(seen, x,",
+             says="your self-attention takes keys and values from x without a norm",
+             next="queries, keys and values all come from norm(x)"),
+        edit("seen, self_weights, causal=True", "seen, self_weights, causal=False",
+             says="your tokens see the future of their own text",
+             next="self-attention is causal"),
+        edit("cross_weights, causal=False", "cross_weights, causal=True",
+             says="your cross-attention is causal: some of source is hidden",
+             next="source is known as a whole: every token may see all of it"),
+        edit("source, cross_weights", "norm(source), cross_weights",
+             says="your block normalises source",
+             next="use source as it is: whoever made it has normalised it"),
+        edit(CROSS, CROSS.replace("norm(x)", "seen"),
+             says="your cross-attention reads what self-attention read: the norm of the old x",
+             next="take the norm of x again, after self-attention was added"),
+        edit("attend(norm(x), source, cross", "attend(norm(x), norm(x), cross",
+             says="your cross-attention looks at x once more: source is not used",
+             next="keys and values come from source"),
+        edit(f"x = x + {CROSS}", "pass",
+             says="your block leaves out cross-attention",
+             next="between self-attention and the MLP comes a step that reads source"),
+        edit(f"    x = x + {SELF}\n    x = x + {CROSS}",
+             f"    x = x + {CROSS}\n    seen = norm(x)\n    x = x + {SELF}",
+             says="your cross-attention comes before self-attention",
+             next="first self-attention, then cross-attention, then the MLP"),
+        edit(f"x = x + {SELF}", f"x = {SELF}", f"x = x + {CROSS}", f"x = {CROSS}",
+             f"x + {MLP}", MLP,
+             says="your steps replace x: the sums are missing",
+             next="add what each step returns to x"),
+        edit(f"x + {MLP}", MLP,
+             says="your MLP replaces x instead of being added to it",
+             next="x + np.maximum(norm(x) @ up, 0) @ down"),
+        edit(MLP, MLP.replace("norm(x)", "x"),
+             says="your MLP reads x without a norm",
+             next="it reads norm(x), as the other steps do"),
+        edit("np.maximum(norm(x) @ up, 0)", "(norm(x) @ up)",
+             says="your MLP is linear: negative numbers pass",
+             next="np.maximum(…, 0) between up and down"),
+        edit("axis=-1", "axis=0",
+             says="your norm runs over the tokens: it even sees the future",
+             next="each token is normalised by itself: axis=-1"),
+        edit(CENTRED, "pass",
+             says="your norm does not subtract the mean",
+             next="take each token's mean off before you divide"),
+        edit("x**2).mean(axis=-1, keepdims=True)", "x**2).sum(axis=-1, keepdims=True) / "
+             "(x.shape[-1] - 1)",
+             says="your variance is divided by d - 1",
+             next="divide by d: the mean of the squares"),
+        edit("(x**2).mean(axis=-1, keepdims=True) + 1e-5", "(x**2).mean(axis=-1, keepdims=True)",
+             says="your norm adds nothing to the variance: a token of equal numbers is 0/0",
+             next="add 1e-5 inside of the root"),
+        edit("np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-5)",
+             "(np.sqrt((x**2).mean(axis=-1, keepdims=True)) + 1e-5)",
+             says="your 1e-5 is added to the root, not to the variance",
+             next="np.sqrt(variance + 1e-5)"),
+        edit(" @ output", "",
+             says="your attention leaves out the output matrix",
+             next="multiply what attention returns by the fourth matrix"),
+        edit("query, key, value, output = weights", "key, query, value, output = weights",
+             says="your matrices of query and key are swapped",
+             next="the order is query, key, value, output"),
+    ],
+    alternatives=[block_by_hand, block_token_by_token],
 )  # fmt: skip
 
 # %% [markdown]
