@@ -36,7 +36,7 @@ def test_both_places_learn_while_a_stack_is_shallow():
 
 
 def test_a_deep_stack_keeps_its_gradient_only_with_the_norm_first():
-    first, last = (norms.train(TEXT, depth=20, pre=pre, steps=30) for pre in (True, False))
+    first, last = (norms.train(TEXT, depth=20, pre=pre) for pre in (True, False))
     assert min(first.before[0], last.before[0]) > 0.1  # much alike at first
     assert first.after[0] > 0.5 and last.after[0] < 0.02
     assert (len(last.after), last.after[-1]) == (20, 1)

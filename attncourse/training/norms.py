@@ -60,7 +60,7 @@ class Trained:
     after: list[float]
 
 
-def train(text: str, *, depth: int, pre: bool, steps: int = 30, seed: int = 0) -> Trained:
+def train(text: str, *, depth: int, pre: bool, steps: int = 25, seed: int = 0) -> Trained:
     """Train blocks to predict a text letter by letter, at one learning rate and without warm-up.
 
     Args:
