@@ -792,7 +792,7 @@ def test_the_numbers_after_the_exercises_of_chapter_02_are_right():
     told = str(weights.shape), str(out.shape), f"{weights.size} weights"
     assert all(text in after for text in told)
     limits = [exercise("02.V14").reference(9, 9, 64, 16, tanh)["limit"] for tanh in (20, 1)]
-    assert limits == [2.875, 0.5] and "2.875" in after and "0.5;" in after
+    assert limits == [2.875, 0.5] and "2.875" in after and "to 0.5;" in after
 
 
 def test_a_sum_in_float16_loses_what_the_prompt_of_02_3_says():

@@ -1379,9 +1379,9 @@ Spec(
 # %% [markdown]
 # <details><summary>After your answer: a constant, or a factor?</summary>
 #
-# A factor (C482): each pair has `hidden` tanh of its own. With d = 64, hidden = 16 and a tanh of 20
-# FLOPs it tends to 2.875. Counted as one FLOP each, additive scores take half of the dot product's
-# FLOPs, 0.5; a clock disagrees (C481), since products are what machines do fast.
+# A factor (C482): each pair has its own `hidden` tanh. With d = 64, hidden = 16 and a tanh of 20
+# FLOPs it tends to 2.875. With a tanh of one FLOP it tends to 0.5; yet a clock prefers the dot
+# product (C481): products are what machines do fast.
 #
 # </details>
 
