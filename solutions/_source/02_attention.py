@@ -961,7 +961,7 @@ def random_block(rng):
     return blocks(f"random, T, S, d, hidden = {sizes}", *sizes)(rng)
 
 
-def without_last(x):
+def last_of_equal_numbers(x):
     x[-1] = 3.0
     return x
 
@@ -984,7 +984,7 @@ Spec(
         blocks("3 tokens, 7 source tokens", 3, 7, 6, 11),
         blocks("tokens far from 0", 5, 3, 6, 7, change=lambda x: 4 * x + 10),
         blocks("tokens near 0", 5, 3, 6, 7, change=lambda x: x / 200),
-        blocks("a token of equal numbers", 5, 3, 6, 7, change=without_last),
+        blocks("a token of equal numbers", 5, 3, 6, 7, change=last_of_equal_numbers),
         blocks("float64", 5, 3, 6, 7, dtype=np.float64),
         blocks("20 tokens, 2 source tokens", 20, 2, 6, 7),
         random_block,
