@@ -710,9 +710,9 @@ Spec(
 # *15 minutes · difficulty 2 of 3 · 3 points*
 # · [section](../notebooks/02_attention.ipynb#Four-ways-to-score)
 #
-# Query i and key j have the score vector · tanh(q_i W + k_j U + bias). q is `(Tq, Dq)`, W `(Dq,
-# hidden)`, k `(Tk, Dk)`, U `(Dk, hidden)`; bias and vector are `(hidden,)`. Return `(Tq, Tk)` in
-# the dtype of q.
+# Query i and key j have the score vector · tanh(q_i w_q + k_j w_k + bias). q is `(Tq, Dq)`, w_q
+# `(Dq, hidden)`, k `(Tk, Dk)`, w_k `(Dk, hidden)`; bias and vector are `(hidden,)`. Return
+# `(Tq, Tk)` in the dtype of q.
 
 # %% [markdown] role="prompt" exercise="02.5"
 # **Memory limit** for 256 queries, 256 keys, hidden 32, float32: 3 MiB. The numbers inside of tanh
@@ -722,11 +722,11 @@ Spec(
 
 
 # %% role="answer" exercise="02.5"
-def additive_scores(q, k, W, U, bias, vector):
+def additive_scores(q, k, w_q, w_k, bias, vector):
     """Return the additive scores of all pairs, (Tq, Tk)."""
     # BEGIN SOLUTION
     block = 8
-    q_hidden, k_hidden = q @ W + bias, k @ U
+    q_hidden, k_hidden = q @ w_q + bias, k @ w_k
     scores = np.empty((len(q), len(k)), q.dtype)
     for start in range(0, len(q), block):
         rows = slice(start, start + block)
@@ -740,39 +740,39 @@ def additive_scores(q, k, W, U, bias, vector):
 check("02.5")
 
 # %% [markdown] role="hints" exercise="02.5"
-# 1. q W has no pairs in it yet, nor has k U. Which part of the formula is the first that needs a
-#    number for each pair?
+# 1. q w_q has no pairs in it yet, nor has k w_k. Which part of the formula is the first that needs
+#    numbers for each pair?
 # 2. Project all queries and all keys once. Then walk over the queries, one or a few at a time, and
 #    keep only their scores.
-# 3. For each i: scores[i] = np.tanh(q_hidden[i] + k_hidden) @ vector, where q_hidden = q @ W + bias
-#    and k_hidden = k @ U.
+# 3. For each i: scores[i] = np.tanh(q_hidden[i] + k_hidden) @ vector, where q_hidden = q @ w_q +
+#    bias and k_hidden = k @ w_k.
 
 
 # %% role="spec" exercise="02.5"
-def all_at_once(q, k, W, U, bias, vector):
-    return np.tanh((q @ W)[:, None] + (k @ U)[None] + bias) @ vector
+def all_at_once(q, k, w_q, w_k, bias, vector):
+    return np.tanh((q @ w_q)[:, None] + (k @ w_k)[None] + bias) @ vector
 
 
-def by_hidden_numbers(q, k, W, U, bias, vector):
+def by_hidden_numbers(q, k, w_q, w_k, bias, vector):
     """Add up the scores of one hidden number after the other."""
-    q_hidden, k_hidden, scores = q @ W, k @ U + bias, 0
+    q_hidden, k_hidden, scores = q @ w_q, k @ w_k + bias, 0
     for at, weight in enumerate(vector):
         scores = scores + weight * np.tanh(q_hidden[:, None, at] + k_hidden[:, at])
     return scores
 
 
-def by_package(q, k, W, U, bias, vector):
+def by_package(q, k, w_q, w_k, bias, vector):
     """Let one number more, which is always 1, bring the bias."""
-    q, W = np.concatenate([q, np.ones_like(q[:, :1])], axis=1), np.concatenate([W, bias[None]])
-    return scoring.additive(q, k, W, U, vector)
+    q, w_q = np.concatenate([q, np.ones_like(q[:, :1])], axis=1), np.concatenate([w_q, bias[None]])
+    return scoring.additive(q, k, w_q, w_k, vector)
 
 
 def additive(name, n_queries, n_keys, q_width, k_width, hidden, *, factor=0.5, dtype=np.float32):
     """Return a maker of a case whose hidden numbers are some `factor` in size."""
 
-    def change(q, k, W, U, bias, vector):
-        W, U = factor * W / q_width**0.5, factor * U / k_width**0.5
-        return q, k, W, U, factor * bias, vector
+    def change(q, k, w_q, w_k, bias, vector):
+        w_q, w_k = factor * w_q / q_width**0.5, factor * w_k / k_width**0.5
+        return q, k, w_q, w_k, factor * bias, vector
 
     shapes = (n_queries, q_width), (n_keys, k_width), (q_width, hidden), (k_width, hidden)
     return arrays(name, *shapes, (hidden,), (hidden,), dtype=dtype, change=change)
@@ -783,7 +783,7 @@ def random_additive(rng):
     return additive(f"random, Tq, Tk, Dq, Dk, hidden = {sizes}", *sizes)(rng)
 
 
-INSIDE, BIASED = "np.tanh(inside) @ vector", "q @ W + bias, k @ U"
+INSIDE, BIASED = "np.tanh(inside) @ vector", "q @ w_q + bias, k @ w_k"
 
 Spec(
     kind="array",
@@ -814,11 +814,11 @@ Spec(
                 next="take the queries one by one, or a few at a time, and keep only the scores"),
         edit(" + bias", "",
              says="your scores leave out the bias",
-             next="add it inside of tanh: q @ W + bias"),
+             next="add it inside of tanh: q @ w_q + bias"),
         edit(" + bias", "", "np.tanh(inside)", "(np.tanh(inside) + bias)",
              says="your bias is added after tanh",
-             next="tanh comes last: tanh(q W + k U + bias)"),
-        edit(BIASED, "q @ W + bias, k @ U + bias",
+             next="tanh comes last: tanh(q w_q + k w_k + bias)"),
+        edit(BIASED, "q @ w_q + bias, k @ w_k + bias",
              says="your bias counts twice, with the query and with the key",
              next="add it once"),
         edit("np.tanh(inside)", "inside",
@@ -827,7 +827,7 @@ Spec(
         edit(INSIDE, "np.tanh(inside @ vector)",
              says="your tanh comes after the product with vector",
              next="take np.tanh of each hidden number, then the product"),
-        edit(BIASED, "np.tanh(q @ W + bias), np.tanh(k @ U)", "np.tanh(inside)", "inside",
+        edit(BIASED, "np.tanh(q @ w_q + bias), np.tanh(k @ w_k)", "np.tanh(inside)", "inside",
              says="your tanh is taken of query and key apart, before they meet",
              next="add first: tanh(a + b) is not tanh(a) + tanh(b)"),
         edit("[rows, None, :] + k", "[rows, None, :] * k",
@@ -961,7 +961,7 @@ def random_block(rng):
     return blocks(f"random, T, S, d, hidden = {sizes}", *sizes)(rng)
 
 
-def without_last(x):
+def last_of_equal_numbers(x):
     x[-1] = 3.0
     return x
 
@@ -974,6 +974,7 @@ MLP = "np.maximum(norm(x) @ up, 0) @ down"
 Spec(
     kind="array",
     reference=block_by_hand,
+    tolerance=1e-3,  # a norm divides by what may be small, and enlarges what rounding has left
     cases=[
         blocks("1 token, 1 source token", 1, 1, 3, 2),
         blocks("1 token, 4 source tokens", 1, 4, 3, 5),
@@ -983,7 +984,7 @@ Spec(
         blocks("3 tokens, 7 source tokens", 3, 7, 6, 11),
         blocks("tokens far from 0", 5, 3, 6, 7, change=lambda x: 4 * x + 10),
         blocks("tokens near 0", 5, 3, 6, 7, change=lambda x: x / 200),
-        blocks("a token of equal numbers", 5, 3, 6, 7, change=without_last),
+        blocks("a token of equal numbers", 5, 3, 6, 7, change=last_of_equal_numbers),
         blocks("float64", 5, 3, 6, 7, dtype=np.float64),
         blocks("20 tokens, 2 source tokens", 20, 2, 6, 7),
         random_block,
@@ -1019,6 +1020,17 @@ Spec(
         edit("attend(norm(x), source, cross", "attend(norm(x), norm(x), cross",
              says="your cross-attention looks at x once more: source is not used",
              next="keys and values come from source"),
+        edit(CROSS, "attend(source, norm(x), cross_weights, causal=False)",
+             says="your cross-attention is turned round: queries from source, keys from x",
+             next="each token of x asks, and source answers: attend(norm(x), source, …)"),
+        edit(f"    x = x + {SELF}\n    x = x + {CROSS}\n    return x + {MLP}",
+             f"    return x + {SELF} + attend(seen, source, cross_weights, False) + "
+             f"{MLP.replace('norm(x)', 'seen')}",
+             says="your steps all read the same norm: they stand beside each other",
+             next="each step reads the norm of the sum so far"),
+        edit(f"return x + {MLP}", f"return norm(x + {MLP})",
+             says="your block normalises its output",
+             next="return the sum itself; the next block begins with a norm"),
         edit(f"x = x + {CROSS}", "pass",
              says="your block leaves out cross-attention",
              next="between self-attention and the MLP comes a step that reads source"),
@@ -1059,12 +1071,319 @@ Spec(
         edit(" @ output", "",
              says="your attention leaves out the output matrix",
              next="multiply what attention returns by the fourth matrix"),
+        edit("output = weights", "output = weights.swapaxes(1, 2)",
+             says="your matrices of attention are transposed: x @ W.T",
+             next="they are used as x @ W, with no transpose"),
         edit("query, key, value, output = weights", "key, query, value, output = weights",
              says="your matrices of query and key are swapped",
              next="the order is query, key, value, output"),
     ],
     alternatives=[block_by_hand, block_token_by_token],
 )  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="02.V5"
+# ## 02.V5 A cross-attention module
+#
+# *20 minutes · difficulty 2 of 3 · 3 points*
+# · [section](../notebooks/02_attention.ipynb#Two-sentences)
+#
+# x `(B, Tq, d)` asks, source `(B, Tk, e)` answers. Make queries with `w_q` `(d, d)`, keys and
+# values with `w_k` and `w_v` `(e, d)`. Split the d columns into `heads`, attend in each, join them
+# side by side, multiply by `w_o` `(d, d)`.
+
+# %% [markdown] role="prompt" exercise="02.V5"
+# Return the output, `(B, Tq, d)`, and the weights of each head, `(B, heads, Tq, Tk)`, without a
+# mask.
+#
+# A textbook's case is d = 128, 4 heads, 7 tokens of a decoder, 10 of an encoder, one text. Which
+# two shapes do you expect?
+
+
+# %% role="answer" exercise="02.V5"
+def cross_attention(x, source, w_q, w_k, w_v, w_o, heads):
+    """Return the output (B, Tq, d) and the weights (B, heads, Tq, Tk), in the dtype of x."""
+
+    # BEGIN SOLUTION
+    def split(projected):  # (B, T, d) -> (B, heads, T, D)
+        return projected.reshape(*projected.shape[:2], heads, -1).swapaxes(1, 2)
+
+    q, k, v = split(x @ w_q), split(source @ w_k), split(source @ w_v)
+    scores = q @ k.swapaxes(-1, -2) / q.shape[-1] ** 0.5
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    joined = (weights @ v).swapaxes(1, 2).reshape(x.shape)
+    return joined @ w_o, weights
+    # END SOLUTION
+
+
+# %% role="check" exercise="02.V5"
+check("02.V5")
+
+# %% [markdown] role="hints" exercise="02.V5"
+# 1. Write down the shape after each step. Which of the two lengths, Tq or Tk, do keys have, and
+#    values, weights, the output?
+# 2. Project, then split (B, T, d) into (B, T, heads, D) and bring the heads before the tokens.
+#    Scores are (B, heads, Tq, Tk). Undo the split after the product with the values.
+# 3. split = lambda y: y.reshape(*y.shape[:2], heads, -1).swapaxes(1, 2); q = split(x @ w_q), k and
+#    v from source; out = (weights @ v).swapaxes(1, 2).reshape(x.shape) @ w_o.
+
+
+# %% role="spec" exercise="02.V5"
+def cross_by_heads(x, source, w_q, w_k, w_v, w_o, heads):
+    """Cut the matrices, not what they make: one head after the other."""
+    width, out, every = x.shape[-1] // heads, 0, []
+    for head in range(heads):
+        own = slice(head * width, (head + 1) * width)
+        q, k, v = x @ w_q[:, own], source @ w_k[:, own], source @ w_v[:, own]
+        every.append(full.weights(q, k))
+        out = out + every[-1] @ v @ w_o[own]
+    return out, np.stack(every, axis=1)
+
+
+def cross_by_einsum(x, source, w_q, w_k, w_v, w_o, heads):
+    d = x.shape[-1]
+    w_q, w_k, w_v = (w.reshape(len(w), heads, d // heads) for w in (w_q, w_k, w_v))
+    q, k, v = (
+        np.einsum("btd,dhw->bthw", tokens, w)
+        for tokens, w in ((x, w_q), (source, w_k), (source, w_v))
+    )
+    weights = softmax(np.einsum("bthw,bshw->bhts", q, k) / math.sqrt(d // heads))
+    out = np.einsum("bhts,bshw->bthw", weights, v)
+    return (out.reshape(x.shape) @ w_o).astype(x.dtype), weights.astype(x.dtype)
+
+
+def modules(name, batch, n_queries, n_keys, width, e, heads, *, factor=1.0, dtype=np.float32):
+    """Return a maker of a case of `heads` heads, `width` wide; `factor` makes scores larger."""
+    d = heads * width
+
+    def change(x, source, w_q, *matrices):
+        return x, source, *(w / len(w) ** 0.5 for w in (factor * w_q, *matrices))
+
+    shapes = (batch, n_queries, d), (batch, n_keys, e), (d, d), (e, d), (e, d), (d, d)
+    return arrays(name, *shapes, rest=(heads,), dtype=dtype, change=change)
+
+
+def random_module(rng):
+    sizes = tuple(int(x) for x in rng.integers(2, (4, 9, 9, 5, 9, 5)))
+    return modules(f"random, B, Tq, Tk, D, e, heads = {sizes}", *sizes)(rng)
+
+
+QUERY_SPLIT, JOIN = "split(x @ w_q)", ".swapaxes(1, 2).reshape(x.shape)"
+SPLIT = "projected.reshape(*projected.shape[:2], heads, -1).swapaxes(1, 2)"
+
+Spec(
+    kind="array",
+    reference=cross_by_heads,
+    cases=[
+        modules("1 query, 1 key, 1 head", 1, 1, 1, 1, 1, 1),
+        modules("1 head", 1, 2, 3, 5, 4, 1),
+        modules("2 heads", 1, 2, 3, 5, 4, 2),
+        modules("2 texts, 3 heads", 2, 3, 5, 2, 7, 3),
+        modules("4 texts, 4 heads, 4 queries, 4 keys, D = 4, e = 16", 4, 4, 4, 4, 16, 4),
+        modules("1 query, 9 keys", 2, 1, 9, 3, 4, 2),
+        modules("9 queries, 1 key", 2, 9, 1, 3, 4, 2),
+        modules("heads of width 1", 1, 3, 5, 1, 4, 6),
+        modules("large scores", 1, 4, 5, 8, 6, 2, factor=300.0),
+        modules("float64", 2, 4, 5, 3, 7, 2, dtype=np.float64),
+        modules("the document's d = 128, 4 heads, 7 and 10 tokens", 1, 7, 10, 32, 128, 4),
+        random_module,
+    ],
+    mistakes=[
+        edit(" / q.shape[-1] ** 0.5", "",
+             says="your output is what you get without 1/√D",
+             next="divide the scores by the square root of the width of a head"),
+        edit("q.shape[-1] **", "x.shape[-1] **",
+             says="your scores are divided by √d, the width of all heads together",
+             next="D is the width of one head, d / heads"),
+        edit(SPLIT, "projected.reshape(len(projected), heads, projected.shape[1], -1)",
+             JOIN, ".reshape(x.shape)",
+             says="your heads are cut across the tokens: reshape alone splits rows, not columns",
+             next="split the columns first, (B, T, heads, D), then swap axes 1 and 2"),
+        edit(SPLIT, "projected.reshape(len(projected), heads, projected.shape[1], -1)",
+             says="your heads are cut across the tokens, and joined along the columns",
+             next="split the columns first, (B, T, heads, D), then swap axes 1 and 2"),
+        edit(JOIN, ".reshape(x.shape)",
+             says="your heads are joined without bringing the tokens to the front",
+             next="swap axes 1 and 2 back before you reshape"),
+        edit("heads, -1).swapaxes(1, 2)", "-1, heads).transpose(0, 3, 1, 2)",
+             JOIN, ".transpose(0, 2, 3, 1).reshape(x.shape)",
+             says="your heads take columns in turn: head 0 has columns 0, heads, 2·heads …",
+             next="a head owns D columns side by side: reshape to (B, T, heads, D)"),
+        edit("joined @ w_o", "joined",
+             says="your output is not multiplied by w_o",
+             next="w_o mixes the heads: joined @ w_o"),
+        edit("@ w_o", "@ w_o.T",
+             says="your w_o is transposed",
+             next="joined @ w_o, with no transpose"),
+        edit("split(source @ w_v)", "split(source @ w_k)",
+             says="your values are the keys",
+             next="values have a matrix of their own: source @ w_v"),
+        edit("return joined @ w_o, weights", "return joined @ w_o, scores",
+             says="your second result are the scores, before the softmax",
+             next="return the weights: rows that sum to 1"),
+        edit("return joined @ w_o, weights", "return joined @ w_o, weights.mean(axis=1)",
+             says="your weights are averaged over the heads",
+             next="return those of each head: (B, heads, Tq, Tk)"),
+        edit("return joined @ w_o, weights",
+             "return joined @ w_o, weights.swapaxes(-1, -2).copy()",
+             says="your weights are transposed: (…, Tk, Tq)",
+             next="queries are rows, keys columns"),
+        edit("sum(axis=-1", "sum(axis=-2",
+             says="your weights sum to 1 over the queries",
+             next="each query shares out its weight among the keys: axis=-1"),
+        edit("np.exp(scores - scores.max(axis=-1, keepdims=True))", "np.exp(scores)",
+             says="your exponentials overflow: the row maximum is not subtracted",
+             next="subtract the maximum of each row of scores before np.exp"),
+        edit("scores = q @ k.swapaxes(-1, -2)", "scores = np.tril(q @ k.swapaxes(-1, -2))",
+             "weights = np.exp(", "scores[..., ~np.tri(*scores.shape[-2:], dtype=bool)] = -np.inf\n"
+             "    weights = np.exp(",
+             says="your cross-attention is causal: keys of source are hidden",
+             next="source is known as a whole: no mask"),
+    ],
+    alternatives=[cross_by_heads, cross_by_einsum],
+)  # fmt: skip
+
+# %% [markdown]
+# <details><summary>After your answer: what the textbook prints</summary>
+#
+# Weights of shape (1, 4, 7, 10) and an output of shape (1, 7, 128) (C149): right, 280 weights. The
+# output is as long as x and the weights are Tq × Tk (C039), however long source is.
+#
+# </details>
+
+# %% [markdown] role="prompt" exercise="02.V14"
+# ## 02.V14 What a pair costs
+#
+# *12 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/02_attention.ipynb#Four-ways-to-score)
+#
+# A textbook finds the scaled dot product the most efficient at every length, and calls what
+# additive scores take beyond it constant. A constant, or a factor? Count the FLOPs of all scores,
+# before scale and softmax.
+
+# %% [markdown] role="prompt" exercise="02.V14"
+# Additive: two projections, d × hidden; for each pair and hidden number a sum, a tanh that costs as
+# much as `tanh_flops` FLOPs, and a multiply-add with vector.
+#
+# Return a dict: `dot`, `additive`, and `limit`, what additive / dot tends to if both lengths grow
+# without end.
+#
+# `score_costs(3, 5, 2, 4, 10)`: 60, 908, 13.0.
+
+
+# %% role="answer" exercise="02.V14"
+def score_costs(n_queries, n_keys, d, hidden, tanh_flops):
+    """Return the FLOPs of both kinds of scores, and what their ratio tends to."""
+    # BEGIN SOLUTION
+    pairs = n_queries * n_keys
+    projections = 2 * (n_queries + n_keys) * d * hidden
+    per_pair = hidden * (1 + tanh_flops + 2)
+    return {
+        "dot": 2 * pairs * d,
+        "additive": projections + pairs * per_pair,
+        "limit": per_pair / (2 * d),
+    }
+    # END SOLUTION
+
+
+# %% role="check" exercise="02.V14"
+check("02.V14")
+
+# %% [markdown] role="hints" exercise="02.V14"
+# 1. What is done once for each token, and what once for each pair? Only one of the two matters in
+#    the end.
+# 2. A multiply-add is 2 FLOPs. A dot product takes 2·d for each pair; an additive score takes
+#    hidden times (a sum + a tanh + 2).
+# 3. additive = 2·(Tq + Tk)·d·hidden + Tq·Tk·hidden·(3 + tanh_flops); for long texts only the second
+#    term counts, so limit = hidden·(3 + tanh_flops) / (2·d).
+
+
+# %% role="spec" exercise="02.V14"
+def costs_by_shapes(n_queries, n_keys, d, hidden, tanh_flops):
+    products = [(n_queries, d, hidden), (n_keys, d, hidden), (n_queries, n_keys, hidden)]
+    every = n_queries * n_keys * hidden
+    additive_flops = sum(2 * math.prod(sizes) for sizes in products) + every + every * tanh_flops
+    limit = hidden * tanh_flops / d / 2 + 1.5 * hidden / d
+    return {"dot": 2 * n_queries * d * n_keys, "additive": additive_flops, "limit": limit}
+
+
+def costs_of_one_more_key(n_queries, n_keys, d, hidden, tanh_flops):
+    """Let each query pay for one key after the other."""
+    pair = hidden + hidden * tanh_flops + 2 * hidden
+    token = 2 * d * hidden
+    query = token + n_keys * pair
+    return {
+        "dot": n_queries * (n_keys * 2 * d),
+        "additive": n_queries * query + n_keys * token,
+        "limit": pair / d / 2,
+    }
+
+
+PER_PAIR, PROJECTIONS = "hidden * (1 + tanh_flops + 2)", "2 * (n_queries + n_keys) * d * hidden"
+
+Spec(
+    kind="number",
+    cases=[
+        case("1 query, 1 key, all widths 1", 1, 1, 1, 1, 1),
+        case("3 queries, 5 keys", 3, 5, 2, 7, 11),
+        case("1 query, 50 keys", 1, 50, 3, 5, 7),
+        case("50 queries, 1 key", 50, 1, 3, 5, 7),
+        case("a tanh for nothing", 6, 7, 5, 3, 0),
+        case("one hidden number", 6, 7, 5, 1, 20),
+        case("d = 64, 16 hidden numbers, n = 64", 64, 64, 64, 16, 20),
+        case("the same, n = 10⁶", 10**6, 10**6, 64, 16, 20),
+        *draws(4, lambda rng: rng.integers(2, (3000, 3000, 200, 100, 40))),
+    ],
+    mistakes=[
+        edit(f"projections = {PROJECTIONS}", "projections = 0",
+             says="your additive scores leave out the projections",
+             next="each query and each key is multiplied by a d × hidden matrix: 2·d·hidden"),
+        edit(PROJECTIONS, "4 * n_queries * d * hidden",
+             says="your projections take as many keys as queries",
+             next="2·d·hidden for each of Tq queries and of Tk keys"),
+        edit(PROJECTIONS, "2 * pairs * d * hidden",
+             says="your projections are done again for each pair",
+             next="project each query and each key once: Tq + Tk times, not Tq · Tk"),
+        edit("2 * (n_queries", "(n_queries", "tanh_flops + 2", "tanh_flops + 1",
+             "2 * pairs * d", "pairs * d", "(2 * d)", "d",
+             says="your multiply-adds count as one FLOP",
+             next="one multiply-add is 2 FLOPs"),
+        edit("(1 + tanh_flops + 2)", "(tanh_flops + 2)",
+             says="your pairs leave out the sum inside of tanh",
+             next="for each hidden number: a sum, a tanh, a multiply-add"),
+        edit("(1 + tanh_flops + 2)", "(1 + tanh_flops)",
+             says="your pairs leave out the product with vector",
+             next="for each hidden number: a sum, a tanh, a multiply-add of 2 FLOPs"),
+        edit(PER_PAIR, "3 * hidden + tanh_flops",
+             says="your pairs take one tanh each",
+             next="each pair takes `hidden` of them"),
+        edit("(1 + tanh_flops + 2)", "(1 + 2)",
+             says="your tanh is free",
+             next="each tanh costs tanh_flops"),
+        edit("per_pair / (2 * d)", "(projections + pairs * per_pair) / (2 * pairs * d)",
+             says="your limit is the ratio at the given lengths",
+             next="let both lengths grow: what is done once a token no longer counts"),
+        edit("per_pair / (2 * d)", "2 * d / per_pair",
+             says="your limit is upside down",
+             next="additive over dot"),
+        edit("per_pair / (2 * d)", "0.0",
+             says="your limit is 0, as if the pairs of the dot product grew faster",
+             next="both grow with Tq · Tk: what is left is the ratio of what a pair costs"),
+        edit("per_pair / (2 * d)", "1.0",
+             says="your limit is 1, as if the difference were a constant",
+             next="both grow with Tq · Tk: what is left is the ratio of what a pair costs"),
+    ],
+    alternatives=[costs_by_shapes, costs_of_one_more_key],
+)  # fmt: skip
+
+# %% [markdown]
+# <details><summary>After your answer: a constant, or a factor?</summary>
+#
+# A factor (C482): each pair has its own `hidden` tanh. With d = 64, hidden = 16 and a tanh of 20
+# FLOPs it tends to 2.875. With a tanh of one FLOP it tends to 0.5; yet a clock prefers the dot
+# product (C481): products are what machines do fast.
+#
+# </details>
 
 # %% [markdown]
 # ## Your score
