@@ -414,11 +414,11 @@ print(f"{compared.sum():,} pairs, by loops, by arrays and by the formula")
 # And what do masks save?
 
 # %% folded=true
-lengths = np.array([4096, 300, 250, 200, 150, 100, 80, 60])
+eight = np.array([4096, 300, 250, 200, 150, 100, 80, 60])
 widgets.guess(
     "Eight texts of 4096, 300, 250, 200, 150, 100, 80 and 60 tokens, padded to one batch, causal: "
     "which share of all scores belongs to two real tokens, the later one reading?",
-    lambda: 100 * (lengths * (lengths + 1) / 2).sum() / (8 * 4096**2),
+    lambda: 100 * (eight * (eight + 1) / 2).sum() / (8 * 4096**2),
     unit="%",
     explain="One text makes the batch long, and causal halves the rest. All else is computed, and "
     "hidden.",
@@ -448,10 +448,8 @@ try:
     from attncourse.kernels import flash as kernel
 
     tensors = [torch.from_numpy(array[..., :256, :]) for array in (q, k, v)]
-    seen = [
-        trace.record(kernel.attention, *tensors, block_q=32, block_k=32, causal=causal)
-        for causal in (False, True)
-    ]
+    tile = {"block_q": 32, "block_k": 32}
+    seen = [trace.record(kernel.attention, *tensors, **tile, causal=c) for c in (False, True)]
     expected = full.attention(*(tensor.numpy() for tensor in tensors), causal=True)
     np.testing.assert_allclose(seen[1].result.numpy(), expected, atol=1e-5)
     share = seen[1].bytes_loaded() / seen[0].bytes_loaded()
@@ -532,8 +530,8 @@ for n in (1024, 2048, 4096, 16384):
 keys = np.array([[2.0, 1], [-1, 0], [2, -1]])  # cat, chased, mice: a noun, a subject
 values = np.array([[1.0], [0], [2]])  # how many
 asks = {"nouns": [1.0, 0], "a subject": [1.0, 1], "an object": [1.0, -1]}
-for what, query in asks.items():
-    out = full.attention(3 * np.array([query]), keys, values, scale=1)
+for what, wanted in asks.items():
+    out = full.attention(3 * np.array([wanted]), keys, values, scale=1)
     print(f"asked for {what:<9}: {out.item():.2f}")
 
 # %% [markdown]
@@ -871,9 +869,9 @@ for depth in (2, 6, 20):
     print(f"{depth:>2} blocks: post-norm {post:.2f}, pre-norm {pre:.2f}")
 
 # %% [markdown]
-# Shallow, the two are equals. Is the deep post-norm stack better than knowing the letters'
-# frequencies? And why? Follow the gradient from the last block down to the first. At the start
-# both let it through. After the 25 steps:
+# Compare the two while they are shallow, and then: does the deep post-norm stack know more than how
+# frequent letters are? To see why, follow the gradient from the last block down to the first,
+# before training and after its 25 steps:
 
 # %% folded=true
 figure, boxes = plots.figure(1, 2, height=3.3, sharey=True)
