@@ -594,8 +594,8 @@ print("the same output", tuple(theirs.shape), "from", sum(w.size for w in weight
 # %% [markdown]
 # PyTorch's module wants the whole width, 768. Keras' `MultiHeadAttention(num_heads, key_dim)` wants
 # the width of *one head*, 64. Who passes 768 there gets twelve heads of 768. The same slip occurs
-# on paper: chapter E counts one head of 768 where it means twelve of 64. What is right then, and
-# what is not?
+# on paper: chapters E and V both count one head of 768 where a model of twelve is meant. What is
+# right then, and what is not?
 
 # %%
 n = 4096
@@ -710,7 +710,7 @@ claims.check("C481", f"additive over dot, in time: {said}; in FLOPs: {2 * hidden
 # %% [markdown]
 # Two checks to keep. **FLOPs compare only what runs at the same rate**: a matrix product is the one
 # thing that every machine does fast, a tanh is not. And **"at all lengths" is tested at the short
-# end** too, where a call takes longer than its numbers.
+# end** too, where the call itself takes longer than its numbers.
 #
 # [Exercise 02.5](../exercises/02_attention.ipynb) makes additive scores in tiles, in little memory;
 # [02.V14](../exercises/02_attention.ipynb) counts what a pair costs. All four are in
