@@ -767,7 +767,7 @@ def hears(part, x, src):
 
 # %% folded=true
 x, src = draw_weights((4, d)), draw_weights((5, d))
-figure, boxes = plots.figure(1, 3, width=8.2, height=3.3)
+figure, boxes = plots.figure(1, 3, width=8.2, height=2.8)
 for (name, part), ax in zip(parts.items(), boxes, strict=True):
     plots.heatmap(hears(part, x, src), ax, title=name, x="", y="")
     ax.set_xticks(range(9), french + english, rotation=90, fontsize=8.5)
