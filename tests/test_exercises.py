@@ -774,6 +774,55 @@ def test_the_numbers_after_the_calculations_are_right():
     assert f"{speedup['tiled_speedup']:.1f}×" in after
 
 
+# Chapter 02 --------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_chapter_02_are_right():
+    def result(exercise_id, *args):
+        return answer(exercise(exercise_id))(*args)
+
+    q, k, v = np.random.default_rng(0).standard_normal((3, 5, 4))
+    np.testing.assert_allclose(result("02.1", q, k, v, np.eye(5, dtype=bool)), v)
+    mask = result("02.2", np.array([3, 1]), 2, 3)
+    assert mask.astype(int).tolist() == [[[[1, 1, 0], [1, 1, 1]]], [[[1, 0, 0], [1, 0, 0]]]]
+    assert result("02.3", np.array([1000.0, 1000.0, -np.inf]), 0).tolist() == [0.5, 0.5, 0]
+    costs = result("02.V14", 3, 5, 2, 4, 10)
+    assert list(costs.values()) == [60, 908, 13.0]
+
+
+def test_the_memory_limits_of_chapter_02_are_those_of_the_prompts():
+    heads, additive = exercise("02.4"), exercise("02.5")
+    q, k, _, n_heads, _ = heads.memory.case(np.random.default_rng(0)).args
+    scores = n_heads * len(q) * len(k) * 4
+    assert heads.memory.allowed_bytes == 2**23 == 4 * scores + 2 * k.nbytes
+    assert (scores, k.nbytes, n_heads * len(k) * 64 * 4) == (2**20, 2**21, 2**24)
+    q, k, *_, vector = additive.memory.case(np.random.default_rng(0)).args
+    scores = len(q) * len(k) * 4
+    assert additive.memory.allowed_bytes == 3 * 2**20 == 12 * scores
+    assert (scores, scores * len(vector)) == (2**18, 2**23)
+
+
+def test_the_numbers_after_the_exercises_of_chapter_02_are_right():
+    after = "\n".join(cell.source for cell in SOURCES["02"].cells)
+    [document] = [
+        each
+        for each in exercise("02.V5").cases(np.random.default_rng(0))
+        if each.name.startswith("the document's")
+    ]
+    out, weights = exercise("02.V5").reference(*document.args)
+    told = str(weights.shape), str(out.shape), f"{weights.size} weights"
+    assert all(text in after for text in told)
+    limits = [exercise("02.V14").reference(9, 9, 64, 16, tanh)["limit"] for tanh in (20, 1)]
+    assert limits == [2.875, 0.5] and "2.875" in after and "to 0.5;" in after
+
+
+def test_a_sum_in_float16_loses_what_the_prompt_of_02_3_says():
+    one_then_many = np.full((5001, 2), 0.0002, np.float16)
+    one_then_many[0] = 1
+    assert (one_then_many.sum(axis=0) == 1).all()
+    assert (one_then_many.sum(axis=0, dtype=np.float32) > 1.9).all()
+
+
 # Chapter 13 --------------------------------------------------------------------------------------
 
 

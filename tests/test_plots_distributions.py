@@ -31,6 +31,21 @@ def test_a_table_says_each_share_in_its_cell():
     assert ax.get_xlabel() == "pattern" and ax.get_ylabel() == "data"
 
 
+def test_a_matrix_says_each_number_in_its_cell_and_minus_infinity_as_such():
+    scores = np.array([[1.25, -np.inf], [0.0, -3.0]])
+    ax = plots.numbers(scores, ["a", "b"], ["x", "y"], x="key", title="scores", form=".2f")
+    assert [text.get_text() for text in ax.texts] == ["1.25", "−∞", "0.00", "−3.00"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["x", "y"]
+    colours = ax.images[0].get_array()
+    assert np.allclose(colours[0, 1], matplotlib.colors.to_rgba(plots.PAPER))
+    assert (ax.texts[0].get_color(), ax.texts[1].get_color()) == ("white", "black")
+
+
+def test_a_matrix_of_equal_numbers_is_drawn():
+    ax = plots.numbers(np.full((1, 3), 0.5), ["a"], list("xyz"), form=".0%")
+    assert [text.get_text() for text in ax.texts] == ["50%"] * 3
+
+
 def test_figures_stay_out_of_pyplot_and_settings_as_they_were():
     before = dict(matplotlib.rcParams)
     plots.distribution({"one": [1.0, 2.0]})

@@ -24,7 +24,7 @@ from attncourse.plots.base import (
 )
 from attncourse.plots.boards import LiveBoard, board
 from attncourse.plots.brackets import LiveBrackets
-from attncourse.plots.distributions import distribution, table
+from attncourse.plots.distributions import distribution, numbers, table
 from attncourse.plots.guesses import guess
 from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
 from attncourse.plots.matrices import (
@@ -98,6 +98,7 @@ __all__ = [
     "launches",
     "lifetimes",
     "mask_legend",
+    "numbers",
     "png",
     "reach",
     "roofline",

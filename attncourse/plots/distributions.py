@@ -7,9 +7,19 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from attncourse.plots.base import INK, SERIES, axis_words, figure, in_unit, set_title, styled
+from attncourse.plots.base import (
+    INK,
+    PAPER,
+    SERIES,
+    axis_words,
+    figure,
+    in_unit,
+    set_title,
+    styled,
+)
 
 CELLS = matplotlib.colormaps["viridis"]  # light is much, as in a heat map of numbers
 
@@ -86,6 +96,56 @@ def table(
     ax.set(xlabel=x, ylabel=y)
     ax.tick_params(length=0)
     ax.tick_params(axis="y", rotation=0)
+    set_title(ax, title)
+    return ax
+
+
+@styled
+def numbers(
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    ax: Axes | None = None,
+    *,
+    x: str = "",
+    y: str = "",
+    title: str = "",
+    form: str = ".1f",
+) -> Axes:
+    """Draw a small matrix as cells with their numbers, such as scores; -inf is a pale cell.
+
+    Args:
+        values: (rows, columns), at least one of them finite.
+        rows: The name of each row.
+        columns: The name of each column.
+        ax: Where; an own figure if not given.
+        x: What the columns are.
+        y: What the rows are.
+        title: In words.
+        form: How a number is written, such as ".0%".
+    """
+    if ax is None:
+        _, ax = figure(width=5.2, height=1.4 + 0.45 * len(rows))
+    values = np.asarray(values, dtype=float)
+    finite = np.isfinite(values)
+    low, high = values[finite].min(), values[finite].max()
+    shares = np.where(finite, (values - low) / max(high - low, 1e-300), 0)
+    colours = np.where(finite[..., None], CELLS(shares), to_rgba(PAPER))
+    ax.imshow(colours, aspect="auto", interpolation="nearest")
+    for (i, j), value in np.ndenumerate(values):
+        word = format(value, form) if finite[i, j] else str(value).replace("inf", "∞")
+        dark = _luminance(colours[i, j]) < 0.18
+        ax.text(j, i, word.replace("-", "−"), ha="center", va="center", fontsize=9.5,
+                color="white" if dark else "black")  # fmt: skip
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_xticks(np.arange(1, len(columns)) - 0.5, minor=True)
+    ax.set_yticks(np.arange(1, len(rows)) - 0.5, minor=True)
+    ax.grid(which="minor", color="white", linewidth=1.5)
+    ax.set_axisbelow(False)
+    ax.tick_params(which="both", length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel=x, ylabel=y)
     set_title(ax, title)
     return ax
 

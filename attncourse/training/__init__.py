@@ -2,4 +2,5 @@
 
 `checkpointing` and `reversible` keep fewer activations and compute the rest again, by `replay`;
 `mixed_precision` keeps smaller ones; `buffers` and `resident` show what becomes of the bytes.
+`norms` saves nothing: it trains small stacks with the layer norm in either place.
 """
