@@ -19,14 +19,23 @@ class Muon(torch.optim.Optimizer):
         matrices: Parameters of two axes; those of one shape are handled together.
         lr: The step's size.
         momentum: Share of the earlier steps that is kept.
+        weight_decay: Share of the matrix, times lr, that each step takes away.
 
     Paper:
         Jordan et al. 2024, kellerjordan.github.io/posts/muon: five Newton–Schulz steps with the
         coefficients given there, Nesterov momentum.
     """
 
-    def __init__(self, matrices: Iterable[torch.Tensor], lr: float, momentum: float = 0.95):
-        super().__init__(matrices, {"lr": lr, "momentum": momentum})
+    def __init__(
+        self,
+        matrices: Iterable[torch.Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.1,
+    ) -> None:
+        super().__init__(
+            matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -44,6 +53,7 @@ class Muon(torch.optim.Optimizer):
                     updates.append(matrix.grad.lerp(buffer, group["momentum"]))
                 size = group["lr"] * max(1.0, rows / columns) ** 0.5
                 for matrix, update in zip(matrices, orthogonal(torch.stack(updates)), strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
                     matrix.sub_(update, alpha=size)
 
 

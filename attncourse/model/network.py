@@ -32,7 +32,7 @@ class Network(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.embedding = nn.Parameter(torch.randn(shape.n_ids, shape.width) * 0.02)
+        self.embedding = nn.Parameter(torch.randn(shape.n_ids, shape.width) / shape.width**0.5)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.n_layers))
         self.norm = nn.Parameter(torch.ones(shape.width))
 
