@@ -929,9 +929,8 @@ widgets.in_a_real_model("mechanism", tried)
 # %%
 by_loss = sorted(tried, key=lambda name: tried[name].loss)
 for name in by_loss:
-    print(
-        f"{name:<26} {tried[name].loss:.2f} nats a token, {tried[name].copied:>4.0%} of the copying"
-    )
+    one = tried[name]
+    print(f"{name:<26} {one.loss:.2f} nats a token, {max(0, one.copied):>4.0%} of copying left")
 
 # %% [markdown] covers="P8 P19"
 # ## Your case
