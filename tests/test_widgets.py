@@ -280,3 +280,23 @@ def test_a_form_says_what_went_wrong_and_can_be_pressed_again():
     assert form.text == "Stopped."
     form._pressed()
     assert form.text == "done" and form.result.value == ""
+
+
+def test_in_a_real_model_shows_the_page_of_the_trial_that_is_chosen():
+    class Tried:
+        pieces = ("a", " b", "\n", "c")
+
+        def __init__(self, excess, words):
+            self.excess, self.words = np.array(excess), words
+
+        def __str__(self):
+            return self.words
+
+    tried = {8: Tried([0, 4.0, 0, 1], "8: poor"), 64: Tried([0, 0.0, 0, 0], "64: good")}
+    shown = widgets.in_a_real_model("window", tried)
+    assert repr(shown) == "8: poor"
+    before, control = shown.png, shown.controls["chosen"]
+    assert control.description == "window"
+    control.value = 64
+    assert repr(shown) == "64: good" and shown.png != before
+    assert repr(widgets.in_a_real_model("window", tried, start=64)) == "64: good"

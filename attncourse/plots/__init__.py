@@ -40,6 +40,7 @@ from attncourse.plots.matrices import (
     reach,
 )
 from attncourse.plots.moves import LiveMoves, Move
+from attncourse.plots.pages import LivePage
 from attncourse.plots.points import scatter
 from attncourse.plots.programs import LiveProgram
 from attncourse.plots.records import LiveComparison, benchmark
@@ -68,6 +69,7 @@ __all__ = [
     "LiveMask",
     "LiveMoves",
     "LiveOnline",
+    "LivePage",
     "LiveProgram",
     "LiveReach",
     "LiveRoofline",

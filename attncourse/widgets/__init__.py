@@ -7,5 +7,16 @@ stands beside it as one sentence, which is all that a stored notebook keeps of i
 from attncourse.widgets.explorer import Explorer, choice, explore
 from attncourse.widgets.forms import Form, Table, form
 from attncourse.widgets.guesses import Guess, guess
+from attncourse.widgets.trials import in_a_real_model
 
-__all__ = ["Explorer", "Form", "Guess", "Table", "choice", "explore", "form", "guess"]
+__all__ = [
+    "Explorer",
+    "Form",
+    "Guess",
+    "Table",
+    "choice",
+    "explore",
+    "form",
+    "guess",
+    "in_a_real_model",
+]

@@ -875,6 +875,35 @@ else:
 # pairs is hard to beat: **the window can save only what took time.** How does the picture go on at
 # twice the length?
 
+# %% [markdown]
+# ## In a real model
+#
+# One comes with the course: a decoder of four layers with four heads each,
+# [trained](../attncourse/model/train.py) on Python's standard library. Below, a window takes the
+# place of its attention in every layer, nothing is trained again, and it reads a page that it never
+# saw. A token is dark if it has become less probable, in *nats*: by how much $-\ln p$ grew.
+
+# %% folded=true
+from attncourse import model
+
+small = model.load()
+tried = model.trials(small, "window", window=[8, 16, 32, 64, 128, 256])
+widgets.in_a_real_model("window", tried, start=32)
+
+# %% [markdown]
+# Find the dark words that stood once before, further up than the window reaches: the names of
+# arguments, a line written twice. The second number is about them alone: of 128 shuffled tokens
+# that stand twice, only the first time can tell what comes in the second. A mean over all tokens
+# hides what a window does to *copying*.
+
+# %%
+print("everywhere:   ", tried[32])
+print("layers 0 to 2:", model.trial(small, "window", window=32, layers=[0, 1, 2]))
+
+# %% [markdown]
+# One layer that sees everything, above three that see what is near: models for long texts mix both
+# kinds for this reason ([Gemma 2](https://arxiv.org/abs/2408.00118), section 2, takes turns).
+
 # %% [markdown] covers="F10 W14"
 # ## Try it on your own text
 #

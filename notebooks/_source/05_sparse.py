@@ -666,6 +666,31 @@ for way, found in {"predictor of rank 16": guessed, "chance": by_chance}.items()
 # ([07](07_linear.ipynb)).
 
 # %% [markdown]
+# ## In a real model
+#
+# The course's small model (four layers of four heads, trained on Python's standard library) reads a
+# page that it never saw. Each pattern below takes the place of its attention in every layer, and
+# shows a late token some 32 of 512 keys. The darker a token, the less probable it has become.
+
+# %% folded=true
+from attncourse import model
+
+small = model.load()
+patterns = {
+    "the last 32": small.swap("window", window=31),
+    "every 16th": small.swap("strided", stride=16),
+    "32 at random": small.swap("random_keys", n_random=32),
+    "near and every 22nd": small.swap("sparse_transformer", stride=22),
+    "BigBird": small.swap("bigbird", block=8, window_blocks=1, random_blocks=1, global_blocks=1),
+}
+widgets.in_a_real_model("keys", model.compare(small, patterns))
+
+# %% [markdown]
+# A pattern that reaches everything in two steps can carry a word from anywhere. This model was
+# never trained to pass words on in steps, so it cannot use the way. Patterns are for training
+# with; what a trained model needs is found in its maps.
+
+# %% [markdown]
 # ## With a text of your own
 #
 # Put 64 words of your own into `TEXT`, with one that is named early and needed late; name it in

@@ -684,6 +684,28 @@ for what, n in (("a page", 500), ("a book", 130_000)):
     print(f"weights of {format_bytes(4 * n * n, decimal=True)} a head, state of 16.6 kB")
 
 # %% [markdown]
+# ## In a real model
+#
+# The course's small model (four layers of four heads, trained on Python's standard library) reads a
+# page that it never saw, with linear attention in the layers you choose. The darker a token, the
+# less probable it has become. The last choice is no attention at all: with the feature
+# $\phi = 1$ every query gets the mean of the past.
+
+# %% folded=true
+from attncourse import model
+
+small = model.load()
+where = {"layer 0": 0, "layer 3": 3, "layers 0 and 1": [0, 1], "all four": None}
+changed = {name: small.swap("linear", layers=layers) for name, layers in where.items()}
+ones = lambda x: np.ones_like(x[..., :1])  # noqa: E731
+changed["the mean, all four"] = small.swap("linear", feature_map=ones)
+widgets.in_a_real_model("elu + 1 in", model.compare(small, changed))
+
+# %% [markdown]
+# Queries and keys were trained for $e^{q \cdot k}$, which picks; another kernel reads other things
+# out of them. Linear attention is trained from the start, or a model is tuned to it afterwards.
+
+# %% [markdown]
 # ## Your own text
 #
 # Which word comes after this one? Each word gets a random vector; the key of a place is its word,

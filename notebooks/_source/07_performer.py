@@ -698,6 +698,31 @@ for n in (4096, 32_768):
 # The Triton kernel is in [kernels/performer.py](../attncourse/kernels/performer.py).
 
 # %% [markdown]
+# ## In a real model
+#
+# The Performer promises the softmax itself, so it may take its place without any training. The
+# course's small model (four layers of four heads, trained on Python's standard library) reads a
+# page that it never saw. The darker a token, the less probable it has become.
+
+# %% folded=true
+from attncourse import model
+
+small = model.load()
+tried = model.trials(small, "performer", n_features=[16, 64, 256, 1024])
+widgets.in_a_real_model("features", tried)
+
+# %% [markdown]
+# The queries and keys of this model say why. What the formula of this page gives for their typical
+# error, layer by layer:
+
+# %%
+for layer, (q, k, _) in enumerate(small.qkv(model.page())):
+    squares = np.square(q[:, :, None] + k[:, None]).sum(axis=-1) / q.shape[-1] ** 0.5  # |q + k|²
+    share = (squares < math.log1p(256 * 0.3**2)).mean()
+    print(f"layer {layer}: |q + k|² typically {np.median(squares):.0f};", end=" ")
+    print(f"256 features get {share:.0%} of the pairs to within 30 %")
+
+# %% [markdown]
 # ## Your own vectors
 #
 # Whether a Performer suits a model is decided by its queries and keys, and by nothing else. Put

@@ -901,6 +901,37 @@ print(f"perplexity {np.exp(loss):.2f} per character, {loss / np.log(2):.2f} bits
 kept = masks.density(window.mask(4096, 4096, window=128))
 print(f"a window of 128 at 4096 tokens: density {kept:.1%}, sparsity {1 - kept:.1%}")
 
+# %% [markdown]
+# ## In a real model
+#
+# Error on random input says little about words. The course's small model (four layers of four
+# heads, trained on Python's standard library) reads a page that it never saw, with one mechanism
+# after the other in place of its attention, and nothing trained again. The darker a token, the less
+# probable it has become. Each has some 64 of 512 keys, or their memory.
+
+# %% folded=true
+from attncourse import model
+
+small = model.load()
+changed = {
+    "window 63": small.swap("window", window=63),
+    "every 8th key": small.swap("strided", stride=8),
+    "64 random keys": small.swap("random_keys", n_random=64),
+    "top 64 keys": small.swap("topk", keep=64),
+    "LSH, 16 buckets, 4 rounds": small.swap("lsh", n_buckets=16, n_rounds=4, chunk=32),
+    "pooled by 8": small.swap("pooled", pool=8),
+    "linear": small.swap("linear"),
+    "Performer, 64 features": small.swap("performer", n_features=64),
+}
+tried = model.compare(small, changed)
+widgets.in_a_real_model("mechanism", tried)
+
+# %%
+by_loss = sorted(tried, key=lambda name: tried[name].loss)
+for name in by_loss:
+    one = tried[name]
+    print(f"{name:<26} {one.loss:.2f} nats a token, {max(0, one.copied):>4.0%} of copying left")
+
 # %% [markdown] covers="P8 P19"
 # ## Your case
 #

@@ -240,9 +240,10 @@ claims.check("C408")
 #
 # ### 9. Two columns that know of each other
 #
-# A table compares softmax attention with an average over $m$ random features, by mean squared error
-# and cosine; here are four of its six rows. If the error does not depend on the output, both together
-# fix the mean square of that output, its *power*. It is one output: the power must be one number.
+# A table compares softmax attention with an average over $m$ random features, by mean squared
+# error and cosine; here are four of its six rows. If the error does not depend on the output, both
+# together fix the mean square of that output, its *power*. It is one output: the power must be one
+# number.
 
 # %%
 table = {32: (0.0234, 0.9123), 128: (0.0034, 0.9812), 512: (0.0004, 0.9978), 1024: (0.0001, 0.9995)}

@@ -1,0 +1,195 @@
+"""Trains the model that ships with the course: `python -m attncourse.model.train`.
+
+From nothing to the weights in under twenty minutes on two idle cores. A run that was ended goes on
+where its last checkpoint was. The course ships what one such run gave, at the default settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from attncourse.model import corpus, scores, tokenizer, weights
+from attncourse.model.decoder import Shape
+from attncourse.model.muon import Muon
+from attncourse.model.network import Network
+from attncourse.units import format_seconds
+
+SHAPE = Shape()
+STEPS, ROWS, SEED = 3600, 4, 0
+WARM_UP, CONSTANT = 50, 0.6  # steps until the full rate; share of the steps until it falls
+EVERY = 200  # steps between two measurements on held-out text, each with a checkpoint
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, and write weights and log."""
+    parser = argparse.ArgumentParser(prog="python -m attncourse.model.train", description=__doc__)
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"default {STEPS}")
+    parser.add_argument("--repeats", type=float, default=0.25, help="share of rows that repeat")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=weights.SHIPPED, help="where the weights go")
+    parser.add_argument("--log", type=Path, default=Path("results/model.json"))
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    run = Run(options.steps, options.repeats, options.seed, options.out.with_suffix(".partial"))
+    run.train()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    weights.save(options.out, run.arrays(), run.network.shape)
+    options.log.parent.mkdir(parents=True, exist_ok=True)
+    options.log.write_text(json.dumps(run.record(), indent=1) + "\n")
+    run.checkpoint.unlink()
+    print(f"\n{options.out} and {options.log} written")
+
+
+class Run:
+    """One training run, from its first step or from its checkpoint.
+
+    Args:
+        steps: How many steps it has.
+        repeats: Share of the rows in which a segment stands twice.
+        seed: Of weights and batches.
+        checkpoint: Where the run is kept until it has ended.
+        shape: Of the model.
+    """
+
+    def __init__(
+        self, steps: int, repeats: float, seed: int, checkpoint: Path, shape: Shape = SHAPE
+    ) -> None:
+        self.settings = {"steps": steps, "repeats": repeats, "seed": seed}
+        self.steps, self.repeats, self.seed = steps, repeats, seed
+        self.checkpoint = checkpoint
+        texts = list(corpus.library().values())
+        _say(f"learning {shape.n_ids} tokens from {sum(map(len, texts)) / 1e6:.1f} MB of sources")
+        self.tokenizer = tokenizer.learn("".join(texts), shape.n_ids)
+        self.ids = corpus.tokens(texts, self.tokenizer)
+        self.unseen = corpus.tokens(corpus.held_out(), self.tokenizer)
+        torch.manual_seed(seed)
+        self.network = Network(shape)
+        matrices = list(self.network.layers.parameters())
+        vectors = [p for p in matrices if p.ndim == 1]
+        matrices = [p for p in matrices if p.ndim == 2]
+        rest = [self.network.embedding, self.network.norm, *vectors]
+        self.optimizers = (
+            Muon(matrices, lr=0.02),
+            torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
+        )
+        self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
+        self.step, self.seconds = 0, 0.0
+        self.log: list[dict] = []
+        if checkpoint.exists():
+            self._resume()
+
+    def train(self) -> None:
+        """Take the steps that are left."""
+        last = time.perf_counter()
+        recent: list[float] = []
+        while self.step < self.steps:
+            recent.append(self._step())
+            now = time.perf_counter()
+            self.seconds, last = self.seconds + now - last, now
+            self.step += 1
+            left = (self.steps - self.step) * self.seconds / self.step
+            _say(
+                f"step {self.step}/{self.steps}, loss {recent[-1]:.3f}, {format_seconds(left)} left"
+            )
+            if self.step % EVERY == 0 or self.step == self.steps:
+                self._measure(float(np.mean(recent)))
+                recent.clear()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the weights, in float16, and the merges of the tokenizer."""
+        state = self.network.state_dict()
+        arrays = {name: value.numpy().astype(np.float16) for name, value in state.items()}
+        return arrays | {"merges": self.tokenizer.merges.astype(np.int16)}
+
+    def record(self) -> dict:
+        """Return settings, machine and log."""
+        return {
+            "settings": self.settings,
+            "shape": asdict(self.network.shape),
+            "training_tokens": len(self.ids),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "machine": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "seconds": round(self.seconds, 1),
+            "log": self.log,
+        }
+
+    def _step(self) -> float:
+        """Take one step and return its loss."""
+        rows = corpus.batch(
+            self.ids,
+            step=self.step,
+            rows=ROWS,
+            length=self.network.shape.context,
+            repeats=self.repeats,
+            seed=self.seed,
+        )
+        loss = self.network.loss(torch.from_numpy(rows))
+        loss.backward()
+        share = self.step / self.steps
+        fall = 1.0 if share < CONSTANT else 0.02 + 0.98 * (1 - share) / (1 - CONSTANT)
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * fall * min(1.0, (self.step + 1) / WARM_UP)
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.item()
+
+    def _measure(self, train_loss: float) -> None:
+        """Log the losses, and keep the run."""
+        model = weights.model(self.arrays(), self.network.shape)
+        first, second = scores.copying(model, self.unseen)
+        self.log.append(
+            {
+                "step": self.step,
+                "train": round(train_loss, 4),
+                "held_out": round(model.loss(self.unseen[: 16 * 512 + 1]), 4),
+                "first_pass": round(first, 4),
+                "second_pass": round(second, 4),
+                "induction": np.round(scores.induction(model, self.unseen), 3).tolist(),
+                "previous": np.round(scores.previous(model, self.unseen), 3).tolist(),
+            }
+        )
+        _say(f"{self.log[-1]}\n")
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        kept = {
+            "settings": self.settings,
+            "step": self.step,
+            "seconds": self.seconds,
+            "log": self.log,
+            "network": self.network.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        torch.save(kept, self.checkpoint)
+
+    def _resume(self) -> None:
+        kept = torch.load(self.checkpoint)
+        if kept["settings"] != self.settings:
+            raise SystemExit(
+                f"{self.checkpoint} is of a run with {kept['settings']}, not {self.settings}: "
+                "remove it to start anew"
+            )
+        self.step, self.seconds, self.log = kept["step"], kept["seconds"], kept["log"]
+        self.network.load_state_dict(kept["network"])
+        for optimizer, state in zip(self.optimizers, kept["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        _say(f"going on from step {self.step}\n")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"\r\x1b[K{text}")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""A page of text, each token on a colour that says a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+
+from attncourse.plots.base import ACCENT, figure, set_title, styled
+
+PAINT = LinearSegmentedColormap.from_list("page", ["white", "#fde9a9", "#f2b134", ACCENT])
+WIDTH, PAGE = 7.5, 0.88  # inches; the share of them that is text, beside the scale
+LINE = 0.155  # inches from one line to the next
+COLUMN = (
+    0.602 / 72
+)  # width of a letter of the typewriter face, in inches for each point of its size
+
+
+class LivePage:
+    """Text in a typewriter face; the darker a token's ground, the larger its number.
+
+    Attributes:
+        figure: The picture.
+    """
+
+    @styled
+    def __init__(
+        self,
+        pieces: Sequence[str],
+        values: np.ndarray,
+        *,
+        high: float,
+        label: str = "",
+        title: str = "",
+    ):
+        """Set the text and colour it.
+
+        Args:
+            pieces: The tokens, spaces and line ends among them.
+            values: (tokens,): 0 and below is white.
+            high: The value from which on a ground is darkest.
+            label: What the values are, with their unit.
+            title: In words.
+        """
+        lines = "".join(pieces).split("\n")
+        columns = max(map(len, lines))
+        self.places = _places(pieces)
+        height = LINE * len(lines) + 0.35
+        self.figure, (self.ax, scale) = figure(1, 2, width=WIDTH, height=height)
+        self.figure.set_layout_engine("none")  # letters must fall on the cells of a grid
+        self.ax.set_position((0.005, 0.02, PAGE, LINE * len(lines) / height))
+        scale.set_position((PAGE + 0.02, 0.1, 0.015, 0.7))
+        size = WIDTH * PAGE / columns / COLUMN
+        self.grid = np.zeros((len(lines), columns))
+        self.image = self.ax.imshow(
+            self.grid, cmap=PAINT, vmin=0, vmax=high, aspect="auto", interpolation="nearest"
+        )
+        for row, line in enumerate(lines):
+            face = {"family": "monospace", "fontsize": size}
+            self.ax.text(-0.5, row, line, va="center_baseline", color="black", **face)
+        self.ax.set(xticks=[], yticks=[])
+        self.ax.spines[:].set_visible(False)
+        self.figure.colorbar(self.image, cax=scale, label=label)
+        self.update(values, title)
+
+    def update(self, values: np.ndarray, title: str | None = None) -> None:
+        """Show other values."""
+        self.grid[:] = 0
+        for (rows, columns), value in zip(self.places, values, strict=True):
+            self.grid[rows, columns] = value
+        self.image.set_data(self.grid)
+        if title is not None:
+            set_title(self.ax, title)
+
+
+def _places(pieces: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+    """Return rows and columns of the letters of each token; line ends have none."""
+    places, row, column = [], 0, 0
+    for piece in pieces:
+        rows, columns = [], []
+        for letter in piece:
+            if letter == "\n":
+                row, column = row + 1, 0
+            else:
+                rows.append(row)
+                columns.append(column)
+                column += 1
+        places.append((rows, columns))
+    return places

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from attncourse import plots
+
+PIECES = ["def", " f", "(", "x):", "\n    ", "return", " x", "\n\n", "f"]
+
+
+def test_each_letter_stands_on_the_colour_of_its_token():
+    page = plots.LivePage(PIECES, np.arange(9.0), high=8, label="nats")
+    shown = np.asarray(page.image.get_array())
+    assert shown.shape == (4, len("    return x"))
+    assert shown[0].tolist() == [0, 0, 0, 1, 1, 2, 3, 3, 3, 0, 0, 0]
+    assert shown[1].tolist() == [4] * 4 + [5] * 6 + [6] * 2
+    assert shown[2].tolist() == [0] * 12
+    assert shown[3, 0] == 8
+    page.update(np.zeros(9), title="nothing")
+    assert not np.asarray(page.image.get_array()).any()
+    assert page.ax.get_title(loc="left") == "nothing"
+
+
+def test_a_page_that_ends_with_a_line_end_is_drawn():
+    page = plots.LivePage(["ab", "\n"], np.ones(2), high=1)
+    assert np.asarray(page.image.get_array()).tolist() == [[1, 1], [0, 0]]
+
+
+def test_letters_are_as_wide_as_their_cells():
+    page = plots.LivePage(["x" * 79 + "y"], np.ones(1), high=1)
+    page.figure.canvas.draw()
+    box = page.ax.texts[0].get_window_extent()
+    cells = page.ax.get_window_extent()
+    assert box.width == pytest.approx(cells.width, rel=0.03)
+
+
+def test_values_for_other_tokens_are_refused():
+    page = plots.LivePage(PIECES, np.zeros(9), high=1)
+    with pytest.raises(ValueError):
+        page.update(np.zeros(8))
