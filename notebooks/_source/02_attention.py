@@ -915,7 +915,40 @@ for n in (16, 64, 512):
 # that hears one loses everything in one case of ten.
 #
 # [Exercise 02.6](../exercises/02_attention.ipynb) asks for the pre-norm block, in NumPy.
+
+# %% [markdown]
+# ## In a real model
 #
+# The course brings a decoder that has learned something: four layers of masked self-attention, four
+# heads each, and an MLP; pre-norm, no second sentence, 0.92 million numbers,
+# [trained by us](../attncourse/model/train.py) on Python's standard library. It is small enough to
+# be read: [`model/decoder.py`](../attncourse/model/decoder.py) is this chapter in NumPy.
+
+# %%
+from attncourse import model
+
+small = model.load()
+print(small.generate("    def close(self):\n", 40, temperature=0.7, seed=1))
+
+# %% [markdown]
+# No poet, but it has seen Python. Now it reads a page that it never saw, while attention is
+# silenced where you choose. A token is dark if it became less probable, in *nats*: by how much
+# $-\ln p$ grew. *Copying* is the model's gain on 128 shuffled tokens that it sees a second time.
+
+# %% folded=true
+everywhere = [(layer, head) for layer in range(4) for head in range(4)]
+silent = {
+    f"layer {i}": small.without(*[one for one in everywhere if one[0] == i]) for i in range(4)
+}
+tried = model.compare(small, silent | {"all layers": small.without(*everywhere)})
+widgets.in_a_real_model("silent", tried)
+
+# %% [markdown]
+# Without attention no token hears another: all that is left is which token often follows *this*
+# one. The difference is what this course is about, and later chapters end on this page, with their
+# mechanism in place.
+
+# %% [markdown]
 # ## Try it on your own text
 #
 # Paste a mail, a chapter, a page of code instead of the proverbs, and choose a word that you use
