@@ -14,7 +14,7 @@ from attncourse.model.decoder import Model
 from attncourse.model.scores import copying
 
 LENGTHS = (512, 16_384)  # what the model was trained to read, and what one would like it to
-CONTEXTS = 8  # of unseen text, over which the loss is taken
+CONTEXTS = 4  # of unseen text, over which the loss is taken
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def compare(model: Model, changed: Mapping[Any, Model]) -> dict[Any, Trial]:
     ids = model.encode(page())
 
     def measured(one: Model) -> tuple[float, float, np.ndarray]:
-        first, second = copying(one, unseen, rows=4)
+        first, second = copying(one, unseen, rows=2)
         return one.loss(unseen), first - second, one.losses(ids)
 
     full_loss, full_gain, full_losses = measured(model)

@@ -670,7 +670,8 @@ for way, found in {"predictor of rank 16": guessed, "chance": by_chance}.items()
 #
 # The course's small model (four layers of four heads, trained on Python's standard library) reads a
 # page that it never saw. Each pattern below takes the place of its attention in every layer, and
-# shows a late token some 32 of 512 keys. The darker a token, the less probable it has become.
+# shows the last of 512 tokens 32 keys (near and every 22nd: 45). The darker a token, the less
+# probable it has become.
 
 # %% folded=true
 from attncourse import model
