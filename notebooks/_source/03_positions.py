@@ -425,7 +425,7 @@ for number, ax in zip((0, 4, 8, 12), dials, strict=True):
     styles = {"query": (plots.SERIES[0], "-"), "key": (plots.SERIES[2], "--")}
     for label, (color, line) in styles.items():
         hands += ax.plot([], [], line, color=color, linewidth=3, label=label)
-dials[0].legend(loc="upper left", fontsize=8)
+legend = figure.legend(*dials[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
 # %% folded=true
@@ -544,6 +544,9 @@ plots.show(axes, f"{says} {column.sum():.0%}.")
 # on the words. Choose, then tick *causal*. What can row 0 still tell?
 
 # %% folded=true
+live_map = plots.LiveHeatmap(np.zeros((6, 6)), label="weight", low=0, high=1)
+live_map.ax.set_xticks(range(6), words)
+live_map.ax.set_yticks(range(6), words)
 content = 3 * asks @ kinds.T + near
 patterns = {
     "what each asks for": content,
@@ -551,9 +554,6 @@ patterns = {
     "the word before": 5 * np.eye(6, k=-1),
     "one loud key": content + 4 * (np.arange(6) == cat),
 }
-live_map = plots.LiveHeatmap(np.zeros((6, 6)), label="weight", low=0, high=1)
-live_map.ax.set_xticks(range(6), words)
-live_map.ax.set_yticks(range(6), words)
 
 
 # %% folded=true

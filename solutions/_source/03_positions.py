@@ -398,7 +398,7 @@ Spec(
 #     bucket = t5_bucket(distance, n_buckets=len(table), max_distance=max_distance)
 
 # %% [markdown] role="prompt" exercise="03.3"
-# **Memory limit** at 4 heads and n = 1024: 12 MiB, three quarters of the whole bias.
+# **Memory limit** at 4 heads and n = 768: 6.75 MiB, three quarters of the whole bias.
 
 
 # %% role="answer" exercise="03.3"
@@ -474,8 +474,8 @@ Spec(
     ],
     tolerance=2e-5,
     memory=Memory(
-        t5_case("n = 1024", (4, 1024, 16), 32, 128),
-        3 * 1024**2 * 4,
+        t5_case("n = 768", (4, 768, 16), 32, 128),
+        3 * 768**2 * 4,
         "three quarters of the bias (H, n, n): 3 · n² · 4 bytes for 4 heads",
     ),
     mistakes=[
@@ -509,7 +509,7 @@ Spec(
     ],
     alternatives=[t5_by_rows, edit("np.moveaxis(table[bucket], 2, 0)", "table.T[:, bucket]")],
     variants=[edit("block = q.shape[1], k.shape[1], 32", f"block = q.shape[1], k.shape[1], {size}")
-              for size in (16, 128)],
+              for size in (16, 64)],
 )  # fmt: skip
 
 # %% [markdown] role="prompt" exercise="03.4"
@@ -637,10 +637,11 @@ Spec(
 # · [section](../notebooks/03_positions.ipynb#Reading-a-heat-map)
 #
 # Read three means over all Tq queries off each map of `maps` (H, Tq, Tk): the weight on the own
-# token; on the token before; and, of all keys, the largest mean weight that one gets. A token that
-# does not exist gets 0. Result (H, 3), dtype of maps.
+# token; on the token before; and, of all keys, the largest mean weight that one gets.
 
 # %% [markdown] role="prompt" exercise="03.V13"
+# A token that does not exist gets 0. Result (H, 3), dtype of maps.
+#
 # Three tokens that each look at the first alone: `[[1/3, 1/3, 1]]`.
 
 
@@ -755,8 +756,8 @@ Spec(
 # · [section](../notebooks/03_positions.ipynb#What-the-heads-of-a-real-model-do)
 #
 # An induction head looks for an earlier copy of the token that it reads, and attends to what came
-# next. In the maps of a causal head, query i and key j *match* if token j − 1 is the same as token
-# i, and j ≤ i: for ids 7 8 7, query 2 matches key 1.
+# next. Query i and key j *match* if token j − 1 is the same as token i, and j ≤ i. For ids 7 8 7,
+# query 2 matches key 1.
 
 # %% [markdown] role="prompt" exercise="03.5"
 # For `ids` (T,) and `maps` (H, T, T), return each head's weight on all matches of a query, averaged
