@@ -316,9 +316,10 @@ live_bias = plots.LiveHeatmap(first_bias, label="added to the score", low=-2, hi
 def draw_bias(max_distance, causal):
     bias = relative.t5_bias(at, at, bias_table, max_distance=max_distance, causal=causal)[0]
     assert (bias[1:, 1:] == bias[:-1, :-1]).all()  # Toeplitz
-    live_bias.update(bias)
-    numbers = f"{len(np.unique(bias))} different numbers"
-    return f"max_distance {max_distance}: {bias.size} pairs, 191 distances, {numbers}."
+    seen = np.tri(96, dtype=bool) if causal else np.ones((96, 96), dtype=bool)
+    live_bias.update(np.where(seen, bias, np.nan))
+    numbers = f"{96 if causal else 191} distances, {len(np.unique(bias[seen]))} different numbers"
+    return f"max_distance {max_distance}: {seen.sum()} pairs, {numbers}."
 
 
 reaches = widgets.choice([17, 24, 32, 64, 128, 256], 32)
@@ -532,7 +533,7 @@ says = f"Row sat: {row[cat]:.0%} to cat; the row sums to {row.sum():.0%}, column
 plots.show(axes, f"{says} {column.sum():.0%}.")
 
 # %% [markdown]
-# **One row is one distribution.** Row *sat* says how *sat* divides its attention. A dark cell
+# **One row is one distribution.** Row *sat* says how *sat* divides its attention. A bright cell
 # (i, j) says that i takes much from j. It says nothing about what j takes from i, and a column
 # sums to anything.
 
@@ -699,9 +700,10 @@ def draw_looks(head, token):
 # %% folded=true
 copier = tuple(int(x) for x in np.unravel_index(copies.argmax(), copies.shape))
 by_name = {f"layer {layer}, head {head}": (layer, head) for layer, head in places}
-again = [i for i in range(200, 415) if len(pieces[i]) > 3 and pieces[i] in pieces[:150]]
+again = [i for i in range(200, 415) if len(pieces[i]) > 3 and pieces[i] in pieces[: i - 20]]
+sure = max(again, key=lambda i: page_maps[copier][i].max())  # a copy that it is sure of
 chosen = widgets.choice(by_name, copier)
-widgets.explore(draw_looks, live_page.figure, head=chosen, token=(0, 414, 1, again[0]))
+widgets.explore(draw_looks, live_page.figure, head=chosen, token=(0, 414, 1, sure))
 
 # %% [markdown]
 # ## A map is not importance
@@ -717,10 +719,9 @@ for layer in range(4):
     print(f"layer {layer}:", *(f"{lost[layer, head]:+.3f}" for head in range(4)))
 
 # %% folded=true
-points = {f"{a}.{b}": (habits["spread"][a, b], max(lost[a, b], 1e-3)) for a, b in sorted(lost)}
-axes = plots.scatter(
-    points, x_unit="tokens that share its attention", y_unit="nats lost without it"
-)
+points = {f"{a}.{b}": (habits["spread"][a, b], max(lost[a, b], 1e-3)) for a, b in places}
+axes = plots.scatter(points, x_unit="tokens", y_unit="nats")
+named = axes.set(xlabel="tokens that share its attention", ylabel="lost without it")
 worst = max(lost, key=lost.get)
 wide = max(places, key=lambda place: habits["spread"][place])
 plots.show(
@@ -760,9 +761,9 @@ widgets.guess(
 )
 
 # %% [markdown]
-# An even mean over a hundred tokens is hardly changed by taking sixteen of them. What the model
-# cannot spare is thin in the picture. And heads work in pairs: an induction head searches for "a
-# token that came after *width*". Who told that token what came before it?
+# A mean over a hundred tokens seems not to miss most of them. What the model cannot spare is thin
+# in the picture. And heads work in pairs: an induction head searches for "a token that came after
+# *width*". Who told that token what came before it?
 
 # %% folded=true
 one_back = max(places, key=lambda place: habits["there"][place] * (habits["distance"][place] == 1))
