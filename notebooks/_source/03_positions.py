@@ -73,8 +73,8 @@ try:
     places[600]
 except IndexError as error:
     print(error)
-beyond = np.minimum([600, 700], 511)  # a repair that one sees: take the last row for all of them
-print("clipped to the last row, places 600 and 700 are the same:", np.ptp(beyond) == 0)
+beyond = np.minimum([600, 700], 511)  # a repair: the last row for all that lies beyond
+print("places 600 and 700 become", *beyond)
 
 # %% [markdown]
 # With the repair, order is lost again, from 511 on. And rows that do exist are not equal either.
@@ -199,8 +199,8 @@ plots.show(axes, "The table of places does not grow with c; those of distances d
 
 # %% [markdown]
 # So "more efficient" is a statement about $c$. A textbook
-# ([chapter V](00_start.ipynb#The-four-texts)) makes it without one. **When a method is said to need
-# less, ask which of its sizes was chosen for that.**
+# ([chapter V](00_start.ipynb#The-four-texts)) makes it without one; [the audit](17_audit.ipynb) has
+# all it says. **When a method is said to need less, ask which of its sizes was chosen for that.**
 
 # %%
 print("c = 16:", 512 * 768, "parameters for places,", shaw_numbers[15], "for distances")
@@ -225,7 +225,7 @@ def looked_up(q, k, relative_keys):
     return (q @ k.T + np.take_along_axis(gains, rows, axis=1)) / math.sqrt(q.shape[-1])
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 wide_q, wide_k = (array[0, 0] for array in random_qkv(256)[:2])
 table = relative.random_tables(16, 64, 64)[0]
 np.testing.assert_allclose(
@@ -331,7 +331,7 @@ widgets.explore(draw_bias, live_bias.figure, max_distance=reaches, causal=False)
 # [`reference/t5.py`](../attncourse/reference/t5.py) makes the bias of one tile at a time, inside
 # the online softmax of [chapter 09](09_flash.ipynb#The-online-softmax):
 
-# %%
+# %% tags=["nbval-ignore-output"]
 n, heads = 1024, 4
 q4, k4, v4 = (array[0] for array in random_qkv(n, heads=heads, width=32))
 four = t5.random_table(32, heads)
@@ -376,8 +376,8 @@ plots.show(
 
 # %% [markdown]
 # ALiBi falls with the distance because it was built to. T5's biases are free: training may favour
-# what is far away. A textbook says of T5 what is true of ALiBi only.
-# **To check "it decays", look at each step between neighbours**, not at the two ends:
+# what is far away. A textbook says of T5 what is true of ALiBi. **To check "it decays", look at
+# each step between neighbours**, not at the two ends:
 
 # %%
 rises = (np.diff(random_bias[::-1]) > 0).sum()
@@ -407,7 +407,7 @@ for i, j in ((3, 0), (103, 100), (600, 597), (600, 0)):
 # %% [markdown]
 # The first three are three tokens apart. Values are not turned, nothing is stored for a pair, and
 # whatever comes after, a window, a cache, FlashAttention, takes the turned q and k as if nothing
-# had happened. That is why most models of today do it this way.
+# had happened. Many models of today do it this way, all of Llama's among them.
 # [Exercise 03.4](../exercises/03_positions.ipynb#03.4-Turn-the-pairs) writes it.
 
 # %% [markdown]
@@ -446,8 +446,8 @@ bases = widgets.choice([1, 10, 100, 1000, 10_000], 10_000)
 widgets.explore(draw_hands, figure, **ranges, base=bases)
 
 # %% [markdown]
-# Such a clock is sure of what it has shown before. A model that was trained on texts of 512 tokens
-# with heads of width 32 has sixteen hands. One that has gone round was seen at every angle; the
+# Does a model see all that its clock can show? One that was trained on texts of 512 tokens, with
+# heads of width 32, has sixteen hands. A hand that has gone round was seen at every angle; the
 # others have angles left that appear in longer texts only.
 
 
@@ -540,7 +540,7 @@ plots.show(axes, f"{says} {column.sum():.0%}.")
 # %% [markdown] covers="E2 E3 E9"
 # ### Patterns and what makes them
 #
-# Four patterns come back in every model: a *diagonal*, words that look at themselves; the same one
+# Four patterns come back in most models: a *diagonal*, words that look at themselves; the same one
 # lower, at the word before; a *column*, one loud key that agrees with every query; and what depends
 # on the words. Choose, then tick *causal*. What can row 0 still tell?
 
@@ -716,7 +716,7 @@ loss = small.loss(unseen[:1025])
 lost = {place: small.without(place).loss(unseen[:1025]) - loss for place in places}
 print(f"loss {loss:.2f} nats a token; with one head silent it grows by")
 for layer in range(4):
-    print(f"layer {layer}:", *(f"{lost[layer, head]:+.3f}" for head in range(4)))
+    print(f"layer {layer}:", *(f"{lost[layer, head]:+.2f}" for head in range(4)))
 
 # %% folded=true
 points = {f"{a}.{b}": (habits["spread"][a, b], max(lost[a, b], 1e-3)) for a, b in places}
@@ -785,10 +785,10 @@ widgets.guess(
 )
 
 # %% [markdown]
-# The induction head's map changed although nothing was done to it. A map shows the *outcome* of all
-# layers below. [Jain and Wallace 2019](https://arxiv.org/abs/1902.10186) and
-# [Michel et al. 2019](https://arxiv.org/abs/1905.10650) found both in large models: bright maps
-# that explain nothing, and many heads that nobody misses. **To learn what a head is for, take it
+# The induction head's map changed although nothing was done to it: a map shows the *outcome* of all
+# layers below. Others exchanged maps and got the same predictions
+# ([Jain and Wallace 2019](https://arxiv.org/abs/1902.10186)), or removed heads that nobody missed
+# ([Michel et al. 2019](https://arxiv.org/abs/1905.10650)). **To learn what a head is for, take it
 # away.**
 
 # %% [markdown] covers="E7 E8"
@@ -819,9 +819,9 @@ chosen_cut = widgets.choice(by_name, copier)
 widgets.explore(draw_cut, figure, head=chosen_cut, w=(0, 127, 1, 16), g=(0, 16, 1, 2))
 
 # %% [markdown]
-# So choose $w$ such that nine tenths of all the weight are kept, over all heads and the whole page,
-# and predict: a tenth of the weight lost, a tenth of what? Then measure, with the pattern in the
-# model, and nothing trained again.
+# How wide must the window be to keep nine tenths of the weight, over all heads and the whole page?
+# And what goes with the last tenth? Predict, then measure with the pattern in the model. Nothing is
+# trained again.
 
 
 # %%
@@ -839,10 +839,10 @@ for w, g in ((16, 0), (16, 8), (64, 0), (64, 8), (256, 0), (512, 0)):
     print(f"{w:>3} {g:>2} {kept(w, g):>12.0%} {lost_there:>5.2f} {first:>6.2f} {second:.2f}")
 
 # %% [markdown]
-# The last row is the model as it is. Read the others against it: how much weight is kept says
-# little about what is lost. Most of the weight belongs to heads that hardly matter, and the thin
-# stripes of copying, 128 tokens back here, are a small part of it. **Take a map as a question, and
-# the loss as the answer.**
+# The last row is the model as it is. Going down, the loss follows the weight only roughly, and
+# copying not at all: it comes back at once, when the window reaches the copy 128 tokens before. A
+# share of the weight counts heads that hardly matter like those that do. **Take a map as a
+# question, and the loss as the answer.**
 
 # %% [markdown]
 # [Exercise 03.6](../exercises/03_positions.ipynb#03.6-A-window-for-a-map) chooses $w$ from a map,
