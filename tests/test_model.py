@@ -370,6 +370,36 @@ def test_the_directions_of_a_step_are_as_good_as_orthogonal():
         assert (turned - torch.diag_embed(turned.diagonal(dim1=-2, dim2=-1))).abs().max() < 1e-6
 
 
+def test_habits_of_heads_that_see_themselves_alone(small):
+    found = model.habits(small.swap("window", window=0), np.arange(10), near=1)
+    exact = {"distance": 0, "there": 1, "near": 1, "back": 0, "spread": 1}
+    assert found.keys() == exact.keys()
+    for name, value in exact.items():
+        np.testing.assert_allclose(found[name], np.full((2, 2), value), atol=1e-5)
+
+
+def test_habits_by_hand(small):
+    maps = small.attention_maps(np.arange(10)).astype(float)
+    found = model.habits(small, np.arange(10), near=3)
+    rows = [[(maps[1, 0, i, j], i - j) for j in range(i + 1)] for i in range(10)]
+    assert found["near"][1, 0] == pytest.approx(
+        np.mean([sum(p for p, d in r if d < 3) for r in rows])
+    )
+    assert found["back"][1, 0] == pytest.approx(np.mean([sum(p * d for p, d in r) for r in rows]))
+    spread = [np.exp(-sum(p * np.log(p) for p, _ in r if p)) for r in rows]
+    assert found["spread"][1, 0] == pytest.approx(np.mean(spread))
+    at = [np.mean([p for r in rows for p, d in r if d == back]) for back in range(6)]
+    assert found["distance"][1, 0] == np.argmax(at)
+    assert found["there"][1, 0] == pytest.approx(max(at))
+
+
+def test_habits_refuse_one_token_and_no_neighbour(small):
+    with pytest.raises(ValueError, match="text must have at least 2 tokens, got 1"):
+        model.habits(small, np.arange(1))
+    with pytest.raises(ValueError, match="near must be at least 1, got 0"):
+        model.habits(small, np.arange(4), near=0)
+
+
 def test_no_held_out_module_is_trained_on():
     names = corpus.library()
     assert len(names) > 300

@@ -255,6 +255,20 @@ def test_titles_of_the_gallery_keep_apart():
     assert not any(a.overlaps(b) for i, a in enumerate(titles) for b in titles[:i])
 
 
+def test_heads_stand_in_rows_of_layers_on_one_scale():
+    maps = np.random.default_rng(0).random((2, 3, 5, 5))
+    titles = {(i, j): f"layer {i}, head {j}" for i in range(2) for j in range(3)}
+    drawn = plots.heads(maps, titles)
+    axes = [ax for ax in drawn.axes if ax.get_title(loc="left")]
+    assert [ax.get_title(loc="left") for ax in axes] == list(titles.values())
+    for ax, shown in zip(axes, maps.reshape(-1, 5, 5), strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), shown)
+        assert ax.images[0].norm(0.25) == 0.5  # the root, from 0 to 1 whatever is shown
+    assert (
+        plots.heads(np.ones((4, 4, 2, 2)), dict.fromkeys(np.ndindex(4, 4), "")).get_figheight() < 6
+    )
+
+
 def test_names_of_devices_keep_apart():
     heights = np.array([0.50, 0.51, 0.52, 0.90])
     places = lines.apart(heights, gap=0.05)

@@ -32,6 +32,14 @@ def test_letters_are_as_wide_as_their_cells():
     assert box.width == pytest.approx(cells.width, rel=0.03)
 
 
+def test_short_lines_do_not_grow_into_one_another():
+    page = plots.LivePage(["def f(x):", "\n", "return x"], np.ones(3), high=1)
+    page.figure.canvas.draw()
+    first, second = (text.get_window_extent() for text in page.ax.texts)
+    assert second.y1 <= first.y0 + 1
+    assert first.width == pytest.approx(page.ax.get_window_extent().width, rel=0.03)
+
+
 def test_values_for_other_tokens_are_refused():
     page = plots.LivePage(PIECES, np.zeros(9), high=1)
     with pytest.raises(ValueError):

@@ -12,7 +12,7 @@ heads that look around. All of it runs in NumPy; only training needs torch.
 
 from attncourse.model.corpus import held_out
 from attncourse.model.decoder import Model, Shape
-from attncourse.model.scores import copying, induction, previous, repeated
+from attncourse.model.scores import copying, habits, induction, previous, repeated
 from attncourse.model.trial import Trial, compare, page, trial, trials
 from attncourse.model.weights import load
 
@@ -22,6 +22,7 @@ __all__ = [
     "Trial",
     "compare",
     "copying",
+    "habits",
     "held_out",
     "induction",
     "load",

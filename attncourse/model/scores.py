@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from attncourse.inputs import stream
+from attncourse.inputs import check_count, stream
 from attncourse.model.decoder import Model, Text
 
 
@@ -68,6 +68,40 @@ def previous(model: Model, text: Text, **settings: Any) -> np.ndarray:
     """Return each head's mean weight on the token before: (n_layers, H). As `induction`."""
     rows = repeated(model, text, **settings)
     return np.mean([_diagonal(model, row, 1, 1) for row in rows], axis=0)
+
+
+def habits(model: Model, text: Text, *, near: int = 8) -> dict[str, np.ndarray]:
+    """Return where each head looks in a text, on average over its tokens: name -> (n_layers, H).
+
+    - "distance": how many tokens back it looks most, at most half of the text; int.
+    - "there": its weight at this distance.
+    - "near": its weight on the token itself and those before it, `near` together.
+    - "back": how many tokens back its weight lies on average.
+    - "spread": e to the entropy of its weights: as many tokens, evenly looked at, spread as far.
+
+    Args:
+        model: Whose heads.
+        text: What it reads, at least 2 tokens.
+        near: How many tokens count as near, at least 1.
+
+    Raises:
+        ValueError: A shorter text, or `near` below 1.
+    """
+    near = check_count("model.habits", "near", near, least=1)
+    maps = model.attention_maps(text).astype(np.float64)  # (n_layers, H, T, T)
+    n = maps.shape[-1]
+    if n < 2:
+        raise ValueError(f"model.habits: text must have at least 2 tokens, got {n}")
+    back = np.arange(n)[:, None] - np.arange(n)
+    diagonals = [np.diagonal(maps, -d, -2, -1).mean(axis=-1) for d in range(n // 2 + 1)]
+    logs = np.log(maps, out=np.zeros_like(maps), where=maps > 0)
+    return {
+        "distance": np.argmax(diagonals, axis=0),
+        "there": np.max(diagonals, axis=0),
+        "near": np.where(back < near, maps, 0).sum(axis=-1).mean(axis=-1),
+        "back": (maps * back).sum(axis=-1).mean(axis=-1),
+        "spread": np.exp(-(maps * logs).sum(axis=-1)).mean(axis=-1),
+    }
 
 
 def _diagonal(model: Model, ids: np.ndarray, distance: int, start: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -334,6 +334,33 @@ class LiveReach:
 def reach(reached: np.ndarray, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw which tokens reach a query after each layer, bool (layers + 1, tokens)."""
     return LiveReach(reached, ax, title=title).ax
+
+
+@styled
+def heads(maps: np.ndarray, titles: Mapping[tuple[int, int], str]) -> Figure:
+    """Draw the attention map of every head, a row of pictures for each layer, all on one scale.
+
+    The colour follows the square root of the weight: on an even scale one weight of 1 would leave
+    all that is below a tenth equally dark.
+
+    Args:
+        maps: (n_layers, H, T, T), weights from 0 to 1.
+        titles: For each (layer, head) what stands above it.
+    """
+    rows, columns = maps.shape[:2]
+    fig, axes = figure(rows, columns, width=7.5, height=0.4 + 1.35 * rows, squeeze=False)
+    norm = PowerNorm(0.5, 0, 1)
+    for place, ax in np.ndenumerate(axes):
+        image = ax.imshow(maps[place], norm=norm, cmap="viridis", interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(titles[place], loc="left", fontsize=9, pad=3)
+        ax.spines[:].set_visible(False)
+    bar = fig.colorbar(image, ax=axes, label="weight", shrink=0.6, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.set_ticks([0, 0.01, 0.1, 0.25, 0.5, 1], labels=["0", "0.01", "0.1", "0.25", "0.5", "1"])
+    fig.supxlabel("key j", fontsize=10)
+    fig.supylabel("query i", fontsize=10)
+    return fig
 
 
 def gallery(n: int = 64) -> Figure:

@@ -15,6 +15,7 @@ LINE = 0.155  # inches from one line to the next
 COLUMN = (
     0.602 / 72
 )  # width of a letter of the typewriter face, in inches for each point of its size
+LARGEST = 9.9  # points: larger letters would not fit between two lines
 
 
 class LivePage:
@@ -49,9 +50,10 @@ class LivePage:
         height = LINE * len(lines) + 0.35
         self.figure, (self.ax, scale) = figure(1, 2, width=WIDTH, height=height)
         self.figure.set_layout_engine("none")  # letters must fall on the cells of a grid
-        self.ax.set_position((0.005, 0.02, PAGE, LINE * len(lines) / height))
         scale.set_position((PAGE + 0.02, 0.1, 0.015, 0.7))
-        size = WIDTH * PAGE / columns / COLUMN
+        size = min(WIDTH * PAGE / columns / COLUMN, LARGEST)
+        width = columns * COLUMN * size / WIDTH  # less than a page, where all lines are short
+        self.ax.set_position((0.005, 0.02, width, LINE * len(lines) / height))
         self.grid = np.zeros((len(lines), columns))
         self.image = self.ax.imshow(
             self.grid, cmap=PAINT, vmin=0, vmax=high, aspect="auto", interpolation="nearest"
