@@ -722,11 +722,11 @@ Spec(
 # run token by token up to itself. One softmax runs over both.
 
 # %% [markdown] role="prompt" exercise="06.6"
-# q is `(Tq, D)`, k `(Tk, D)`, v `(Tk, Dv)`; query i sits at key i + Tk − Tq, and one that sits
-# before key 0 gives zeros.
+# q is `(Tq, D)`, k `(Tk, D)`, v `(Tk, Dv)`. The last query stands at the last key; a query before
+# key 0 gives zeros.
 #
 # **Memory limit** at n = 1024, pool 32, D = 16, float32: six arrays of n · (n / pool + pool)
-# numbers and four as large as q, 1.75 MiB. The n × n scores take 4 MiB.
+# and four of n · D numbers, 1.75 MiB.
 
 
 # %% role="answer" exercise="06.6"
@@ -889,9 +889,9 @@ Spec(
 # *12 minutes · difficulty 2 of 3 · 2 points*
 # · [section](../notebooks/06_low_rank.ipynb#Three-prices-for-one-thing)
 #
-# A textbook compares standard attention, Linformer and a window (width // 2 keys on each side and the
-# query's own; edges exact), for n tokens in one head of width d. Count matrix products only, 2 FLOPs
-# a multiply-add, Linformer's projections included.
+# A textbook compares standard attention, Linformer and a window (width // 2 keys on each side and
+# the query's own; edges exact), for n tokens in one head of width d. Count matrix products only, 2
+# FLOPs a multiply-add, Linformer's projections included.
 
 # %% [markdown] role="prompt" exercise="06.V2"
 # Return a dict: `standard`, `linformer`, `window`, their FLOPs; `order`, a tuple of these names,
@@ -1022,9 +1022,9 @@ Spec(
 # %% [markdown]
 # <details><summary>After your answer: what the textbook prints</summary>
 #
-# n = 4096, d = 768, rank 256: 5.4 times fewer operations in its text (C246), 8 times in its exercise
-# (C404); the other chapter has 16 times, the ratio of the scores (C092). It is 8. With projections
-# held, memory falls by 4.7. Its ranking of accuracy puts the window first: the text decides that
+# n = 4096, d = 768, rank 256: 5.4 times fewer operations in its text (C246), 8 times in its
+# exercise (C404); the other chapter has 16, the ratio of the scores (C092). It is 8. With
+# projections held, memory falls by 4.7. In accuracy it ranks the window first: the text decides
 # (C405).
 #
 # </details>
