@@ -297,7 +297,7 @@ Spec(
 # ## 06.3 Pooling, and the run that is left
 #
 # *20 minutes · difficulty 2 of 3 · 3 points*
-# · [section](../notebooks/06_low_rank.ipynb#Pooling)
+# · [section](../notebooks/06_pooling.ipynb#Pooling)
 #
 # Each run of `pool` tokens becomes one key and one value, their means; the last run may be shorter.
 # Add log(size of the run) to the scores of a run, so that it counts as often as its tokens would.
@@ -454,7 +454,7 @@ Spec(
 # ## 06.4 Merge what is alike
 #
 # *15 minutes · difficulty 2 of 3 · 3 points*
-# · [section](../notebooks/06_low_rank.ipynb#Runs-that-follow-the-text)
+# · [section](../notebooks/06_pooling.ipynb#Runs-that-follow-the-text)
 #
 # Cut the tokens into `keep` runs: before the `keep` − 1 tokens whose key is least like the key
 # before it, by the cosine of the two. Return the mean key of each run.
@@ -588,7 +588,7 @@ Spec(
 # ## 06.5 Learned scores, in factors
 #
 # *15 minutes · difficulty 2 of 3 · 3 points*
-# · [section](../notebooks/06_low_rank.ipynb#Scores-that-no-key-wrote)
+# · [section](../notebooks/06_pooling.ipynb#Scores-that-no-key-wrote)
 #
 # softmax(left rightᵀ) v for left `(Tq, rank)`, right `(Tk, rank)` and v `(Tk, Dv)`: logits that
 # were learned, so that no 1/√D shrinks them. Result `(Tq, Dv)`, dtype of v.
@@ -716,7 +716,7 @@ Spec(
 # ## 06.6 Pooled, and nothing of the future
 #
 # *25 minutes · difficulty 3 of 3 · 4 points*
-# · [section](../notebooks/06_low_rank.ipynb#From-left-to-right)
+# · [section](../notebooks/06_pooling.ipynb#From-left-to-right)
 #
 # A query sees the runs *before* its own as means, with log(pool) added to their scores, and its own
 # run token by token up to itself. One softmax runs over both.
@@ -1024,7 +1024,7 @@ Spec(
 #
 # n = 4096, d = 768, rank 256: 5.4 times fewer operations in its text (C246), 8 times in its
 # exercise (C404); the other chapter has 16, the ratio of the scores (C092). It is 8. With
-# projections held, memory falls by 4.7. In accuracy it ranks the window first: the text decides
+# projections held, memory falls by 4.7. Its accuracy ranks the window first: the text decides
 # (C405).
 #
 # </details>
