@@ -207,6 +207,15 @@ def test_budget_marks_the_length_and_names_the_devices():
     assert x == 3000 and y == pytest.approx(8 * 3000**2, rel=1e-6)
 
 
+def test_a_budget_of_two_curves_has_their_bytes_where_they_cannot_overlap():
+    n = 2 ** np.arange(9, 15)
+    live = plots.LiveBudget(n, {"all": 4.0 * n**2, "half": 2.0 * n**2}, [("GPU", 1e9)], at=1024)
+    words = [text.get_text() for text in live.legend.get_texts()]
+    assert words == ["all: 4 MiB", "half: 2 MiB"] and not live.text.get_text()
+    live.update({"all": 8.0 * n**2, "half": 4.0 * n**2})
+    assert [text.get_text() for text in live.legend.get_texts()] == ["all", "half"]
+
+
 def test_a_line_that_ends_early_has_its_name_at_its_end():
     fig = plots.benchmark(toy_record(full=(64, 128, 256), scoring=(64, 128)))
     for ax in fig.axes:
@@ -387,7 +396,7 @@ def test_a_comparison_shows_what_was_measured_beside_what_was_predicted():
 
     def row(stem, n, seconds, **more):
         predicted = {"flops": 165_200_000 * n, "bytes_read": 0, "bytes_written": 0, "peak_bytes": n}
-        timing = {"median": seconds, "low": seconds, "high": seconds, "repeats": 1}
+        timing = {"median": seconds, "low": seconds / 2, "high": 2 * seconds, "repeats": 5}
         measured = {"mechanism": stem, "implementation": "NumPy", "n": n, "predicted": predicted}
         return measured | {"seconds": timing, "peak_bytes": 2 * n, "error": 0.5} | more
 
@@ -399,6 +408,9 @@ def test_a_comparison_shows_what_was_measured_beside_what_was_predicted():
     live = plots.LiveComparison(record, DEVICES["RTX 4090"], 4)
     times, memory, errors = live.dots
     assert list(times.get_xdata()) == [1.0, 2.0] and list(times.get_ydata()) == [0, 1]
+    quartiles = [0.5, 2.0, np.nan, 1.0, 4.0, np.nan]
+    assert np.array_equal(live.quartiles.get_xdata(), quartiles, equal_nan=True)
+    assert list(live.quartiles.get_ydata()) == [0, 0, 0, 1, 1, 1]
     assert np.allclose(live.bars[0].get_xdata(), 4e-6)  # 165.2 MFLOP a token at 165.2 TFLOP/s
     assert list(memory.get_xdata()) == [8, 8] and list(live.bars[1].get_xdata()) == [4, 4]
     assert list(errors.get_xdata()) == [0.5, 0.5] and not len(live.bars[2].get_xdata())

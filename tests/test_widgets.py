@@ -284,7 +284,7 @@ def test_a_form_says_what_went_wrong_and_can_be_pressed_again():
 
 def test_in_a_real_model_shows_the_page_of_the_trial_that_is_chosen():
     class Tried:
-        pieces = ["a", " b", "\n", "c"]
+        pieces = ("a", " b", "\n", "c")
 
         def __init__(self, excess, words):
             self.excess, self.words = np.array(excess), words

@@ -66,8 +66,7 @@ class Result:
         """One line: id, title padded to `width`, status, score, and why it did not pass."""
         title = self.title.ljust(width)
         score = f"{self.score:g}/{self.points:g}"
-        name = f"{self.exercise} "  # 13.V10 fills the column
-        line = f"{name:<6}{title}  {STATUS_WORDS[self.status]:<17} {score:>5}"
+        line = f"{self.exercise:<6} {title}  {STATUS_WORDS[self.status]:<17} {score:>5}"
         # "not attempted" says it all, unless something stood in the way.
         return f"{line}  {self.reason}" if self.reason and self.status not in PASSED else line
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from attncourse.model.tokenizer import Tokenizer
 from attncourse.reference.relative import rotate
 from attncourse.softmax import softmax
 
-Text = str | np.ndarray
+Text: TypeAlias = "str | np.ndarray"
 ROWS = 4  # contexts that are read together: the logits and scores of more would fill the cache
 
 

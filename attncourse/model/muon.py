@@ -33,12 +33,10 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.1,
     ) -> None:
-        super().__init__(
-            matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        )
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Take one step along the gradients that are there."""
         for group in self.param_groups:
             alike: defaultdict[torch.Size, list[torch.Tensor]] = defaultdict(list)

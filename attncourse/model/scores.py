@@ -6,6 +6,8 @@ guessed from the language, only from the first time.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from attncourse.inputs import stream
@@ -39,7 +41,7 @@ def repeated(
     return np.concatenate([segments, segments], axis=1)
 
 
-def copying(model: Model, text: Text, **settings: object) -> tuple[float, float]:
+def copying(model: Model, text: Text, **settings: Any) -> tuple[float, float]:
     """Return the mean loss of a segment the first time and the second, in nats a token.
 
     A model that copies falls to nearly nothing. The arguments are those of `repeated`. The first
@@ -51,7 +53,7 @@ def copying(model: Model, text: Text, **settings: object) -> tuple[float, float]
     return float(losses[:, : n - 1].mean()), float(losses[:, n:].mean())
 
 
-def induction(model: Model, text: Text, **settings: object) -> np.ndarray:
+def induction(model: Model, text: Text, **settings: Any) -> np.ndarray:
     """Return each head's mean weight on the token after the one like it: (n_layers, H).
 
     Taken over the second time of a segment, where that token is the right next one. Arguments of
@@ -62,7 +64,7 @@ def induction(model: Model, text: Text, **settings: object) -> np.ndarray:
     return np.mean([_diagonal(model, row, n - 1, n) for row in rows], axis=0)
 
 
-def previous(model: Model, text: Text, **settings: object) -> np.ndarray:
+def previous(model: Model, text: Text, **settings: Any) -> np.ndarray:
     """Return each head's mean weight on the token before: (n_layers, H). As `induction`."""
     rows = repeated(model, text, **settings)
     return np.mean([_diagonal(model, row, 1, 1) for row in rows], axis=0)

@@ -83,7 +83,8 @@ class Run:
             torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
         )
         self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
-        self.step, self.seconds, self.log = 0, 0.0, []
+        self.step, self.seconds = 0, 0.0
+        self.log: list[dict] = []
         if checkpoint.exists():
             self._resume()
 

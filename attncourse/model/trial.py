@@ -43,16 +43,18 @@ class Trial:
     full_costs: Mapping[int, Cost]
 
     def __str__(self) -> str:
-        """Return loss, copying and cost in two sentences."""
+        """Return loss, copying and, where it differs, cost in a sentence or two."""
+        said = (
+            f"{self.loss:.2f} nats a token instead of {self.full_loss:.2f}, "
+            f"{max(0.0, self.copied):.0%} of the copying left."
+        )
+        if self.costs == self.full_costs:
+            return said
         flops = " and ".join(
             f"{cost.flops / n / 1e6:.3g} instead of {full.flops / n / 1e6:.3g} at n = {n:,}"
             for (n, cost), full in zip(self.costs.items(), self.full_costs.values(), strict=True)
         )
-        return (
-            f"{self.loss:.2f} nats a token instead of {self.full_loss:.2f}, "
-            f"{max(0.0, self.copied):.0%} of the copying left. "
-            f"Million FLOPs of attention a token: {flops}."
-        )
+        return f"{said} Million FLOPs of attention a token: {flops}."
 
 
 def page() -> str:

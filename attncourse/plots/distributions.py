@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from attncourse.plots.base import INK, SERIES, axis_words, figure, in_unit, set_title, styled
 
-CELLS = matplotlib.colormaps["cividis_r"]
+CELLS = matplotlib.colormaps["viridis"]  # light is much, as in a heat map of numbers
 
 
 @styled

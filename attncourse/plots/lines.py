@@ -115,7 +115,8 @@ def growth(
         measured: For each label a `Timing`, drawn with its quartiles, or a number for each n.
             NaN leaves a point out. The legend calls it measured unless the label says, after a
             colon, what else it is: "chapter E: printed".
-        predicted: For each label a number for each n; a label of `measured` shares its colour.
+        predicted: For each label a number for each n; a label of `measured` shares its colour. The
+            legend calls it predicted unless the label says otherwise, after a colon.
         ax: Where; an own figure if not given.
         unit: "s", "bytes" or any other word.
         title: In words.
@@ -128,7 +129,8 @@ def growth(
     for label, values in (predicted or {}).items():
         place = labels.index(label) % len(SERIES)
         style = {"color": SERIES[place], "linestyle": DASHES[place]}
-        ax.plot(n, values, alpha=0.8, label=f"{label}: predicted", **style)
+        words = label if ":" in label else f"{label}: predicted"
+        ax.plot(n, values, alpha=0.8, label=words, **style)
     for label, values in measured.items():
         place = labels.index(label) % len(SERIES)
         middle = np.array([median_of(value) for value in values], dtype=float)
@@ -223,12 +225,9 @@ class LiveBudget:
         )
         self.here = ax.axvline(self.n[0], color=INK, linewidth=0.9, linestyle=":")
         self.points = ax.scatter([], [], s=50, color=[INK], zorder=5)
-        self.texts = [
-            ax.annotate(
-                "", (1, 1), (7, -9), textcoords="offset points", fontsize=9.5, weight="bold"
-            )
-            for _ in n_bytes
-        ]
+        self.text = ax.annotate(
+            "", (1, 1), (7, -9), textcoords="offset points", fontsize=9.5, weight="bold"
+        )
         ax.set(xscale="log", yscale="log", xlabel="tokens n", ylabel="memory")
         ax.set(xlim=(self.n[0], self.n[-1]), ylim=(low, high))
         ax.xaxis.set_major_locator(LogLocator(base=2, numticks=12))
@@ -238,8 +237,10 @@ class LiveBudget:
         ax.yaxis.set_major_locator(LogLocator(base=1024))  # labels take most of a redraw
         ax.grid(axis="x")
         set_title(ax, title)
-        if len(n_bytes) > 1:
-            ax.legend(loc="upper left")
+        self.legend = None
+        if len(n_bytes) > 1:  # in a box, for the dotted line may come behind it
+            box = {"frameon": True, "framealpha": 1, "facecolor": "white", "edgecolor": "white"}
+            self.legend = ax.legend(loc="upper left", **box)
         self.update(n_bytes, at)
 
     def update(
@@ -248,16 +249,24 @@ class LiveBudget:
         at: int | None = None,
         title: str | None = None,
     ) -> None:
-        """Show other curves of the same labels, and pick out the length `at`."""
+        """Show other curves of the same labels, and pick out the length `at`.
+
+        Its bytes stand beside the point of a single curve, in the legend of several.
+        """
         points = []
-        for text, (label, values) in zip(self.texts, n_bytes.items(), strict=True):
+        for place, (label, values) in enumerate(n_bytes.items()):
             self.curves[label].set_ydata(values)
-            text.set_visible(at is not None)
+            words = ""
             if at is not None:
                 value = np.exp(np.interp(np.log(at), np.log(self.n), np.log(values)))
                 points.append((at, value))
-                text.xy = (at, value)
-                text.set_text(in_unit(value, "bytes"))
+                words = in_unit(value, "bytes")
+            if self.legend is None:
+                self.text.xy = points[-1] if points else (1, 1)
+                self.text.set_text(words)
+            else:
+                named = f"{label}: {words}" if words else label
+                self.legend.get_texts()[place].set_text(named)
         self.points.set_offsets(points or np.empty((0, 2)))
         self.here.set_visible(at is not None)
         if at is not None:

@@ -339,9 +339,9 @@ def reach(reached: np.ndarray, ax: Axes | None = None, *, title: str = "") -> Ax
 def gallery(n: int = 64) -> Figure:
     """Draw the mask of every mechanism of the catalogue that has one, at n tokens."""
     drawn = [mechanism for mechanism in MECHANISMS.values() if "mask" in mechanism.has]
-    columns = min(3, len(drawn))
+    columns = min(4, len(drawn))
     rows = -(-len(drawn) // columns)
-    fig, axes = figure(rows, columns, width=3 * columns, height=3.2 * rows, squeeze=False)
+    fig, axes = figure(rows, columns, width=2.3 * columns, height=2.75 * rows, squeeze=False)
     for ax in axes.flat[len(drawn) :]:
         ax.remove()
     for mechanism, ax in zip(drawn, axes.flat, strict=False):
@@ -350,7 +350,9 @@ def gallery(n: int = 64) -> Figure:
             most = 1 if knob.name.endswith("_blocks") else n // 8
             knobs[knob.name] = max(knob.low, min(knob.value, most))
         mask = mechanism.reference.mask(n, n, **knobs)
-        heatmap(mask, ax, title=mechanism.title.partition(" (")[0])
+        heatmap(mask, ax)
+        ax.set_title(mechanism.title.partition(" (")[0], loc="left", fontsize=9)
+        ax.label_outer()
     mask_legend(fig, loc="outside lower center")
     return fig
 

@@ -25,6 +25,7 @@ from attncourse.plots.base import (
 )
 from attncourse.plots.lines import apart
 
+FEW = 4  # lines whose colours are told apart
 FAMILIES = ("dense", "exact tiled", "pattern", "content", "kernel", "low rank")
 
 
@@ -38,7 +39,7 @@ def benchmark(record: Mapping[str, Any], setting: Mapping[str, Any] | None = Non
             the first of them.
 
     Returns:
-        Two Axes side by side: seconds of one call, and peak bytes, over n.
+        Two Axes side by side: seconds of one call with their quartiles, and peak bytes, over n.
     """
     if setting is None:
         settings = records.settings_of(record)
@@ -56,8 +57,9 @@ def benchmark(record: Mapping[str, Any], setting: Mapping[str, Any] | None = Non
 class LiveComparison:
     """Each mechanism a row: its time, its peak memory and its error; `update` shows another n.
 
-    A dot is measured. A bar beside it is predicted: the least time that the device needs for the
-    FLOPs and the traffic of the mechanism's `cost`, and the peak bytes of its `cost`.
+    A dot is measured, a line through it goes from quartile to quartile. A bar beside it is
+    predicted: the least time that the device needs for the FLOPs and the traffic of the mechanism's
+    `cost`, and the peak bytes of its `cost`.
     """
 
     @styled
@@ -77,6 +79,8 @@ class LiveComparison:
         )
         titles = ("time of one call", "peak memory, inputs aside", "error against full attention")
         self.dots, self.bars = [], []
+        words = {"color": INK, "linewidth": 1.8, "label": "from quartile to quartile"}
+        (self.quartiles,) = axes[0].plot([], [], **words)
         measured = [row for row in rows if "seconds" in row]
         for ax, unit, title, of in zip(
             axes, ("s", "bytes", ""), titles, self._values(), strict=True
@@ -96,9 +100,8 @@ class LiveComparison:
             set_title(ax, title)
         axes[0].set_yticks(range(len(self.stems)), [stem.replace("_", " ") for stem in self.stems])
         axes[0].set_ylim(len(self.stems) - 0.5, -0.5)
-        self.figure.legend(
-            handles=[self.dots[0], self.bars[0]], loc="outside lower center", ncols=2
-        )
+        handles = [self.dots[0], self.quartiles, self.bars[0]]
+        self.figure.legend(handles=handles, loc="outside lower center", ncols=3)
         self.whys = [
             ax.text(
                 0.5, row, "", transform=ax.get_yaxis_transform(), ha="center", va="center",
@@ -129,6 +132,9 @@ class LiveComparison:
         for text, word in zip(self.whys, 3 * list(words.values()), strict=True):
             text.set_text(word)
         places = [self.stems.index(row["mechanism"]) for row in rows]
+        # one line for all rows; a NaN lifts the pen
+        low_high = [x for row in rows for x in (*_quartiles(row), np.nan)]
+        self.quartiles.set_data(low_high, np.repeat(places, 3))
         for dots, bars, of in zip(self.dots, self.bars, self._values(), strict=True):
             measured, predicted = zip(*map(of, rows), strict=True) if rows else ((), ())
             dots.set_data(measured, places)
@@ -152,20 +158,31 @@ def _seconds(measured: Mapping[str, Any]) -> float:
     return measured["seconds"]["median"]
 
 
+def _quartiles(measured: Mapping[str, Any]) -> tuple[float, float]:
+    return measured["seconds"]["low"], measured["seconds"]["high"]
+
+
 def _peak(measured: Mapping[str, Any]) -> float:
     return measured["peak_bytes"]
 
 
 def _panel(ax: Axes, rows: list[records.Row], unit: str, of: Any) -> None:
     lines: dict[str, list[tuple[int, float]]] = {}
+    spread: dict[str, list[tuple[float, float]]] = {}
     for row in sorted(rows, key=lambda row: row["n"]):
         if row["implementation"] in records.OURS and "seconds" in row:
             lines.setdefault(row["mechanism"], []).append((row["n"], of(row)))
-    for stem, points in lines.items():
+            spread.setdefault(row["mechanism"], []).append(_quartiles(row))
+    for number, (stem, points) in enumerate(lines.items()):
         family = MECHANISMS[stem].family if stem in MECHANISMS else ""
         place = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
-        style = {"color": SERIES[place % len(SERIES)], "linestyle": LINES[place % len(LINES)]}
-        ax.plot(*zip(*points, strict=True), linewidth=1.3, marker=".", **style)
+        if len(lines) <= FEW:  # each its own colour; many share that of their family
+            place = number
+        colour, line = SERIES[place % len(SERIES)], LINES[place % len(LINES)]
+        n, values = zip(*points, strict=True)
+        ax.plot(n, values, linewidth=1.3, marker=".", color=colour, linestyle=line)
+        if unit == "s":
+            ax.vlines(n, *zip(*spread[stem], strict=True), color=colour, linewidth=4, alpha=0.5)
     lengths = sorted({n for points in lines.values() for n, _ in points})
     ax.set(xscale="log", yscale="log", xlabel="tokens n")
     ax.xaxis.set_major_locator(FixedLocator(lengths))

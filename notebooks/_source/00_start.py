@@ -26,9 +26,9 @@ from attncourse.units import format_bytes
 # ## What is stored
 #
 # A *token* is a piece of text, often a word. For each token attention asks: which tokens matter to
-# it? The *query* of the one scores the *key* of the other, and the *softmax* turns each row of
-# scores into weights that sum to 1. Sixteen tokens make a 16 × 16 matrix; these are random. A light
-# square is a key that counts.
+# it? Its *query* gives the *key* of each of them a *score*, and the *softmax* turns a row of scores
+# into *weights* that sum to 1. Sixteen tokens make 16 × 16 of them. Here they are, for queries and
+# keys drawn at random; light is much.
 
 # %%
 q, k, v = random_qkv(16, width=8)
@@ -41,26 +41,30 @@ plots.show(axes, f"{weights.size} weights in 16 rows; each row sums to 1.")
 #
 # Before the course tells you a number, it asks for yours: type it, then press Enter. To be wrong by
 # a factor of a hundred is normal, and the reason to ask. Your guesses stay on this computer.
+#
+# Two words for it: a *head* is one such square of scores. A model has several heads in each of
+# several *layers*, one after another.
 
 # %% folded=true
 widgets.guess(
-    "BERT-base, a language model, is a file of 440 MB. How many bytes are all attention scores "
-    "that it would compute for one text of 4096 tokens, in float32, if it could read that much?",
+    "BERT-base, a language model, is a file of 440 MB, with 12 heads in each of 12 layers. How "
+    "many bytes are all scores that it would compute for one text of 4096 tokens, in float32, "
+    "4 bytes a number, if it could read that much?",
     lambda: 4096**2 * 12 * 12 * 4,
     unit="B",
-    explain="One text takes over twenty times the model: 12 heads in each of 12 layers score it.",
+    explain="One text takes over twenty times the model: 144 squares of 4096 × 4096 scores.",
 )
 
 # %% [markdown] covers="A1 A3 A10"
 # ## The bill
 #
-# For $n$ tokens each *head* computes $n \times n$ scores. A model has several heads in each of
-# several layers, works on a batch of texts, and to be trained it must keep all of them:
+# For $n$ tokens each head computes $n \times n$ scores. A model works on a *batch* of texts at
+# once, and while it is trained it keeps the scores of all heads and layers:
 #
 # $$ \text{bytes} = n^2 \cdot \text{heads} \cdot \text{layers} \cdot \text{batch} \cdot
 #    \text{bytes per number} $$
 #
-# BERT-base read 512 tokens at most:
+# BERT-base reads 512 tokens at most:
 
 # %%
 n_bytes = 512**2 * 12 * 12 * 1 * 4
@@ -72,9 +76,9 @@ print("a text of 512 tokens:", format_bytes(n_bytes), "or", format_bytes(n_bytes
 #
 # ## The bill as a picture
 #
-# Grey lines mark where the memory of real GPUs ends. The second curve keeps only the scores within
-# 128 tokens, the subject of [chapter 04](04_window.ipynb). Move the sliders until the full curve
-# leaves the last GPU. Which factor gets you there fastest?
+# Grey lines mark where the memory of real GPUs ends. The second curve keeps only the scores of keys
+# at most 128 tokens away, the subject of [chapter 04](04_window.ipynb). Move one control at a time,
+# and put it back. Which of them takes the curve of all pairs past the last GPU alone?
 
 # %% folded=true
 lengths = 2 ** np.arange(7, 20)
@@ -106,26 +110,27 @@ sizes = widgets.choice({f"{n:,}": int(n) for n in lengths}, 512)
 widgets.explore(draw, live.figure, n=sizes, **sliders, dtype=list(numbers))
 
 # %% [markdown] covers="A1 P1"
-# Twice the heads, twice the bill. Twice the text, four times the bill. That is the reason for this
-# course.
+# Twice the heads, twice the bill. Twice the text, four times the bill: only its length gets there
+# alone. That is the reason for this course.
 #
 # ## Prediction meets measurement
 #
-# Every mechanism here states its memory *before* it runs. Then it runs, and the measured peak
-# stands beside the prediction.
+# A *mechanism* is a way to compute attention, or something near it. Each one here states its memory
+# *before* it runs. Then it runs, and the most that it held at once, its *peak*, stands beside the
+# prediction.
 
 # %%
 q, k, v = random_qkv(1024, heads=4)
 predicted = full.cost(1, 4, 1024, 1024, 64).peak_bytes
 measured = measure.peak_bytes(full.attention, q, k, v)
 print("all pairs: predicted", format_bytes(predicted))
-print("measured within a hundredth:", abs(measured / predicted - 1) < 0.01)
+print(f"measured: {measured / predicted:.1f} times that")
 
 # %%
 predicted = window.cost(1, 4, 1024, 1024, 64, window=128).peak_bytes
 measured = measure.peak_bytes(window.attention, q, k, v, window=128)
 print("window 128: predicted", format_bytes(predicted))
-print("measured within a tenth:", abs(measured / predicted - 1) < 0.1)
+print(f"measured: {measured / predicted:.1f} times that")
 
 # %% [markdown] covers="A20"
 # ## The four texts
@@ -196,13 +201,18 @@ _ = main(["progress"])
 # %% [markdown]
 # ## What is here
 #
-# Each mechanism is a NumPy module, most of them with a Triton kernel of the same signature. These
-# are the ones that a mask describes; the others keep something else than pairs. Which of them could
-# you tell apart by their count of pairs alone?
+# Each mechanism is a NumPy module, most of them with a program for GPUs beside it, written in
+# Triton. Those below only choose pairs: a *mask* says which query may attend to which key. Here a
+# dark square is such a pair; how much it weighs stays open. Besides full attention: in which of
+# them does some token see all others, and all others see it?
 
 # %%
 plots.show(plots.gallery(), "Full attention fills the square; the others leave pairs out.")
 
 # %% [markdown]
-# Next: [chapter 01](01_bottleneck.ipynb) counts where the bytes go. After it, the chapters can be
-# read in any order.
+# In Longformer and BigBird: a full row is a token that sees all, a full column one that all see.
+# [Chapter 05](05_sparse.ipynb) asks what such *global* tokens are good for.
+#
+# Next: [chapter 01](01_bottleneck.ipynb) counts where the bytes go. After it go where you like: a
+# chapter that builds on another says so and links to it. Only [13](13_measuring.ipynb) and
+# [17](17_audit.ipynb) look back on all of them.

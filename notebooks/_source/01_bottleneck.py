@@ -366,14 +366,17 @@ claims.check("C194")
 # %% [markdown]
 # It fits, and nothing else does. What is there already has to be subtracted first. A layer has
 # about $12 d^2$ *parameters*, the numbers that training adjusts. For each, training holds the
-# number, its gradient and two moments of the optimizer Adam: 16 bytes. Then the number of texts is
+# number, its *gradient*, which says how the error changes with it, and two *moments*, the optimizer
+# Adam's averages of past gradients and of their squares: 16 bytes. Then the number of texts is
 #
 # $$ B = \left\lfloor
 #    \frac{\text{memory} - 16 \cdot 12 d^2 L}{\text{bytes of one text}} \right\rfloor $$
-#
-# One text brings q, k, v and out of each layer, and the weights of each head. Full attention needs
-# two more squares a head while the backward pass is in a layer. What the feed-forward parts keep is
-# left out, here and in the bill below.
+
+# %% [markdown]
+# One text brings q, k, v and out of each layer, and the weights of each head. While gradients are
+# computed, in the *backward pass*, full attention needs two more squares a head in the layer at
+# hand. Left out, here and in the bill below: what the rest of a layer keeps, and the parameters of
+# the vocabulary.
 
 
 # %%
@@ -432,10 +435,11 @@ def attention_in_torch(q, k, v):
 
 # %% folded=true
 widgets.guess(
-    "A product, a division, a softmax, a product: how many n × n arrays does PyTorch keep of that?",
+    "A product, a division, a softmax, a product: how many n × n arrays does PyTorch keep of that "
+    "for the backward pass?",
     lambda: saved_squares(attention_in_torch),
     unit="arrays",
-    explain="The weights alone: all gradients can be had from them, from q, k, v and the output's.",
+    explain="The weights alone: with q, k, v and the gradient of the output they give all others.",
 )
 
 # %%
@@ -640,7 +644,7 @@ print("twice the text takes", ", ".join(f"{ratio:.2f}" for ratio in ratios), "ti
 #
 # The third number: bytes *moved*. A GPU has two kinds of memory that matter here. On the chip,
 # beside the arithmetic, lies a little of it, and fast; next to the chip lies the *main memory*,
-# large and slow, called HBM. Their sizes in an A100:
+# large and slow; in an A100 it is HBM, *high-bandwidth memory*. Their sizes:
 
 # %%
 a100 = DEVICES["A100 40 GB"]
@@ -649,8 +653,8 @@ print(*(f"{name} {format_bytes(size)}" for name, size in levels.items()), sep=",
 
 # %% folded=true
 widgets.guess(
-    "Two bytes, a float16 number, come from the main memory: how many FLOPs can an A100 do by "
-    "then?",
+    "One float16 number, two bytes, comes from the main memory of an A100. How many float16 FLOPs "
+    "can the A100 do, at its peak, in the time that this takes?",
     lambda: 2 * a100.flops_per_second / a100.bytes_per_second,
     unit="FLOPs",
     explain=lambda flops: (
@@ -709,8 +713,8 @@ works = {"softmax alone": 5 / 4, "standard": standard(64), "in tiles": tiled.int
 # between exp and division. You will meet all three numbers elsewhere: ask which type, and how
 # many passes.
 #
-# The last line is [flash attention](09_flash.ipynb). Its operations are the same; only the traffic
-# differs.
+# The last line is [flash attention](09_flash.ipynb). It keeps a block of queries, a *tile*, on the
+# chip while all keys pass by. Its operations are the same; only the traffic differs.
 
 # %% [markdown] covers="A14 O3 O6 P4"
 # ### The roofline
@@ -718,7 +722,7 @@ works = {"softmax alone": 5 / 4, "standard": standard(64), "in tiles": tiled.int
 # Draw what a device can reach over the intensity: at first it rises with the bandwidth, then the
 # peak of the arithmetic cuts it off. That is the *roofline*, and its edge is the ridge. Left of it
 # a calculation is *memory-bound*, right of it *compute-bound*. The softmax alone does 5 operations
-# for 4 bytes. With which tiles does attention cross the ridge?
+# for 4 bytes. From how many queries a tile does attention in tiles cross the ridge?
 
 
 # %% folded=true
@@ -760,8 +764,8 @@ print(f"full attention reached {reached / cpu.flops_per_second:.0%} of its peak"
 #
 # The fourth number, seconds, can now be cross-examined. A time, a size and a device imply a
 # throughput. Above the peak it is impossible; below one per cent of it, something else was
-# measured, or a careless program. One chapter gives 0.15 ms for 8192 tokens, the other 98 ms for
-# 4096, both on an A100:
+# measured, or a careless program. Chapter V gives 0.15 ms for 8192 tokens, chapter E 98 ms for
+# 4096, both for 12 heads on an A100:
 
 # %%
 against = "against the float16 peak, least traffic"

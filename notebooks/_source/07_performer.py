@@ -701,8 +701,8 @@ for n in (4096, 32_768):
 # ## In a real model
 #
 # The Performer promises the softmax itself, so it may take its place without any training. The
-# course's small model (four layers of four heads, trained on Python's standard library) reads a page
-# that it never saw. The darker a token, the less probable it has become.
+# course's small model (four layers of four heads, trained on Python's standard library) reads a
+# page that it never saw. The darker a token, the less probable it has become.
 
 # %% folded=true
 from attncourse import model

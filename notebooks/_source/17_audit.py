@@ -4,8 +4,8 @@
 # Four texts about efficient attention go round without an author: a **survey** article, a page of
 # **notes**, and two textbook chapters, **chapter E** ("Efficient Transformers") and **chapter V**
 # ("Attention Variants and Mechanisms"). This course grew out of reading them with a calculator.
-# They make 483 statements that can be checked. Here is each of them, with what comes out. Half an
-# hour for the ten scenes, and a place to look things up.
+# Here are 483 statements of theirs, each with what comes out, or why nothing can. Half an hour for
+# the ten scenes, and a place to look things up.
 #
 # <!-- summary: 483 printed statements, computed, counted or measured again wherever their texts say
 # enough for it, each with a verdict and its reason; ten of them as scenes, and a search over all.
@@ -37,9 +37,24 @@ shown = sum(claims.found(claim.id) is not None for claim in ledger)
 print(f"{shown} of {len(ledger)} have a number to show")
 
 # %% [markdown]
-# What holds, holds to the printed digits, of which zeros at the end of a whole number are none;
-# what is inconsistent names the other place. A test fails if a verdict does not fit what its finder
-# finds. What kind of statement is wrong most often? Guess, then look.
+# A number *holds* if it agrees to the last digit printed. Zeros at the end of a whole number are
+# taken as rounding: 3200 may stand for 3221, not for 3400. What is *inconsistent* names the place
+# that it contradicts. A test fails if a verdict does not fit what its finder finds.
+
+# %% [markdown]
+# Statements are of seven kinds. *Arithmetic* follows from a formula, *complexity* is growth such as
+# $O(n^2)$, *timing* a time or a speed. A *definition* says what something is or how it works, a
+# *hardware-fact* what a device has or can hold. *Empirical-quality* is what a model achieves, an
+# *experiment* what printed code or a trial shows.
+
+# %% folded=true
+experiments = [claim for claim in ledger if claim.kind == "experiment"]
+widgets.guess(
+    f"Of the {len(experiments)} experiments, how many per cent are wrong?",
+    lambda: 100 * sum(claim.verdict == "wrong" for claim in experiments) / len(experiments),
+    unit="%",
+    explain="More than of any other kind, and anybody could have run them: that is why we did.",
+)
 
 # %%
 kinds = sorted({claim.kind for claim in ledger})
@@ -51,8 +66,9 @@ words = {"x": "verdict", "y": "kind of statement", "label": "share of the kind"}
 axes = plots.table(shares, kinds, list(counts), **words)
 for label in axes.get_xticklabels():
     label.set(rotation=30, ha="right", rotation_mode="anchor")
-worst = int(shares[:, list(counts).index("wrong")].argmax())
-of_it = f"{kinds[worst]}, {shares[worst, 3]:.0%} of {table[worst].sum()}"
+wrong = shares[:, list(counts).index("wrong")]
+worst = int(wrong.argmax())
+of_it = f"{kinds[worst]}, {wrong[worst]:.0%} of {table[worst].sum()}"
 plots.show(axes, f"Kinds and verdicts. Most often wrong: {of_it}.")
 
 # %% [markdown]
@@ -85,8 +101,9 @@ widgets.form(
 #
 # ### 1. Which prefix?
 #
-# Three numbers for one matrix of 4096 × 4096 stand in the texts: 64, 67, and, for twelve heads in
-# float16, 384. Are they at odds?
+# What do the scores of 4096 tokens take? For one head in float32 the notes print 64 MB and chapter
+# E 67 MB; for twelve heads in float16, half the bytes a number, chapter V prints 384 MB. Are they
+# at odds?
 
 # %%
 n_bytes = 4096**2 * 4
@@ -95,12 +112,14 @@ print(f"{12 * n_bytes / 2 / 2**20:.0f} MiB = {12 * n_bytes / 2 / 1e6:.0f} MB for
 claims.check("C480")
 
 # %% [markdown]
-# **Before two sizes contradict each other, divide them by 1.024, squared or cubed.**
+# They agree: 64 and 384 are MiB, 67 is MB. **Before you call two sizes a contradiction,
+# divide one by the other: 1.049 is MiB against MB, 1.074 is GiB against GB.**
 #
 # ### 2. Multiply back up
 #
-# Chapter E gives each of the A100's 108 multiprocessors 20 MB of fast memory. What would the whole
-# chip have? NVIDIA's whitepaper says 192 KiB each.
+# An A100 has 108 *streaming multiprocessors* (SMs), each with fast memory of its own (SRAM).
+# Chapter E says: 20 MB each. What would the whole chip have? By NVIDIA's whitepaper it is 192 KiB
+# each.
 
 # %%
 processors = 108
@@ -113,8 +132,9 @@ claims.check("C263")
 #
 # ### 3. Width of the model, or of a head?
 #
-# Linear attention keeps one $D \times D$ state for each head. Three values for this one quantity
-# stand in one chapter. BERT-base is 768 wide and has 12 heads.
+# Linear attention keeps a *state* in place of the scores: for each head a matrix of $D \times D$,
+# where $D$ is the width of a head. BERT-base is 768 wide and has 12 heads. Chapter V prints three
+# values for all its states: 28.3, 14 and 2.3 MB.
 
 # %%
 model, heads = 768, 12
@@ -125,21 +145,22 @@ print(f"the same in float16: {heads * model**2 * 2 / 1e6:.1f} MB, printed as 14"
 claims.check("C478")
 
 # %% [markdown]
-# The third, 2.3, belongs to a row that grows with $n$, which no state does. **Write the shape down
-# before the product.**
+# The third, 2.3 MB, stands in a row of a table that grows with $n$. A state does not. **Write the
+# shape down before the product.**
 #
 # ### 4. Count both sides the same way
 #
-# By how much does a projection to 256 keys cut the operations of 4096 tokens? The texts say 5.4
-# (12.9 G over a rounded 2.4 G), 8 and 16. Count products, and count them on both sides.
+# Attention is two products: queries with keys, weights with values. Linformer first mixes 4096 keys
+# into 256, and so the values: two products more, the *projections*. By what factor do the
+# operations fall? The texts say 5.4 (12.9 G over a rounded 2.4 G), 8 and 16.
 
 # %%
 n, k, d = 4096, 256, 768
 both_products = 2 * n * n * d
 low_rank = {"two products": 2 * n * k * d, "projections of K and V": 2 * n * k * d}
-print(f"both products of both: {both_products / sum(low_rank.values()):.1f}")
-print(f"one product against three of the four: {n * n * d / (3 * n * k * d):.1f}")
-print(f"projections left out: {both_products / low_rank['two products']:.0f}")
+print(f"two products over all four: {both_products / sum(low_rank.values()):.1f}")
+print(f"one product over three of the four: {n * n * d / (3 * n * k * d):.1f}")
+print(f"two over two, projections left out: {both_products / low_rank['two products']:.0f}")
 claims.check("C477")
 
 # %% [markdown]
@@ -164,9 +185,9 @@ for n, milliseconds in printed.items():
 claims.check("C475")
 
 # %% [markdown]
-# Starting a kernel may hide the shortest lengths; steps of 1.9 and 8 for the longest it cannot. And
-# elsewhere the same layer takes 0.15 or 390 ms. **Divide the operations by the time, and the rate
-# by the device.**
+# What it takes to start a program on the GPU may hide the shortest lengths; steps of 1.9 and 8 for
+# the longest it cannot. And elsewhere the same layer, at 8192 tokens, takes 0.15 or 390 ms.
+# **Divide the operations by the time, and the rate by the device.**
 #
 # ### 6. "Exceeds"
 #
@@ -183,23 +204,25 @@ claims.check("C194")
 #
 # ### 7. Twice in the sum
 #
-# BigBird's exercise counts connections: 4096 tokens, 32 of them global, a row of any other holds
-# 352 keys. Then it adds the columns of the global tokens once more. Does its total exceed the sum
-# of the rows?
+# Let 32 of BigBird's 4096 tokens be *global*: their rows hold all keys. Any other row holds 352:
+# 256 near, 64 random, and the 32. An exercise of chapter E adds up all rows, then the columns of
+# the global tokens. What has it counted twice?
 
 # %%
 n, w, r, g = 4096, 256, 64, 32
 rows = (n - g) * (w + r + g) + g * n
-again = (n - g) * g - g * g  # the columns, less their corner
+again = (n - g) * g - g * g  # the columns below those rows, less a corner they do not have
 print(f"by rows {rows:,}; with the columns once more {rows + again:,}, as printed")
 claims.check("C458")
 
 # %% [markdown]
-# **Count rows, or columns, never both; and add up every table that shows its total.**
+# The 32 global keys in each of the other rows. **Count rows, or columns, never both; and add up
+# every table that shows its total.**
 #
 # ### 8. A picture of the corner
 #
-# A heat map is meant to show how sparse a window of 256 is, by the first 256 of 1024 tokens.
+# A picture in chapter E is meant to show how sparse a window of 256 keys is, 128 on each side. It
+# shows the first 256 of 1024 tokens.
 
 # %%
 mask = window.mask(1024, 1024, window=128)
@@ -217,9 +240,10 @@ claims.check("C408")
 #
 # ### 9. Two columns that know of each other
 #
-# A table gives errors and cosines of random features; here are four of its six sizes. If an error
-# is independent of the output, cosine and error together fix the power of that output. It is one
-# output: the power must be one number.
+# A table compares softmax attention with an average over $m$ random features, by mean squared
+# error and cosine; here are four of its six rows. If the error does not depend on the output, both
+# together fix the mean square of that output, its *power*. It is one output: the power must be one
+# number.
 
 # %%
 table = {32: (0.0234, 0.9123), 128: (0.0034, 0.9812), 512: (0.0004, 0.9978), 1024: (0.0001, 0.9995)}
@@ -227,7 +251,7 @@ for m, (error, cosine) in table.items():
     power = printed_features.implied_power(error, cosine)
     print(f"m = {m:>4}: error {error:.4f} and cosine {cosine:.4f} need a power of {power:.3f}")
 slope = np.polyfit(np.log(list(table)), np.log([error for error, _ in table.values()]), 1)[0]
-print(f"the error falls as m^{slope:.2f}; an average of m draws can only fall as m^-1")
+print(f"the error falls as m^{slope:.2f}; that of an average of m draws falls as m^-1")
 claims.check("C428")
 
 # %% [markdown]
@@ -236,8 +260,9 @@ claims.check("C428")
 #
 # ### 10. Logarithms need doubling
 #
-# Information crosses the sequence in $O(\log n)$ layers, says chapter E of windows and a fixed plan
-# of dilations. A window alone, or one whose dilation doubles with each layer: how many layers?
+# A window of *dilation* 2 takes every second key, and reaches twice as far. With a fixed plan of
+# dilations, says chapter E, information crosses the sequence in $O(\log n)$ layers. How many does
+# it take with a window alone, and how many if the dilation doubles with each layer?
 
 # %%
 for n in (257, 513, 1025):
@@ -255,8 +280,9 @@ claims.check("C350")
 #
 # ## The ledger, text by text
 #
-# Each statement with what is printed, what comes out on this machine, and the verdict. The reasons
-# are in `claims.check`. A statement about several texts stands under each of them.
+# The ledger is the list of all of them: each statement with what is printed, what comes out on this
+# machine, and the verdict. The reasons are in `claims.check`. A statement about several texts
+# stands under each of them.
 
 # %%
 survey = claims.find(text="survey")

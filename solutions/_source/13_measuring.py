@@ -47,17 +47,17 @@ def arrays(name, *lists):
 # · [section](../notebooks/13_measuring.ipynb#A-time-is-not-a-number)
 #
 # `seconds` are the times of calls, in their order; the first `warmup` of them do not count. Return
-# a dict of floats: `median`, and the quartiles `low` and `high`, interpolated between calls.
+# three floats: the lower quartile, the median and the upper quartile, interpolated between calls.
 #
-# `timing_summary(np.array([9.0, 3.0, 1.0, 2.0]), 1)`: 2.0, 1.5, 2.5.
+# `timing_summary(np.array([9.0, 3.0, 1.0, 2.0]), 1)`: `(1.5, 2.0, 2.5)`.
 
 
 # %% role="answer" exercise="13.1"
 def timing_summary(seconds, warmup):
-    """Return a dict with median, low and high of seconds (calls,), without the first warmup."""
+    """Return lower quartile, median, upper quartile of seconds (calls,) after the first warmup."""
     # BEGIN SOLUTION
     low, median, high = np.quantile(seconds[warmup:], [0.25, 0.5, 0.75])
-    return {"median": float(median), "low": float(low), "high": float(high)}
+    return float(low), float(median), float(high)
     # END SOLUTION
 
 
@@ -68,8 +68,8 @@ check("13.1")
 # 1. The first calls in the order of the clock go; only then is anything sorted.
 # 2. A quartile lies a quarter of the way from the fastest to the slowest, counted in calls; between
 #    two calls it is interpolated.
-# 3. np.quantile(seconds[warmup:], [0.25, 0.5, 0.75]) gives low, median, high; turn them into
-#    floats.
+# 3. np.quantile(seconds[warmup:], [0.25, 0.5, 0.75]) gives all three, in this order; turn them
+#    into floats.
 
 
 # %% role="spec" exercise="13.1"
@@ -80,8 +80,7 @@ def summary(three):
     """Return an answer that summarises the calls after the warm-up by (low, median, high)."""
 
     def summarise(seconds, warmup):
-        low, median, high = map(float, three(seconds[warmup:]))
-        return {"median": median, "low": low, "high": high}
+        return tuple(map(float, three(seconds[warmup:])))
 
     return summarise
 
@@ -176,16 +175,16 @@ Spec(
              next="take the times a quarter and three quarters of the way"),
         Mistake(quantiles((0.1, 0.5, 0.9)),
                 variants=(quantiles((0.05, 0.5, 0.95)), quantiles((0.2, 0.5, 0.8))),
-                says="your low and high lie nearer to the ends than a quarter of the calls",
+                says="your quartiles lie nearer to the ends than a quarter of the calls",
                 next="take the times a quarter and three quarters of the way: 0.25 and 0.75"),
         edit("np.quantile", "np.percentile",
              says="your shares are taken for percent: all three lie at the fastest call",
              next="np.percentile counts to 100: use np.quantile, or 25, 50 and 75"),
         edit("low, median, high", "high, median, low",
-             says="your low is the upper quartile, your high the lower one",
-             next="low is the quartile of the fast calls: 0.25"),
+             says="your quartiles are in the wrong order",
+             next="the quartile of the fast calls, 0.25, comes first"),
         edit("float(low)", "float(median - low)", "float(high)", "float(high - median)",
-             says="your low and high are distances from the median",
+             says="your quartiles are distances from the median",
              next="return the quartiles themselves, times of calls"),
         Mistake(by_deviation(np.median), variants=(by_deviation(np.median, ddof=1),),
                 says="your spread is the standard deviation around the median",
@@ -770,7 +769,7 @@ Spec(
 # ## 13.6 Audit a table of times
 #
 # *12 minutes · difficulty 2 of 3 · 2 points*
-# · [section](../notebooks/13_measuring.ipynb#Timings-that-cannot-be-timings)
+# · [section](../notebooks/13_measuring.ipynb#Do-these-times-look-measured?)
 #
 # A table prints `milliseconds` for exact attention over `n` tokens, `heads` of `width`. The device
 # can do `peak_tflops` · 10¹² FLOP/s. Return a list of ints: 1 where a time implies more, -1 where
@@ -1043,26 +1042,21 @@ Spec(
 
 # %% [markdown] role="prompt" exercise="13.V10"
 # `linear`: a (d, d) state and a sum of d numbers. `low_rank`: `rank` scores a row, and projected
-# keys and values, (rank, d) each. Return a dict of their bytes, in this order, and `best`: which
-# holds least, counted from 0, the first if equal.
+# keys and values, (rank, d) each. Return six ints: their bytes, in this order, and which of the
+# five holds least, counted from 0, the first if equal.
 #
-# `five_variants(4, 1, 2, 2, 2, 1)`: 64, 32, 32, 24, 32, and best 3.
+# `five_variants(4, 1, 2, 2, 2, 1)`: `(64, 32, 32, 24, 32, 3)`.
 
 
 # %% role="answer" exercise="13.V10"
 def five_variants(n, heads, d, window, keys, rank):
-    """Return five numbers of bytes and the place of the smallest; all arguments are ints."""
+    """Return five numbers of bytes, then the place of the smallest; all arguments are ints."""
     # BEGIN SOLUTION
-    numbers = {
-        "full": n * n,
-        "local": n * min(window, n),
-        "sparse": n * min(keys, n),
-        "linear": d * d + d,
-        "low_rank": n * rank + 2 * rank * d,
-    }
-    found = {name: 4 * heads * count for name, count in numbers.items()}
-    sizes = list(found.values())
-    return found | {"best": sizes.index(min(sizes))}
+    full, linear = n * n, d * d + d
+    local, sparse = n * min(window, n), n * min(keys, n)
+    low_rank = n * rank + 2 * rank * d
+    sizes = [4 * heads * numbers for numbers in (full, local, sparse, linear, low_rank)]
+    return *sizes, sizes.index(min(sizes))
     # END SOLUTION
 
 
@@ -1073,8 +1067,8 @@ check("13.V10")
 # 1. Count the numbers that one head holds, then multiply by heads and by 4 bytes.
 # 2. Three of them hold scores, so many a row. Linear attention holds a (d, d) state and a sum of d;
 #    low rank holds scores and two (rank, d) arrays.
-# 3. low_rank = n·rank + 2·rank·d, linear = d·(d + 1), local = n·min(window, n); best is the
-#    position of the smallest, in the order full, local, sparse, linear, low_rank.
+# 3. low_rank = n·rank + 2·rank·d, linear = d·(d + 1), local = n·min(window, n); the last value is
+#    the place of the smallest, in the order full, local, sparse, linear, low_rank.
 
 
 # %% role="spec" exercise="13.V10"
@@ -1083,9 +1077,8 @@ BEST = "sizes.index(min(sizes))"
 
 def variants_by_sorting(n, heads, d, window, keys, rank):
     sizes = (n * n, n * min(n, window), n * min(n, keys), d + d**2, rank * (n + d + d))
-    names = ("full", "local", "sparse", "linear", "low_rank")
-    found = {name: size * heads * 4 for name, size in zip(names, sizes, strict=True)}
-    return {**found, "best": sorted(range(5), key=lambda i: (sizes[i], i))[0]}
+    held = (size * heads * 4 for size in sizes)
+    return *held, sorted(range(5), key=lambda i: (sizes[i], i))[0]
 
 
 Spec(
@@ -1130,13 +1123,13 @@ Spec(
              says="your winner is always sparse attention, the document's",
              next="compare the five numbers"),
         edit("min(sizes)", "max(sizes)",
-             says="your best is the one that holds most",
+             says="your last value is the place of the one that holds most",
              next="take the smallest"),
         edit(BEST, "4 - sizes[::-1].index(min(sizes))",
-             says="your best is the last of those that hold equally little",
+             says="your last value is the place of the last of those that hold equally little",
              next="take the first of them"),
         edit(BEST, BEST + " + 1",
-             says="your best is counted from 1",
+             says="your last value is counted from 1",
              next="full attention is 0"),
     ],
     alternatives=[variants_by_sorting, edit(BEST, "min(range(5), key=sizes.__getitem__)")],

@@ -175,9 +175,9 @@ def _of_order_n(claim: Claim) -> Found:
 def _sram(claim: Claim) -> Found:
     each, sms = 192, 108
     return Found(
-        each / 1024,
-        f"{each} KB in each of {sms} SMs of an A100, {each * sms / 1024:.2f} MB in all: Dao et al. "
-        "2022, arXiv:2205.14135, section 2.1",
+        each * 1024 / 1e6,
+        f"{each} KiB in each of {sms} SMs of an A100, {each * sms / 1024:.2f} MiB in all: Dao et "
+        "al. 2022, arXiv:2205.14135, section 2.1",
     )
 
 
