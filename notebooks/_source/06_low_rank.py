@@ -6,7 +6,8 @@
 # how much there is in the maps of a real model, mixes keys before they meet a query, and finds what
 # no mixture can do. The [second part](06_pooling.ipynb) pools neighbours, and goes from left to
 # right.
-#
+
+# %% [markdown]
 # **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
 #
 # <!-- summary: singular values of real maps, and what a copy asks for; Linformer, and three prices
@@ -24,8 +25,8 @@ from attncourse.units import format_bytes
 # ## How much of a map is there
 #
 # Here are the weights of four tokens. The second row is the first once more, the last is the mean
-# of the first and the third. So two rows say it all: the *rank* of a matrix is how many of its rows
-# are no mixture of others. A matrix of rank $r$ is a product of two thin ones:
+# of the first and the third. Two rows say it all: the *rank* of a matrix is how many rows are no
+# mixture of others. A matrix of rank $r$ is a product of two thin ones:
 
 # %%
 map_of_four = np.array([[2, 2, 0, 0], [2, 2, 0, 0], [0, 0, 2, 2], [1, 1, 1, 1]]) / 4
@@ -45,17 +46,17 @@ for name, matrix in (("scores", scores), ("e^scores", np.exp(scores))):
 
 # %% [markdown]
 # No. The exponential works entry by entry, and makes three different rows out of multiples of one.
-# How much of the rank comes back, no formula says. One has to look, at maps of a trained model. The
-# course has one: four layers of four heads, $D = 32$. It reads 96 tokens of a page that it never
-# saw, and then the same 96 once more.
+#
+# So one has to look at the maps of a trained model. The course has one: four layers of four heads,
+# $D = 32$. It reads 96 tokens of a page that it never saw, and then the same 96 once more.
 
 # %%
 small = model.load()
 once = small.encode(model.page())[:96]
 twice = np.concatenate([once, once])
 maps = small.attention_maps(twice)  # (layers, heads, 192, 192), causal
-ranks = [np.linalg.matrix_rank(one.astype(float)) for one in maps.reshape(16, 192, 192)]
-print("exact rank of 16 maps: from", min(ranks), "to", max(ranks), "of", len(twice))
+ranks = np.linalg.matrix_rank(maps.astype(float))  # (layers, heads)
+print(f"{(ranks > 150).sum()} of 16 maps have a rank above 150 of {len(twice)}")
 
 # %% [markdown]
 # But exact rank counts everything above rounding. The *singular value decomposition* (SVD) sorts a
@@ -128,10 +129,11 @@ print(copy.astype(int))
 print("singular values", np.linalg.svd(copy, compute_uv=False).round(2))
 
 # %% [markdown]
-# None. No row is a mixture of others, and all singular values are equal: each holds as much as any
-# other, and whichever you leave out, tokens lose their place to look at. A copy is a *permutation*,
-# and a permutation has full rank, at any length.
-#
+# None. No row is a mixture of others, and all singular values are equal: whichever you leave out,
+# tokens lose their place to look at. A copy is a *permutation*, and a permutation has full rank, at
+# any length.
+
+# %% [markdown]
 # Does the model have such heads? Two scores find them: the weight on the token before, and, the
 # second time the text is read, the weight on what *followed* the same token the first time.
 
@@ -229,7 +231,8 @@ claims.check(
 # Let us keep to the heads of low rank. The SVD gives the best factors, but it needs the map first,
 # and takes longer than attention itself. The factors must come from elsewhere, before any query has
 # met any key.
-#
+
+# %% [markdown]
 # If a map is $A \approx W F$, with $W$ of $n \times r$ and $F$ of $r \times n$, then
 # $A v \approx W (F v)$: $r$ mixed values will do. And $W$ can be a softmax over $r$ mixed keys.
 # That is Linformer, with two matrices $E$ and $F$ that are learned with the model:
@@ -390,11 +393,12 @@ print("a convolution with equal weights is the means")
 
 # %% [markdown]
 # Maxima of segments are a fourth kind; they are no mixture, so no matrix does it.
-#
-# Learning whole models is another chapter's trade. But with $E$ given, the best $F$ for some
-# examples is a problem of *least squares*: $W$ is known, find $F$ that brings $W F$ closest to the
-# true maps. `linformer.fit` solves it. We fit on four texts and judge on others. As data we take
-# keys of two kinds: the model's own, its causal mask lifted, and a smooth signal.
+
+# %% [markdown]
+# With $E$ given, the best $F$ for some examples is a problem of *least squares*: $W$ is known, find
+# the $F$ that brings $W F$ closest to the true maps. `linformer.fit` solves it. We fit on four
+# examples and judge on eight others, of two kinds: the model's own queries and keys, their causal
+# mask lifted, and a smooth signal.
 
 
 # %%
@@ -477,11 +481,15 @@ def draw_rank(rank, data):
 widgets.explore(draw_rank, live_rank.figure, rank=widgets.choice(some_ranks, 16), data=list(error))
 
 # %% [markdown]
-# Both kinds of map have low rank, the line of the best map falls at once. On the signal, means find
-# it. On text they do not: neighbours in a text are not alike, and which tokens belong together
-# changes from text to text, while $E$ and $F$ are the same for all. **Low rank is a promise that a
-# good mixture exists, not that a fixed one is it.** Linformer is trained with its mixture from the
-# start, so that its keys learn to survive it.
+# Both kinds of map have low rank: *the best map* falls at once. Means come near it where neighbours
+# are alike. In a text they are not, and which tokens belong together changes from text to text,
+# while $E$ and $F$ stay. See how far off they are there, the fitted $F$ too, which knows four texts
+# by heart.
+
+# %% [markdown]
+# **Low rank is a promise that a good mixture exists, not that a fixed one is it.** Linformer is
+# trained with its mixture from the start, so that its keys can learn to survive it. It cannot be
+# put into a model that was trained without.
 
 # %% [markdown] covers="J6 W7"
 # ## Who shares them

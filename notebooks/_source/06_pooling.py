@@ -3,8 +3,8 @@
 #
 # [Part one](06_low_rank.ipynb) mixed all keys into a few, by matrices tied to one length. Here
 # neighbours become one, in runs of equal length or where the keys say so; scores are learned
-# without any key; a text is read on two levels, or with a memory. The question at the end is which
-# of all this a decoder may use, that must not see the future.
+# without any key; a text is read on two levels, or with a memory. Which of all this may a decoder
+# use, that must not see the future?
 #
 # <!-- summary: pooling by means, maxima, learned weights and likeness; the Synthesizer; two levels
 # and a memory; what is left from left to right. -->
@@ -179,11 +179,12 @@ print(f"learned:       error {loss(w, 0):.2f}, on new data {loss(w, 1):.2f}; w =
 # ## Runs that follow the text
 #
 # Equal runs cut through words. *Adaptive* pooling lets the keys decide: compare each with the one
-# before, by the cosine of the angle between them, and cut where they are least alike. The budget is
-# given, the cuts are found. Neighbours that stay together become one.
-#
-# Here on the page, by the keys of the model's last layer. Each run has its own shade. Move the
-# budget of runs that may stay, and look at what is merged first.
+# before, by the cosine of the angle between them, and cut where they are least alike. The budget of
+# runs is given, the cuts are found; neighbours that stay together become one.
+
+# %% [markdown]
+# Here on the page, by the keys of one head of the last layer; each run has its own shade. Move the
+# budget, and look at what is merged first.
 
 # %% folded=true
 page = small.encode(model.page())[:96]
@@ -222,12 +223,13 @@ for name, qkv in cases.items():
 # %% [markdown] covers="K1"
 # ## Scores that no key wrote
 #
-# A head that looks one back need not read the text: the position says it all. Then why compute $q
-# \cdot k$? The *Synthesizer* drops it. Its logits are learned as numbers (*random*: they begin as
-# such), or made from the query alone by two layers (*dense*).
-#
+# A head that looks one back need not read the text: the position says it all. Then why compute
+# $q \cdot k$? The *Synthesizer* drops it. Its logits are learned as numbers (*random*: they begin
+# so), or made from the query alone by two layers (*dense*).
+
+# %% [markdown]
 # How much of our model could be written without reading? Average each head's map over eight texts,
-# and see which share of the attention of another text lies elsewhere:
+# and see which share of its attention in another text lies elsewhere:
 
 # %% folded=true
 written = np.mean([small.attention_maps(piece) for piece in pieces[:8]], axis=0)
