@@ -90,8 +90,8 @@ widgets.guess(
 )
 
 # %% [markdown]
-# Now look at how the error falls, for some heads and for maps that nobody trained. Which line
-# bends, and which does not?
+# Now look at how the error falls, for two heads and for maps that nobody trained. Is a trained head
+# nearer to noise, or to a plain mean of the past?
 
 # %%
 lowest = np.unravel_index(spectra.effective_rank(maps).argmin(), (4, 4))
@@ -170,8 +170,9 @@ widgets.guess(
 )
 
 # %% [markdown]
-# **Slide the rank.** Left the map, in the middle its best likeness, on the right the error. First
-# the head of the lowest rank: from where on do you see no difference? Then a head that copies.
+# **Slide the rank.** Left the map, lighter where there is more weight; in the middle its best
+# likeness; on the right the error. First the head of the lowest rank: from where on do you see no
+# difference? Then a head that copies.
 
 # %% folded=true
 figure, (left, centre, right) = plots.figure(1, 3, width=9.6, height=3.3)
@@ -182,6 +183,8 @@ live_map, live_low = (
 words = {"x_label": "rank r", "y_label": "error", "high": 1}
 live_error = plots.LiveCurves(np.arange(1, 193), {"": np.ones(192)}, right, **words)
 right.set_box_aspect(1)
+for live in (live_map, live_low):
+    live.image.colorbar.remove()  # it would take the room
 
 
 # %% folded=true
@@ -342,7 +345,7 @@ print(f"1024 tokens, rank 64: {counted[0]:,} and {counted[1]:,} FLOPs, ratio {10
 
 # %% [markdown]
 # [Two textbook chapters](00_start.ipynb#The-four-texts) print three gains for $n = 4096$ and
-# $r = 256$. All three are quotients of right numbers:
+# $r = 256$: 5.4 (from rounded numbers), 8 and 16. All three are quotients of right numbers:
 
 # %%
 n, r = 4096, 256
@@ -466,12 +469,13 @@ plots.show(figure, f"Error at rank 16, means of 8 keys: {ends}.")
 
 # %% folded=true
 words = {"x_label": "rank", "y_label": "error", "log_x": True, "high": 1.5}
-live_rank = plots.LiveCurves(some_ranks, {kind: np.ones(7) for kind in kinds}, **words)
+drawn = ["means", "fitted F", "the best map"]
+live_rank = plots.LiveCurves(some_ranks, {kind: np.ones(7) for kind in drawn}, **words)
 
 
 def draw_rank(rank, data):
     curves = dict(zip(kinds, error[data].mean(axis=1), strict=True))
-    live_rank.update(curves, data, at=rank)
+    live_rank.update({kind: curves[kind] for kind in drawn}, data, at=rank)
     here = ", ".join(
         f"{kind} {curve[some_ranks.index(rank)]:.2f}" for kind, curve in curves.items()
     )
@@ -517,11 +521,10 @@ widgets.explore(
     tokens=widgets.choice([512, 1024, 2048, 4096], 4096), rank=(64, 512, 64, 256),
 )  # fmt: skip
 
-# %%
-claims.check("C097")
-
 # %% [markdown]
-# The check: *per what?* $2 r n$ is the count for one pair; multiply by the pairs.
+# Chapter V counts $2 r n$ parameters *per layer* and calls them small, where it has just let all
+# layers share one pair. **Per what?** is the check: $2 r n$ is one pair, to be multiplied by the
+# pairs that nobody shares.
 
 # %% [markdown] covers="J10 R5"
 # ## Conditioning
@@ -577,7 +580,7 @@ kappas = [1, 10, 100, 1000]
 weakest, spread = zip(*(amplified(kappa) for kappa in kappas), strict=True)
 measured = {"weakest direction": weakest, "spread signal": spread}
 bound = {"weakest direction": [0.01 * kappa for kappa in kappas]}
-words = {"unit": "noise / signal", "x": "condition number", "title": "what 1 % of noise becomes"}
+words = {"unit": "", "x": "condition number", "title": "noise over signal, after mixing"}
 axes = plots.growth(kappas, measured, bound, **words)
 alt = f"At condition 1000: {weakest[-1]:.1f} for the weakest direction, {spread[-1]:.3f} spread."
 plots.show(axes, alt)

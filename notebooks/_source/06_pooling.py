@@ -12,7 +12,7 @@
 # %% role="setup"
 import numpy as np
 
-from attncourse import measure, model, plots, spectra, widgets
+from attncourse import claims, measure, model, plots, spectra, widgets
 from attncourse.catalogue import MECHANISMS
 from attncourse.inputs import random_qkv, stream
 from attncourse.reference import full, linear, linformer, pooled, segment, synthesizer
@@ -187,25 +187,26 @@ print(f"learned:       error {loss(w, 0):.2f}, on new data {loss(w, 1):.2f}; w =
 # budget, and look at what is merged first.
 
 # %% folded=true
-page = small.encode(model.page())[:96]
-page_keys = small.qkv(page)[3][1][1]  # of layer 3, head 1: (96, 32)
+page = small.encode(model.page())[:200]
+page_keys = small.qkv(page)[3][1][1]  # of layer 3, head 1: (200, 32)
 page_pieces = np.array(small.tokenizer.pieces(page))
 
 # %% folded=true
-live_runs = plots.LivePage(page_pieces, np.zeros(96), high=4, label="shade of the run")
+live_runs = plots.LivePage(page_pieces, np.zeros(200), high=4)
+live_runs.figure.axes[-1].remove()  # shades have no scale
 
 
 def draw_runs(keep, cuts):
-    equal = np.arange(keep) * 96 // keep
+    equal = np.arange(keep) * 200 // keep
     starts = pooled.cuts(page_keys, keep) if cuts == "by likeness" else equal
-    run = np.searchsorted(starts, np.arange(96), side="right")
+    run = np.searchsorted(starts, np.arange(200), side="right")
     live_runs.update(0.2 + 1.3 * (run % 2))
     longest = "".join(page_pieces[run == np.bincount(run).argmax()]).split()
-    return f"{keep} runs for 96 tokens; the longest reads: {' '.join(longest)}"
+    return f"{keep} runs for 200 tokens; the longest reads: {' '.join(longest)}"
 
 
 cuts = ["by likeness", "equally long"]
-widgets.explore(draw_runs, live_runs.figure, keep=(4, 96, 4, 32), cuts=cuts)
+widgets.explore(draw_runs, live_runs.figure, keep=(10, 200, 10, 60), cuts=cuts)
 
 # %% [markdown]
 # Better than equal runs? On the signal with jumps it should be: each cut that falls on a jump is
@@ -296,7 +297,13 @@ for (name, logits), learned in zip(ways.items(), (1024**2, L.size + R.size), str
     flops = measure.count_flops(synthesizer.attention, q, k, v, logits=logits)
     print(f"{name:<8} {learned:>9,} learned numbers {flops:>11,} FLOPs")
 
+# %%
+claims.check("C017")
+
 # %% [markdown]
+# The check to keep: **where something is left out, ask what came in its place.** Here it is numbers
+# to learn and to hold, and they are tied to one length again.
+#
 # [Exercise 06.5](../exercises/06_low_rank.ipynb#06.5-Learned-scores,-in-factors) asks for the
 # factors, in the memory of a few rows: the code is in
 # [`reference/synthesizer.py`](../attncourse/reference/synthesizer.py).
@@ -369,13 +376,13 @@ widgets.explore(draw_carried, live_carried.figure, chunk=(4, 32, 4, 12), memory=
 
 # %%
 q, k, v = (array[0, 0] for array in random_qkv(50, width=16))
-state, parts = segment.start(k, v, chunk=8, memory=8), []
+state, outs = segment.start(k, v, chunk=8, memory=8), []
 for at in range(0, 50, 7):  # steps of any length
     now = slice(at, at + 7)
     out, state = segment.step(state, q[now], k[now], v[now])
-    parts.append(out)
+    outs.append(out)
 whole = segment.attention(q, k, v, chunk=8, memory=8, causal=True)
-np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-6)
+np.testing.assert_allclose(np.concatenate(outs), whole, atol=1e-6)
 print("step by step gives the whole; the state holds", len(state.keys), "of 50 keys")
 
 # %% [markdown] covers="K10"
@@ -407,7 +414,7 @@ does = [
 ]
 
 # %% folded=true
-columns = ["sparse", "linear = kernel", "low rank", "recurrent"]
+columns = ["sparse", "linear =\nkernel", "low rank", "recurrent"]
 axes = plots.heatmap(np.array(does), x="", y="", words=("no", "yes"))
 axes.set_xticks(range(4), columns)
 axes.set_yticks(range(5), list(maps))
@@ -507,3 +514,17 @@ print("runs of 1, or one run of all: causal attention")
 #
 # [Exercise 06.6](../exercises/06_low_rank.ipynb#06.6-Pooled,-and-nothing-of-the-future) asks for
 # it.
+
+# %% [markdown]
+# ## Your own text
+#
+# Put a text of yours here, and see what the model's keys hold together. Make the budget smaller.
+# Does it cut where you would?
+
+# %%
+text = """A small ship left the harbour in the early morning, and an old man on the pier counted
+the boxes on her deck. He had counted them every day since spring. Nobody had ever asked him why."""
+ids = small.encode(text)
+starts = pooled.cuts(small.qkv(ids)[3][1][1], len(ids) // 3)
+own_runs = np.split(np.array(small.tokenizer.pieces(ids)), starts[1:])
+print(" | ".join("".join(run).replace("\n", " ").strip() for run in own_runs))
