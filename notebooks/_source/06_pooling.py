@@ -146,9 +146,9 @@ for p in (2, 8, 32):
 # ## Weights inside a run
 #
 # Why should all tokens of a run count alike? Give the pool a vector $w$ that says what matters: the
-# weights inside a run are softmax$(k \cdot w)$. Our data has one loud token in each run of four,
-# marked by its first feature. Eight numbers have to be learned; so try random steps, and keep what
-# helps:
+# weights inside a run are softmax$(k \cdot w)$. Our data has one token in each run of four that
+# queries look for, and its first feature, larger by 3, gives it away. To learn the eight numbers of
+# $w$, try random steps and keep what helps. Does $w$ find the feature?
 
 
 # %%
@@ -173,7 +173,8 @@ for _ in range(150):
     tried = w + rng.standard_normal(8)
     if loss(tried, 0) < loss(w, 0):
         w = tried
-print(f"learned:       error {loss(w, 0):.2f}, on new data {loss(w, 1):.2f}; w =", w.round(1))
+print(f"learned:       error {loss(w, 0):.2f}, on new data {loss(w, 1):.2f}")
+print("w", w.round(1))
 
 # %% [markdown] covers="K6"
 # ## Runs that follow the text
