@@ -31,6 +31,12 @@ def test_a_band_holds_all_seeds_beside_the_formula():
     assert words == ["ours: measured", "ours: formula"]
 
 
+def test_bands_stand_without_a_formula():
+    rows = np.array([[1.0, 2.0], [3.0, 4.0]])
+    ax = plots.bands([1, 2], {"ours": rows, "theirs": rows}, x_label="m", y_label="error")
+    assert [line.get_label() for line in ax.get_lines()] == ["ours", "theirs"]
+
+
 @pytest.mark.parametrize(("n", "m"), [(512, 64), (64, 256), (1, 1)])
 def test_brackets_are_drawn_to_scale_and_within_the_picture(n, m):
     live = plots.LiveBrackets(512, 64, 64, most=512)

@@ -63,7 +63,7 @@ class LiveDraws:
 def bands(
     x: Sequence[float],
     samples: Mapping[str, np.ndarray],
-    predicted: Mapping[str, Sequence[float]],
+    predicted: Mapping[str, Sequence[float]] | None = None,
     ax: Axes | None = None,
     *,
     x_label: str,
@@ -73,12 +73,12 @@ def bands(
     """Draw what was measured with several seeds, logarithmically, and what a formula predicts.
 
     A line is the mean over the seeds, its band reaches from the smallest to the largest; seaborn
-    draws both. The formula is dashed.
+    draws both. The formula, if there is one, is dashed.
 
     Args:
         x: Where the values stand.
         samples: For each label (seeds, x), above 0.
-        predicted: For each of these labels (x,).
+        predicted: For each of these labels (x,); nothing if not given.
         ax: Where; an own figure if not given.
         x_label: What x is.
         y_label: What the values are.
@@ -91,8 +91,11 @@ def bands(
     for place, (label, rows) in enumerate(samples.items()):
         sns.lineplot(
             x=np.tile(x, len(rows)), y=np.ravel(rows), errorbar=("pi", 100), ax=ax,
-            color=COLOURS[place], label=f"{label}: measured", err_kws={"linewidth": 0},
+            color=COLOURS[place], label=f"{label}: measured" if predicted else label,
+            err_kws={"linewidth": 0},
         )  # fmt: skip
+        if not predicted:
+            continue
         style = {"color": COLOURS[place], "linestyle": (0, (5, 2)), "linewidth": 1.2}
         ax.plot(x, predicted[label], label=f"{label}: formula", **style)
     ax.set(yscale="log", xlabel=x_label, ylabel=y_label, xlim=(x[0], x[-1]))
