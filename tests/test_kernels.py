@@ -384,11 +384,24 @@ def test_no_room_says_how_much_was_asked_for_and_what_would_fit():
 # Compiled for GPUs that need not be here
 
 
-@pytest.mark.parametrize("arch", [80, 90])
-def test_every_kernel_compiles(arch):
-    page = registers.PAGE.read_text(encoding="utf-8")
-    if registers.sources() in page and not covering.NIGHTLY:
+@pytest.fixture
+def page():
+    """docs/registers.md, for whose kernels all this was done when it was written."""
+    text = registers.PAGE.read_text(encoding="utf-8")
+    if registers.sources() in text and not covering.NIGHTLY:
         pytest.skip("docs/registers.md was written from the same kernels by the same Triton")
+    return text
+
+
+@pytest.mark.timeout(7200)
+def test_every_launcher_compiles_what_it_launches(page):
+    names = set(registers.launches(covering.by_day("pairs", "all")))
+    compiled_alone = set(re.findall(r"^\| (\w+)", page, re.MULTILINE)) - {"kernel"}
+    assert {name.strip("_").removesuffix("_kernel") for name in names} == compiled_alone
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+def test_every_kernel_compiles(arch, page):
     reports = registers.reports(arch)
     if registers.PINNED:
         assert registers.section(arch, reports) in page, "run python tests/registers.py"

@@ -155,7 +155,7 @@ def _lsh_round_kernel(
         k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
         scores *= scale * LOG2E
-        visible = in_stretch[None, :]
+        visible = in_rows[:, None] & in_stretch[None, :]  # [BLOCK_Q, BLOCK_K]
         if CAUSAL:
             visible &= keys[None, :] <= own[:, None]
         if EXCLUDE_SELF:

@@ -230,11 +230,16 @@ def check_tensors(where: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor)
             f"{where}: q must be float32 or float16 in Triton's interpreter, got bfloat16, which "
             "the interpreter computes wrongly: use a GPU"
         )
-    if not INTERPRETED and q.device.type != "cuda":
+    if not runs_on(q.device):
         raise ValueError(
             f"{where}: q must be on a CUDA device, got {q.device}; to run the kernels on the CPU "
             "set TRITON_INTERPRET=1 before Python starts"
         )
+
+
+def runs_on(device: torch.device) -> bool:
+    """Say whether the kernels run on tensors of this device."""
+    return INTERPRETED or device.type == "cuda"
 
 
 def check_grid(where: str, axes: dict[str, int]) -> None:
