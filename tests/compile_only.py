@@ -244,7 +244,7 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
             other = "*fp32" if name in FLOAT32 else f"*{dtype}"
             signature[name] = INTEGERS.get(name, other)
             attributes[(place,)] = [["tt.divisibility", 16]]
-        elif name == "scale":
+        elif name in ("scale", "factor"):
             signature[name] = "fp32"
         elif ones or last_axis:  # a launch makes a constant of every 1
             signature[name], values[(place,)] = "constexpr", 1

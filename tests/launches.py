@@ -1,7 +1,7 @@
 """Calls every launcher as a user does, on a machine without a GPU; prints what was compiled.
 
-A launch hands its arguments to Triton, which compiles for what they are: a dtype, a multiple of 16,
-a 1. Here the GPU is pretended, and a kernel that was compiled is not run. `python tests/launches.py`
+A launch hands its arguments to Triton, which compiles for what they are: a dtype, a multiple of
+16, a 1. Here the GPU is pretended, and a kernel is compiled and not run. `python tests/launches.py`
 tries each two of a mechanism's choices together, as far as Triton's front end, which reads the
 language and the types; `python tests/launches.py all` compiles every combination to machine code.
 TRITON_INTERPRET=0 must be set. Mechanisms may be named; else it is all of them.

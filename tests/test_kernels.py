@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import mmap
 import os
 import re
 import subprocess
@@ -209,6 +210,28 @@ def test_full_against_float64(case, dtype):
         close(out, dtype, exact.nan_to_num(), single.nan_to_num())
 
 
+@pytest.mark.parametrize("name", ["mask", "bias"])
+def test_a_transposed_mask_or_bias_wider_than_32_bits(name):
+    """Its columns are 2²⁵ numbers apart, so that those of the last keys lie past 2³¹."""
+    dtype = torch.bool if name == "mask" else torch.float16
+    first = 2**31 if INTERPRETED else 0  # what wraps lands on zeros, not outside
+    n_bytes = (first + 66 * 2**25) * dtype.itemsize
+    if INTERPRETED:  # pages that nobody touches take no memory
+        no_reserve = 0x4000  # MAP_NORESERVE, which Python 3.11 does not name
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+        room = torch.frombuffer(mmap.mmap(-1, n_bytes, flags=flags), dtype=dtype)
+    else:
+        room = torch.empty(n_bytes // dtype.itemsize, dtype=dtype, device=DEVICE)
+    given = room.as_strided((20, 66), (1, 2**25), first)
+    near = (torch.randn(20, 66, generator=torch.Generator().manual_seed(5)) * 4).to(DEVICE)
+    near = near > 0 if name == "mask" else near.half()
+    given.copy_(near)
+    inputs = tensors(20, 66, 16)
+    assert torch.equal(
+        full.attention(*inputs, **{name: given}), full.attention(*inputs, **{name: near})
+    )
+
+
 def test_full_without_tokens():
     assert full.attention(*tensors(0, 5, 16)).shape == (1, 1, 0, 16)
     assert not full.attention(*tensors(5, 0, 16)).any()
@@ -250,6 +273,8 @@ def bad_calls():
         {"dilation": 2},
     )
     whole = full.attention
+    long = [t[:, :, :1].expand(1, 1, 2**20 + 1, 16) for t in (q, k, v)]
+    yield ValueError, "at most 1048576 keys, .* got 1048577; flash", whole, (q, *long[1:]), {}
     yield ValueError, "must not require grad", whole, (q.clone().requires_grad_(), k, v), {}
     learned = torch.ones(6, 6, device=DEVICE, requires_grad=True)
     yield ValueError, "must not require grad", whole, (q, k, v), {"bias": learned}
@@ -373,8 +398,8 @@ def test_triton_imported_too_early_is_explained():
 
 
 def test_no_room_says_how_much_was_asked_for_and_what_would_fit():
-    q, k, v = (tensor.expand(1, 2, 2**21, 16) for tensor in tensors(1, 1, 16))
-    words = r"^full\.attention: 32\.0 TiB asked for scores, .* are free: n = \d+; flash"
+    q, k, v = (tensor.expand(1, 2, 2**20, 16) for tensor in tensors(1, 1, 16))
+    words = r"^full\.attention: 8\.0 TiB asked for scores, .* are free: n = \d+; flash"
     with pytest.raises(torch.OutOfMemoryError, match=words) as caught:
         full.attention(q, k, v)
     free = float(re.search(r"n = (\d+)", str(caught.value))[1]) ** 2 * 8

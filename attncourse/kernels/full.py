@@ -22,6 +22,8 @@ from attncourse.kernels._parts.tiles import (
     tiling,
 )
 
+MAX_KEYS = 2**20  # the most numbers of a tile in Triton
+
 
 def attention(
     q: torch.Tensor,
@@ -48,6 +50,11 @@ def attention(
     causal = check_flag(where, "causal", causal)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
+    if Tk > MAX_KEYS:
+        raise ValueError(
+            f"{where}: k must have at most {MAX_KEYS} keys, for a row of scores is one tile, "
+            f"got {Tk}; flash.attention has no such limit"
+        )
     check_grid(where, {"heads": H, "batch": B})
     mask, bias = (
         _broadcast(where, *named, q, (B, H, Tq, Tk)) for named in (("mask", mask), ("bias", bias))

@@ -49,8 +49,8 @@ def attention(
     n_features is at most 256, or 128 if trigonometric: a state of more does not fit on chip. `seed`
     draws the reference's directions, which stay for the next call. `chunk` as in `linear`.
     Gradients: none.
-    Memory: the output; the features of all tokens, (B, H, Tq + Tk, m) in the dtype of q;
-        (B, H, Tq + Tk) float32; at most 16 states (B, H, m, Dv + 1) float32.
+    Memory: the output; the features of all tokens, (B, H, Tq + Tk, m + 1) float32; at most
+        16 states (B, H, m, Dv + 1) float32.
     """
     where = "performer.attention"
     check_tensors(where, q, k, v)
@@ -122,11 +122,15 @@ def _performer_features_kernel(
 
 
 def _features(x, directions, features, scale) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (B, H, T, m or 2m) in the dtype of x and (B, H, T): φ(x) is 2^tops times the first."""
+    """Return (B, H, T, m or 2m) and (B, H, T), float32: φ(x) is 2^tops times the first.
+
+    Of a long x the features lie further apart than float16 reaches, and a query's small ones count
+    where its keys' are large.
+    """
     B, H, T, D = x.shape
     n_directions = len(directions)
     n_numbers = n_directions if features == "positive" else 2 * n_directions
-    phi = x.new_empty(B, H, T, n_numbers)
+    phi = x.new_empty(B, H, T, n_numbers, dtype=torch.float32)
     tops = x.new_empty(B, H, T, dtype=torch.float32)
     BLOCK, BLOCK_D, options = _feature_tiling(n_directions, x.element_size())
     # float16 and bfloat16 fit in TF32 exactly; three products keep the directions' other bits
@@ -201,7 +205,7 @@ def cost(
     causal = check_flag("performer.cost", "causal", causal)
     BLOCK, BLOCK_D, _ = _feature_tiling(m, dtype_bytes)
     programs = triton.cdiv(Tq, BLOCK) + triton.cdiv(Tk, BLOCK)
-    made = B * H * (Tq + Tk) * (m * dtype_bytes + 4)
+    made = B * H * (Tq + Tk) * (m + 1) * 4
     scanned = scan_cost(B, H, Tq, Tk, m, D, chunk, causal, dtype_bytes, fading=True)
     return Cost(
         flops=2 * B * H * programs * BLOCK * padded(m) * triton.cdiv(D, BLOCK_D) * BLOCK_D
