@@ -174,10 +174,27 @@ def cases(mechanism, every):
         yield case | ({"n": lengths[number % len(lengths)]} if every else {})
 
 
+def compiled_while_decoding(compiled):
+    """Generate 40 tokens with each cache; return how many kernels each step compiled."""
+    counts = {}
+    for stem, knobs in (("kv_cache", {"capacity": 40}), ("paged", {"page": 8, "n_pages": 5})):
+        kernel = MECHANISMS[stem].kernel
+        q, k, v = (torch.zeros(1, HEADS, 40, 64, dtype=torch.float16) for _ in range(3))
+        state, counts[stem] = kernel.start(k, v, **knobs), []
+        for token in range(40):
+            before = len(compiled)
+            kernel.step(state, *(x[:, :, token : token + 1] for x in (q, k, v)))
+            counts[stem].append(len(compiled) - before)
+    return counts
+
+
 if __name__ == "__main__":
     every = "all" in sys.argv[1:2]
     compiled: list[str] = []
     pretend(compiled, wholly=every)
+    if "decode" in sys.argv[1:2]:
+        print(json.dumps(compiled_while_decoding(compiled)))
+        sys.exit()
     for mechanism in MECHANISMS.values():
         if "kernel" in mechanism.has and mechanism.stem in (sys.argv[2:] or MECHANISMS):
             for case in cases(mechanism, every):

@@ -1,6 +1,7 @@
 """The Triton kernels: in the interpreter where there is no GPU, on the GPU where there is one."""
 
 import functools
+import gc
 import itertools
 import mmap
 import os
@@ -17,8 +18,22 @@ import registers
 if sys.platform != "linux":
     pytest.skip("Triton has no wheels for this platform", allow_module_level=True)
 
-from attncourse.kernels import INTERPRETED, full, window
-from attncourse.kernels._parts import tiles
+from attncourse import trace
+from attncourse.kernels import (
+    INTERPRETED,
+    bigbird,
+    flash,
+    full,
+    linear,
+    lsh,
+    performer,
+    random_keys,
+    sparse_transformer,
+    strided,
+    t5,
+    window,
+)
+from attncourse.kernels._parts import plan, tiles
 
 import torch  # isort: skip
 from twins import (
@@ -406,6 +421,64 @@ def test_no_room_says_how_much_was_asked_for_and_what_would_fit():
     assert 2**20 < free < 2**40
 
 
+# Nothing is done that nobody asked for
+
+
+DIFFERENTIABLE = [
+    (window, {"window": 8}),
+    (flash, {"block_q": 32, "block_k": 32}),
+    (linear, {}),
+    (bigbird, {"block": 16}),
+    (sparse_transformer, {"stride": 4}),  # of two plans
+]
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="looked at in the interpreter")
+@pytest.mark.parametrize(
+    ("kernel", "knobs"), DIFFERENTIABLE, ids=lambda x: getattr(x, "__name__", "")
+)
+def test_a_gradient_that_nobody_asked_for_is_not_computed(kernel, knobs):
+    whole = tensors(20, 20, 16, grad=True)
+    kernel.attention(*whole, **knobs).sum().backward()
+    for asked in (0, 2):
+        inputs = [x.detach().requires_grad_(at == asked) for at, x in enumerate(whole)]
+        out = kernel.attention(*inputs, **knobs)
+        with trace.recording() as traced:
+            out.sum().backward()
+        assert torch.equal(inputs[asked].grad, whole[asked].grad)
+        kernels = " ".join(launch.kernel for launch in traced.launches)
+        assert ("_dq" in kernels, "_dk" in kernels) == (asked == 0, asked == 2 and kernel != linear)
+
+
+HOLDING = [
+    (t5, lambda q: {"table": q.new_ones(32, 1)}),
+    (performer, lambda q: {"n_features": 16}),
+    (lsh, lambda q: {"n_buckets": 4, "n_rounds": 1, "chunk": 8}),
+    (random_keys, lambda q: {"n_random": 2}),
+]
+
+
+@pytest.mark.parametrize(("kernel", "knobs"), HOLDING, ids=lambda x: getattr(x, "__name__", ""))
+def test_no_tensor_stays_when_a_call_is_over(kernel, knobs):
+    def alive():
+        return sum(isinstance(x, torch.Tensor) for x in gc.get_objects())
+
+    inputs = tensors(17, 17, 16)
+    given = knobs(inputs[0])
+    gc.collect()
+    before = alive()
+    kernel.attention(*inputs, **given)
+    gc.collect()
+    assert alive() == before
+
+
+def test_few_plans_stay_on_the_device():
+    q, k, v = tensors(20, 20, 16)
+    for stride in range(2, 9):
+        strided.attention(q, k, v, stride=stride)
+    assert len(plan._held) == plan.HELD
+
+
 # Compiled for GPUs that need not be here
 
 
@@ -423,6 +496,13 @@ def test_every_launcher_compiles_what_it_launches(page):
     names = set(registers.launches(covering.by_day("pairs", "all")))
     compiled_alone = set(re.findall(r"^\| (\w+)", page, re.MULTILINE)) - {"kernel"}
     assert {name.strip("_").removesuffix("_kernel") for name in names} == compiled_alone
+
+
+def test_a_growing_cache_compiles_nothing_anew():
+    (counts,) = registers.outside_the_interpreter("launches.py", "decode")
+    assert counts.keys() == {"kv_cache", "paged"}
+    for steps in counts.values():
+        assert steps[0] and not any(steps[1:])
 
 
 @pytest.mark.parametrize("arch", [80, 90])

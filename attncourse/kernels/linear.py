@@ -263,22 +263,31 @@ class _LinearAttention(torch.autograd.Function):
         n_query_parts = triton.cdiv(Tq, PART)
         n_key_parts = triton.cdiv(Tk - offset, PART)
         delta = row_delta(out, grad_out)
-        query_sums = _sums(q, grad_out, None, total, delta, 0, n_query_parts, tiles, flags)[:2]
+        needed = ctx.needs_input_grad
+        if any(needed[1:3]):
+            query_sums = _sums(q, grad_out, None, total, delta, 0, n_query_parts, tiles, flags)[:2]
         inputs = q, k, v, grad_out, total, delta
         strides = all_strides(*inputs[:5])
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        dq, dk, dv = (
+            torch.empty_like(x) if asked else None
+            for x, asked in zip((q, k, v), needed, strict=False)
+        )
 
         BLOCK_E = min(tiles.SLICE, padded(D))
         slices = H * triton.cdiv(D, BLOCK_E)
         settings = D, Dv, padded(Dv), BLOCK_E, BLOCK, PART, *flags, causal
-        _linear_dq_kernel[(n_query_parts, slices, B)](
-            *inputs, *sums, dq, *strides, *all_strides(*sums, dq),
-            Tq, Tk, n_parts, lead, *settings, **tiles.options,
-        )  # fmt: skip
-        _linear_dk_kernel[(n_key_parts, slices, B)](
-            *inputs, *query_sums, dk, *strides, *all_strides(*query_sums, dk),
-            Tq, Tk, n_query_parts, lead, offset, *settings, **tiles.options,
-        )  # fmt: skip
+        if needed[0]:
+            _linear_dq_kernel[(n_query_parts, slices, B)](
+                *inputs, *sums, dq, *strides, *all_strides(*sums, dq),
+                Tq, Tk, n_parts, lead, *settings, **tiles.options,
+            )  # fmt: skip
+        if needed[1]:
+            _linear_dk_kernel[(n_key_parts, slices, B)](
+                *inputs, *query_sums, dk, *strides, *all_strides(*query_sums, dk),
+                Tq, Tk, n_query_parts, lead, offset, *settings, **tiles.options,
+            )  # fmt: skip
+        if not needed[2]:
+            return dq, dk, None, None, None, None
         BLOCK_E = min(tiles.SLICE, padded(Dv))
         slices = H * triton.cdiv(Dv, BLOCK_E)
         settings = D, Dv, padded(D), BLOCK_E, BLOCK, PART, *flags, causal

@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -154,10 +155,13 @@ def _feature_tiling(n_directions: int, dtype_bytes: int) -> tuple[int, int, dict
 
 
 @functools.lru_cache(maxsize=32)
+def _drawn(n_features, width, orthogonal, seed) -> np.ndarray:
+    return draw_directions("performer.attention", n_features, width, orthogonal, seed)
+
+
 def _directions(n_features, width, orthogonal, seed, device) -> torch.Tensor:
-    """Return the reference's directions (m, D) float32 on the device; they are drawn once."""
-    drawn = draw_directions("performer.attention", n_features, width, orthogonal, seed)
-    return torch.from_numpy(drawn).to(device)
+    """Return the reference's directions (m, D) float32; they are drawn once, and copied anew."""
+    return torch.from_numpy(_drawn(n_features, width, orthogonal, seed)).to(device)
 
 
 def _factor(where: str, width: int, features: str, scale: float | None) -> float:

@@ -115,7 +115,7 @@ def largest_block(width: int, dtype_bytes: int, fading: bool) -> tuple[int, int,
     elif width <= 128:
         sizes = (32, 32, 8, 2)
     else:
-        sizes = (16, 32, 8, 1)
+        sizes = (16, 16, 8, 1)
     BLOCK, SLICE, num_warps, num_stages = sizes
     return BLOCK, SLICE, {"num_warps": num_warps, "num_stages": num_stages}
 
