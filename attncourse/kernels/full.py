@@ -42,6 +42,7 @@ def attention(
     bias are read as they lie, broadcast by strides of 0.
 
     Contract: `attncourse.kernels`; knobs: `reference.full.attention`.
+    At most 2²⁰ keys: the softmax of a row is one tile.
     Gradients: none.
     Memory: one (B, H, Tq, Tk) float32 tensor and the output.
     """

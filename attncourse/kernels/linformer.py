@@ -36,6 +36,8 @@ def attention(
     lives on chip at a time.
 
     Contract: `attncourse.kernels`; knobs: `reference.linformer.attention`.
+    In float16 sums of keys may be about √Tk times as large as the dtype holds, for E k is stored
+    divided by that; F v must fit, as the output must.
     Gradients: as `flash`, also with respect to the projections.
     Memory: E k and F v (B, H, rank, D + Dv) in the dtype of q, the output, and (B, H, Tq) float32.
     """
