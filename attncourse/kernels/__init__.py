@@ -14,8 +14,8 @@ attention(q, k, v, *, <knobs>, causal=False, scale=None) -> out
     Sums are float32 and cast when they are stored; float32 is multiplied exactly, not as TF32.
 
     Gradients: of q, k and v, those that are asked for, and the first ones only. No kernel adds
-        atomically, so each run gives the same bits. Where there are none, a tensor that requires a gradient is
-        refused, except under `torch.no_grad()`.
+        atomically, so each run gives the same bits. Where there are none, a tensor that requires a
+        gradient is refused, except under `torch.no_grad()`.
     Memory: what a call allocates. Tiles live on chip. The bounds of the loops over them are the
         mechanism: a sparse kernel skips tiles, it does not mask them all.
 
