@@ -130,6 +130,7 @@ FLOAT32 = {
     "k_hidden_ptr",
     "acc_ptr",
     "biases_ptr",
+    "phi_ptr",
 }  # whatever the inputs are
 ROWS = 1024  # of a group: as many as a tile holds
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -236,16 +237,20 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
         more, options = own(kernel, dtype, width, ones)
         constants |= more
     signature, values, attributes = {}, {}, {}
-    for place, name in enumerate(parameter.name for parameter in kernel.params):
+    parameter_of = {parameter.name: parameter for parameter in kernel.params}
+    for place, name in enumerate(parameter_of):
         last_axis = name.startswith("stride_") and name[-1] in "dj"
         if name in constants:
             signature[name], values[(place,)] = "constexpr", constants[name]
         elif name.endswith("_ptr"):
-            other = "*fp32" if name in FLOAT32 else f"*{dtype}"
+            wide = name in FLOAT32 or (fading and name in ("q_ptr", "k_ptr"))  # features
+            other = "*fp32" if wide else f"*{dtype}"
             signature[name] = INTEGERS.get(name, other)
             attributes[(place,)] = [["tt.divisibility", 16]]
-        elif name == "scale":
+        elif name in ("scale", "factor"):
             signature[name] = "fp32"
+        elif parameter_of[name].do_not_specialize:
+            signature[name] = "i32"
         elif ones or last_axis:  # a launch makes a constant of every 1
             signature[name], values[(place,)] = "constexpr", 1
         else:

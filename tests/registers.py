@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 HERE = pathlib.Path(__file__).parent
 PACKAGE = HERE.parent / "attncourse"
@@ -39,7 +40,7 @@ def sources() -> str:
     digest = hashlib.sha256(TRITON.encode())
     folders = (PACKAGE / "kernels", PACKAGE / "definitions")
     paths = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    for path in [*paths, HERE / "compile_only.py"]:
+    for path in [*paths, HERE / "compile_only.py", HERE / "launches.py"]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)):  # no docstrings
@@ -48,13 +49,25 @@ def sources() -> str:
     return f"Sources: {digest.hexdigest()[:16]}\n"
 
 
-def reports(arch: int) -> list[dict]:
-    """Compile everything for one architecture, see compile_only.py, and look at each kernel."""
-    command = [sys.executable, str(HERE / "compile_only.py"), str(arch)]
-    environment = os.environ | {"TRITON_INTERPRET": "0"}
+def outside_the_interpreter(script: str, *arguments: str, **variables: str) -> list:
+    """Run a script beside this one as where there is a GPU; return the JSON of its lines."""
+    command = [sys.executable, str(HERE / script), *arguments]
+    environment = os.environ | {"TRITON_INTERPRET": "0"} | variables
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
-    found = [json.loads(line) for line in run.stdout.splitlines()]
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def launches(how: str) -> list[str]:
+    """Compile what launchers launch, see launches.py: "pairs" or "all". Return kernels' names."""
+    with tempfile.TemporaryDirectory() as folder:
+        (names,) = outside_the_interpreter("launches.py", how, TRITON_CACHE_DIR=folder)
+    return names
+
+
+def reports(arch: int) -> list[dict]:
+    """Compile everything for one architecture, see compile_only.py, and look at each kernel."""
+    found = outside_the_interpreter("compile_only.py", str(arch))
     assert found
     for one in found:
         assert one["spilled_bytes"] == 0 or not PINNED, one
@@ -78,4 +91,5 @@ def section(arch: int, found: list[dict]) -> str:
 
 
 if __name__ == "__main__":
+    launches("pairs")
     PAGE.write_text("\n".join([HEAD, *(section(arch, reports(arch)) for arch in ARCHS), sources()]))

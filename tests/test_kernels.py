@@ -1,7 +1,9 @@
 """The Triton kernels: in the interpreter where there is no GPU, on the GPU where there is one."""
 
 import functools
+import gc
 import itertools
+import mmap
 import os
 import re
 import subprocess
@@ -16,8 +18,22 @@ import registers
 if sys.platform != "linux":
     pytest.skip("Triton has no wheels for this platform", allow_module_level=True)
 
-from attncourse.kernels import INTERPRETED, full, window
-from attncourse.kernels._parts import tiles
+from attncourse import trace
+from attncourse.kernels import (
+    INTERPRETED,
+    bigbird,
+    flash,
+    full,
+    linear,
+    lsh,
+    performer,
+    random_keys,
+    sparse_transformer,
+    strided,
+    t5,
+    window,
+)
+from attncourse.kernels._parts import plan, tiles
 
 import torch  # isort: skip
 from twins import (
@@ -209,6 +225,28 @@ def test_full_against_float64(case, dtype):
         close(out, dtype, exact.nan_to_num(), single.nan_to_num())
 
 
+@pytest.mark.parametrize("name", ["mask", "bias"])
+def test_a_transposed_mask_or_bias_wider_than_32_bits(name):
+    """Its columns are 2²⁵ numbers apart, so that those of the last keys lie past 2³¹."""
+    dtype = torch.bool if name == "mask" else torch.float16
+    first = 2**31 if INTERPRETED else 0  # what wraps lands on zeros, not outside
+    n_bytes = (first + 66 * 2**25) * dtype.itemsize
+    if INTERPRETED:  # pages that nobody touches take no memory
+        no_reserve = 0x4000  # MAP_NORESERVE, which Python 3.11 does not name
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+        room = torch.frombuffer(mmap.mmap(-1, n_bytes, flags=flags), dtype=dtype)
+    else:
+        room = torch.empty(n_bytes // dtype.itemsize, dtype=dtype, device=DEVICE)
+    given = room.as_strided((20, 66), (1, 2**25), first)
+    near = (torch.randn(20, 66, generator=torch.Generator().manual_seed(5)) * 4).to(DEVICE)
+    near = near > 0 if name == "mask" else near.half()
+    given.copy_(near)
+    inputs = tensors(20, 66, 16)
+    assert torch.equal(
+        full.attention(*inputs, **{name: given}), full.attention(*inputs, **{name: near})
+    )
+
+
 def test_full_without_tokens():
     assert full.attention(*tensors(0, 5, 16)).shape == (1, 1, 0, 16)
     assert not full.attention(*tensors(5, 0, 16)).any()
@@ -250,6 +288,8 @@ def bad_calls():
         {"dilation": 2},
     )
     whole = full.attention
+    long = [t[:, :, :1].expand(1, 1, 2**20 + 1, 16) for t in (q, k, v)]
+    yield ValueError, "at most 1048576 keys, .* got 1048577; flash", whole, (q, *long[1:]), {}
     yield ValueError, "must not require grad", whole, (q.clone().requires_grad_(), k, v), {}
     learned = torch.ones(6, 6, device=DEVICE, requires_grad=True)
     yield ValueError, "must not require grad", whole, (q, k, v), {"bias": learned}
@@ -373,22 +413,100 @@ def test_triton_imported_too_early_is_explained():
 
 
 def test_no_room_says_how_much_was_asked_for_and_what_would_fit():
-    q, k, v = (tensor.expand(1, 2, 2**21, 16) for tensor in tensors(1, 1, 16))
-    words = r"^full\.attention: 32\.0 TiB asked for scores, .* are free: n = \d+; flash"
+    q, k, v = (tensor.expand(1, 2, 2**20, 16) for tensor in tensors(1, 1, 16))
+    words = r"^full\.attention: 8\.0 TiB asked for scores, .* are free: n = \d+; flash"
     with pytest.raises(torch.OutOfMemoryError, match=words) as caught:
         full.attention(q, k, v)
     free = float(re.search(r"n = (\d+)", str(caught.value))[1]) ** 2 * 8
     assert 2**20 < free < 2**40
 
 
+# Nothing is done that nobody asked for
+
+
+DIFFERENTIABLE = [
+    (window, {"window": 8}),
+    (flash, {"block_q": 32, "block_k": 32}),
+    (linear, {}),
+    (bigbird, {"block": 16}),
+    (sparse_transformer, {"stride": 4}),  # of two plans
+]
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="looked at in the interpreter")
+@pytest.mark.parametrize(
+    ("kernel", "knobs"), DIFFERENTIABLE, ids=lambda x: getattr(x, "__name__", "")
+)
+def test_a_gradient_that_nobody_asked_for_is_not_computed(kernel, knobs):
+    whole = tensors(20, 20, 16, grad=True)
+    kernel.attention(*whole, **knobs).sum().backward()
+    for asked in (0, 2):
+        inputs = [x.detach().requires_grad_(at == asked) for at, x in enumerate(whole)]
+        out = kernel.attention(*inputs, **knobs)
+        with trace.recording() as traced:
+            out.sum().backward()
+        assert torch.equal(inputs[asked].grad, whole[asked].grad)
+        kernels = " ".join(launch.kernel for launch in traced.launches)
+        assert ("_dq" in kernels, "_dk" in kernels) == (asked == 0, asked == 2 and kernel != linear)
+
+
+HOLDING = [
+    (t5, lambda q: {"table": q.new_ones(32, 1)}),
+    (performer, lambda q: {"n_features": 16}),
+    (lsh, lambda q: {"n_buckets": 4, "n_rounds": 1, "chunk": 8}),
+    (random_keys, lambda q: {"n_random": 2}),
+]
+
+
+@pytest.mark.parametrize(("kernel", "knobs"), HOLDING, ids=lambda x: getattr(x, "__name__", ""))
+def test_no_tensor_stays_when_a_call_is_over(kernel, knobs):
+    def alive():
+        return sum(isinstance(x, torch.Tensor) for x in gc.get_objects())
+
+    inputs = tensors(17, 17, 16)
+    given = knobs(inputs[0])
+    gc.collect()
+    before = alive()
+    kernel.attention(*inputs, **given)
+    gc.collect()
+    assert alive() == before
+
+
+def test_few_plans_stay_on_the_device():
+    q, k, v = tensors(20, 20, 16)
+    for stride in range(2, 9):
+        strided.attention(q, k, v, stride=stride)
+    assert len(plan._held) == plan.HELD
+
+
 # Compiled for GPUs that need not be here
 
 
-@pytest.mark.parametrize("arch", [80, 90])
-def test_every_kernel_compiles(arch):
-    page = registers.PAGE.read_text(encoding="utf-8")
-    if registers.sources() in page and not covering.NIGHTLY:
+@pytest.fixture
+def page():
+    """docs/registers.md, for whose kernels all this was done when it was written."""
+    text = registers.PAGE.read_text(encoding="utf-8")
+    if registers.sources() in text and not covering.NIGHTLY:
         pytest.skip("docs/registers.md was written from the same kernels by the same Triton")
+    return text
+
+
+@pytest.mark.timeout(7200)
+def test_every_launcher_compiles_what_it_launches(page):
+    names = set(registers.launches(covering.by_day("pairs", "all")))
+    compiled_alone = set(re.findall(r"^\| (\w+)", page, re.MULTILINE)) - {"kernel"}
+    assert {name.strip("_").removesuffix("_kernel") for name in names} == compiled_alone
+
+
+def test_a_growing_cache_compiles_nothing_anew():
+    (counts,) = registers.outside_the_interpreter("launches.py", "decode")
+    assert counts.keys() == {"kv_cache", "paged"}
+    for steps in counts.values():
+        assert steps[0] and not any(steps[1:])
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+def test_every_kernel_compiles(arch, page):
     reports = registers.reports(arch)
     if registers.PINNED:
         assert registers.section(arch, reports) in page, "run python tests/registers.py"

@@ -320,3 +320,13 @@ def test_extra_memory_is_what_cost_says(causal):
     peak = torch.cuda.max_memory_allocated() - before
     expected = flash.cost(1, 4, 4096, 4096, 64, **knobs, dtype_bytes=2)
     assert abs(peak - expected.peak_bytes) <= 0.02 * expected.peak_bytes
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="counted in the interpreter")
+def test_causal_programs_begin_with_the_longest_rows():
+    with trace.recording() as traced:
+        q, k, v = tensors(70, 100, 16, grad=True)
+        flash.attention(q, k, v, **TILES, causal=True).sum().backward()
+    for kernel in ("flash_fwd", "flash_dq"):
+        n_tiles = [len(tiles) for _, tiles in sorted(traced.tiles("k", kernel).items())]
+        assert n_tiles == sorted(n_tiles, reverse=True) and n_tiles[0] > n_tiles[-1]

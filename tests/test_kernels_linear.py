@@ -178,6 +178,23 @@ def test_states_larger_than_float16_holds():
         assert all(tensor.grad.isfinite().all() for tensor in (q, k, v))
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_features_smaller_than_float16_holds(dtype):
+    """exp(-20) is 2e-9, and float16 ends at 6e-8; all features of a key are as small."""
+    q, k, v = tensors(40, 40, 16, dtype=dtype)
+    for causal in (False, True):
+        inputs = [x.detach().requires_grad_() for x in (q - 20, k - 20, v)]
+        out = linear.attention(*inputs, causal=causal)
+        out.float().sum().backward()
+        exact = [x.detach().double().requires_grad_() for x in inputs]
+        definition(*exact, causal).sum().backward()
+        with torch.no_grad():
+            single = definition(*(x.float() for x in inputs), causal)
+            close(out, dtype, definition(*exact, causal), single)
+        for mine, twin in zip(inputs, exact, strict=True):
+            assert (mine.grad - twin.grad).abs().max() <= 4e-3 * twin.grad.abs().max()
+
+
 @each_layout
 def test_any_strides_give_the_same_values(layout):
     whole = tensors(20, 40, 20, 24, heads=2, batch=2, grad=True)

@@ -15,10 +15,12 @@ from attncourse.reference import linformer as reference
 import torch  # isort: skip
 from twins import (
     DEVICE,
+    DTYPES,
     close,
     definition,
     each_dtype,
     each_layout,
+    equals_reference,
     peak_of,
     tensors,
     with_nan_margins,
@@ -71,6 +73,15 @@ def test_values_and_gradients_against_float64(case, dtype):
     for mine, true, single in zip(results, *runs, strict=True):
         if mine.numel():  # mixed keys and values are rounded to the dtype, and so their gradients
             close(mine, dtype, true, single, roundings=8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_sums_of_keys_beyond_float16(dtype):
+    """3000 keys of 50 are 150,000, and float16 ends at 65,504."""
+    q, k, v = tensors(8, 3000, 16, dtype=dtype)
+    k = torch.full_like(k, 50)
+    given = projections(4, 3000, dtype=dtype) | {"key_projection": q.new_ones(4, 3000)}
+    equals_reference(linformer, reference, q, k, v, roundings=2, **given)
 
 
 def test_a_projection_that_keeps_all_keys_is_flash():

@@ -85,6 +85,15 @@ def test_exponents_beyond_every_number(dtype):
             equals_reference(performer, reference, q, rows, v, roundings=256, **knobs)
 
 
+def test_features_further_apart_than_float16_reaches():
+    """Of a query and a key that point apart, both of length 14, the products of features count."""
+    q, k, v = tensors(64, 64, 16, dtype=torch.float16)
+    q, k = (14 * x / x.norm(dim=-1, keepdim=True) for x in (q, k))
+    for causal in (False, True):
+        knobs = {"n_features": 64, "chunk": 16, "scale": 1.0, "causal": causal}
+        equals_reference(performer, reference, q, k, v, roundings=16, **knobs)
+
+
 def test_parts_are_merged_at_their_own_exponents():
     q, k, v = tensors(1, 600, 16, 8, dtype=torch.float16)
     k[..., 300:, :] *= 6

@@ -79,6 +79,18 @@ def test_segments_that_are_alike_go_in_one_launch():
         assert len(launches) <= 3 + -(-memory // chunk)
 
 
+@pytest.mark.skipif(not INTERPRETED, reason="counted in the interpreter")
+def test_a_batch_goes_in_one_launch():
+    """Where heads of all sequences are evenly apart, as those of contiguous tensors are."""
+    inputs = tensors(40, 40, 16, heads=2, batch=3)
+    knobs = {"chunk": 10, "memory": 10}
+    traced = trace.record(segment.attention, *inputs, **knobs)
+    assert len(traced.launches) == len(list(segment._launches(40, 40, 10, 10)))
+    apart = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs]
+    outs = [segment.attention(*x, **knobs) for x in (inputs, apart)]
+    assert torch.equal(*outs)
+
+
 def test_the_future_changes_nothing():
     q, k, v = tensors(100, 100, 16)
     knobs = {"chunk": 16, "memory": 8, "causal": True}

@@ -443,7 +443,7 @@ def test_two_factors_cost_a_small_share_of_all_pairs():
 
 
 def test_random_keys_of_a_tile_are_in_nearly_every_block():
-    drawn = random_keys._drawn("here", 16384, 16384, 32, 0, False).numpy()
+    drawn = random_keys._drawn("here", 16384, 16384, 32, 0, False)
     for tile in drawn.reshape(256, 64, 33)[::50]:
         assert len(np.unique(tile // 64)) > 250
 

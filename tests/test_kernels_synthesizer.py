@@ -13,7 +13,7 @@ from attncourse.kernels import INTERPRETED, synthesizer
 from attncourse.reference import synthesizer as reference
 
 import torch  # isort: skip
-from twins import DEVICE, close, each_dtype, peak_of, tensors, with_nan_margins
+from twins import DEVICE, DTYPES, close, each_dtype, peak_of, tensors, with_nan_margins
 
 pytestmark = pytest.mark.usefixtures("new_memory_is_full_of_nan")
 
@@ -74,6 +74,19 @@ def test_values_against_float64(case, dtype):
     close(out, dtype, *runs, roundings=4)  # the hidden layer and the weights are rounded too
     if causal and Tq > Tk:
         assert not out[..., : Tq - Tk, :].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_a_hidden_layer_beyond_float16(dtype):
+    """64 products of 50 and 50 are 160,000, and float16 ends at 65,504."""
+    q, k, v = tensors(8, 40, 64, 16, dtype=dtype)
+    layers = q.new_full((64, 32), 50), drawn(32, 40, dtype=dtype) / 2**16
+    biases = {"first_bias": 1000 * drawn(32, dtype=dtype)}
+    inputs = q + 50, k, v
+    out = synthesizer.attention(*inputs, logits=synthesizer.dense(*layers, **biases))
+    given = layers, biases
+    runs = (exact(work, *inputs, "dense", given, False) for work in (np.float64, np.float32))
+    close(out, dtype, *runs, roundings=8)
 
 
 def test_keys_are_not_read_and_the_future_changes_nothing():

@@ -13,9 +13,9 @@ attention(q, k, v, *, <knobs>, causal=False, scale=None) -> out
     out is (B, H, Tq, Dv) in the dtype of q, on its device. A query that sees no key gets zeros.
     Sums are float32 and cast when they are stored; float32 is multiplied exactly, not as TF32.
 
-    Gradients: of q, k and v, all at once and the first ones only. No kernel adds atomically, so
-        each run gives the same bits. Where there are none, a tensor that requires a gradient is
-        refused, except under `torch.no_grad()`.
+    Gradients: of q, k and v, those that are asked for, and the first ones only. No kernel adds
+        atomically, so each run gives the same bits. Where there are none, a tensor that requires a
+        gradient is refused, except under `torch.no_grad()`.
     Memory: what a call allocates. Tiles live on chip. The bounds of the loops over them are the
         mechanism: a sparse kernel skips tiles, it does not mask them all.
 

@@ -230,7 +230,8 @@ class _BlockSparseAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_out):
-        return *gradients(*ctx.saved_tensors, grad_out, *ctx.knobs), None, None
+        asked = ctx.needs_input_grad
+        return *gradients(*ctx.saved_tensors, grad_out, *ctx.knobs, asked), None, None
 
 
 def _along(q, k, v, plan: Plan, scale, out, lse) -> None:

@@ -109,6 +109,13 @@ def _query_tiles(start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CA
 
 
 @triton.jit
+def _longest_first(CAUSAL: tl.constexpr):
+    """The number of this program's query tile: causal, the last see most keys, so they begin."""
+    row = tl.program_id(0)
+    return tl.num_programs(0) - 1 - row if CAUSAL else row
+
+
+@triton.jit
 def _flash_fwd_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr,
     stride_qb, stride_qh, stride_qt, stride_qd,
@@ -121,7 +128,7 @@ def _flash_fwd_kernel(
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_Q queries of one head; `shared` heads read the same keys and values."""
-    start = tl.program_id(0) * BLOCK_Q
+    start = _longest_first(CAUSAL) * BLOCK_Q
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
     q_ptr += batch * stride_qb + head * stride_qh
@@ -251,7 +258,7 @@ def _flash_dq_kernel(
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: dq of BLOCK_Q queries, over the key tiles that they see."""
-    start = tl.program_id(0) * BLOCK_Q
+    start = _longest_first(CAUSAL) * BLOCK_Q
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
     q_ptr += batch * stride_qb + head * stride_qh
@@ -326,13 +333,17 @@ class _FlashAttention(torch.autograd.Function):
         strides = [stride for tensor in inputs[:5] for stride in tensor.stride()]
         widths = D, Dv, padded(D), padded(Dv)
         sizes = Tq, Tk, H // max(1, G), scale, *widths, BLOCK_Q, BLOCK_K, causal
-        dk, dv, dq = torch.empty_like(k), torch.empty_like(v), torch.empty_like(q)
-        _flash_dkdv_kernel[(triton.cdiv(Tk, BLOCK_K), G, B)](
-            *inputs, dk, dv, *strides, *dk.stride(), *dv.stride(), *sizes, **options
-        )
-        _flash_dq_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
-            *inputs, dq, *strides, *dq.stride(), *sizes, **options
-        )
+        dq = dk = dv = None
+        if any(ctx.needs_input_grad[1:3]):
+            dk, dv = torch.empty_like(k), torch.empty_like(v)
+            _flash_dkdv_kernel[(triton.cdiv(Tk, BLOCK_K), G, B)](
+                *inputs, dk, dv, *strides, *dk.stride(), *dv.stride(), *sizes, **options
+            )
+        if ctx.needs_input_grad[0]:
+            dq = torch.empty_like(q)
+            _flash_dq_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
+                *inputs, dq, *strides, *dq.stride(), *sizes, **options
+            )
         return dq, dk, dv, None, None, None, None
 
 

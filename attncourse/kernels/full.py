@@ -22,6 +22,8 @@ from attncourse.kernels._parts.tiles import (
     tiling,
 )
 
+MAX_KEYS = 2**20  # the most numbers of a tile in Triton
+
 
 def attention(
     q: torch.Tensor,
@@ -40,6 +42,7 @@ def attention(
     bias are read as they lie, broadcast by strides of 0.
 
     Contract: `attncourse.kernels`; knobs: `reference.full.attention`.
+    At most 2²⁰ keys: the softmax of a row is one tile.
     Gradients: none.
     Memory: one (B, H, Tq, Tk) float32 tensor and the output.
     """
@@ -48,6 +51,11 @@ def attention(
     causal = check_flag(where, "causal", causal)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
+    if Tk > MAX_KEYS:
+        raise ValueError(
+            f"{where}: k must have at most {MAX_KEYS} keys, for a row of scores is one tile, "
+            f"got {Tk}; flash.attention has no such limit"
+        )
     check_grid(where, {"heads": H, "batch": B})
     mask, bias = (
         _broadcast(where, *named, q, (B, H, Tq, Tk)) for named in (("mask", mask), ("bias", bias))

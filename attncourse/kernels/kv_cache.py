@@ -97,7 +97,8 @@ def attention(
     return _attend(q, k, v, chunk, causal, scale)
 
 
-@triton.jit
+# the cache grows: a kernel compiled for Tk = 1 or for multiples of 16 would be compiled anew
+@triton.jit(do_not_specialize=["Tk", "span"])
 def _kv_cache_fwd_kernel(
     q_ptr, k_ptr, v_ptr, part_ptr, lse_ptr,
     stride_qb, stride_qh, stride_qt, stride_qd,

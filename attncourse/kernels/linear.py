@@ -119,7 +119,7 @@ def _linear_sums_kernel(
     for first in range(begin, min(start + PART, Tk), BLOCK):
         keys = existing(first + tl.arange(0, BLOCK), Tk)
         k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_D]
-        phi_k = features(k, keys, cols, Tk, D, ELU)  # [BLOCK, BLOCK_D]
+        phi_k = features(k, keys, cols, Tk, D, ELU, PRECISION)  # [BLOCK, BLOCK_D]
         v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_E]
         if tops_ptr is not None:
             here = tops_ptr + batch * stride_eb + head * stride_eh
@@ -127,20 +127,17 @@ def _linear_sums_kernel(
             new_top = tl.maximum(top, tl.max(tops, 0))
             fade = relative(top, new_top)
             top = new_top
-            phi_k = phi_k.to(tl.float32) * relative(tops, top)[:, None]
-            norm = norm * fade + tl.sum(phi_k, 0)
-            v, state = v.to(tl.float32), state * fade
-            state = tl.dot(tl.trans(phi_k), v, state, input_precision=PRECISION)
+            phi_k *= relative(tops, top)[:, None]
+            state, norm = state * fade, norm * fade + tl.sum(phi_k, 0)
         elif total_ptr is not None:
             here = batch * stride_tb + head * stride_th
             inverse, delta = load_totals(total_ptr + here, delta_ptr + here, keys, stride_tt, Tk)
-            phi_k = phi_k.to(tl.float32) * inverse[:, None]
+            phi_k *= inverse[:, None]
             norm -= tl.sum(phi_k * delta[:, None], 0)
-            v = v.to(tl.float32)
-            state = tl.dot(tl.trans(phi_k), v, state, input_precision=PRECISION)
         else:
-            norm += tl.sum(phi_k.to(tl.float32), 0)  # [BLOCK_D]
-            state = tl.dot(tl.trans(phi_k), v, state, input_precision="ieee")  # [BLOCK_D, BLOCK_E]
+            norm += tl.sum(phi_k, 0)  # [BLOCK_D]
+        v = v.to(tl.float32)
+        state = tl.dot(tl.trans(phi_k), v, state, input_precision=PRECISION)  # [BLOCK_D, BLOCK_E]
     store_tile(sums_ptr, state, cols, v_cols, stride_sf, stride_sd, D, Dv)
     if slice == 0:
         tl.store(norms_ptr + cols * stride_nd, norm, mask=cols < D)
@@ -206,16 +203,16 @@ def _linear_fwd_kernel(
     for first in range(start, min(start + PART, Tq), BLOCK):
         queries = first + tl.arange(0, BLOCK)
         q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK, BLOCK_D]
-        phi_q = features(q, queries, cols, Tq, D, ELU)  # [BLOCK, BLOCK_D]
-        wide = phi_q.to(tl.float32)
-        acc = tl.dot(wide, state, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
-        total = tl.sum(wide * norm[None, :], 1)  # [BLOCK]
+        phi_q = features(q, queries, cols, Tq, D, ELU, PRECISION)  # [BLOCK, BLOCK_D]
+        acc = tl.dot(phi_q, state, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
+        total = tl.sum(phi_q * norm[None, :], 1)  # [BLOCK]
         if CAUSAL:
             keys = existing(queries + (Tk - Tq), Tk)
             k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_D]
-            phi_k = features(k, keys, cols, Tk, D, ELU)  # [BLOCK, BLOCK_D]
+            phi_k = features(k, keys, cols, Tk, D, ELU, PRECISION)  # [BLOCK, BLOCK_D]
             v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_E]
-            scores = tl.dot(phi_q, tl.trans(phi_k), input_precision="ieee")  # [BLOCK, BLOCK]
+            v = v.to(tl.float32)
+            scores = tl.dot(phi_q, tl.trans(phi_k), input_precision=PRECISION)  # [BLOCK, BLOCK]
             visible = queries[None, :] <= queries[:, None]
             if tops_ptr is not None:  # each query relative to the largest that it sees
                 here = tops_ptr + batch * stride_eb + head * stride_eh
@@ -227,17 +224,15 @@ def _linear_fwd_kernel(
                 acc, total = acc * fades[:, None], total * fades
             scores = tl.where(visible, scores, 0.0)
             total += tl.sum(scores, 1)
-            acc = tl.dot(scores, v.to(tl.float32), acc, input_precision=PRECISION)
+            acc = tl.dot(scores, v, acc, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
             if tops_ptr is not None:
                 new_top = tl.maximum(top, tl.max(tops, 0))
                 fade = relative(top, new_top)
                 top = new_top
-                phi_k = phi_k.to(tl.float32) * relative(tops, top)[:, None]
-                v, state, norm = v.to(tl.float32), state * fade, norm * fade
-                state = tl.dot(tl.trans(phi_k), v, state, input_precision=PRECISION)
-            else:
-                state = tl.dot(tl.trans(phi_k), v, state, input_precision="ieee")
-            norm += tl.sum(phi_k.to(tl.float32), 0)
+                phi_k *= relative(tops, top)[:, None]
+                state, norm = state * fade, norm * fade
+            state = tl.dot(tl.trans(phi_k), v, state, input_precision=PRECISION)
+            norm += tl.sum(phi_k, 0)
         out = acc / nonzero(total)[:, None]  # [BLOCK, BLOCK_E]
         store_tile(out_ptr, out, queries, v_cols, stride_ot, stride_od, Tq, Dv)
         if slice == 0:
@@ -268,22 +263,31 @@ class _LinearAttention(torch.autograd.Function):
         n_query_parts = triton.cdiv(Tq, PART)
         n_key_parts = triton.cdiv(Tk - offset, PART)
         delta = row_delta(out, grad_out)
-        query_sums = _sums(q, grad_out, None, total, delta, 0, n_query_parts, tiles, flags)[:2]
+        needed = ctx.needs_input_grad
+        if any(needed[1:3]):
+            query_sums = _sums(q, grad_out, None, total, delta, 0, n_query_parts, tiles, flags)[:2]
         inputs = q, k, v, grad_out, total, delta
         strides = all_strides(*inputs[:5])
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        dq, dk, dv = (
+            torch.empty_like(x) if asked else None
+            for x, asked in zip((q, k, v), needed, strict=False)
+        )
 
         BLOCK_E = min(tiles.SLICE, padded(D))
         slices = H * triton.cdiv(D, BLOCK_E)
         settings = D, Dv, padded(Dv), BLOCK_E, BLOCK, PART, *flags, causal
-        _linear_dq_kernel[(n_query_parts, slices, B)](
-            *inputs, *sums, dq, *strides, *all_strides(*sums, dq),
-            Tq, Tk, n_parts, lead, *settings, **tiles.options,
-        )  # fmt: skip
-        _linear_dk_kernel[(n_key_parts, slices, B)](
-            *inputs, *query_sums, dk, *strides, *all_strides(*query_sums, dk),
-            Tq, Tk, n_query_parts, lead, offset, *settings, **tiles.options,
-        )  # fmt: skip
+        if needed[0]:
+            _linear_dq_kernel[(n_query_parts, slices, B)](
+                *inputs, *sums, dq, *strides, *all_strides(*sums, dq),
+                Tq, Tk, n_parts, lead, *settings, **tiles.options,
+            )  # fmt: skip
+        if needed[1]:
+            _linear_dk_kernel[(n_key_parts, slices, B)](
+                *inputs, *query_sums, dk, *strides, *all_strides(*query_sums, dk),
+                Tq, Tk, n_query_parts, lead, offset, *settings, **tiles.options,
+            )  # fmt: skip
+        if not needed[2]:
+            return dq, dk, None, None, None, None
         BLOCK_E = min(tiles.SLICE, padded(Dv))
         slices = H * triton.cdiv(Dv, BLOCK_E)
         settings = D, Dv, padded(D), BLOCK_E, BLOCK, PART, *flags, causal
@@ -310,16 +314,16 @@ def scan(
     largest exponent so far, and fades when that grows, as in online softmax.
 
     Args:
-        phi_q: (B, H, Tq, m), m ≤ 256; any factor of a query's row leaves the quotient alone.
-        phi_k: (B, H, Tk, m).
-        v: (B, H, Tk, Dv).
+        phi_q: (B, H, Tq, m) float32, m ≤ 256; a factor of a query's row leaves the quotient alone.
+        phi_k: (B, H, Tk, m) float32.
+        v: (B, H, Tk, Dv), in the dtype of the result.
         tops: (B, H, Tk) float32.
         chunk: As in `attention`.
         causal: As in `attention`.
     """
     sizes = *phi_q.shape[:3], phi_k.shape[2], phi_q.shape[3], v.shape[3]
-    tiles = tiles_for(*sizes, chunk, phi_q.element_size(), fading=True)
-    return _forward(phi_q, phi_k, v, tops, tiles, (False, precision(phi_q)), causal)[0]
+    tiles = tiles_for(*sizes, chunk, v.element_size(), fading=True)
+    return _forward(phi_q, phi_k, v, tops, tiles, (False, precision(v)), causal)[0]
 
 
 def _forward(q, k, v, tops, tiles, flags, causal) -> tuple[torch.Tensor, ...]:
@@ -328,7 +332,7 @@ def _forward(q, k, v, tops, tiles, flags, causal) -> tuple[torch.Tensor, ...]:
     Tk, Dv = v.shape[2:]
     lead, offset, n_parts = cut(Tq, Tk, tiles.PART, causal)
     sums, norms, part_tops = _sums(k, v, tops, None, None, offset, n_parts, tiles, flags)
-    out = q.new_empty(B, H, Tq, Dv)
+    out = v.new_empty(B, H, Tq, Dv)
     total = q.new_empty(B, H, Tq, dtype=torch.float32)
     BLOCK_E = min(tiles.SLICE, padded(Dv))
     grid = (triton.cdiv(Tq, tiles.PART), H * triton.cdiv(Dv, BLOCK_E), B)
@@ -419,7 +423,9 @@ def scan_cost(
     within = joining + BLOCK * BLOCK * (padded(D) + BLOCK_E) if causal else 0
     out, total = B * H * Tq * Dv * dtype_bytes, B * H * Tq * 4
     states = B * H * n_parts * (D * Dv + D + fading) * 4
-    tokens_read = ((Tq + seen + summed) * slices * D + (seen + summed) * Dv) * dtype_bytes
+    number_bytes = 4 if fading else dtype_bytes  # of a feature
+    tokens_read = (Tq + seen + summed) * slices * D * number_bytes
+    tokens_read += (seen + summed) * Dv * dtype_bytes
     states_read = read_states * (D * Dv + slices * (D + fading)) * 4
     tops_read = (seen + summed) * slices * 4 * fading
     return Cost(

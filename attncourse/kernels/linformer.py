@@ -10,7 +10,12 @@ import torch
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels import flash
-from attncourse.kernels._parts.tiles import check_beside, check_grid, check_tensors
+from attncourse.kernels._parts.tiles import (
+    check_beside,
+    check_grid,
+    check_tensors,
+    shrunk_product,
+)
 
 TILES = {"block_q": 128, "block_k": 64}  # the largest; `flash.tile_sizes` cuts them to what fits
 
@@ -31,6 +36,8 @@ def attention(
     lives on chip at a time.
 
     Contract: `attncourse.kernels`; knobs: `reference.linformer.attention`.
+    In float16 sums of keys may be about √Tk times as large as the dtype holds, for E k is stored
+    divided by that; F v must fit, as the output must.
     Gradients: as `flash`, also with respect to the projections.
     Memory: E k and F v (B, H, rank, D + Dv) in the dtype of q, the output, and (B, H, Tq) float32.
     """
@@ -42,14 +49,15 @@ def attention(
     check_beside(where, q, key_projection=key_projection, value_projection=value_projection)
     _check_shapes(where, key_projection, value_projection, k)
     check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
-    return flash.attention(
-        q, _mix(key_projection, k), _mix(value_projection, v), **TILES, scale=scale
-    )
+    # only scores need the factor: mixed values must fit in their dtype, as the output does
+    mixed_k, factor = shrunk_product(_each_head(key_projection, k), k)
+    mixed_v = torch.matmul(_each_head(value_projection, v), v)
+    return flash.attention(q, mixed_k, mixed_v, **TILES, scale=scale * factor)
 
 
-def _mix(projection: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Return projection @ x, (B, H, rank, width). A projection that heads share is not repeated."""
-    return torch.matmul(projection.expand(*x.shape[:2], *projection.shape[-2:]), x)
+def _each_head(projection: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return the projection for each head of x; one that heads share is not repeated."""
+    return projection.expand(*x.shape[:2], *projection.shape[-2:])
 
 
 def _check_shapes(where, key_projection, value_projection, k) -> None:

@@ -7,6 +7,7 @@ stretch of sorted keys. Their rows are gathered by index; nothing is moved.
 import functools
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -155,7 +156,7 @@ def _lsh_round_kernel(
         k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
         scores *= scale * LOG2E
-        visible = in_stretch[None, :]
+        visible = in_rows[:, None] & in_stretch[None, :]  # [BLOCK_Q, BLOCK_K]
         if CAUSAL:
             visible &= keys[None, :] <= own[:, None]
         if EXCLUDE_SELF:
@@ -241,10 +242,13 @@ def _sort(q, k, rotation, cut: _Cut) -> tuple[torch.Tensor, torch.Tensor, torch.
 
 
 @functools.lru_cache(maxsize=32)
+def _drawn(width, n_buckets, n_rounds, seed) -> np.ndarray:
+    return draw_rotations(width, n_buckets, n_rounds, seed).astype(np.float32)
+
+
 def _rotations(width, n_buckets, n_rounds, seed, device) -> torch.Tensor:
-    """Return the reference's directions (rounds, D, n_buckets / 2) float32; they are drawn once."""
-    drawn = draw_rotations(width, n_buckets, n_rounds, seed)
-    return torch.from_numpy(drawn).to(device, torch.float32)
+    """Return the reference's directions (rounds, D, n_buckets / 2) float32, drawn once."""
+    return torch.from_numpy(_drawn(width, n_buckets, n_rounds, seed)).to(device)
 
 
 def _check_knobs(

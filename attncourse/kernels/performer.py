@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -49,8 +50,8 @@ def attention(
     n_features is at most 256, or 128 if trigonometric: a state of more does not fit on chip. `seed`
     draws the reference's directions, which stay for the next call. `chunk` as in `linear`.
     Gradients: none.
-    Memory: the output; the features of all tokens, (B, H, Tq + Tk, m) in the dtype of q;
-        (B, H, Tq + Tk) float32; at most 16 states (B, H, m, Dv + 1) float32.
+    Memory: the output; the features of all tokens, (B, H, Tq + Tk, m + 1) float32; at most
+        16 states (B, H, m, Dv + 1) float32.
     """
     where = "performer.attention"
     check_tensors(where, q, k, v)
@@ -122,11 +123,15 @@ def _performer_features_kernel(
 
 
 def _features(x, directions, features, scale) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (B, H, T, m or 2m) in the dtype of x and (B, H, T): φ(x) is 2^tops times the first."""
+    """Return (B, H, T, m or 2m) and (B, H, T), float32: φ(x) is 2^tops times the first.
+
+    Of a long x the features lie further apart than float16 reaches, and a query's small ones count
+    where its keys' are large.
+    """
     B, H, T, D = x.shape
     n_directions = len(directions)
     n_numbers = n_directions if features == "positive" else 2 * n_directions
-    phi = x.new_empty(B, H, T, n_numbers)
+    phi = x.new_empty(B, H, T, n_numbers, dtype=torch.float32)
     tops = x.new_empty(B, H, T, dtype=torch.float32)
     BLOCK, BLOCK_D, options = _feature_tiling(n_directions, x.element_size())
     # float16 and bfloat16 fit in TF32 exactly; three products keep the directions' other bits
@@ -150,10 +155,13 @@ def _feature_tiling(n_directions: int, dtype_bytes: int) -> tuple[int, int, dict
 
 
 @functools.lru_cache(maxsize=32)
+def _drawn(n_features, width, orthogonal, seed) -> np.ndarray:
+    return draw_directions("performer.attention", n_features, width, orthogonal, seed)
+
+
 def _directions(n_features, width, orthogonal, seed, device) -> torch.Tensor:
-    """Return the reference's directions (m, D) float32 on the device; they are drawn once."""
-    drawn = draw_directions("performer.attention", n_features, width, orthogonal, seed)
-    return torch.from_numpy(drawn).to(device)
+    """Return the reference's directions (m, D) float32; they are drawn once, and copied anew."""
+    return torch.from_numpy(_drawn(n_features, width, orthogonal, seed)).to(device)
 
 
 def _factor(where: str, width: int, features: str, scale: float | None) -> float:
@@ -201,7 +209,7 @@ def cost(
     causal = check_flag("performer.cost", "causal", causal)
     BLOCK, BLOCK_D, _ = _feature_tiling(m, dtype_bytes)
     programs = triton.cdiv(Tq, BLOCK) + triton.cdiv(Tk, BLOCK)
-    made = B * H * (Tq + Tk) * (m * dtype_bytes + 4)
+    made = B * H * (Tq + Tk) * (m + 1) * 4
     scanned = scan_cost(B, H, Tq, Tk, m, D, chunk, causal, dtype_bytes, fading=True)
     return Cost(
         flops=2 * B * H * programs * BLOCK * padded(m) * triton.cdiv(D, BLOCK_D) * BLOCK_D

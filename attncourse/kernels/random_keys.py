@@ -59,7 +59,7 @@ def attention(
     check_grid(where, {"heads": H, "batch": B})
     n_random = check_count(where, "n_random", n_random)
     seed = check_count(where, "seed", seed)
-    drawn = _drawn(where, Tq, Tk, n_random, seed, causal, q.device)
+    drawn = torch.from_numpy(_drawn(where, Tq, Tk, n_random, seed, causal)).to(q.device)
     BLOCK_Q = queries_of_tile(max(D, Dv))
     out = q.new_empty(B, H, Tq, Dv)
     with torch.cuda.device_of(q):
@@ -77,9 +77,9 @@ def queries_of_tile(width: int) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def _drawn(where, n_queries, n_keys, n_random, seed, causal, device="cpu") -> torch.Tensor:
+def _drawn(where, n_queries, n_keys, n_random, seed, causal) -> np.ndarray:
     drawn = patterns.random_keys(where, n_queries, n_keys, n_random, seed, causal)
-    return torch.from_numpy(drawn.astype(np.int32)).to(device)
+    return drawn.astype(np.int32)
 
 
 @triton.jit
@@ -166,7 +166,7 @@ def cost(
     out = B * H * Tq * D * dtype_bytes
     return Cost(
         flops=4 * pairs * D,
-        bytes_read=(B * H * Tq + 2 * pairs) * D * dtype_bytes + B * H * drawn.numel() * 4,
+        bytes_read=(B * H * Tq + 2 * pairs) * D * dtype_bytes + B * H * drawn.size * 4,
         bytes_written=out,
-        peak_bytes=out + drawn.numel() * 4,
+        peak_bytes=out + drawn.size * 4,
     )

@@ -11,7 +11,7 @@ import torch
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels import flash
-from attncourse.kernels._parts.tiles import check_grid, check_tensors
+from attncourse.kernels._parts.tiles import MAX_GRID, check_grid, check_tensors
 
 TILES = {"block_q": 128, "block_k": 64}  # the largest; `flash.tile_sizes` cuts them to what fits
 
@@ -55,13 +55,26 @@ def attention(
             )
             part.copy_(flash.attention(*inputs, **knobs))
             continue
-        for sequence in range(B):
+        for sequences in _together(q, k, v, out):
             *inputs, part = (
-                _alike(x[sequence], own, chunk, count)
-                for x, own in zip((q, k, v, out), ranges, strict=True)
+                _alike(x, own, chunk, count) for x, own in zip(sequences, ranges, strict=True)
             )
             part.copy_(flash.attention(*inputs, **knobs))
     return out
+
+
+def _together(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield (B·H, T, D) views, all sequences as heads of one; else each (H, T, D) by itself.
+
+    Pieces take the place of the batch, and two axes are one if their strides allow it.
+    """
+    B, H = tensors[0].shape[:2]
+    if B * H <= MAX_GRID and all(
+        B == 1 or H == 1 or x.stride(0) == H * x.stride(1) for x in tensors
+    ):
+        yield tuple(x.flatten(0, 1) for x in tensors)
+    else:
+        yield from zip(*tensors, strict=True)
 
 
 def _alike(x: torch.Tensor, first: range, chunk: int, count: int) -> torch.Tensor:
@@ -120,7 +133,7 @@ def cost(
         flops += B * count * one.flops
         read += B * count * one.bytes_read
         written += B * count * one.bytes_written
-        largest = max(largest, (B if count == 1 else count) * one.peak_bytes)
+        largest = max(largest, B * count * one.peak_bytes)
     return Cost(flops, read, written, total.peak_bytes + largest)
 
 

@@ -21,6 +21,7 @@ from attncourse.kernels._parts.tiles import (
     load_tile,
     nonzero,
     padded,
+    shrunk_product,
     store_tile,
     tiling,
     visible_keys,
@@ -75,7 +76,7 @@ def attention(
     B, H, Tq, _ = q.shape
     Tk, Dv = v.shape[2:]
     with torch.cuda.device_of(q):
-        given, left, right, bias = _operands(where, q, Tk, logits)
+        given, left, right, bias, factor = _operands(where, q, Tk, logits)
         width = 1 if left is None else left.shape[-1]
         BLOCK_Q, BLOCK_K, options = tiling(max(width, Dv), q.element_size())
         out = q.new_empty(B, H, Tq, Dv)
@@ -83,7 +84,7 @@ def attention(
             given, left, right, bias, v, out,
             *_strides(given), *_strides(left), *_strides(right),
             0 if bias is None else bias.stride(0), *v.stride(), *out.stride(),
-            Tq, Tk,
+            Tq, Tk, factor,
             width, Dv, padded(width), padded(Dv), BLOCK_Q, BLOCK_K, causal, **options,
         )  # fmt: skip
     return out
@@ -154,11 +155,14 @@ def _synthesizer_fwd_kernel(
     stride_bt,
     stride_vb, stride_vh, stride_vt, stride_vd,
     stride_ob, stride_oh, stride_ot, stride_od,
-    Tq, Tk,
+    Tq, Tk, factor,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
-    """One program: BLOCK_Q queries of one head. D is the hidden width, or the rank."""
+    """One program: BLOCK_Q queries of one head. D is the hidden width, or the rank.
+
+    `factor` is what the hidden layer was divided by.
+    """
     start = tl.program_id(0) * BLOCK_Q
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
@@ -187,7 +191,7 @@ def _synthesizer_fwd_kernel(
                 scores = logits.to(tl.float32) * LOG2E  # [BLOCK_Q, BLOCK_K]
             else:
                 right = load_tile(right_ptr, keys, cols, stride_rt, stride_rd, Tk, D)
-                scores = tl.dot(left, tl.trans(right), input_precision="ieee") * LOG2E
+                scores = tl.dot(left, tl.trans(right), input_precision="ieee") * (factor * LOG2E)
                 if bias_ptr is not None:
                     bias = tl.load(bias_ptr + keys * stride_bt, mask=keys < Tk, other=0.0)
                     scores += (bias.to(tl.float32) * LOG2E)[None, :]
@@ -201,16 +205,16 @@ def _synthesizer_fwd_kernel(
     store_tile(out_ptr, out, queries, v_cols, stride_ot, stride_od, Tq, Dv)
 
 
-def _operands(where, q, Tk, logits) -> tuple[torch.Tensor | None, ...]:
+def _operands(where, q, Tk, logits) -> tuple[torch.Tensor | float | None, ...]:
     """Return given (B, H, Tq, Tk), or left (B, H, Tq, D), right (B, H, Tk, D) and a bias (Tk,).
 
     All are views of what was given, but for the first layer of `dense`: a plain product of all
-    queries with one small matrix, which torch computes.
+    queries with one small matrix, which torch computes. At the end comes what it is divided by.
     """
     B, H, Tq, width = q.shape
     matrices = logits.matrices
     if logits.kind == "random":
-        return _spread(where, "logits", matrices["logits"], (B, H, Tq, Tk)), None, None, None
+        return _spread(where, "logits", matrices["logits"], (B, H, Tq, Tk)), None, None, None, 1.0
     name = "first" if logits.kind == "dense" else "left"
     D = matrices[name].shape[-1]
     if not 1 <= D <= MAX_WIDTH:
@@ -218,16 +222,16 @@ def _operands(where, q, Tk, logits) -> tuple[torch.Tensor | None, ...]:
         raise ValueError(f"{where}: {what} must be between 1 and {MAX_WIDTH}, got {D}")
     if logits.kind == "factorised":
         left = _spread(where, "left", matrices["left"], (B, H, Tq, D))
-        return None, left, _spread(where, "right", matrices["right"], (B, H, Tk, D)), None
+        return None, left, _spread(where, "right", matrices["right"], (B, H, Tk, D)), None, 1.0
     first = _spread(where, "first", matrices["first"], (B, H, width, D))
     second = _spread(where, "second", matrices["second"], (B, H, D, Tk))
-    layer = torch.matmul(q, first)
+    layer, factor = shrunk_product(q, first)
     if "first_bias" in matrices:
-        layer += _spread(where, "first_bias", matrices["first_bias"], (D,))
+        layer += _spread(where, "first_bias", matrices["first_bias"], (D,)) / factor
     bias = matrices.get("second_bias")
     if bias is not None:
         bias = _spread(where, "second_bias", bias, (Tk,))
-    return None, layer.relu_(), second.mT, bias
+    return None, layer.relu_(), second.mT, bias, factor
 
 
 def _spread(where, name, matrix, shape) -> torch.Tensor:

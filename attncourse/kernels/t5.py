@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -61,7 +62,7 @@ def attention(
     BLOCK_Q, BLOCK_K, options = _tiling(max(D, Dv), q.element_size())
     out = q.new_empty(B, H, Tq, Dv)
     with torch.cuda.device_of(q):
-        rows = _rows(len(table), max_distance, causal, q.device)
+        rows = torch.from_numpy(_rows(len(table), max_distance, causal)).to(q.device)
         biases = (table.float() * LOG2E.value).T[:, rows].expand(H, -1)  # to base 2, as the scores
         _t5_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
             q, k, v, biases, out,
@@ -82,9 +83,9 @@ def _tiling(width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
 
 
 @functools.lru_cache(maxsize=8)
-def _rows(n_buckets: int, max_distance: int, causal: bool, device: torch.device) -> torch.Tensor:
+def _rows(n_buckets: int, max_distance: int, causal: bool) -> np.ndarray:
     """Return the row of the table for each distance from -max_distance to max_distance."""
-    return torch.from_numpy(rows_by_distance(n_buckets, max_distance, causal)).to(device)
+    return rows_by_distance(n_buckets, max_distance, causal)
 
 
 @triton.jit

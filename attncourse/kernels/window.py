@@ -325,13 +325,17 @@ class _WindowAttention(torch.autograd.Function):
             Tq, Tk, window, dilation, scale,
             D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_K, causal,
         )  # fmt: skip
-        dk, dv, dq = torch.empty_like(k), torch.empty_like(v), torch.empty_like(q)
-        grid = (_blocks(Tk, dilation, BLOCK_K), H * dilation, B)
-        _window_dkdv_kernel[grid](
-            *inputs, dk, dv, *strides, *dk.stride(), *dv.stride(), *settings, **options
-        )
-        grid = (_blocks(Tq, dilation, BLOCK_Q), H * dilation, B)
-        _window_dq_kernel[grid](*inputs, dq, *strides, *dq.stride(), *settings, **options)
+        dq = dk = dv = None
+        if any(ctx.needs_input_grad[1:3]):
+            dk, dv = torch.empty_like(k), torch.empty_like(v)
+            grid = (_blocks(Tk, dilation, BLOCK_K), H * dilation, B)
+            _window_dkdv_kernel[grid](
+                *inputs, dk, dv, *strides, *dk.stride(), *dv.stride(), *settings, **options
+            )
+        if ctx.needs_input_grad[0]:
+            dq = torch.empty_like(q)
+            grid = (_blocks(Tq, dilation, BLOCK_Q), H * dilation, B)
+            _window_dq_kernel[grid](*inputs, dq, *strides, *dq.stride(), *settings, **options)
         return dq, dk, dv, None, None, None, None
 
 

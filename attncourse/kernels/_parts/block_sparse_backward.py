@@ -159,17 +159,22 @@ def _block_sparse_sum_kernel(
     store_tile(grad_ptr, grad, tokens, cols, stride_gt, stride_gd, n_tokens, D)
 
 
-def gradients(q, k, v, out, lse, grad_out, plans: tuple[Plan, ...], scale: float):
-    """Return dq, dk, dv: the sum of what the pairs of each plan add."""
+def gradients(q, k, v, out, lse, grad_out, plans: tuple[Plan, ...], scale: float, asked):
+    """Return dq, dk, dv, the sum of what the pairs of each plan add; None if not asked for."""
     delta = row_delta(out, grad_out)
     total = None
     for plan in plans:
-        added = _along(q, k, v, grad_out, lse, delta, plan, scale)
-        total = added if total is None else [a.add_(b) for a, b in zip(total, added, strict=True)]
+        added = _along(q, k, v, grad_out, lse, delta, plan, scale, asked)
+        if total is None:
+            total = added
+        else:
+            total = [a if b is None else a.add_(b) for a, b in zip(total, added, strict=True)]
     return total
 
 
-def _along(q, k, v, grad_out, lse, delta, plan: Plan, scale: float) -> list[torch.Tensor]:
+def _along(
+    q, k, v, grad_out, lse, delta, plan: Plan, scale: float, asked
+) -> list[torch.Tensor | None]:
     """Return what the pairs of one plan add to dq, dk and dv."""
     inputs = q, k, v, grad_out, lse, delta
     B, H, Tq, D = q.shape
@@ -204,7 +209,9 @@ def _along(q, k, v, grad_out, lse, delta, plan: Plan, scale: float) -> list[torc
                 )  # fmt: skip
         return grads
 
-    return [
-        *walk(_block_sparse_dq_kernel, "rows", 0, (q,)),
-        *walk(_block_sparse_dkdv_kernel, "columns", 1, (k, v)),
-    ]
+    dq, dk, dv = None, None, None
+    if asked[0]:
+        (dq,) = walk(_block_sparse_dq_kernel, "rows", 0, (q,))
+    if asked[1] or asked[2]:
+        dk, dv = walk(_block_sparse_dkdv_kernel, "columns", 1, (k, v))
+    return [dq, dk, dv]

@@ -69,7 +69,8 @@ def token_rows(table_ptr, tokens, n_tokens, stride_table, PAGE: tl.constexpr):
     return pages.to(tl.int64), (tokens % PAGE).to(tl.int64), in_tokens
 
 
-@triton.jit
+# the table grows with the cache: see `_kv_cache_fwd_kernel`
+@triton.jit(do_not_specialize=["stride_ts", "span"])
 def _paged_fwd_kernel(
     q_ptr, key_pages_ptr, value_pages_ptr, table_ptr, lengths_ptr, part_ptr, lse_ptr,
     stride_qb, stride_qh, stride_qt, stride_qd,

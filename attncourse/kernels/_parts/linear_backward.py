@@ -63,14 +63,15 @@ def _linear_dq_kernel(
         if CAUSAL:
             keys = existing(queries + (Tk - Tq), Tk)
             k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_E]
-            phi_k = features(k, keys, cols, Tk, D, ELU)  # [BLOCK, BLOCK_E]
+            phi_k = features(k, keys, cols, Tk, D, ELU, PRECISION)  # [BLOCK, BLOCK_E]
             v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_DV]
             dscores = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK, BLOCK]
             visible = queries[None, :] <= queries[:, None]
             dscores = tl.where(visible, dscores - delta[:, None], 0.0)
-            dphi = tl.dot(dscores, phi_k.to(tl.float32), dphi, input_precision=PRECISION)
-            state = tl.dot(tl.trans(v), phi_k, state, input_precision="ieee")  # [BLOCK_DV, BLOCK_E]
-            norm += tl.sum(phi_k.to(tl.float32), 0)
+            dphi = tl.dot(dscores, phi_k, dphi, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
+            v = tl.trans(v.to(tl.float32))
+            state = tl.dot(v, phi_k, state, input_precision=PRECISION)  # [BLOCK_DV, BLOCK_E]
+            norm += tl.sum(phi_k, 0)
         q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK, BLOCK_E]
         dq = features_backward(q, dphi * inverse[:, None], ELU)  # [BLOCK, BLOCK_E]
         store_tile(dq_ptr, dq, queries, cols, stride_dqt, stride_dqd, Tq, D)
@@ -128,7 +129,7 @@ def _linear_dk_kernel(
         if CAUSAL:
             queries = existing(tokens - (Tk - Tq), Tq)
             q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK, BLOCK_E]
-            phi_q = features(q, queries, cols, Tq, D, ELU).to(tl.float32)  # [BLOCK, BLOCK_E]
+            phi_q = features(q, queries, cols, Tq, D, ELU, PRECISION)  # [BLOCK, BLOCK_E]
             inverse, delta = load_totals(total_ptr, delta_ptr, queries, stride_tt, Tq)  # [BLOCK]
             phi_q *= inverse[:, None]
             grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
@@ -183,20 +184,22 @@ def _linear_dv_kernel(
         tokens = start + (n_chunks - 1 - back) * BLOCK + tl.arange(0, BLOCK)
         keys = existing(tokens, Tk)
         k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_D]
-        phi_k = features(k, keys, cols, Tk, D, ELU)  # [BLOCK, BLOCK_D]
-        dv = tl.dot(phi_k.to(tl.float32), state, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
+        phi_k = features(k, keys, cols, Tk, D, ELU, PRECISION)  # [BLOCK, BLOCK_D]
+        dv = tl.zeros([BLOCK, BLOCK_E], tl.float32)
         if CAUSAL:
             queries = existing(tokens - (Tk - Tq), Tq)
             q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK, BLOCK_D]
-            phi_q = features(q, queries, cols, Tq, D, ELU)  # [BLOCK, BLOCK_D]
+            phi_q = features(q, queries, cols, Tq, D, ELU, PRECISION)  # [BLOCK, BLOCK_D]
             total = tl.load(total_ptr + queries * stride_tt, mask=queries < Tq, other=1.0)
             inverse = 1.0 / nonzero(total)  # [BLOCK]
             grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
             grad_out = grad_out.to(tl.float32) * inverse[:, None]  # [BLOCK, BLOCK_E]
-            scores = tl.dot(phi_k, tl.trans(phi_q), input_precision="ieee")  # keys down
+            phi_q = tl.trans(phi_q)
+            scores = tl.dot(phi_k, phi_q, input_precision=PRECISION)  # keys down
             visible = tokens[:, None] <= tokens[None, :]
             scores = tl.where(visible, scores, 0.0)  # [BLOCK, BLOCK]
             dv = tl.dot(scores, grad_out, dv, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
-            phi_q = tl.trans(phi_q.to(tl.float32))
+        dv = tl.dot(phi_k, state, dv, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
+        if CAUSAL:  # for the keys before these
             state = tl.dot(phi_q, grad_out, state, input_precision=PRECISION)  # [BLOCK_D, BLOCK_E]
         store_tile(dv_ptr, dv, keys, v_cols, stride_dvt, stride_dvd, Tk, Dv)

@@ -9,7 +9,8 @@ from attncourse.kernels._parts.block_table import check_pages, launch, token_row
 from attncourse.kernels._parts.tiles import load_tile, padded, store_rows, tiling
 
 
-@triton.jit
+# the table grows with the cache: see `_kv_cache_fwd_kernel`
+@triton.jit(do_not_specialize=["stride_ts"])
 def _paged_append_kernel(
     k_ptr, v_ptr, table_ptr, lengths_ptr, key_pages_ptr, value_pages_ptr,
     stride_kb, stride_kh, stride_kt, stride_kd,

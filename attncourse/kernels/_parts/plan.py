@@ -8,6 +8,7 @@ for each shape.
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ from attncourse.kernels._parts.tiles import padded
 LONGEST = 32  # tiles that one program visits at most: longer lists are shared out among several
 CHUNK = 256  # tiles whose pictures are made together
 FULL = -1
+HELD = 4  # plans whose copies stay on a device
+
+
+_held: collections.deque[Plan] = collections.deque()
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +106,15 @@ class Plan:
         return {}
 
     def on(self, device: torch.device, name: str) -> tuple[torch.Tensor | None, ...]:
-        """Return `rows` or `columns`, then pictures and both orders, on a device; copied once."""
+        """Return `rows` or `columns`, then pictures and both orders, on a device.
+
+        They are copied once, and again when `HELD` other plans have been copied since.
+        """
         if (device, name) not in self._on:
+            if self not in _held:
+                _held.append(self)
+            if len(_held) > HELD:
+                _held.popleft()._on.clear()
             arrays = *vars(getattr(self, name)).values(), self.pictures, self.q_order, self.k_order
             self._on[device, name] = tuple(
                 None if array is None else torch.from_numpy(array).to(device) for array in arrays

@@ -131,7 +131,8 @@ def attend_tile(q, k, v, visible, acc, running_max, running_sum, scale):
     return acc, new_max, running_sum
 
 
-@triton.jit
+# there are more splits as a cache grows: one kernel serves any number of them
+@triton.jit(do_not_specialize=["n_splits"])
 def merge_kernel(
     part_ptr, lse_ptr, out_ptr,
     stride_ps, stride_pb, stride_ph, stride_pt, stride_pd,
@@ -182,7 +183,7 @@ def merge(parts: torch.Tensor, lse: torch.Tensor, out: torch.Tensor) -> None:
         merge_kernel[(Tq, H, B)](
             parts, lse, out,
             *parts.stride(), *lse.stride(), *out.stride(),
-            n_splits, Dv, padded(Dv), triton.next_power_of_2(n_splits),
+            n_splits, Dv, padded(Dv), MAX_SPLITS,
             num_warps=8,
         )  # fmt: skip
 

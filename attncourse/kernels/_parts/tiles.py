@@ -21,11 +21,16 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
+def far(steps, stride):
+    """How far so many steps are, in 64 bits: a long or a wide array has more than 2³¹ elements."""
+    return steps.to(tl.int64) * stride
+
+
+@triton.jit
 def load_tile(ptr, rows, cols, stride_row, stride_col, n_rows, n_cols):
     """Load the given rows and columns of a matrix, with zeros outside of it."""
     inside = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]
-    # 64 bits: a long sequence has more than 2³¹ elements
-    offsets = rows[:, None].to(tl.int64) * stride_row + cols[None, :] * stride_col
+    offsets = far(rows[:, None], stride_row) + far(cols[None, :], stride_col)
     return tl.load(ptr + offsets, mask=inside, other=0.0)
 
 
@@ -33,7 +38,7 @@ def load_tile(ptr, rows, cols, stride_row, stride_col, n_rows, n_cols):
 def store_tile(ptr, tile, rows, cols, stride_row, stride_col, n_rows, n_cols):
     """Store a tile at the given rows and columns of a matrix, in the matrix's dtype."""
     inside = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]
-    offsets = rows[:, None].to(tl.int64) * stride_row + cols[None, :] * stride_col
+    offsets = far(rows[:, None], stride_row) + far(cols[None, :], stride_col)
     tl.store(ptr + offsets, tile.to(ptr.dtype.element_ty), mask=inside)
 
 
@@ -41,14 +46,15 @@ def store_tile(ptr, tile, rows, cols, stride_row, stride_col, n_rows, n_cols):
 def load_rows(ptr, offsets, in_rows, cols, stride_col, n_cols):
     """Load rows that begin at any 64-bit offsets, with zeros where not `in_rows`."""
     inside = in_rows[:, None] & (cols < n_cols)[None, :]
-    return tl.load(ptr + offsets[:, None] + cols[None, :] * stride_col, mask=inside, other=0.0)
+    where = ptr + offsets[:, None] + far(cols[None, :], stride_col)
+    return tl.load(where, mask=inside, other=0.0)
 
 
 @triton.jit
 def store_rows(ptr, tile, offsets, in_rows, cols, stride_col, n_cols):
     """Store rows that begin at any 64-bit offsets, in the dtype of what is there."""
     inside = in_rows[:, None] & (cols < n_cols)[None, :]
-    where = ptr + offsets[:, None] + cols[None, :] * stride_col
+    where = ptr + offsets[:, None] + far(cols[None, :], stride_col)
     tl.store(where, tile.to(ptr.dtype.element_ty), mask=inside)
 
 
@@ -230,11 +236,35 @@ def check_tensors(where: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor)
             f"{where}: q must be float32 or float16 in Triton's interpreter, got bfloat16, which "
             "the interpreter computes wrongly: use a GPU"
         )
-    if not INTERPRETED and q.device.type != "cuda":
+    if not runs_on(q.device):
         raise ValueError(
             f"{where}: q must be on a CUDA device, got {q.device}; to run the kernels on the CPU "
             "set TRITON_INTERPRET=1 before Python starts"
         )
+
+
+def runs_on(device: torch.device) -> bool:
+    """Say whether the kernels run on tensors of this device."""
+    return INTERPRETED or device.type == "cuda"
+
+
+def shrunk_product(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Return a b / factor, in the dtype of both, and the factor: a power of two, so exact.
+
+    torch adds in float32 and rounds the sums to the dtype of a. Those of n numbers that are mostly
+    of one sign leave the range of float16, at 65,504, long before the numbers do: the factor is
+    about √n. Scores get it back in float32.
+
+    Args:
+        a: (B, H, rows, n), leading axes perhaps expanded: they are not copied.
+        b: (B, H, n, columns).
+    """
+    factor = 2.0 ** (max(1, a.shape[-1]).bit_length() // 2)
+    (B, H, rows, _), columns = a.shape, b.shape[-1]
+    flat = a.flatten(0, 1), b.flatten(0, 1)
+    ignored = a.new_empty(1, 1, 1)  # for beta is 0
+    product = torch.baddbmm(ignored, *flat, beta=0, alpha=1 / factor)
+    return product.view(B, H, rows, columns), factor
 
 
 def check_grid(where: str, axes: dict[str, int]) -> None:
