@@ -224,7 +224,9 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
         BLOCK, SLICE, options = linear_tiles.largest_block(width, DTYPE_BYTES[dtype], fading)
         constants |= {
             "BLOCK": BLOCK,
-            "BLOCK_E": min(SLICE, padded(width)),
+            "BLOCK_E": linear_tiles.slice_of_dv(SLICE, width, DTYPE_BYTES[dtype])
+            if kernel is linear_backward._linear_dv_kernel
+            else min(SLICE, padded(width)),
             "PART": 1024,
             "ELU": True,
             "PRECISION": "ieee" if dtype == "fp32" else "tf32",

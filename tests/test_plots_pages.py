@@ -40,6 +40,21 @@ def test_short_lines_do_not_grow_into_one_another():
     assert first.width == pytest.approx(page.ax.get_window_extent().width, rel=0.03)
 
 
+def test_one_token_can_be_framed():
+    page = plots.LivePage(PIECES, np.zeros(9), high=1)
+    box = page.ax.get_xlim(), page.ax.get_ylim()
+    page.update(np.zeros(9), framed=3)  # "x):", behind "def f("
+    x, y = page.frame.get_data()
+    assert (min(x), max(x), min(y), max(y)) == (5.5, 8.5, -0.5, 0.5)
+    page.update(np.zeros(9), framed=4)  # a line end, and the four spaces behind it
+    x, y = page.frame.get_data()
+    assert (min(x), max(x), min(y), max(y)) == (-0.5, 3.5, 0.5, 1.5)
+    for nothing in (None, 7):
+        page.update(np.zeros(9), framed=nothing)
+        assert not len(page.frame.get_xdata())
+    assert (page.ax.get_xlim(), page.ax.get_ylim()) == box
+
+
 def test_values_for_other_tokens_are_refused():
     page = plots.LivePage(PIECES, np.zeros(9), high=1)
     with pytest.raises(ValueError):

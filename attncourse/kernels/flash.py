@@ -109,10 +109,10 @@ def _query_tiles(start, Tq, Tk, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CA
 
 
 @triton.jit
-def _longest_first(CAUSAL: tl.constexpr):
+def _longest_first(Tq, BLOCK_Q: tl.constexpr, CAUSAL: tl.constexpr):
     """The number of this program's query tile: causal, the last see most keys, so they begin."""
     row = tl.program_id(0)
-    return tl.num_programs(0) - 1 - row if CAUSAL else row
+    return (Tq - 1) // BLOCK_Q - row if CAUSAL else row
 
 
 @triton.jit
@@ -128,7 +128,7 @@ def _flash_fwd_kernel(
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_Q queries of one head; `shared` heads read the same keys and values."""
-    start = _longest_first(CAUSAL) * BLOCK_Q
+    start = _longest_first(Tq, BLOCK_Q, CAUSAL) * BLOCK_Q
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
     q_ptr += batch * stride_qb + head * stride_qh
@@ -258,7 +258,7 @@ def _flash_dq_kernel(
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One program: dq of BLOCK_Q queries, over the key tiles that they see."""
-    start = _longest_first(CAUSAL) * BLOCK_Q
+    start = _longest_first(Tq, BLOCK_Q, CAUSAL) * BLOCK_Q
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
     q_ptr += batch * stride_qb + head * stride_qh

@@ -23,6 +23,7 @@ from attncourse.kernels._parts.linear_tiles import (
     precision,
     relative,
     row_strides,
+    slice_of_dv,
     slices_of,
     tiles_for,
 )
@@ -288,7 +289,7 @@ class _LinearAttention(torch.autograd.Function):
             )  # fmt: skip
         if not needed[2]:
             return dq, dk, None, None, None, None
-        BLOCK_E = min(tiles.SLICE, padded(Dv))
+        BLOCK_E = slice_of_dv(tiles.SLICE, Dv, q.element_size())
         slices = H * triton.cdiv(Dv, BLOCK_E)
         settings = D, Dv, padded(D), BLOCK_E, BLOCK, PART, *flags, causal
         tensors = q, k, grad_out, total, query_sums[0], dv

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
-from attncourse.plots.base import ACCENT, figure, set_title, styled
+from attncourse.plots.base import ACCENT, INK, figure, set_title, styled
 
 PAINT = LinearSegmentedColormap.from_list("page", ["white", "#fde9a9", "#f2b134", ACCENT])
 WIDTH, PAGE = 7.5, 0.88  # inches; the share of them that is text, beside the scale
@@ -61,17 +61,27 @@ class LivePage:
         for row, line in enumerate(lines):
             face = {"family": "monospace", "fontsize": size}
             self.ax.text(-0.5, row, line, va="center_baseline", color="black", **face)
+        (self.frame,) = self.ax.plot([], [], color=INK, linewidth=1.5)
         self.ax.set(xticks=[], yticks=[])
         self.ax.spines[:].set_visible(False)
         self.figure.colorbar(self.image, cax=scale, label=label)
         self.update(values, title)
 
-    def update(self, values: np.ndarray, title: str | None = None) -> None:
-        """Show other values."""
+    def update(
+        self, values: np.ndarray, title: str | None = None, framed: int | None = None
+    ) -> None:
+        """Show other values, with a frame around one of the tokens if it is given."""
         self.grid[:] = 0
         for (rows, columns), value in zip(self.places, values, strict=True):
             self.grid[rows, columns] = value
         self.image.set_data(self.grid)
+        rows, columns = ([], []) if framed is None else self.places[framed]
+        if rows:  # a line end has no place
+            left, right = columns[0] - 0.5, columns[rows.count(rows[0]) - 1] + 0.5
+            top, bottom = rows[0] - 0.5, rows[0] + 0.5
+            self.frame.set_data([left, right, right, left, left], [top, top, bottom, bottom, top])
+        else:
+            self.frame.set_data([], [])
         if title is not None:
             set_title(self.ax, title)
 

@@ -679,8 +679,8 @@ for name, members in groups.items():
 # [Exercise 03.5](../exercises/03_positions.ipynb#03.5-Find-the-induction-head) finds the copiers.
 
 # %% [markdown]
-# What does a head read? Choose one, and a token of the page; what it looks at is coloured. Try
-# a head that copies, with a name that was there before.
+# What does a head read? Choose one, and slide to a token of the page: it is framed, and what it
+# looks at is coloured. Below, a head that copies reads a name that was there before.
 
 # %% folded=true
 page_ids = small.encode(model.page())
@@ -690,7 +690,7 @@ live_page = plots.LivePage(pieces, page_maps[0, 0, -1], high=0.5, label="weight"
 
 def draw_looks(head, token):
     row = page_maps[head][token]
-    live_page.update(row)
+    live_page.update(row, framed=token)
     before, best = "".join(pieces[max(0, token - 3) : token]), int(row.argmax())
     where = f"{token - best} back" if best < token else "itself"
     most = f"looks most at {pieces[best]!r}, {where}, with {row[best]:.0%}"

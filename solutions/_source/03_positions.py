@@ -25,7 +25,7 @@ import math
 import numpy as np
 
 from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit, qkv
-from attncourse.reference import full, relative
+from attncourse.reference import full, relative, t5
 from attncourse.reference.relative import t5_bucket
 from attncourse.softmax import softmax
 
@@ -432,10 +432,10 @@ check("03.3")
 
 
 # %% role="spec" exercise="03.3"
-def whole_t5(q, k, v, table, max_distance, scale=1.0):
+def whole_t5(q, k, v, table, max_distance):
     distance = np.arange(k.shape[1]) - np.arange(q.shape[1])[:, None] - k.shape[1] + q.shape[1]
     bucket = t5_bucket(distance, n_buckets=len(table), max_distance=max_distance)
-    return full.attention(q, k, v, bias=np.moveaxis(table[bucket], 2, 0), scale=scale)
+    return full.attention(q, k, v, bias=np.moveaxis(table[bucket], 2, 0), scale=1.0)
 
 
 def t5_by_rows(q, k, v, table, max_distance):
@@ -461,18 +461,20 @@ def t5_case(name, shape, n_buckets, max_distance, **how):
 
 Spec(
     kind="array",
-    reference=whole_t5,
+    reference=lambda q, k, v, table, max_distance: t5.attention(
+        q, k, v, table=table, max_distance=max_distance, scale=1.0
+    ),
     cases=[
         t5_case("1 token", (1, 1, 2), 4, 3), t5_case("3 tokens", (1, 3, 2), 4, 3),
         t5_case("2 heads", (2, 5, 4), 8, 6), t5_case("2 queries, 9 keys", (3, 2, 4), 8, 5, keys=9),
         t5_case("9 queries, 2 keys", (2, 9, 4), 8, 5, keys=2),
         t5_case("values narrower than keys", (2, 6, 5), 12, 9, value_width=3),
         t5_case("float64", (2, 7, 4), 8, 6, dtype=np.float64),
-        t5_case("large scores", (2, 6, 4), 8, 6, shift=20.0),
+        t5_case("large scores", (2, 6, 4), 8, 6, shift=12.0),
         t5_case("3 heads, 70 tokens", (3, 70, 4), 32, 40),
         t5_case("45 queries, 80 keys", (2, 45, 4), 32, 60, keys=80),
     ],
-    tolerance=2e-5,
+    tolerance=5e-5,  # a score is not scaled here, and what is large loses more digits
     memory=Memory(
         t5_case("n = 768", (4, 768, 16), 32, 128),
         3 * 768**2 * 4,
@@ -761,20 +763,20 @@ Spec(
 
 # %% [markdown] role="prompt" exercise="03.5"
 # For `ids` (T,) and `maps` (H, T, T), return each head's weight on all matches of a query, averaged
-# over the queries that have one; zeros if none has. Result (H,), float64.
+# over the queries that have one; zeros if none has. Result (H,), dtype of maps.
 
 
 # %% role="answer" exercise="03.5"
 def induction_score(ids, maps):
-    """Return the mean weight on tokens that follow an earlier copy: float64 (H,)."""
+    """Return the mean weight on tokens that follow an earlier copy: (H,)."""
     # BEGIN SOLUTION
     same = ids[:, None] == ids[None, :]  # query, key
     match = np.zeros(same.shape, bool)
     match[:, 1:] = same[:, :-1]
     match &= np.tri(len(ids), dtype=bool)
-    weights = np.where(match, maps, 0).sum(axis=2, dtype=np.float64)  # (H, T)
+    weights = np.where(match, maps, 0).sum(axis=2)  # (H, T)
     asks = match.any(axis=1)
-    return weights[:, asks].mean(axis=1) if asks.any() else np.zeros(len(maps))
+    return weights[:, asks].mean(axis=1) if asks.any() else np.zeros(len(maps), maps.dtype)
     # END SOLUTION
 
 
@@ -787,7 +789,7 @@ check("03.5")
 # 2. Move that array one column to the right: match[:, 1:] = same[:, :-1]. Then keep what is not in
 #    the future, np.tri.
 # 3. weights = (maps * match).sum(axis=2); average over the queries where match.any(axis=1); if
-#    there are none, return np.zeros(len(maps)).
+#    there are none, return zeros.
 
 
 # %% role="spec" exercise="03.5"
@@ -798,7 +800,7 @@ def score_by_search(ids, maps):
         if after:
             total += maps[:, i, after].sum(axis=-1, dtype=np.float64)
             count += 1
-    return total / max(count, 1)
+    return (total / max(count, 1)).astype(maps.dtype)
 
 
 def score_by_products(ids, maps):
@@ -807,7 +809,8 @@ def score_by_products(ids, maps):
     before = np.concatenate([np.zeros((1, len(known))), one_hot[:-1]])
     match = np.tril(one_hot @ before.T)
     asks = match.sum(axis=1) > 0
-    return np.einsum("hij,ij->h", maps.astype(np.float64), match) / max(asks.sum(), 1)
+    found = np.einsum("hij,ij->h", maps.astype(np.float64), match)
+    return (found / max(asks.sum(), 1)).astype(maps.dtype)
 
 
 def induction_case(name, ids, heads=(1,), dtype=np.float32):
@@ -832,7 +835,6 @@ Spec(
         induction_case("float64", [4, 4, 1, 4, 0], (3,), np.float64),
         random_induction(9), random_induction(40),
     ],
-    tolerance=1e-6,
     mistakes=[
         edit("match[:, 1:] = same[:, :-1]", "match[:] = same",
              says="your heads are scored for looking at the copy itself",
@@ -853,7 +855,7 @@ Spec(
              "(weights[:, asks] / match.sum(axis=1)[asks]).mean(axis=1)",
              says="your weight is a mean over the matches of a query",
              next="add the weights of all its matches"),
-        edit("if asks.any() else np.zeros(len(maps))", "",
+        edit("if asks.any() else np.zeros(len(maps), maps.dtype)", "",
              says="your score is NaN where no token comes twice",
              next="return zeros then"),
     ],

@@ -185,21 +185,20 @@ def _linear_dv_kernel(
         keys = existing(tokens, Tk)
         k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_D]
         phi_k = features(k, keys, cols, Tk, D, ELU, PRECISION)  # [BLOCK, BLOCK_D]
-        dv = tl.zeros([BLOCK, BLOCK_E], tl.float32)
         if CAUSAL:
             queries = existing(tokens - (Tk - Tq), Tq)
             q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK, BLOCK_D]
             phi_q = features(q, queries, cols, Tq, D, ELU, PRECISION)  # [BLOCK, BLOCK_D]
             total = tl.load(total_ptr + queries * stride_tt, mask=queries < Tq, other=1.0)
             inverse = 1.0 / nonzero(total)  # [BLOCK]
+            scores = tl.dot(phi_k, tl.trans(phi_q), input_precision=PRECISION)  # keys down
+        dv = tl.dot(phi_k, state, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
+        if CAUSAL:
             grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
             grad_out = grad_out.to(tl.float32) * inverse[:, None]  # [BLOCK, BLOCK_E]
-            phi_q = tl.trans(phi_q)
-            scores = tl.dot(phi_k, phi_q, input_precision=PRECISION)  # keys down
             visible = tokens[:, None] <= tokens[None, :]
             scores = tl.where(visible, scores, 0.0)  # [BLOCK, BLOCK]
             dv = tl.dot(scores, grad_out, dv, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
-        dv = tl.dot(phi_k, state, dv, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
-        if CAUSAL:  # for the keys before these
+            phi_q = tl.trans(phi_q)
             state = tl.dot(phi_q, grad_out, state, input_precision=PRECISION)  # [BLOCK_D, BLOCK_E]
         store_tile(dv_ptr, dv, keys, v_cols, stride_dvt, stride_dvd, Tk, Dv)

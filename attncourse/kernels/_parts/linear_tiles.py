@@ -120,10 +120,16 @@ def largest_block(width: int, dtype_bytes: int, fading: bool) -> tuple[int, int,
     return BLOCK, SLICE, {"num_warps": num_warps, "num_stages": num_stages}
 
 
+def slice_of_dv(SLICE: int, Dv: int, dtype_bytes: int) -> int:
+    """Return BLOCK_E of the kernel for dv, which in float32 would spill at a whole slice."""
+    return 16 if dtype_bytes == 4 else min(SLICE, padded(Dv))
+
+
 def slices_of(D: int, Dv: int, dtype_bytes: int, *, fading: bool = False) -> int:
     """Return the most programs that share a part of one head: slices of D or Dv columns."""
     width = max(D, Dv)
-    return triton.cdiv(width, min(largest_block(width, dtype_bytes, fading)[1], padded(width)))
+    least = slice_of_dv(largest_block(width, dtype_bytes, fading)[1], width, dtype_bytes)
+    return triton.cdiv(width, least)
 
 
 def cut(Tq: int, Tk: int, PART: int, causal: bool) -> tuple[int, int, int]:
