@@ -27,8 +27,8 @@ from attncourse.units import format_bytes
 # ## How much of a map is there
 #
 # Here are the weights of four tokens. The second row is the first once more, the last is the mean
-# of the first and the third. Two rows say it all: the *rank* of a matrix is how many rows are no
-# mixture of others. A matrix of rank $r$ is a product of two thin ones:
+# of the first and the third. Two rows say it all: the *rank* of a matrix is how few rows suffice to
+# mix all others from. A matrix of rank $r$ is a product of two thin ones:
 
 # %%
 map_of_four = np.array([[2, 2, 0, 0], [2, 2, 0, 0], [0, 0, 2, 2], [1, 1, 1, 1]]) / 4
@@ -168,7 +168,8 @@ widgets.guess(
     "for which share of the later 96 tokens is the largest weight still on the right key?",
     lambda: 100 * rebuilt("looks one back", 32)[1],
     unit="%",
-    explain="32 of 192 singular values are a sixth, and they keep about a sixth of the tokens.",
+    explain="32 of 192 singular values are a sixth. In a permutation none matters more than any "
+    "other, so each carries its share of the tokens and no more.",
 )
 
 # %% [markdown]
@@ -261,8 +262,8 @@ claims.check(
 )
 
 # %% [markdown]
-# The check to keep: **ask which head, and which share.** A mean over heads hides the one that
-# copies, and a model that loses that one head has lost copying.
+# The check to keep: **ask which head, and which share.** A mean over heads hides the few that look
+# at one token each, and a model may hang on them.
 
 # %% [markdown] covers="J2 Y2"
 # ## Linformer
@@ -310,9 +311,9 @@ print("rank 40 with the identity: full attention; rank 8: attention with 8 mixed
 
 # %% [markdown]
 # So on a GPU it is two plain matrix products and then any kernel for attention: ours calls the one
-# of [chapter 09](09_flash_backward.ipynb), with $r$ keys
-# ([`kernels/linformer.py`](../attncourse/kernels/linformer.py)). Triton's interpreter runs it here;
-# the part of the kernel reads mixed keys only.
+# of [chapter 09](09_flash_backward.ipynb) with $r$ keys
+# ([`kernels/linformer.py`](../attncourse/kernels/linformer.py)). Triton's interpreter runs it here,
+# and the kernel never sees the long $k$ and $v$.
 
 # %% tags=["nbval-ignore-output"]
 try:
@@ -326,7 +327,8 @@ try:
     pair = {"key_projection": mixing, "value_projection": mixing}
     traced = trace.record(kernel.attention, *tensors, **pair)
     assert not traced.out_of_bounds
-    print(f"{traced.bytes_loaded():,} bytes loaded; q alone has {256 * 32 * 4:,}")
+    print(f"{traced.bytes_loaded():,} bytes loaded: q has {256 * 32 * 4:,}, and mixed k and v")
+    print(f"{2 * 16 * 32 * 4:,}, which each tile of queries loads anew")
 except (ImportError, RuntimeError) as reason:
     print(reason)
 

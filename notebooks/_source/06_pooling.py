@@ -270,10 +270,10 @@ other = synthesizer.attention(q, 0 * k, v, logits=as_numbers)
 print("with other keys it says the same:", np.array_equal(out, other))
 
 # %% [markdown]
-# The table has $n^2$ numbers to learn for each head, and fits one length. *Factorised*, it is $L
-# R^\top$ with $2 n r$ numbers. Is that enough for a copy, which has full rank? The logits are not
-# the map; between them stands the exponential, as in the first section. Put the positions on a
-# circle. Two numbers a token:
+# The table has $n^2$ numbers to learn for each head, and fits one length. *Factorised*, it is the
+# product $L R^\top$ with $2 n r$ numbers. Is that enough for a copy, which has full rank? The
+# logits are not the map; between them stands the exponential, as in part one. Put the positions on
+# a circle, two numbers a token:
 
 # %%
 angle = 2 * np.pi * np.arange(64) / 64
@@ -509,9 +509,9 @@ for pool in (1, 48):
 print("runs of 1, or one run of all: causal attention")
 
 # %% [markdown]
-# With $p = \sqrt n$ the work is $n \sqrt n$: less than $n^2$, and more than Linformer's $n$. The
-# near past stays sharp and the far past is blurred, which is often what one wants of a past. A copy
-# from far away is gone.
+# With $p = \sqrt n$ the work is $n \sqrt n$: less than $n^2$, and more than the $n$ of Linformer.
+# The near past stays sharp and the far past is blurred, which is often what one wants of a past. A
+# copy from far away is gone.
 #
 # [Exercise 06.6](../exercises/06_low_rank.ipynb#06.6-Pooled,-and-nothing-of-the-future) asks for
 # it.
