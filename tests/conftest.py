@@ -16,7 +16,16 @@ NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
 # Their fixtures start a server, a kernel or a build for the whole file, or find all claims.
 TOGETHER = {
     f"tests/test_{name}.py"
-    for name in ("authoring", "browser", "claims", "model", "plugin", "printed_features", "widgets")
+    for name in (
+        "authoring",
+        "browser",
+        "chapter_03",
+        "claims",
+        "model",
+        "plugin",
+        "printed_features",
+        "widgets",
+    )
 }
 
 

@@ -430,7 +430,7 @@ def test_the_shipped_weights_are_those_of_the_log(shipped):
 
 def test_the_shipped_model_knows_python_and_copies(shipped):
     unseen = corpus.tokens(corpus.held_out(), shipped.tokenizer)
-    assert shipped.loss(unseen[:4097]) < 2.6
+    assert shipped.loss(unseen[:4097]) < 2.9
     first, second = model.copying(shipped, unseen)
     assert second < first - 4
     assert model.previous(shipped, unseen, rows=2).max() > 0.8

@@ -912,18 +912,18 @@ print(f"a window of 128 at 4096 tokens: density {kept:.1%}, sparsity {1 - kept:.
 # %% folded=true
 from attncourse import model
 
-small = model.load()
+trained = model.load()
 changed = {
-    "window 63": small.swap("window", window=63),
-    "every 8th key": small.swap("strided", stride=8),
-    "64 random keys": small.swap("random_keys", n_random=64),
-    "top 64 keys": small.swap("topk", keep=64),
-    "LSH, 16 buckets, 4 rounds": small.swap("lsh", n_buckets=16, n_rounds=4, chunk=32),
-    "pooled by 8": small.swap("pooled", pool=8),
-    "linear": small.swap("linear"),
-    "Performer, 64 features": small.swap("performer", n_features=64),
+    "window 63": trained.swap("window", window=63),
+    "every 8th key": trained.swap("strided", stride=8),
+    "64 random keys": trained.swap("random_keys", n_random=64),
+    "top 64 keys": trained.swap("topk", keep=64),
+    "LSH, 16 buckets, 4 rounds": trained.swap("lsh", n_buckets=16, n_rounds=4, chunk=32),
+    "pooled by 8": trained.swap("pooled", pool=8),
+    "linear": trained.swap("linear"),
+    "Performer, 64 features": trained.swap("performer", n_features=64),
 }
-tried = model.compare(small, changed)
+tried = model.compare(trained, changed)
 widgets.in_a_real_model("mechanism", tried)
 
 # %%
