@@ -6,12 +6,12 @@
 # how much there is in the maps of a real model, mixes keys before they meet a query, and finds what
 # no mixture can do. The [second part](06_pooling.ipynb) pools neighbours, and goes from left to
 # right.
-
-# %% [markdown]
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
 #
 # <!-- summary: singular values of real maps, and what a copy asks for; Linformer, and three prices
 # for one thing; which mixture finds what is there, who shares it, what it does to noise. -->
+
+# %% [markdown]
+# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
 
 # %% role="setup"
 import dataclasses
