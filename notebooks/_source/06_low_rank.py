@@ -550,7 +550,7 @@ def draw_shared(one_for, tokens, rank):
     count = sharing[one_for] * tokens * rank
     live_shared.update({"projections": count / 1e6} | others)
     size = format_bytes(4 * count, decimal=True)
-    return f"{sharing[one_for]} matrices of {rank} × {tokens}: {count:,} parameters, {size}."
+    return f"{sharing[one_for]} × {rank} × {tokens} = {count:,} parameters, {size}."
 
 
 # %%

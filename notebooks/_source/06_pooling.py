@@ -496,7 +496,7 @@ def draw_causal(run):
     own = (i // run == j // run) & (j <= i)
     live_causal.update(np.where(own, 2, j // run < i // run), f"runs of {run}")
     means, tokens = 95 // run, 95 % run + 1
-    return f"Runs of {run}: the last query sees {means} means and {tokens} tokens."
+    return f"Runs of {run}: the last query sees {means} + {tokens} keys, means and its own run's."
 
 
 widgets.explore(draw_causal, live_causal.figure, run=(1, 48, 1, 8))

@@ -1023,8 +1023,8 @@ Spec(
 # <details><summary>After your answer: what the textbook prints</summary>
 #
 # n = 4096, d = 768, rank 256: 5.4 times fewer operations in its text (C246), 8 times in its
-# exercise (C404); the other chapter has 16, the ratio of the scores (C092). It is 8. With
-# projections held, memory falls by 4.7. Its accuracy ranks the window first: the text decides
+# exercise (C404); chapter V has 16, the ratio of scores (C092). It is 8. With
+# projections held, memory falls by 4.7. It ranks the window's accuracy first; the text decides
 # (C405).
 #
 # </details>
