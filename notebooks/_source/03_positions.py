@@ -849,6 +849,18 @@ for w, g in ((16, 0), (16, 8), (64, 0), (64, 8), (256, 0), (512, 0)):
 # and [chapter 05](05_sparse.ipynb) is about such patterns.
 
 # %% [markdown]
+# ## In a real model
+#
+# Here is what single heads do for a reader. The model reads a page that it never saw, without the
+# head you choose. A token is dark if it has become less probable, in nats. Which head is missed in
+# every line, and which only where a name comes back?
+
+# %% folded=true
+pair = {f"{layer}.{head}": small.without((layer, head)) for layer, head in (one_back, copier)}
+whole = {f"layer {layer}": small.without(*[(layer, i) for i in range(4)]) for layer in (0, 3)}
+widgets.in_a_real_model("silent", model.compare(small, pair | whole))
+
+# %% [markdown]
 # ## Try it on your own text
 #
 # Each token is the darker, the more it cost the model. One name was changed where it stands for the

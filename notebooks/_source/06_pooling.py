@@ -517,6 +517,17 @@ print("runs of 1, or one run of all: causal attention")
 # it.
 
 # %% [markdown]
+# ## In a real model
+#
+# The model reads a page that it never saw, with pooled keys in every layer: the run of a token in
+# full, all earlier ones as means. The darker a token, the less probable it has become. At which
+# pool is the last copy lost?
+
+# %% folded=true
+tried = model.trials(small, "pooled", pool=[1, 2, 4, 8, 16])
+widgets.in_a_real_model("pool", tried, start=4)
+
+# %% [markdown]
 # ## Your own text
 #
 # Put a text of yours here, and see what the model's keys hold together. Make the budget smaller.
