@@ -337,7 +337,7 @@ except (ImportError, RuntimeError) as reason:
 # Linformer, with its memory graded: one pair of brackets decides. Ours is in
 # [`reference/linformer.py`](../attncourse/reference/linformer.py).
 
-# %% [markdown] covers="J7 J12"
+# %% [markdown] covers="J7 J12 V2"
 # ## Three prices for one thing
 #
 # What does it save? Full attention has two products, $Q K^\top$ and weights times $V$. Linformer
