@@ -23,7 +23,7 @@ import numpy as np
 
 from attncourse.inputs import check_count, stream
 from attncourse.model.attention import Attention
-from attncourse.model.tokenizer import Tokenizer
+from attncourse.model.tokenizer import START, Tokenizer
 from attncourse.reference.relative import rotate
 from attncourse.softmax import softmax
 
@@ -114,21 +114,26 @@ class Model:
             ValueError: No such mechanism, layer or knob, or one that cannot be causal.
         """
         new = Attention.of(stem, **knobs)
-        places = range(self.shape.n_layers) if layers is None else np.atleast_1d(layers)
+        if layers is None:
+            layers = range(self.shape.n_layers)
         changed = list(self.attention)
-        for layer in places:
+        for layer in layers if isinstance(layers, Iterable) else [layers]:
             changed[self._layer("swap", layer)] = new
         return dataclasses.replace(self, attention=tuple(changed))
 
     def without(self, *heads: tuple[int, int]) -> Model:
         """Return the model with some heads silenced: each a pair (layer, head)."""
         silent = set(self.silent)
-        for layer, head in heads:
-            if not 0 <= head < self.shape.n_heads:
+        for pair in heads:
+            if np.shape(pair) != (2,):
+                raise TypeError(f"model.without: each head must be (layer, head), got {pair!r}")
+            layer, head = pair
+            head = check_count("model.without", "head", head)
+            if head >= self.shape.n_heads:
                 raise ValueError(
                     f"model.without: head must be 0 ... {self.shape.n_heads - 1}, got {head}"
                 )
-            silent.add((self._layer("without", layer), int(head)))
+            silent.add((self._layer("without", layer), head))
         return dataclasses.replace(self, silent=frozenset(silent))
 
     def logits(self, text: Text) -> np.ndarray:
@@ -164,7 +169,8 @@ class Model:
         """Return the weight that each token gives to each: float32 (n_layers, H, T, T).
 
         Attention is linear in its values: with the identity in their place its output is the
-        weights, whatever the mechanism.
+        weights. Of `relative`, which adds to the output, these are not the weights alone; of
+        `quantised_cache` they are rounded.
         """
         maps = []
         for attend, (q, k, _) in zip(self.attention, self.qkv(text), strict=True):
@@ -196,7 +202,7 @@ class Model:
         n = check_count("model.generate", "n", n)
         if not temperature >= 0:
             raise ValueError(f"model.generate: temperature must be at least 0, got {temperature}")
-        ids = [0, *self.encode(text)]
+        ids = [START, *map(int, self.encode(text))]
         start = len(ids)
         rng = stream("model.generate", seed)
         past: list = [None] * self.shape.n_layers
@@ -243,6 +249,8 @@ class Model:
 
     def _layer(self, where: str, layer: int) -> int:
         n = self.shape.n_layers
+        if isinstance(layer, bool | np.bool_) or not isinstance(layer, int | np.integer):
+            raise TypeError(f"model.{where}: layer must be an integer, got {layer!r}")
         if not -n <= layer < n:
             raise ValueError(f"model.{where}: layer must be {-n} ... {n - 1}, got {layer}")
         return int(layer) % n

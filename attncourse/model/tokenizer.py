@@ -21,7 +21,7 @@ CHUNK = re.compile(r"\n[ \t]*| ?[A-Za-z]+| ?[0-9]| ?[^\sA-Za-z0-9]+|[ \t]+|\s")
 """What is encoded by itself; every character of a text is in exactly one chunk."""
 
 START = 0
-"""The id before each document: the byte 0, which no text holds."""
+"""The id before each document: the byte 0, which hardly any text holds."""
 
 
 class Tokenizer:
@@ -58,7 +58,7 @@ class Tokenizer:
     def _chunk(self, chunk: str) -> list[int]:
         """Return the ids of one chunk: its bytes, after the merges in the order learned."""
         if chunk not in self._known:
-            ids = list(chunk.encode())
+            ids = list(chunk.encode("utf-8", "replace"))  # half of a pair has no bytes
             while len(ids) > 1:
                 pair = min(pairwise(ids), key=lambda p: self._rank.get(p, len(self._rank)))
                 if pair not in self._rank:

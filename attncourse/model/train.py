@@ -1,7 +1,7 @@
 """Trains the model that ships with the course: `python -m attncourse.model.train`.
 
-From nothing to the weights in under twenty minutes on two idle cores. A run that was ended goes on
-where its last checkpoint was. The course ships what one such run gave, at the default settings.
+From nothing to the weights in some twenty to forty minutes on two cores. A run that was ended goes
+on where its last checkpoint was. The course ships what one such run gave, at the default settings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from attncourse.model.network import Network
 from attncourse.units import format_seconds
 
 SHAPE = Shape()
-STEPS, ROWS, SEED = 3600, 4, 0
+STEPS, ROWS, REPEATS, SEED = 3600, 4, 0.25, 0
 WARM_UP, CONSTANT = 50, 0.6  # steps until the full rate; share of the steps until it falls
 EVERY = 200  # steps between two measurements on held-out text, each with a checkpoint
 
@@ -33,12 +33,19 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, and write weights and log."""
     parser = argparse.ArgumentParser(prog="python -m attncourse.model.train", description=__doc__)
     parser.add_argument("--steps", type=int, default=STEPS, help=f"default {STEPS}")
-    parser.add_argument("--repeats", type=float, default=0.25, help="share of rows that repeat")
+    parser.add_argument(
+        "--repeats", type=float, default=REPEATS, help="share of rows in which a segment repeats"
+    )
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=weights.SHIPPED, help="where the weights go")
     parser.add_argument("--log", type=Path, default=Path("results/model.json"))
     options = parser.parse_args(arguments)
+    usual = (options.steps, options.repeats, options.seed) == (STEPS, REPEATS, SEED)
+    if options.steps < 1 or not 0 <= options.repeats <= 1:
+        parser.error("--steps must be at least 1, --repeats between 0 and 1")
+    if not usual and weights.SHIPPED == options.out:
+        parser.error("with other settings than the course's, say --out and --log: it keeps its own")
     torch.set_num_threads(options.threads)
     run = Run(options.steps, options.repeats, options.seed, options.out.with_suffix(".partial"))
     run.train()

@@ -44,9 +44,10 @@ class Trial:
 
     def __str__(self) -> str:
         """Return loss, copying and, where it differs, cost in a sentence or two."""
+        copied = f"{min(1.0, self.copied):.0%}" if self.copied > 0.1 else "hardly any"
         said = (
-            f"{self.loss:.2f} nats a token instead of {self.full_loss:.2f}, "
-            f"{max(0.0, self.copied):.0%} of the copying left."
+            f"On other unseen text {self.loss:.2f} nats a token instead of {self.full_loss:.2f}; "
+            f"{copied} of the copying is left."
         )
         if self.costs == self.full_costs:
             return said
@@ -95,12 +96,13 @@ def trials(model: Model, stem: str, *, layers: Any = None, **knobs: Any) -> dict
 
 def compare(model: Model, changed: Mapping[Any, Model]) -> dict[Any, Trial]:
     """Measure models made from one by `swap` or `without`, against it."""
-    unseen = np.concatenate([model.encode(text) for text in held_out()])
-    unseen = unseen[: CONTEXTS * model.shape.context + 1]
+    size = CONTEXTS * model.shape.context + 1
+    texts = held_out()  # as much of each
+    unseen = np.concatenate([model.encode(text)[: -(-size // len(texts))] for text in texts])[:size]
     ids = model.encode(page())
 
     def measured(one: Model) -> tuple[float, float, np.ndarray]:
-        first, second = copying(one, unseen, rows=2)
+        first, second = copying(one, unseen, rows=4)
         return one.loss(unseen), first - second, one.losses(ids)
 
     full_loss, full_gain, full_losses = measured(model)

@@ -41,7 +41,7 @@ def load(path: str | Path = SHIPPED) -> Model:
         arrays, metadata = read(path)
         known = Shape(**json.loads(metadata["shape"]))
         return model(arrays, known)
-    except (KeyError, TypeError, ValueError, struct.error) as error:
+    except (LookupError, AttributeError, TypeError, ValueError, RecursionError, OSError) as error:
         raise ValueError(f"model.load: {path} is no model of this course: {error}") from error
 
 
@@ -59,6 +59,9 @@ def model(arrays: dict[str, np.ndarray], shape: Shape) -> Model:
             raise ValueError(f"{name} must have shape {sizes}, got {got}")
     tokenizer = Tokenizer(arrays["merges"])
     weights = {name: arrays[name].astype(np.float32) for name in wanted if name != "merges"}
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
     return Model(shape, weights, tokenizer, (Attention(),) * shape.n_layers)
 
 
@@ -112,10 +115,14 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     header = json.loads(data[8 : 8 + length])
     metadata = header.pop("__metadata__", {})
     arrays = {}
+    before = 0
     for name, entry in header.items():
         if entry["dtype"] not in DTYPES:
             raise ValueError(f"{name} is {entry['dtype']}, not one of {', '.join(DTYPES)}")
         start, end = entry["data_offsets"]
+        if start != before or not start <= end <= len(data) - 8 - length:
+            raise ValueError(f"{name} lies at {start} ... {end}, which does not fit")
+        before = end
         raw = data[8 + length + start : 8 + length + end]
         arrays[name] = np.frombuffer(raw, DTYPES[entry["dtype"]]).reshape(entry["shape"])
     return arrays, metadata

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,13 +10,11 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from attncourse.plots.base import ACCENT, INK, figure, set_title, styled
 
-PAINT = LinearSegmentedColormap.from_list("page", ["white", "#fde9a9", "#f2b134", ACCENT])
+PAINT = LinearSegmentedColormap.from_list("page", ["white", ACCENT])
 WIDTH, PAGE = 7.5, 0.88  # inches; the share of them that is text, beside the scale
-LINE = 0.155  # inches from one line to the next
-COLUMN = (
-    0.602 / 72
-)  # width of a letter of the typewriter face, in inches for each point of its size
-LARGEST = 9.9  # points: larger letters would not fit between two lines
+LINE = 0.135  # inches from one line to the next: 36 lines and a slider fit a laptop's screen
+COLUMN = 0.602 / 72  # inches of a letter in the typewriter face, for each point of its size
+LARGEST = 8.6  # points: larger letters would not fit between two lines
 
 
 class LivePage:
@@ -58,13 +57,15 @@ class LivePage:
         self.image = self.ax.imshow(
             self.grid, cmap=PAINT, vmin=0, vmax=high, aspect="auto", interpolation="nearest"
         )
+        face = {"family": "monospace", "fontsize": size, "va": "center_baseline", "color": "black"}
         for row, line in enumerate(lines):
-            face = {"family": "monospace", "fontsize": size}
-            self.ax.text(-0.5, row, line, va="center_baseline", color="black", **face)
+            # Word by word: a renderer rounds the width of letters, and a whole line would drift.
+            for word in re.finditer(r"\S+", line):
+                self.ax.text(word.start() - 0.5, row, word[0], parse_math=False, **face)
         (self.frame,) = self.ax.plot([], [], color=INK, linewidth=1.5)
         self.ax.set(xticks=[], yticks=[])
         self.ax.spines[:].set_visible(False)
-        self.figure.colorbar(self.image, cax=scale, label=label)
+        self.figure.colorbar(self.image, cax=scale, label=label, extend="max")
         self.update(values, title)
 
     def update(

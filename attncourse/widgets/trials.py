@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Number
 from typing import TYPE_CHECKING, Any
+
+from ipywidgets import Dropdown
 
 from attncourse import plots
 from attncourse.widgets.explorer import Explorer, choice, explore
@@ -20,7 +23,7 @@ def in_a_real_model(name: str, trials: Mapping[Any, Trial], start: Any = None) -
     Args:
         name: What is chosen, such as "window".
         trials: Choice -> what `model.trials` or `model.compare` found. Numbers become a slider,
-            words buttons.
+            words a list to choose from.
         start: The choice shown first; the first one if not given.
     """
     first = next(iter(trials)) if start is None else start
@@ -28,13 +31,14 @@ def in_a_real_model(name: str, trials: Mapping[Any, Trial], start: Any = None) -
         trials[first].pieces,
         trials[first].excess,
         high=DARKEST,
-        label="nats lost against full attention",
+        label="nats lost (white: none, or a gain)",
     )
 
     def draw(chosen: Any) -> str:
         page.update(trials[chosen].excess)
         return str(trials[chosen])
 
-    control = choice(list(trials), first)
+    numbers = all(isinstance(one, Number) for one in trials)
+    control = (choice if numbers else Dropdown)(options=list(trials), value=first)
     control.description = name
     return explore(draw, page.figure, chosen=control)
