@@ -64,7 +64,8 @@ print(f" = {sum(each):.2f} added up, {union:.2f} joined")
 # So 97 is nearly right, by luck: the forgotten own key makes up for the edges and for what is
 # shared. *Density* is this number over $n$; *sparsity* is what is missing to 1.
 #
-# [Exercise 05.V8](../exercises/05_sparse.ipynb) counts the union, and what follows from it.
+# [Exercise 05.V8](../exercises/05_sparse.ipynb#05.V8-A-union-of-three-patterns) counts the union,
+# and what follows from it.
 
 # %% [markdown] covers="G7 G19"
 # ## Rows, columns, and what is left
@@ -122,8 +123,8 @@ pairs = longformer_pairs(4096, 512, 2)
 claims.check("C224", f"{4096**2 / pairs:.2f} times fewer pairs at most", why)
 
 # %% [markdown]
-# [Exercise 05.2](../exercises/05_sparse.ipynb) asks for the count up to $10^{12}$ tokens, where no
-# mask helps.
+# [Exercise 05.2](../exercises/05_sparse.ipynb#05.2-Count-a-Longformer) asks for the count up to
+# $10^{12}$ tokens, where no mask helps.
 
 # %% [markdown]
 # ## Counted twice
@@ -159,9 +160,10 @@ print(f"printed {printed:,}, rows {by_rows:,}, mask {bigbird_pairs(n, w, r, g):,
 claims.check("C458", by_rows)
 
 # %% [markdown]
-# Sparsity, megabytes and speedups that are worked out from a wrong total are wrong with it:
-# [the audit](17_audit.ipynb) has them all. [Exercise 05.V4](../exercises/05_sparse.ipynb)
-# counts this pattern, part by part.
+# Sparsity, megabytes and speedups that are worked out from a wrong total are wrong with it: [the
+# audit](17_audit.ipynb) has them all. [Exercise
+# 05.V4](../exercises/05_sparse.ipynb#05.V4-BigBird-without-counting-twice) counts this pattern,
+# part by part.
 
 # %% [markdown] covers="G13"
 # ## Block sizes that contradict each other
@@ -304,8 +306,11 @@ np.testing.assert_allclose(odd, full.attention(q, k, v, mask=mask), atol=1e-6)
 print(f"{layout.sum()} of {layout.size} blocks, {partial.sum()} of them partial: the same result")
 
 # %% [markdown]
-# [Exercise 05.3](../exercises/05_sparse.ipynb) is this algorithm, with its memory graded. In
-# [exercise 05.6](../exercises/05_sparse.ipynb) you find two bugs in a union of two patterns.
+# [Exercise
+# 05.3](../exercises/05_sparse.ipynb#05.3-Block-sparse-attention,-one-row-of-blocks-at-a-time) is
+# this algorithm, with its memory graded. In [exercise
+# 05.6](../exercises/05_sparse.ipynb#05.6-Find-two-bugs-in-a-union) you find two bugs in a union of
+# two patterns.
 
 # %% [markdown] covers="F29 F31 S4"
 # ## Gather or block
@@ -335,8 +340,8 @@ widgets.guess(
     "A sixteenth of the pairs: how many times as fast as full attention are gathered random keys?",
     lambda: seconds("full") / seconds("random keys, gathered"),
     unit="times",
-    explain="Measured on this machine just now, with one thread. 16 would be the share of the "
-    "pairs; below 1 is a loss.",
+    explain="Measured on this machine just now, with one thread. 16 is what the pairs promise; "
+    "below 1 is a loss.",
 )
 
 # %%
@@ -472,7 +477,8 @@ shown
 bench.show_gpu("bigbird")
 
 # %% [markdown]
-# [Exercise 05.5](../exercises/05_sparse.ipynb) is such a kernel: it walks a list.
+# [Exercise 05.5](../exercises/05_sparse.ipynb#05.5-A-Triton-kernel-that-walks-a-list) is such a
+# kernel: it walks a list.
 
 # %% [markdown]
 # ## A pattern of your own
