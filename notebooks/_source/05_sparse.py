@@ -173,8 +173,8 @@ plans = {
 # %% [markdown]
 # This is the picture to remember. Six plans, each with few keys in a layer. Add one layer after
 # the other, for the last *key*: which plan fills the page first, and which three have not filled it
-# after six? Two of the three never will. Other queries differ a little. The rest of this part
-# explains the last three plans.
+# after six? Two of the three never will. Other queries differ a little. The last three plans
+# are explained below.
 
 # %% folded=true
 import ipywidgets
@@ -272,7 +272,7 @@ widgets.guess(
     "Eight keys a side at distances 1, 2, 4 … 128: after how many layers have all 256 tokens met?",
     lambda: int(graph.hops(doubled).max()),
     unit="layers",
-    explain="Any distance is a sum of few powers of two, some taken backwards. 120 takes two steps, "
+    explain="Any distance is a sum of few powers of two, some taken backwards. 120 takes two: "
     "128 - 8; 171 takes five: 128 + 32 + 8 + 4 - 1.",
 )
 
@@ -689,8 +689,8 @@ tried = model.compare(small, patterns)
 widgets.in_a_real_model("keys", tried)
 
 # %% [markdown]
-# Which pattern wins, and which lose most? *Copying* is measured on another
-# text: 128 shuffled tokens, then the same once more, to be looked up 127 tokens back.
+# Which pattern wins, and which lose most? *Copying* is measured on another text: 128 shuffled
+# tokens, then the same once more, to be looked up 127 tokens back.
 
 # %%
 length = len(tried["BigBird"].pieces)
@@ -711,8 +711,8 @@ for name, found in tried.items():
 
 # %% [markdown]
 # The plain window wins: this model needs its neighbours first, and stride and chance leave them
-# out. Hardly any copying is left in any of them. A pattern that reaches everything in two steps
-# could carry a word from anywhere, but this model never learned to pass words on. Patterns are for
+# out. Hardly any copying is left. A pattern that reaches everything in two steps
+# could carry a word from anywhere, but this model never learned that. Patterns are for
 # training with; what a trained model needs is found in [its
 # maps](03_positions.ipynb#Choosing-a-pattern-from-maps).
 
