@@ -111,9 +111,8 @@ widgets.explore(draw, live.figure, window_=(0, 47, 1, 4), causal=False)
 #
 # Authors agree that a window has size $w$, and on nothing else. Some count both sides together,
 # some each side; some count the query itself; some forget that the edges cut windows short. Two
-# textbook chapters, V and E of [the four texts](00_start.ipynb#The-four-texts), which
-# [the audit](17_audit.ipynb) reads with a calculator, use all of these for $w = 256$ and 1024
-# tokens:
+# textbook chapters, V and E of [the four texts](00_start.ipynb#The-four-texts), use all of these
+# for $w = 256$ and 1024 tokens:
 
 # %%
 n, w = 1024, 256
@@ -907,12 +906,11 @@ widgets.in_a_real_model("window", tried, start=32)
 # Four layers of 32 reach 128 back; why is that not [enough](#Layers-widen-the-view)?
 
 # %%
-some = [[0, 1, 2, 3], [0, 1, 2], [0, 1], [2], [3]]
+some = [[0, 1, 2, 3], [0, 1, 2], [0, 1], [2], [3]]  # the layers that get a window
 in_layers = {str(at): small.swap("window", window=32, layers=at) for at in some}
 for at, found in model.compare(small, in_layers).items():
-    print(
-        f"window 32 in {at:<12} {found.loss:.2f} nats, {max(0, found.copied):4.0%} of the copying"
-    )
+    copied = max(0, found.copied)
+    print(f"window 32 in {at:<12} {found.loss:.2f} nats, {copied:4.0%} of the copying")
 
 # %% [markdown]
 # To copy is to see that a token stood once before, and what followed it. The far look is one look,

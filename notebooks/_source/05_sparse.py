@@ -711,10 +711,10 @@ for name, found in tried.items():
 
 # %% [markdown]
 # The plain window wins: this model needs its neighbours first, and stride and chance leave them
-# out. Hardly any copying is left. A pattern that reaches everything in two steps
-# could carry a word from anywhere, but this model never learned that. Patterns are for
-# training with; what a trained model needs is found in [its
-# maps](03_positions.ipynb#Choosing-a-pattern-from-maps).
+# out. Copying is all but gone in all five. A pattern that reaches everything in two steps could
+# carry a word from anywhere, but this model never learned that. Patterns are for training with;
+# what a trained model needs is found in
+# [its maps](03_positions.ipynb#Choosing-a-pattern-from-maps).
 
 # %% [markdown]
 # ## With a text of your own
