@@ -16,6 +16,11 @@
 
 # %% role="setup"
 import contextlib
+import os
+
+# One thread: times then differ by the work, and not by who else wants the cores.
+for threads in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM"):
+    os.environ[f"{threads}_THREADS"] = "1"  # is read when NumPy is loaded
 
 import numpy as np
 
@@ -106,8 +111,8 @@ widgets.explore(draw, live.figure, window_=(0, 47, 1, 4), causal=False)
 #
 # Authors agree that a window has size $w$, and on nothing else. Some count both sides together,
 # some each side; some count the query itself; some forget that the edges cut windows short. Two
-# textbook chapters, which [the audit](17_audit.ipynb) reads with a calculator, use all of these for
-# $w = 256$ and 1024 tokens:
+# textbook chapters, V and E of [the four texts](00_start.ipynb#The-four-texts), use all of these
+# for $w = 256$ and 1024 tokens:
 
 # %%
 n, w = 1024, 256
@@ -221,8 +226,8 @@ claims.check("C376", multiply_adds, "its code computes both products whole; only
 
 # %% [markdown]
 # **Count what the code executes, not what its mask lets through.** The same holds for time and for
-# memory. Full attention, and two ways to the same window, at 4096 tokens on this machine; each is
-# the fastest of five calls, made in turns, since other programs can only slow a call down:
+# memory. Full attention, and two ways to the same window, at 4096 tokens on this machine, with one
+# thread; each is the fastest of five calls, made in turns, since other programs can only slow one:
 
 # %% tags=["nbval-ignore-output"]
 n = 4096
@@ -254,7 +259,8 @@ widgets.guess(
     "attention hold at most, besides its output?",
     lambda: measure.peak_bytes(window.attention, *random_qkv(8192), window=128) - 8192 * 64 * 4,
     unit="B",
-    explain="Not the band: only the scores of 64 queries at a time. How, the next section shows.",
+    explain="Not the band: 64 queries at a time. 80 KiB of scores (64 × 320 × 4), 20 KiB of mask, "
+    "and the block's working arrays. How, the next section shows.",
 )
 
 # %% [markdown] covers="F2 F36"
@@ -443,8 +449,8 @@ for back in (1, 128, 129, 1000):
 
 # %% [markdown]
 # The edge is sharp: 128 back is found, 129 is not. And the window does not fail loudly. Its weights
-# sum to 1 whatever they point at, so it returns an average of the wrong keys; only the last column
-# tells that it was unsure.
+# sum to 1 whatever they point at. It puts more than half of its weight on one wrong key, and only
+# the last column, 0.57 or 0.59 instead of 1.00, gives a hint.
 
 # %% [markdown] covers="F4 F10 F34"
 # ## How wide must it be?
@@ -756,7 +762,7 @@ except (ImportError, RuntimeError) as reason:
 # %% [markdown]
 # Slide through the four programs. Dark is loaded, light green was asked for and masked away, and
 # each cell bears its offset. Below lies the same matrix as memory has it. In how many stretches
-# does a tile arrive? And which element would (0, 1) have loaded as column 6 of its first row?
+# does a tile arrive? And which element would (0, 1) have loaded as column 6 of row 2?
 
 # %% folded=true
 live_program = plots.LiveProgram((7, 6), block=(4, 4))
@@ -892,17 +898,24 @@ widgets.in_a_real_model("window", tried, start=32)
 
 # %% [markdown]
 # Find the dark words that stood once before, further up than the window reaches: the names of
-# arguments, a line written twice. The second number is about them alone: of 128 shuffled tokens
-# that stand twice, only the first time can tell what comes in the second. A mean over all tokens
-# hides what a window does to *copying*.
-
-# %%
-print("everywhere:   ", tried[32])
-print("layers 0 to 2:", model.trial(small, "window", window=32, layers=[0, 1, 2]))
+# arguments, a line written twice. A mean over all tokens hides what happens to them.
 
 # %% [markdown]
-# One layer that sees everything, above three that see what is near: models for long texts mix both
-# kinds for this reason ([Gemma 2](https://arxiv.org/abs/2408.00118), section 2, takes turns).
+# *Copying* is measured on another text: 128 shuffled tokens, then the same 128 again. What comes
+# next cannot be guessed there, only looked up, 127 tokens back. At which window does it return?
+# Four layers of 32 reach 128 back; why is that not [enough](#Layers-widen-the-view)?
+
+# %%
+some = [[0, 1, 2, 3], [0, 1, 2], [0, 1], [2], [3]]  # the layers that get a window
+in_layers = {str(at): small.swap("window", window=32, layers=at) for at in some}
+for at, found in model.compare(small, in_layers).items():
+    copied = max(0, found.copied)
+    print(f"window 32 in {at:<12} {found.loss:.2f} nats, {copied:4.0%} of the copying")
+
+# %% [markdown]
+# To copy is to see that a token stood once before, and what followed it. The far look is one look,
+# in the layers 2 and 3, which share it; the layers below can do with a window. Models for long
+# texts also mix both kinds, in turns ([Gemma 2](https://arxiv.org/abs/2408.00118), section 2).
 
 # %% [markdown] covers="F10 W14"
 # ## Try it on your own text

@@ -64,7 +64,8 @@ print(f" = {sum(each):.2f} added up, {union:.2f} joined")
 # So 97 is nearly right, by luck: the forgotten own key makes up for the edges and for what is
 # shared. *Density* is this number over $n$; *sparsity* is what is missing to 1.
 #
-# [Exercise 05.V8](../exercises/05_sparse.ipynb) counts the union, and what follows from it.
+# [Exercise 05.V8](../exercises/05_sparse.ipynb#05.V8-A-union-of-three-patterns) counts the union,
+# and what follows from it.
 
 # %% [markdown] covers="G7 G19"
 # ## Rows, columns, and what is left
@@ -122,8 +123,8 @@ pairs = longformer_pairs(4096, 512, 2)
 claims.check("C224", f"{4096**2 / pairs:.2f} times fewer pairs at most", why)
 
 # %% [markdown]
-# [Exercise 05.2](../exercises/05_sparse.ipynb) asks for the count up to $10^{12}$ tokens, where no
-# mask helps.
+# [Exercise 05.2](../exercises/05_sparse.ipynb#05.2-Count-a-Longformer) asks for the count up to
+# $10^{12}$ tokens, where no mask helps.
 
 # %% [markdown]
 # ## Counted twice
@@ -159,9 +160,10 @@ print(f"printed {printed:,}, rows {by_rows:,}, mask {bigbird_pairs(n, w, r, g):,
 claims.check("C458", by_rows)
 
 # %% [markdown]
-# Sparsity, megabytes and speedups that are worked out from a wrong total are wrong with it:
-# [the audit](17_audit.ipynb) has them all. [Exercise 05.V4](../exercises/05_sparse.ipynb)
-# counts this pattern, part by part.
+# Sparsity, megabytes and speedups that are worked out from a wrong total are wrong with it: [the
+# audit](17_audit.ipynb) has them all. [Exercise
+# 05.V4](../exercises/05_sparse.ipynb#05.V4-BigBird-without-counting-twice) counts this pattern,
+# part by part.
 
 # %% [markdown] covers="G13"
 # ## Block sizes that contradict each other
@@ -304,8 +306,17 @@ np.testing.assert_allclose(odd, full.attention(q, k, v, mask=mask), atol=1e-6)
 print(f"{layout.sum()} of {layout.size} blocks, {partial.sum()} of them partial: the same result")
 
 # %% [markdown]
-# [Exercise 05.3](../exercises/05_sparse.ipynb) is this algorithm, with its memory graded. In
-# [exercise 05.6](../exercises/05_sparse.ipynb) you find two bugs in a union of two patterns.
+# A block may also take its keys in two passes, a window and then the hubs, with *one* softmax. If
+# the second pass brings a larger maximum, the weights made with the old one are too large: multiply
+# what they sum to by $e^{\text{old} - \text{new}}$. That is the
+# [online softmax](09_flash.ipynb#The-online-softmax).
+
+# %% [markdown]
+# [Exercise
+# 05.3](../exercises/05_sparse.ipynb#05.3-Block-sparse-attention,-one-row-of-blocks-at-a-time) is
+# this algorithm, with its memory graded. In [exercise
+# 05.6](../exercises/05_sparse.ipynb#05.6-Find-two-bugs-in-a-union) you find two bugs in a union of
+# two patterns.
 
 # %% [markdown] covers="F29 F31 S4"
 # ## Gather or block
@@ -335,8 +346,8 @@ widgets.guess(
     "A sixteenth of the pairs: how many times as fast as full attention are gathered random keys?",
     lambda: seconds("full") / seconds("random keys, gathered"),
     unit="times",
-    explain="Measured on this machine just now, with one thread. 16 would be the share of the "
-    "pairs; below 1 is a loss.",
+    explain="Measured on this machine just now, with one thread. 16 is what the pairs promise; "
+    "below 1 is a loss.",
 )
 
 # %%
@@ -393,9 +404,10 @@ plots.show(axes, "Full attention grows with n squared, the four sparse patterns 
 
 # %% [markdown]
 # The points lie on the lines. Random attention starts highest: what it holds are the copies of the
-# gathered keys. Now the time. The dashed lines scale one measured point, full attention at 2048
-# tokens, by FLOPs. Look for the mechanism whose points lie farthest above its line, and remember
-# how it gets its keys.
+# gathered keys.
+#
+# Now the time. One measured point, full attention at 2048 tokens, scaled by FLOPs, predicts all
+# others. Which mechanism will miss its prediction most? Remember how each gets its keys.
 
 # %%
 brief = {"repeats": 20, "at_least": 3, "at_most": 0.1}  # short calls more often than long ones
@@ -405,23 +417,28 @@ expected = {"full": [full.cost(1, 1, n, n, 64).flops / rate for n in lengths]}
 for name, (module, knobs) in measure.progress(named.items(), "timing", expect_seconds=3):
     timings[name] = [measure.seconds(module.attention, *x, **brief, **knobs) for x in inputs]
     expected[name] = [module.cost(1, 1, n, n, 64, **knobs).flops / rate for n in lengths]
-axes = plots.growth(lengths, timings, expected, unit="s", title="time")
-plots.show(axes, "Seconds over n, measured and as the operation count predicts.")
+above = {name: timings[name][-1].median / expected[name][-1] for name in named}
 
 
 # %% folded=true
-above = {name: timings[name][-1].median / expected[name][-1] for name in named}
+def times_beside_lines():
+    axes = plots.growth(lengths, timings, expected, unit="s", title="time")
+    plots.show(axes, "Seconds over n, measured and, dashed, as the operation count predicts.")
+    return ", ".join(f"{name} {times:.2g}" for name, times in above.items()) + " times."
+
+
 widgets.guess(
-    "At 2048 tokens, how many times its predicted time does the mechanism take that lies farthest "
-    "above its line?",
+    "At 2048 tokens, how many times its predicted time does the mechanism take that exceeds it "
+    "most?",
     lambda: max(above.values()),
     unit="times",
-    explain=lambda: ", ".join(f"{name} {times:.2g}" for name, times in above.items()) + " times.",
+    explain=times_beside_lines,
 )
 
 # %% [markdown]
-# What lies between is not in the count of FLOPs: copies, Python's loop over blocks, and at short
-# lengths the start of each call. A count says what a pattern cannot beat, never what it will take.
+# What lies between prediction and clock is not in the count of FLOPs: copies, Python's loop over
+# blocks, and at short lengths the start of each call. A count says what a pattern cannot beat,
+# never what it will take.
 
 # %% [markdown] covers="F28 F29"
 # ## The kernel
@@ -472,7 +489,8 @@ shown
 bench.show_gpu("bigbird")
 
 # %% [markdown]
-# [Exercise 05.5](../exercises/05_sparse.ipynb) is such a kernel: it walks a list.
+# [Exercise 05.5](../exercises/05_sparse.ipynb#05.5-A-Triton-kernel-that-walks-a-list) is such a
+# kernel: it walks a list.
 
 # %% [markdown]
 # ## A pattern of your own
