@@ -49,27 +49,30 @@ print(f"{shown} of {len(ledger)} have a number to show")
 
 # %% folded=true
 experiments = [claim for claim in ledger if claim.kind == "experiment"]
-widgets.guess(
-    f"Of the {len(experiments)} experiments, how many per cent are wrong?",
-    lambda: 100 * sum(claim.verdict == "wrong" for claim in experiments) / len(experiments),
-    unit="%",
-    explain="More than of any other kind, and anybody could have run them: that is why we did.",
-)
-
-# %%
 kinds = sorted({claim.kind for claim in ledger})
-table = np.array(
+table_of_kinds = np.array(
     [[sum((c.kind, c.verdict) == (kind, v) for c in ledger) for v in counts] for kind in kinds]
 )
-shares = table / table.sum(axis=1, keepdims=True)
-words = {"x": "verdict", "y": "kind of statement", "label": "share of the kind"}
-axes = plots.table(shares, kinds, list(counts), **words)
-for label in axes.get_xticklabels():
-    label.set(rotation=30, ha="right", rotation_mode="anchor")
-wrong = shares[:, list(counts).index("wrong")]
-worst = int(wrong.argmax())
-of_it = f"{kinds[worst]}, {wrong[worst]:.0%} of {table[worst].sum()}"
-plots.show(axes, f"Kinds and verdicts. Most often wrong: {of_it}.")
+shares = table_of_kinds / table_of_kinds.sum(axis=1, keepdims=True)
+wrong = dict(zip(kinds, shares[:, list(counts).index("wrong")], strict=True))
+assert max(wrong, key=wrong.get) == "experiment"
+
+
+def kinds_and_verdicts():
+    labels = {"x": "verdict", "y": "kind of statement", "label": "share of the kind"}
+    axes = plots.table(shares, kinds, list(counts), **labels)
+    for label in axes.get_xticklabels():
+        label.set(rotation=30, ha="right", rotation_mode="anchor")
+    plots.show(axes, "Kinds and verdicts. Most often wrong: experiments, and anybody can run them.")
+
+
+# %% folded=true
+widgets.guess(
+    f"Of the {len(experiments)} experiments, how many per cent are wrong?",
+    lambda: 100 * wrong["experiment"],
+    unit="%",
+    explain=kinds_and_verdicts,
+)
 
 # %% [markdown]
 # ## Look something up
@@ -112,14 +115,15 @@ print(f"{12 * n_bytes / 2 / 2**20:.0f} MiB = {12 * n_bytes / 2 / 1e6:.0f} MB for
 claims.check("C480")
 
 # %% [markdown]
-# They agree: 64 and 384 are MiB, 67 is MB. **Before you call two sizes a contradiction,
+# The bytes agree; the unit does not: 64 and 384 are MiB, 67 is MB, and all three are printed as MB,
+# which is why the card says inconsistent. **Before you call two sizes a contradiction,
 # divide one by the other: 1.049 is MiB against MB, 1.074 is GiB against GB.**
 #
 # ### 2. Multiply back up
 #
 # An A100 has 108 *streaming multiprocessors* (SMs), each with fast memory of its own (SRAM).
-# Chapter E says: 20 MB each. What would the whole chip have? By NVIDIA's whitepaper it is 192 KiB
-# each.
+# Chapter E says: 20 MB each; by Dao et al. 2022, section 2.1, it is 192 KiB each. What would the
+# whole chip have, by either?
 
 # %%
 processors = 108
@@ -199,8 +203,8 @@ print(f"{need / 1e9:.1f} GB on a card of 40 GB: {need / 40e9:.1%}")
 claims.check("C194")
 
 # %% [markdown]
-# It fits, and leaves room for nothing else: that would have been the sentence. **Put the number
-# beside the word.**
+# It fits, with 1.3 GB to spare (more if GB means GiB): too little for most models' other
+# activations. That would have been the sentence. **Put the number beside the word.**
 #
 # ### 7. Twice in the sum
 #
@@ -211,13 +215,14 @@ claims.check("C194")
 # %%
 n, w, r, g = 4096, 256, 64, 32
 rows = (n - g) * (w + r + g) + g * n
-again = (n - g) * g - g * g  # the columns below those rows, less a corner they do not have
+again = (n - g) * g - g * g  # the columns below those rows, less the corner
 print(f"by rows {rows:,}; with the columns once more {rows + again:,}, as printed")
 claims.check("C458")
 
 # %% [markdown]
-# The 32 global keys in each of the other rows. **Count rows, or columns, never both; and add up
-# every table that shows its total.**
+# The 32 global keys in each of the other rows; and chapter E takes off the 32 × 32 corner once
+# more, although these rows do not hold it. **Count rows, or columns, never both; and add up every
+# table that shows its total.**
 #
 # ### 8. A picture of the corner
 #
@@ -255,8 +260,9 @@ print(f"the error falls as m^{slope:.2f}; that of an average of m draws falls as
 claims.check("C428")
 
 # %% [markdown]
-# Nor does the printed code give these numbers: see C416 to C427 below. **Ask two columns the same
-# question.**
+# The last two errors have one digit, so their powers are rough: the contradiction rests on the
+# first two. Nor does the printed code give these numbers: see C416 to C427 below. **Ask two columns
+# the same question.**
 #
 # ### 10. Logarithms need doubling
 #
