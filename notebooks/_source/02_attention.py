@@ -126,7 +126,8 @@ narrow, wide = smooth(zen, "better", 1000), smooth(zen, "better", 50)
 axis = {"x_label": "word of the text", "y_label": "share of “better” nearby"}
 shown = {"sharp: long keys": narrow, "wide: short keys": wide}
 axes = plots.curves(np.arange(len(wide)), shown, **axis)
-alt = f"Eight lines begin with X is better than Y: one word in {1 / wide.max():.0f} there."
+lines = zen.count(" is better than ")
+alt = f"{lines} lines say X is better than Y: where they crowd, one word in {1 / wide.max():.0f}."
 plots.show(axes, alt)
 
 # %% [markdown] covers="B7"
@@ -243,7 +244,7 @@ plots.show(axes, f"At D = 256 a query hears {left[0]:.0f} keys if divided, {left
 
 # %%
 english, french = "The black cat is asleep".split(), "Le chat noir dort".split()
-source = np.array([[3.0, 0, 0, 0], [0, 0, 3, 0], [0, 3, 0, 0], [0, 0, 0, 2], [0, 0, 0, 3]])
+source = np.array([[3.0, 0, 0, 0], [0, 0, 3, 0], [0, 3, 0, 0], [0, 0, 0, 2.5], [0, 0, 0, 3]])
 target = np.array([[2.6, 1.7, 0, 0], [0, 3, 0, 0], [0, 1.4, 2.8, 0], [0, 0, 0, 3]])
 alignment = full.weights(target, source)
 for word, row in zip(french[:2], alignment, strict=False):
@@ -259,7 +260,10 @@ for word, row in zip(french[:2], alignment, strict=False):
 
 # %% folded=true
 axes = plots.table(alignment, french, english, x="reads", y="writes", label="weight")
-plots.show(axes, "Le reads The, and cat a little; chat and noir cross over to cat and black.")
+two = f"is {alignment[3, 3]:.0%}, asleep {alignment[3, 4]:.0%}"
+plots.show(
+    axes, f"Le reads The, and cat a little; chat and noir cross over; dort reads two: {two}."
+)
 
 # %% [markdown]
 # *Chat noir* against *black cat*: the map crosses over. *Dort* takes two words. And *Le* glances at
@@ -515,8 +519,8 @@ for n in (1024, 2048, 4096, 16384):
 
 # %% [markdown] covers="B12 S1"
 # So kernels keep inputs in float16 and *accumulate* scores and sums in float32; ours all do.
-# (NumPy's own `sum` does too, inside.) What remains is rounding at the two ends, and a softmax in
-# the middle that no large score can break.
+# (NumPy's `sum` does so only along the last axis, and returns float16.) What remains is rounding at
+# the two ends, and a softmax in the middle that no large score can break.
 #
 # [Exercise 02.3](../exercises/02_attention.ipynb) asks for such a softmax. [Chapter
 # 09](09_flash.ipynb) needs it before all keys are known, and finds a way.
@@ -637,7 +641,7 @@ low = scoring.bilinear(x, x, of_q, of_k)
 np.testing.assert_allclose(low, scoring.multiplicative(x, x, of_q @ of_k.T), atol=1e-12)
 
 # %% [markdown]
-# The assert shows where the matrix went in a Transformer: $q^\top W k = (W_q x)\cdot(W_k y)$ with
+# The assert shows where the matrix went in a Transformer: $x^\top W y = (W_q x)\cdot(W_k y)$ with
 # $W = W_q^\top W_k$. Its projections *are* the general score, of a rank no larger than the head.
 #
 # The additive score came first. Why the tanh? Leave it out, and see what is left:
@@ -664,15 +668,15 @@ D, hidden = 64, 16
 table = {
     "dot": (0, 2 * D, 0),
     "general": (D * D, 2 * D, 0),
-    "additive": (2 * D * hidden + hidden, 2 * hidden, hidden),
+    "additive": (2 * D * hidden + hidden, 3 * hidden, hidden),  # a sum, and u · tanh of it
 }
 for name, (learned, flops, tanh) in table.items():
     print(f"{name:<9} {learned:>5} parameters; a pair takes {flops:>3} FLOPs and {tanh:>2} tanh")
 
 # %% [markdown]
-# Counted in FLOPs, additive scores with 16 hidden numbers are four times as cheap as dot products
-# of width 64. Would you bet on the clock to agree? The dashed lines scale the time of 1024
-# dot-product queries by the FLOPs.
+# Counted in FLOPs, additive scores with 16 hidden numbers take little more than a third of what dot
+# products of width 64 take. Would you bet on the clock to agree? The dashed lines scale the time of
+# 1024 dot-product queries by the FLOPs.
 
 # %%
 lengths = [4, 64, 1024]
@@ -705,7 +709,7 @@ ratios = [
     slow.low / fast.low for slow, fast in zip(timings["additive"], timings["dot"], strict=True)
 ]
 said = ", ".join(f"{ratio:.0f} at n = {n}" for ratio, n in zip(ratios, lengths, strict=True))
-claims.check("C481", f"additive over dot, in time: {said}; in FLOPs: {2 * hidden / (2 * D):.2f}")
+claims.check("C481", f"additive over dot, in time: {said}; in FLOPs: {3 * hidden / (2 * D):.2f}")
 
 # %% [markdown]
 # Two checks to keep. **FLOPs compare only what runs at the same rate**: a matrix product is the one
@@ -889,9 +893,10 @@ plots.show(figure, "Gradient over depth, with the norm in either place, before a
 
 # %% [markdown]
 # Before training there is little to choose. It is training that goes wrong: as parts grow, so does
-# the sum, and the norm after it divides everything again, the path included. Forty factors below 1
-# multiply, for the gradient and for what tells words apart. Pre-norm never divides the path. Hence
-# the *warm-up*, small first steps, that post-norm needs (Xiong et al. 2020, arXiv:2002.04745).
+# the sum, and the norm after it divides everything again, the path included. Two parts in each of
+# 20 blocks (no cross-attention here): forty factors below 1 multiply, for the gradient and for what
+# tells words apart. Pre-norm never divides the path. Hence post-norm's *warm-up*, small first steps
+# (Xiong et al. 2020, arXiv:2002.04745).
 
 # %% [markdown]
 # Last, *dropout*: in training, each weight is set to 0 with chance $p$, typically 0.1, and the
@@ -922,7 +927,9 @@ for n in (16, 64, 512):
 # The course brings a decoder that has learned something: four layers of masked self-attention, four
 # heads each, and an MLP; pre-norm, no second sentence, 0.92 million numbers,
 # [trained by us](../attncourse/model/train.py) on Python's standard library. It is small enough to
-# be read: [`model/decoder.py`](../attncourse/model/decoder.py) is this chapter in NumPy.
+# be read: [`model/decoder.py`](../attncourse/model/decoder.py) is this chapter in NumPy, with three
+# changes: q and k are turned by their position ([chapter 03](03_positions.ipynb)), the norm leaves
+# out the mean, the ReLU is squared.
 
 # %%
 from attncourse import model
