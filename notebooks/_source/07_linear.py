@@ -708,7 +708,8 @@ for name in ("all four", "the mean, all four"):
 
 # %% [markdown]
 # In all layers elu + 1 is worth hardly more than attention that ignores the query. Queries and keys
-# were trained for $e^{q \cdot k}$, which picks; another kernel reads other things out of them. Linear attention is trained from the start, or a model is tuned to it afterwards.
+# were trained for $e^{q \cdot k}$, which picks; another kernel reads other things out of them.
+# Linear attention is trained from the start, or a model is tuned to it afterwards.
 
 # %% [markdown]
 # ## Your own text

@@ -474,7 +474,8 @@ for scale in SCALES:
 
 # %% [markdown]
 # No average of independent draws falls faster than $1/m$. And at full size, where the rare huge
-# draws have not come yet, it hardly falls at all: *right on average* is a promise about infinitely many.
+# draws have not come yet, it hardly falls at all: *right on average* is a promise about infinitely
+# many.
 
 # %% [markdown] covers="I16 V3"
 # ## A table that betrays itself

@@ -769,9 +769,10 @@ for n, whole in tried[64].full_costs.items():
 
 # %% [markdown]
 # An exact algorithm loses no word; a mechanism that leaves something out has dark ones. And it
-# takes half the FLOPs, because causal tiles above the diagonal are never visited; full attention
-# computes and hides them.
-#
+# takes about half the FLOPs, because causal tiles above the diagonal are never visited; full
+# attention computes and hides them.
+
+# %% [markdown]
 # ## Try it
 #
 # Put twelve words of your own into `words` above, and a word of your own for *attention*; run the

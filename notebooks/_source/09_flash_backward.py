@@ -395,7 +395,8 @@ where_names_differ = {
     "return": "lse",
 }
 steps = {
-    "n_queries": "Who am I? A program finds its place by its number and by addresses.",
+    "n_queries": "Who am I? A program finds its place by its number and by addresses. Causal: the "
+    "longest rows first, so that no long program begins last.",
     "acc = np": "Nothing is seen yet.",
     "last =": "Which tiles of keys? The loop bounds are the mechanism.",
 }
@@ -408,7 +409,6 @@ steps |= {
     "running_sum[": "The end: divide once, and keep one number per row.",
 }
 beside = {
-    "start =": "Causal: the longest rows first, so that no long program begins last.",
     "q_ptr +=": "NumPy carries heads and batch along as leading axes: (..., Tq, D).",
     "positions": "Tq ≠ Tk: the last query stands at the last key.",
     "q = load_tile": "The caller has cut this tile, and scaled it.",
