@@ -673,7 +673,8 @@ plots.show(axes, f"Of 64 facts, mean over 5 seeds: {ends}.")
 # Neither the smallest nor the largest here; which $p$ is best depends on the data, and so it has to
 # be fitted. A model does that with many numbers at once, for instance $\phi(x) = e^{Wx}$ with a
 # learned matrix $W$.
-#
+
+# %% [markdown]
 # And some tasks forgive much. The summary of a book, or of a film, needs no exact copy of word 31,
 # and the book is too long for a matrix:
 
@@ -688,8 +689,10 @@ for what, n in (("a page", 500), ("a book", 130_000)):
 #
 # The course's small model (four layers of four heads, trained on Python's standard library) reads a
 # page that it never saw, with linear attention in the layers you choose. The darker a token, the
-# less probable it has become. The last choice ignores the query: with the feature $\phi = 1$ each
-# gets the mean of the past. (Its FLOPs are shown as those of elu + 1; it needs fewer.)
+# less probable it has become.
+
+# %% [markdown]
+# The last choice ignores the query: with the feature $\phi = 1$ each gets the mean of the past. (Its FLOPs are shown as those of elu + 1; it needs fewer.)
 
 # %% folded=true
 from attncourse import model

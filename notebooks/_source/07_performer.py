@@ -52,7 +52,8 @@ for x in (-4, -2, -1, 1, 2, 4):
 # %% [markdown]
 # Far too many features, and small weights come out hundreds of times too large. (With one power
 # less they would even be negative.)
-#
+
+# %% [markdown]
 # Second try: multiply queries and keys by a random matrix that makes them shorter. Their dot
 # products survive that, roughly. But the exponential is still to be taken of *each* of them, and
 # for that the $n \times n$ matrix must be there. The features have to give the exponential itself.

@@ -473,9 +473,11 @@ if traced:
 # %% [markdown]
 # It does, and no access leaves its tensor. The bytes, as predicted by `cost` and as counted access
 # by access, for 64 tokens without a mask: what S and P cost standard attention is four trips of
-# $n^2$ numbers, less one lse per query. Then slide through the programs of the causal kernel: how
-# many tiles does the first one load, how many the last? (The programs begin with the last queries,
-# which see most keys.)
+# $n^2$ numbers, less one lse per query.
+
+# %% [markdown]
+# Slide through the programs of the causal kernel: how many tiles does the first one load, how many
+# the last? (The programs begin with the last queries, which see most keys.)
 
 # %% tags=["nbval-ignore-output"]
 if traced:
