@@ -692,7 +692,8 @@ for what, n in (("a page", 500), ("a book", 130_000)):
 # less probable it has become.
 
 # %% [markdown]
-# The last choice ignores the query: with the feature $\phi = 1$ each gets the mean of the past. (Its FLOPs are shown as those of elu + 1; it needs fewer.)
+# The last choice ignores the query: with the feature $\phi = 1$ each gets the mean of the past.
+# (Its FLOPs are shown as those of elu + 1; it needs fewer.)
 
 # %% folded=true
 from attncourse import model
