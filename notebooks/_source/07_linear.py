@@ -421,8 +421,7 @@ widgets.explore(draw_scan, live_scan.figure, rounds=(0, 5, 1, 2))
 
 # %% [markdown]
 # Few rounds, but all states exist at once: $n\, m\, (D_v + 1)$ numbers, and as many products that
-# they are the sums of. Before you run the cell: is that more or less than the matrix that was to be
-# avoided, at 1024 tokens?
+# they are the sums of. At 1024 tokens, weighed beside the matrix that was to be avoided:
 
 
 # %%
@@ -643,7 +642,7 @@ plots.show(axes, f"Softmax gives the right key over half from {half:g} on; elu +
 # Within the limit of rank $m$ much depends on $\phi$. The smallest map that can be learned has one
 # number, a power $p$: $\phi(x) = (\text{elu}(x) + 1)^p$, which makes large features larger. Store
 # $N$ facts, pairs of a random key and a random value, in a state of 64 × 65 numbers. Ask for each
-# by its key, and take the nearest value as the answer. Which $p$ remembers best?
+# by its key, and take the nearest value as the answer.
 
 
 # %%
@@ -671,9 +670,11 @@ ends = ", ".join(f"{name} {values[5]:.0%}" for name, values in found.items())
 plots.show(axes, f"Of 64 facts, mean over 5 seeds: {ends}.")
 
 # %% [markdown]
-# Neither the smallest nor the largest: $p$ has to be fitted, on data. A model does that with many
-# numbers at once, for instance $\phi(x) = e^{Wx}$ with a learned matrix $W$.
-#
+# Neither the smallest nor the largest here; which $p$ is best depends on the data, and so it has to
+# be fitted. A model does that with many numbers at once, for instance $\phi(x) = e^{Wx}$ with a
+# learned matrix $W$.
+
+# %% [markdown]
 # And some tasks forgive much. The summary of a book, or of a film, needs no exact copy of word 31,
 # and the book is too long for a matrix:
 
@@ -688,8 +689,11 @@ for what, n in (("a page", 500), ("a book", 130_000)):
 #
 # The course's small model (four layers of four heads, trained on Python's standard library) reads a
 # page that it never saw, with linear attention in the layers you choose. The darker a token, the
-# less probable it has become. The last choice is no attention at all: with the feature
-# $\phi = 1$ every query gets the mean of the past.
+# less probable it has become.
+
+# %% [markdown]
+# The last choice ignores the query: with the feature $\phi = 1$ each gets the mean of the past.
+# (Its FLOPs are shown as those of elu + 1; it needs fewer.)
 
 # %% folded=true
 from attncourse import model
@@ -699,11 +703,17 @@ where = {"layer 0": 0, "layer 3": 3, "layers 0 and 1": [0, 1], "all four": None}
 changed = {name: small.swap("linear", layers=layers) for name, layers in where.items()}
 ones = lambda x: np.ones_like(x[..., :1])  # noqa: E731
 changed["the mean, all four"] = small.swap("linear", feature_map=ones)
-widgets.in_a_real_model("elu + 1 in", model.compare(small, changed))
+tried = model.compare(small, changed)
+widgets.in_a_real_model("elu + 1 in", tried)
+
+# %%
+for name in ("all four", "the mean, all four"):
+    print(f"{name:<18} {tried[name].loss:.2f} nats a token; as trained {tried[name].full_loss:.2f}")
 
 # %% [markdown]
-# Queries and keys were trained for $e^{q \cdot k}$, which picks; another kernel reads other things
-# out of them. Linear attention is trained from the start, or a model is tuned to it afterwards.
+# In all layers elu + 1 is worth hardly more than attention that ignores the query. Queries and keys
+# were trained for $e^{q \cdot k}$, which picks; another kernel reads other things out of them.
+# Linear attention is trained from the start, or a model is tuned to it afterwards.
 
 # %% [markdown]
 # ## Your own text

@@ -50,9 +50,10 @@ for x in (-4, -2, -1, 1, 2, 4):
     print(f"score {x:>2}: sum of powers over exp {powers(x, 4) / math.exp(x):>7.3g}")
 
 # %% [markdown]
-# Millions of features, and small weights come out hundreds of times too large. (With one power less
-# they would even be negative.)
-#
+# Far too many features, and small weights come out hundreds of times too large. (With one power
+# less they would even be negative.)
+
+# %% [markdown]
 # Second try: multiply queries and keys by a random matrix that makes them shorter. Their dot
 # products survive that, roughly. But the exponential is still to be taken of *each* of them, and
 # for that the $n \times n$ matrix must be there. The features have to give the exponential itself.
@@ -241,8 +242,8 @@ widgets.guess(
 # \text{trigonometric: } \frac{e^{|q-k|^2} \big(1 - e^{-|q-k|^2}\big)^2}{2m}
 # $$
 #
-# One looks at $q + k$, the other at $q - k$. Before you run the simulation: turn $k$ away from $q$;
-# where is each of them bad?
+# One looks at $q + k$, the other at $q - k$. The simulation turns $k$ away from $q$, from the same
+# direction to the opposite one.
 
 # %%
 LENGTH, M = 1.25, 64
@@ -407,9 +408,8 @@ results = {
 
 # %% folded=true
 widgets.guess(
-    "Random tokens at full size: the mean of V is off by "
-    f"{results['random tokens', 1.0][1]:.2f} of the squared output. By how "
-    "many times the squared output are 1024 orthogonal features off?",
+    "Random tokens at full size, 1024 orthogonal features: squared error over squared output? "
+    f"(The mean of V has {results['random tokens', 1.0][1]:.2f}.)",
     lambda: results["random tokens", 1.0][0]["orthogonal"][:, -1].mean(),
     unit="times",
     explain="Each such vector has length 8, and 2.8 after the division by D^¼. Two of them at a "
@@ -474,8 +474,9 @@ for scale in SCALES:
     print(f"independent, inputs × {scale:<4} m^{slope(found['independent']):.2f}")
 
 # %% [markdown]
-# No average of draws falls faster than $1/m$. And at full size, where the rare huge draws have not
-# come yet, it hardly falls at all: *right on average* is a promise about infinitely many.
+# No average of independent draws falls faster than $1/m$. And at full size, where the rare huge
+# draws have not come yet, it hardly falls at all: *right on average* is a promise about infinitely
+# many.
 
 # %% [markdown] covers="I16 V3"
 # ## A table that betrays itself
@@ -711,6 +712,14 @@ small = model.load()
 tried = model.trials(small, "performer", n_features=[16, 64, 256, 1024])
 widgets.in_a_real_model("features", tried)
 
+# %%
+ones = lambda x: np.ones_like(x[..., :1])  # noqa: E731
+past = model.compare(small, {"": small.swap("linear", feature_map=ones)})[""]
+work = [cost.flops / tried[1024].full_costs[n].flops for n, cost in tried[1024].costs.items()]
+print(f"1024 features: {work[0]:.1f} times the FLOPs at n = 512, {work[1]:.2f} at n = 16,384")
+print(f"loss {tried[1024].loss:.2f}; with full attention {past.full_loss:.2f}, ", end="")
+print(f"with the mean of the past, which ignores the query, {past.loss:.2f}")
+
 # %% [markdown]
 # The queries and keys of this model say why. What the formula of this page gives for their typical
 # error, layer by layer:
@@ -718,6 +727,7 @@ widgets.in_a_real_model("features", tried)
 # %%
 for layer, (q, k, _) in enumerate(small.qkv(model.page())):
     squares = np.square(q[:, :, None] + k[:, None]).sum(axis=-1) / q.shape[-1] ** 0.5  # |q + k|²
+    squares = squares[..., np.tri(squares.shape[-1], dtype=bool)]  # no future keys
     share = (squares < math.log1p(256 * 0.3**2)).mean()
     print(f"layer {layer}: |q + k|² typically {np.median(squares):.0f};", end=" ")
     print(f"256 features get {share:.0%} of the pairs to within 30 %")

@@ -98,7 +98,12 @@ def draw_merge(cut):
 widgets.explore(draw_merge, figure, cut=(1, 11, 1, 7))
 
 # %% [markdown]
+# <details><summary>The answer</summary>
+#
 # No cut makes them equal: the last word alone holds two thirds of the weight.
+#
+# </details>
+#
 # [Exercise 09.4](../exercises/09_flash.ipynb) asks for `merge`, with parts that see nothing.
 
 # %% [markdown] covers="A5 A6"
@@ -318,7 +323,8 @@ def kept_bytes(n, layers, heads, standard):
 
 # %% folded=true
 widgets.guess(
-    "n = 32768, heads of 64: how many times as many texts fit if lse is kept in place of P?",
+    "n = 32768, heads of 64, in float16, with q, k, v and O kept in both: how many times as many "
+    "texts fit if lse is kept in place of P?",
     lambda: kept_bytes(32768, 12, 12, True) / kept_bytes(32768, 12, 12, False),
     unit="",
     explain="A row of P has 32768 numbers; q, k, v and O together 256. Layers and heads cancel.",
@@ -364,14 +370,15 @@ claims.check("C449")
 
 # %% [markdown]
 # Both use the same names in the same order, and the same sizes of a tile: `block_q` × `block_k`,
-# in Triton in capitals, since they are fixed when the kernel is compiled. Seven small helpers hide
+# in Triton in capitals, since they are fixed when the kernel is compiled. Eight small helpers hide
 # what would distract. This is what they do:
 
 # %%
 numpy_code = inspect.getsource(flash._query_tile)
 triton_code = side_by_side.function("kernels/flash.py", "_flash_fwd_kernel")
-for name, says in side_by_side.helpers(triton_code, "kernels/_parts/tiles.py").items():
-    print(f"{name}\n    {says}")
+for path in ("kernels/flash.py", "kernels/_parts/tiles.py"):
+    for name, says in side_by_side.helpers(triton_code, path).items():
+        print(f"{name}\n    {says}")
 
 # %% [markdown]
 # NumPy has twins of three: `tiles` for `key_tiles`, `hide_future` for `visible_keys`, and its own
@@ -388,7 +395,8 @@ where_names_differ = {
     "return": "lse",
 }
 steps = {
-    "n_queries": "Who am I? A program finds its place by its number and by addresses.",
+    "n_queries": "Who am I? A program finds its place by its number and by addresses. Causal: the "
+    "longest rows first, so that no long program begins last.",
     "acc = np": "Nothing is seen yet.",
     "last =": "Which tiles of keys? The loop bounds are the mechanism.",
 }
@@ -465,8 +473,11 @@ if traced:
 # %% [markdown]
 # It does, and no access leaves its tensor. The bytes, as predicted by `cost` and as counted access
 # by access, for 64 tokens without a mask: what S and P cost standard attention is four trips of
-# $n^2$ numbers, less one lse per query. Then slide through the programs of the causal kernel: how
-# many tiles does the last one load, how many the first?
+# $n^2$ numbers, less one lse per query.
+
+# %% [markdown]
+# Slide through the programs of the causal kernel: how many tiles does the first one load, how many
+# the last? (The programs begin with the last queries, which see most keys.)
 
 # %% tags=["nbval-ignore-output"]
 if traced:
