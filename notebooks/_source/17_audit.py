@@ -58,6 +58,7 @@ wrong = dict(zip(kinds, shares[:, list(counts).index("wrong")], strict=True))
 assert max(wrong, key=wrong.get) == "experiment"
 
 
+# %% folded=true
 def kinds_and_verdicts():
     labels = {"x": "verdict", "y": "kind of statement", "label": "share of the kind"}
     axes = plots.table(shares, kinds, list(counts), **labels)
