@@ -86,8 +86,7 @@ widgets.guess(
     "chunks of 256?",
     chunking_gains,
     unit="",
-    explain="The output is held too, whatever the chunk: 1 MiB beside 4 MiB of scores, and "
-    "a little for the rest.",
+    explain="The output is held too: 1 MiB beside 4 MiB of scores, and a little for the rest.",
 )
 
 # %% [markdown]
