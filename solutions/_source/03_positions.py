@@ -757,9 +757,8 @@ Spec(
 # *20 minutes · difficulty 3 of 3 · 3 points*
 # · [section](../notebooks/03_positions.ipynb#What-the-heads-of-a-real-model-do)
 #
-# An induction head looks for an earlier copy of the token that it reads, and attends to what came
-# next. Query i and key j *match* if token j − 1 is the same as token i, and j ≤ i. For ids 7 8 7,
-# query 2 matches key 1.
+# An induction head attends to what came after an earlier copy of the token it reads. Query i
+# *matches* key j ≤ i if token j − 1 is token i: in 7 8 7, query 2 matches key 1.
 
 # %% [markdown] role="prompt" exercise="03.5"
 # For `ids` (T,) and `maps` (H, T, T), return each head's weight on all matches of a query, averaged
@@ -868,9 +867,9 @@ Spec(
 # *20 minutes · difficulty 2 of 3 · 3 points*
 # · [section](../notebooks/03_positions.ipynb#Choosing-a-pattern-from-maps)
 #
-# In a pattern each query sees its own key, the w before it, and the first g of all. Return the
-# smallest w ≥ 0 with which it keeps at least `share`, below 1, of all the weight in a causal map
-# `weights` (Tq, Tk). A map of zeros needs 0.
+# A pattern shows each query its own key, the w before it and the first g. Return the smallest
+# w ≥ 0 that keeps at least `share` < 1 of all weight in a causal map `weights` (Tq, Tk); 0 for
+# zeros.
 
 # %% [markdown] role="prompt" exercise="03.6"
 # Three tokens that all look at the first: with g = 0 and share 0.9 it is 2; with g = 1 it is 0.

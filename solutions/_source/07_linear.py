@@ -1030,9 +1030,9 @@ Spec(
 # %% [markdown]
 # <details><summary>After your answer: what the textbook prints</summary>
 #
-# For n = 512, d = 64, m = 256: MSE 0.0012 (C422), cosine 0.9934 (C423). On the chapter's tokens
-# the printed code gives 0.0029 and 0.67, the mean of v 0.0034 and 0.60. Speedups of 2.0 (C432)
-# and 16 at n = 4096 (C435) compare one product each; yours are 1.0 and 8.0.
+# n = 512, d = 64, m = 256: MSE 0.0012 (C422), cosine 0.9934 (C423). On the chapter's tokens the
+# printed code gives 0.0029 and 0.67, the mean of v 0.0034 and 0.60. Speedups of 2.0 (C432) and 16
+# at 4096 (C435) compare one product; yours are 1.0 and 8.0.
 #
 # </details>
 
