@@ -371,6 +371,24 @@ def test_a_run_that_was_cut_ends_like_one_that_was_not(tmp_path, monkeypatch):
         train.Run(5, 0.5, 0, tmp_path / "cut", TRAINED)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--steps", "5"],
+        ["--repeats", "0", "--out", "x"],
+        ["--seed", "1", "--log", "y"],
+        ["--steps", "0"],
+    ],
+)
+def test_training_with_other_settings_leaves_the_courses_model_alone(arguments, capsys):
+    pytest.importorskip("torch")
+    from attncourse.model import train
+
+    with pytest.raises(SystemExit):
+        train.main(arguments)
+    assert "--steps must be" in (said := capsys.readouterr().err) or "--out and --log" in said
+
+
 def test_a_batch_repeats_what_it_says():
     ids = np.arange(5000)
     plain = corpus.batch(ids, step=3, rows=4, length=64, repeats=0.0, seed=0)

@@ -24,6 +24,7 @@ from attncourse.model.network import Network
 from attncourse.units import format_seconds
 
 SHAPE = Shape()
+LOG = Path("results/model.json")
 STEPS, ROWS, REPEATS, SEED = 3600, 4, 0.25, 0
 WARM_UP, CONSTANT = 50, 0.6  # steps until the full rate; share of the steps until it falls
 EVERY = 200  # steps between two measurements on held-out text, each with a checkpoint
@@ -39,12 +40,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=weights.SHIPPED, help="where the weights go")
-    parser.add_argument("--log", type=Path, default=Path("results/model.json"))
+    parser.add_argument("--log", type=Path, default=LOG)
     options = parser.parse_args(arguments)
     usual = (options.steps, options.repeats, options.seed) == (STEPS, REPEATS, SEED)
     if options.steps < 1 or not 0 <= options.repeats <= 1:
         parser.error("--steps must be at least 1, --repeats between 0 and 1")
-    if not usual and weights.SHIPPED == options.out:
+    if not usual and (options.out == weights.SHIPPED or options.log == LOG):
         parser.error("with other settings than the course's, say --out and --log: it keeps its own")
     torch.set_num_threads(options.threads)
     run = Run(options.steps, options.repeats, options.seed, options.out.with_suffix(".partial"))
@@ -81,10 +82,9 @@ class Run:
         self.unseen = corpus.tokens(corpus.held_out(), self.tokenizer)
         torch.manual_seed(seed)
         self.network = Network(shape)
-        matrices = list(self.network.layers.parameters())
-        vectors = [p for p in matrices if p.ndim == 1]
-        matrices = [p for p in matrices if p.ndim == 2]
-        rest = [self.network.embedding, self.network.norm, *vectors]
+        inner = list(self.network.layers.parameters())
+        matrices = [p for p in inner if p.ndim == 2]
+        rest = [self.network.embedding, self.network.norm, *(p for p in inner if p.ndim == 1)]
         self.optimizers = (
             Muon(matrices, lr=0.02),
             torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
