@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from attncourse import MECHANISMS, model
 from attncourse.model import corpus, tokenizer, weights
 from attncourse.model.attention import Attention
-from attncourse.reference import full
+from attncourse.reference import full, window
 from attncourse.softmax import softmax
 
 SMALL = model.Shape(n_ids=300, n_layers=2, n_heads=2, width=8, hidden=12, context=16)
@@ -310,6 +310,30 @@ def test_ids_that_are_no_integers_are_refused(small):
         small.loss(np.array([1.0, 2.0]))
 
 
+def test_a_swap_keeps_what_is_silent_and_what_was_swapped_before(small):
+    both = small.without((1, 1)).swap("window", window=2, layers=0)
+    assert both.silent == {(1, 1)}
+    assert [attend.stem for attend in both.attention] == ["window", "full"]
+    assert [attend.stem for attend in both.swap("linear", layers=-1).attention] == [
+        "window",
+        "linear",
+    ]
+
+
+def test_heads_that_share_keys_share_their_mean():
+    rng = np.random.default_rng(0)
+    q, k, v = rng.standard_normal((3, 4, 9, 6))
+    means = [np.repeat(x.reshape(2, 2, 9, 6).mean(axis=1), 2, axis=0) for x in (k, v)]
+    right = full.attention(q, *means, causal=True)
+    np.testing.assert_allclose(Attention.of("grouped", groups=2)(q, k, v), right, atol=1e-12)
+
+
+def test_temperature_decides_how_even_the_draws_are(shipped):
+    cold, hot = (shipped.generate("def ", 60, temperature=t, seed=0) for t in (0.01, 5.0))
+    assert cold == shipped.generate("def ", 60)
+    assert len(set(hot)) > len(set(cold))
+
+
 # scores
 
 
@@ -444,6 +468,32 @@ def test_habits_refuse_one_token_and_no_neighbour(small):
         model.habits(small, np.arange(4), near=0)
 
 
+def test_steps_differ_and_every_second_repeat_is_shuffled():
+    ids = np.arange(50_000)
+    settings = {"rows": 100, "length": 64, "repeats": 1.0, "seed": 0}
+    one, other = (corpus.batch(ids, step=step, **settings) for step in (0, 1))
+    assert (one != other).mean() > 0.9
+    shuffled = [(np.diff(row) < 0).sum() > 2 for row in one]  # a plain repeat steps back once
+    assert 0.35 < np.mean(shuffled) < 0.65
+
+
+def test_muon_takes_the_steps_of_torchs_own():
+    torch = pytest.importorskip("torch")
+    from attncourse.model.muon import Muon
+
+    rng = np.random.default_rng(0)
+    start = torch.from_numpy(rng.standard_normal((12, 5)).astype(np.float32))
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    steps = Muon([ours], lr=0.02), torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1)
+    for _ in range(5):
+        gradient = torch.from_numpy(rng.standard_normal((12, 5)).astype(np.float32))
+        for parameter, optimizer in zip((ours, theirs), steps, strict=True):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    moved = (theirs - start).abs().max()
+    assert (ours - theirs).abs().max() < 0.03 * moved  # torch's works in bfloat16
+
+
 def test_no_held_out_module_is_trained_on():
     names = corpus.library()
     assert len(names) > 300
@@ -493,10 +543,31 @@ def test_a_trial_says_what_a_window_loses(shipped):
     assert "".join(found[16].pieces) == model.page()
 
 
+def test_a_trial_is_what_its_parts_are(shipped):
+    changed = shipped.swap("window", window=16, layers=[0, 3])
+    found = model.trial(shipped, "window", window=16, layers=[0, 3])
+    losses = changed.losses(model.page()) - shipped.losses(model.page())
+    np.testing.assert_allclose(found.excess[1:], losses)
+    for n in (512, 16_384):
+        near = window.cost(1, 4, n, n, 32, window=16, causal=True, dtype_bytes=2)
+        whole = full.cost(1, 4, n, n, 32, causal=True, dtype_bytes=2)
+        assert found.costs[n].flops == 2 * near.flops + 2 * whole.flops
+        assert found.costs[n].bytes_read == 2 * near.bytes_read + 2 * whole.bytes_read
+        assert found.costs[n].bytes_written == 2 * near.bytes_written + 2 * whole.bytes_written
+        assert found.costs[n].peak_bytes == max(near.peak_bytes, whole.peak_bytes)
+    said = [f"{found.costs[n].flops / n / 1e6:.3g}" for n in (512, 16_384)]
+    copied = "hardly any" if found.copied < 0.1 else f"{found.copied:.0%}"
+    assert str(found) == (
+        f"On other unseen text {found.loss:.2f} nats a token instead of {found.full_loss:.2f}; "
+        f"{copied} of the copying is left. Million FLOPs of attention a token: {said[0]} instead "
+        f"of 1.05 at n = 512 and {said[1]} instead of 33.6 at n = 16,384."
+    )
+    silent = model.compare(shipped, {"": shipped.without((1, 1))})[""]
+    assert "FLOPs" not in str(silent)
+
+
 def test_attention_of_a_layer_is_that_of_the_reference():
     rng = np.random.default_rng(0)
     q, k, v = rng.standard_normal((3, 2, 20, 4)).astype(np.float32)
-    from attncourse.reference import window
-
     right = window.attention(q, k, v, window=3, causal=True)
     np.testing.assert_array_equal(Attention.of("window", window=3)(q, k, v), right)
