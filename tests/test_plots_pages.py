@@ -1,3 +1,6 @@
+import itertools
+import re
+
 import numpy as np
 import pytest
 
@@ -24,23 +27,36 @@ def test_a_page_that_ends_with_a_line_end_is_drawn():
     assert np.asarray(page.image.get_array()).tolist() == [[1, 1], [0, 0]]
 
 
-def test_letters_are_as_wide_as_their_cells():
-    page = plots.LivePage(["abcdefghi "] * 8, np.ones(8), high=1)
-    page.figure.canvas.draw()
-    cells = page.ax.get_window_extent()
-    for number, text in enumerate(page.ax.texts):
-        box = text.get_window_extent()
-        start = cells.x0 + cells.width * number / 8
-        assert abs(box.x0 - start) < cells.width / 160  # half a letter
-        assert abs(box.x1 - start - cells.width * 9 / 80) < cells.width / 80
+def ink_of_cells(page):
+    """The ink in each cell of the grid: (lines, columns)."""
+    box, high = page.ax.get_window_extent(), page.ink.shape[0]
+    lines, columns = page.grid.shape
+    rows = np.linspace(high - box.y1, high - box.y0, lines + 1).round().astype(int)
+    edges = np.linspace(box.x0, box.x1, columns + 1).round().astype(int)
+    ink = page.ink[..., 3].astype(int)
+    return np.array(
+        [
+            [ink[top:bottom, left:right].sum() for left, right in itertools.pairwise(edges)]
+            for top, bottom in itertools.pairwise(rows)
+        ]
+    )
 
 
-def test_short_lines_do_not_grow_into_one_another():
-    page = plots.LivePage(["defines_x", "\n", "return_x1"], np.ones(3), high=1)
-    page.figure.canvas.draw()
-    first, second = (text.get_window_extent() for text in page.ax.texts)
-    assert second.y1 <= first.y0 + 1
-    assert first.width == pytest.approx(page.ax.get_window_extent().width, rel=0.1)
+@pytest.mark.parametrize("text", ["MgW " * 20, "a\n\n y", "def f(x):\n    return $x$ ** y_1"])
+def test_each_letter_stands_in_its_cell_and_nothing_in_the_others(text):
+    pieces = re.findall(r"\S+|\s", text)
+    page = plots.LivePage(pieces, np.zeros(len(pieces)), high=1)
+    ink = ink_of_cells(page)
+    assert ink.sum() > 0.97 * page.ink[..., 3].astype(int).sum()
+    for row, line in enumerate(text.split("\n")):
+        for column in range(ink.shape[1]):
+            empty = column >= len(line) or line[column] == " "
+            assert (ink[row, column] < 300) if empty else (ink[row, column] > 600), (row, column)
+
+
+def test_the_text_is_drawn_once():
+    page = plots.LivePage(PIECES, np.zeros(9), high=1)
+    assert not page.ax.texts and len(page.figure.images) == 1
 
 
 def test_one_token_can_be_framed():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 
 from attncourse.plots.base import ACCENT, INK, figure, set_title, styled
@@ -22,6 +22,7 @@ class LivePage:
 
     Attributes:
         figure: The picture.
+        ink: The text in it: uint8 (height, width, 4), black where it is not transparent.
     """
 
     @styled
@@ -57,16 +58,34 @@ class LivePage:
         self.image = self.ax.imshow(
             self.grid, cmap=PAINT, vmin=0, vmax=high, aspect="auto", interpolation="nearest"
         )
-        face = {"family": "monospace", "fontsize": size, "va": "center_baseline", "color": "black"}
-        for row, line in enumerate(lines):
-            # Word by word: a renderer rounds the width of letters, and a whole line would drift.
-            for word in re.finditer(r"\S+", line):
-                self.ax.text(word.start() - 0.5, row, word[0], parse_math=False, **face)
-        (self.frame,) = self.ax.plot([], [], color=INK, linewidth=1.5)
         self.ax.set(xticks=[], yticks=[])
         self.ax.spines[:].set_visible(False)
+        self._print(lines, size)
+        (self.frame,) = self.ax.plot([], [], color=INK, linewidth=1.5)
         self.figure.colorbar(self.image, cax=scale, label=label, extend="max")
         self.update(values, title)
+
+    def _print(self, lines: Sequence[str], size: float) -> None:
+        """Lay the text over the grid as one picture, made once: to set it for each colour is slow.
+
+        Letter by letter: a renderer rounds their widths, and a line would drift off its cells.
+        """
+        face = {"family": "monospace", "fontsize": size, "ha": "center", "va": "center_baseline"}
+        letters = [
+            self.ax.text(column, row, letter, parse_math=False, color="black", **face)
+            for row, line in enumerate(lines)
+            for column, letter in enumerate(line)
+            if letter.strip()
+        ]
+        canvas, (_, scale) = FigureCanvasAgg(self.figure), self.figure.axes
+        scale.set_visible(False)
+        canvas.draw()
+        scale.set_visible(True)
+        self.ink = np.zeros_like(canvas.buffer_rgba())
+        self.ink[..., 3] = 255 - np.asarray(canvas.buffer_rgba())[..., 0]  # it is black on white
+        self.figure.figimage(self.ink, zorder=5)
+        for letter in letters:
+            letter.remove()
 
     def update(
         self, values: np.ndarray, title: str | None = None, framed: int | None = None
