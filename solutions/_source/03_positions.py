@@ -380,8 +380,8 @@ Spec(
 # <details><summary>After your answer: what distance does</summary>
 #
 # A textbook says that T5's scores fall with the distance. Your buckets say something else: what
-# grows is how many distances share a number, from 1 to 37 with T5's sizes. Whether the numbers
-# fall is up to training.
+# grows is how many distances share a number, from 1 to 27 with T5's sizes, and all the rest in the
+# last. Whether the numbers fall is up to training.
 #
 # </details>
 
