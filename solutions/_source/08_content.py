@@ -1,0 +1,255 @@
+# %% [markdown]
+# # 08 Exercises: let the content decide
+#
+# 1. Replace `raise NotImplementedError` by your answer and run the cell (Shift + Enter).
+# 2. Run the check cell below it. It says what is wrong, and where.
+# 3. Stuck? Run `hint("08.1")` in a new cell: three hints, each says more.
+#
+# No exercise needs the answer of another.
+
+# %% [markdown]
+# Scores are q kᵀ / √D, arrays have no leading axes, and results have the dtype of q unless a prompt
+# asks for integers or booleans. If Tq ≠ Tk, the last query stands at the last key: query i sits at
+# position i + Tk − Tq.
+
+# %% role="setup"
+import numpy as np
+
+from attncourse.grading import check, hint
+
+# %% role="spec"
+"""What the specs of this chapter share.
+
+A choice jumps where two scores are nearly equal, and then rounding decides. So either all scores
+are exact in any dtype and order, being sums of small integers, and ties are ties; or the draw is
+repeated until no two scores between which a choice is made are close.
+"""
+
+import itertools
+import math
+
+import numpy as np
+
+from attncourse.grading.spec import Case
+from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit, qkv
+from attncourse.reference import full, lsh, topk
+
+CLEAR = 1e-4  # relative; rounding moves a score by some 1e-6
+
+
+def whole(rng, *shape):
+    """Return small integers as floats: dot products of them are exact, and often equal."""
+    return rng.integers(-2, 3, shape).astype(np.float64)
+
+
+def drawn(name, make, rest, is_clear=None, dtype=np.float32):
+    """Return a maker of a case whose arrays are drawn again until they are clear."""
+
+    def case_of(rng):
+        arrays = make(rng)
+        while is_clear and not is_clear(*arrays):
+            arrays = make(rng)
+        return Case(name, (*(x.astype(dtype) for x in arrays), *rest))
+
+    return case_of
+
+
+def gaps(scores, keep):
+    """Return by how much the last score kept in a row exceeds the first one left out."""
+    ranked = -np.sort(-scores, axis=-1)
+    if keep >= scores.shape[-1]:
+        return np.full(len(scores), np.inf)
+    return (ranked[:, keep - 1] - ranked[:, keep]) / np.abs(scores).max(axis=-1)
+
+
+# %% [markdown] role="prompt" exercise="08.1"
+# ## 08.1 The best keys, no n × n
+#
+# *20 minutes · difficulty 2 of 3 · 3 points*
+# · [section](../notebooks/08_content.ipynb#Keep-the-best)
+#
+# Each query attends to the `keep` keys that score highest with it, and to no others. Of equal
+# scores the first keys are kept. q is `(Tq, D)`, k `(Tk, D)`, v `(Tk, Dv)`; return `(Tq, Dv)`.
+
+# %% [markdown] role="prompt" exercise="08.1"
+# If there are no more than `keep` keys, that is full attention. With `keep = 1` each row is the
+# value of one key.
+#
+# **Memory limit** at n = 2048, D = 16, float32, keep 16: 4 MiB. The scores of 64 queries with their
+# order fit; n × n scores take 16 MiB, and n × n booleans would leave no room for the result.
+
+
+# %% role="answer" exercise="08.1"
+def topk_attention(q, k, v, keep):
+    """Return attention over the best keys of each query, (Tq, Dv) in the dtype of q."""
+    # BEGIN SOLUTION
+    block = 32
+    out = np.zeros((len(q), v.shape[-1]), q.dtype)
+    for start in range(0, len(q), block):
+        rows = slice(start, start + block)
+        scores = q[rows] @ k.T / q.shape[-1] ** 0.5
+        best = np.argsort(-scores, axis=-1, kind="stable")[:, :keep]
+        scores = np.take_along_axis(scores, best, axis=-1)
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        out[rows] = (weights[:, None, :] @ v[best])[:, 0]
+    return out
+    # END SOLUTION
+
+
+# %% role="check" exercise="08.1"
+check("08.1")
+
+# %% [markdown] role="hints" exercise="08.1"
+# 1. A query must see all its scores before it knows the best. But must it do so together with the
+#    other queries?
+# 2. Take a few dozen queries at a time. `np.argsort(-scores, axis=-1, kind="stable")` lists the
+#    best keys first, and the earlier of two equal ones first; `v[best]` gathers their values.
+# 3. For each block of rows: best = argsort(...)[:, :keep]; scores = np.take_along_axis(scores,
+#    best, axis=-1); weights = softmax of those; (weights[:, None, :] @ v[best])[:, 0].
+
+
+# %% role="spec" exercise="08.1"
+def best_by_tiles(q, k, v, keep):
+    """Keep the best so far of all queries, and let each tile of keys compete with them."""
+    best = np.zeros((len(q), 0), np.int64)
+    scores = np.zeros((len(q), 0), q.dtype)
+    for start in range(0, len(k), 32):
+        keys = np.arange(start, min(start + 32, len(k)))
+        scores = np.concatenate([scores, q @ k[keys].T / math.sqrt(q.shape[-1])], axis=-1)
+        best = np.concatenate([best, np.tile(keys, (len(q), 1))], axis=-1)
+        order = np.argsort(-scores, axis=-1, kind="stable")[:, :keep]
+        scores, best = (np.take_along_axis(x, order, axis=-1) for x in (scores, best))
+    weights = np.exp(scores - scores[:, :1])
+    out = np.einsum("ij,ijd->id", weights, v[best]) / weights.sum(axis=-1, keepdims=True)
+    return out.astype(q.dtype)
+
+
+def best_by_rows(q, k, v, keep):
+    """Scale q first, and look for the score that is just good enough."""
+    out, q = [], q / q.dtype.type(math.sqrt(q.shape[-1]))
+    for row in q:
+        scores = k @ row
+        least = np.sort(scores)[-keep] if keep < len(k) else -np.inf
+        kept = scores > least
+        kept[np.flatnonzero(scores == least)[: keep - kept.sum()]] = True
+        weights = np.exp(scores[kept] - scores.max())
+        out.append(weights @ v[kept] / weights.sum())
+    return np.array(out, q.dtype)
+
+
+def any_of_equal(q, k, v, keep):
+    scores = q @ k.T / math.sqrt(q.shape[-1])
+    kept = np.argpartition(scores, -min(keep, len(k)), axis=-1)[:, -keep:]
+    mask = np.zeros(scores.shape, bool)
+    np.put_along_axis(mask, kept, True, axis=-1)
+    return full.attention(q, k, v, mask=mask)
+
+
+def topk_case(name, n_queries, n_keys, width, keep, value_width=None, longer=1.0, **words):
+    def make(rng):
+        q, k = whole(rng, n_queries, width), whole(rng, n_keys, width)
+        q[0] *= longer
+        return q, k, rng.standard_normal((n_keys, value_width or width))
+
+    return drawn(name, make, (keep,), **words)
+
+
+def no_ties(name, n_queries, n_keys, width, keep, **words):
+    def make(rng):
+        shapes = ((n_queries, width), (n_keys, width), (n_keys, width + 2))
+        return tuple(rng.standard_normal(shape) for shape in shapes)
+
+    return drawn(name, make, (keep,), lambda q, k, v: gaps(q @ k.T, keep).min() > CLEAR, **words)
+
+
+def random_topk(rng):
+    n_queries, n_keys, keep = (int(x) for x in rng.integers((4, 20, 2), (40, 70, 15)))
+    return no_ties(f"random, {n_queries} queries, {n_keys} keys, keep {keep}", n_queries, n_keys, 7, keep)(rng)
+
+
+Spec(
+    kind="array",
+    reference=lambda q, k, v, keep: topk.attention(q, k, v, keep=keep),
+    cases=[
+        topk_case("1 query, 1 key", 1, 1, 4, 1),
+        no_ties("1 query, 5 keys, keep 2", 1, 5, 3, 2),
+        no_ties("5 queries, 3 keys, keep 1", 5, 3, 7, 1),
+        no_ties("3 queries, 11 keys, keep 5", 3, 11, 5, 5),
+        topk_case("keep more than there are", 5, 7, 4, 50),
+        topk_case("many equal scores", 7, 30, 4, 3),
+        topk_case("all keys are equal", 5, 9, 4, 4, longer=0.0),
+        topk_case("values narrower than keys", 9, 40, 16, 6, value_width=3),
+        topk_case("float64", 13, 50, 4, 9, dtype=np.float64),
+        topk_case("one query 1000 times longer", 40, 60, 16, 10, longer=1000),
+        random_topk,
+        random_topk,
+    ],
+    memory=Memory(
+        topk_case("n = 2048, keep 16", 2048, 2048, 16, 16),
+        2048 * 2048,
+        "as much as n × n booleans would fill: n · n bytes",
+    ),
+    mistakes=[
+        edit("block = 32", "block = len(q)",
+             says="your numbers are right, but all Tq × Tk scores exist at once",
+             next="a query needs only its own row: take a few dozen queries at a time"),
+        edit("np.argsort(-scores, axis=-1, kind=\"stable\")[:, :keep]",
+             "np.argsort(scores, axis=-1, kind=\"stable\")[:, -keep:]",
+             says="of equal scores you keep the later keys, or any",
+             next="sort -scores with kind=\"stable\": then the first of equal ones come first"),
+        Mistake(any_of_equal,
+                says="of equal scores you keep whichever np.argpartition puts there",
+                next="a partition knows no order among equal ones: sort -scores with kind=\"stable\""),
+        edit("scores = np.take_along_axis(scores, best, axis=-1)",
+             "least = np.sort(scores, axis=-1)[:, -min(keep, len(k)), None]\n"
+             "        scores = np.where(scores >= least, scores, -np.inf)",
+             "(weights[:, None, :] @ v[best])[:, 0]", "weights @ v",
+             says="you keep all keys that score as high as the last one kept: more than `keep`",
+             next="of equal scores only the first are kept, until there are `keep`"),
+        edit("scores = np.take_along_axis(scores, best, axis=-1)",
+             "hidden = np.ones(scores.shape, bool)\n"
+             "        np.put_along_axis(hidden, best, False, axis=-1)\n"
+             "        scores[hidden] = 0",
+             "(weights[:, None, :] @ v[best])[:, 0]", "weights @ v",
+             says="your other scores are 0, and exp(0) = 1 is a weight",
+             next="leave the other keys out, or set their scores to -inf before the softmax"),
+        edit("        scores = np.take_along_axis(scores, best, axis=-1)\n", "",
+             "v[best]", "v[best]",
+             "(weights[:, None, :]", "(np.take_along_axis(weights, best, axis=-1)[:, None, :]",
+             says="your weights do not sum to 1: the softmax ran over all keys",
+             next="choose first, then take the softmax over what was chosen"),
+        edit("np.argsort(-scores", "np.argsort(scores",
+             says="you keep the keys that score lowest",
+             next="np.argsort begins with the smallest: sort -scores"),
+        edit("np.argsort(-scores", "np.argsort(-np.abs(scores)",
+             says="you keep the largest absolute scores",
+             next="a score far below zero means a small weight: rank the scores themselves"),
+        edit("np.argsort(-scores", "np.argsort(np.zeros_like(scores) - scores.sum(0)",
+             says="the queries of a block share their keys: you ranked the sum of their scores",
+             next="each query keeps its own best keys: sort along the last axis"),
+        edit(" / q.shape[-1] ** 0.5", "",
+             says="your output is what you get without 1/√D",
+             next="divide the scores by the square root of D before the softmax"),
+        edit("weights = np.exp(scores - scores.max(axis=-1, keepdims=True))\n"
+             "        weights /= weights.sum(axis=-1, keepdims=True)",
+             "weights = np.ones_like(scores) / scores.shape[-1]",
+             says="your best keys count alike: their values are averaged",
+             next="take the softmax over the scores of the keys that are kept"),
+        edit("scores - scores.max(axis=-1, keepdims=True)", "scores - scores.max()",
+             says="the queries of a block share one maximum: far below it exp gives only zeros",
+             next="subtract the maximum of each row: axis=-1, keepdims=True"),
+        edit("scores - scores.max(axis=-1, keepdims=True)", "scores",
+             says="your exponentials overflow: the row maximum is not subtracted",
+             next="subtract the maximum of each row of scores before np.exp"),
+    ],
+    alternatives=[best_by_tiles, best_by_rows],
+    variants=[edit("block = 32", f"block = {size}") for size in (7, 64)],
+)  # fmt: skip
+
+# %% [markdown]
+# ## Your score
+#
+# Save the notebook, open a terminal (File › New › Terminal) and run
+# `attncourse grade exercises/08_content.ipynb`. It runs a copy of the notebook from the top and
+# prints the score; your file is not changed.
