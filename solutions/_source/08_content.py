@@ -247,6 +247,165 @@ Spec(
     variants=[edit("block = 32", f"block = {size}") for size in (7, 64)],
 )  # fmt: skip
 
+# %% [markdown] role="prompt" exercise="08.2"
+# ## 08.2 Hash by direction
+#
+# *10 minutes · difficulty 1 of 3 · 2 points*
+# · [section](../notebooks/08_content.ipynb#Hash-by-direction)
+#
+# A round has b/2 random directions, the columns of its R `(D, b/2)`. The bucket of a token x is
+# the place of the largest number in [x R, −x R], of equal ones the first. Return the buckets of
+# all tokens in all rounds.
+
+# %% [markdown] role="prompt" exercise="08.2"
+# x is `(T, D)`, `rotations` `(rounds, D, b/2)`; the result is int64 `(rounds, T)`, each entry from
+# 0 to b − 1. Take the directions as they are, whatever their lengths.
+#
+# If x = [[3, 1], [-3, 1]] and the only R is the identity, the result is [[0, 2]].
+#
+# **Memory limit** at n = 4096, 16 rounds, 64 buckets, D = 16, float32: the result and five arrays
+# of n · b numbers, 5.5 MiB. The products of all rounds take 8 MiB.
+
+
+# %% role="answer" exercise="08.2"
+def lsh_buckets(x, rotations):
+    """Return the bucket of each token in each round, int64 (rounds, T)."""
+    # BEGIN SOLUTION
+    buckets = np.empty((len(rotations), len(x)), np.int64)
+    for number, rotation in enumerate(rotations):
+        along = x @ rotation  # (T, b/2)
+        both = np.concatenate([along, -along], axis=-1)
+        buckets[number] = both.argmax(axis=-1)
+    return buckets
+    # END SOLUTION
+
+
+# %% role="check" exercise="08.2"
+check("08.2")
+
+# %% [markdown] role="hints" exercise="08.2"
+# 1. One product tells how far a token reaches along each direction. How far does it reach along the
+#    opposite ones?
+# 2. `np.concatenate([along, -along], axis=-1)` has one column for each bucket; argmax along that
+#    axis gives the bucket. Do one round at a time.
+# 3. for number, rotation in enumerate(rotations): along = x @ rotation; buckets[number] =
+#    np.concatenate([along, -along], axis=-1).argmax(axis=-1), with buckets an empty int64 array.
+
+
+# %% role="spec" exercise="08.2"
+def buckets_by_size(x, rotations):
+    """Find the longest reach either way, then ask for its sign."""
+    found = []
+    for rotation in rotations:
+        along = np.einsum("td,dh->th", x, rotation)
+        best = np.abs(along).argmax(axis=-1)
+        reach = np.take_along_axis(along, best[:, None], axis=-1)[:, 0]
+        found.append(np.where(reach < 0, best + rotation.shape[1], best))
+    return np.array(found, np.int64)
+
+
+def buckets_by_stretches(x, rotations):
+    """Hash a few tokens in all rounds at once."""
+    both = np.concatenate([rotations, -rotations], axis=-1)
+    parts = [np.matmul(x[i : i + 100], both).argmax(axis=-1) for i in range(0, len(x), 100)]
+    return np.concatenate(parts, axis=-1)
+
+
+def rounds_at_once(x, rotations):
+    along = x @ rotations
+    return np.concatenate([along, -along], axis=-1).argmax(axis=-1)
+
+
+def buckets_by_signs(x, rotations):
+    signs = np.array([x @ rotation > 0 for rotation in rotations])
+    return (signs * 2 ** np.arange(signs.shape[-1])).sum(axis=-1)
+
+
+def hash_case(name, n, width, rounds, half, zero=None, longer=1.0, **words):
+    """Make tokens none of which lies between two buckets, but for one of zeros if asked for."""
+
+    def make(rng):
+        rotations = rng.standard_normal((rounds, width, half))
+        x = rng.standard_normal((8 * n, width)) + 0.5
+        along = x @ rotations
+        both = np.sort(np.concatenate([along, -along], axis=-1), axis=-1)
+        clear = both[..., -1] - both[..., -2] > CLEAR * both[..., -1]
+        x = x[clear.all(axis=0)][:n]
+        x[0] *= longer
+        if zero is not None:
+            x[zero] = 0
+        return x, rotations
+
+    return drawn(name, make, (), lambda x, rotations: len(x) == n, **words)
+
+
+def random_tokens(rng):
+    n, half, rounds = (int(x) for x in rng.integers((20, 2, 2), (60, 9, 6)))
+    return hash_case(f"random, {n} tokens, {2 * half} buckets, {rounds} rounds", n, 6, rounds, half)(rng)
+
+
+Spec(
+    kind="array",
+    cases=[
+        hash_case("1 token, 2 buckets", 1, 3, 1, 1),
+        hash_case("5 tokens, 2 buckets", 5, 3, 1, 1),
+        hash_case("7 tokens, 8 buckets, 1 round", 7, 3, 1, 4),
+        hash_case("5 tokens, 6 buckets, 2 rounds", 5, 4, 2, 3),
+        hash_case("a token of zeros", 7, 5, 3, 4, zero=2),
+        hash_case("as many rounds as tokens", 4, 7, 4, 5),
+        hash_case("more buckets than tokens", 11, 5, 2, 17),
+        hash_case("a token 1000 times longer", 13, 5, 3, 3, longer=1000),
+        hash_case("float64", 17, 8, 2, 6, dtype=np.float64),
+        random_tokens,
+        random_tokens,
+    ],
+    memory=Memory(
+        hash_case("n = 4096, 16 rounds, 64 buckets", 4096, 16, 16, 32),
+        16 * 4096 * 8 + 5 * 4096 * 64 * 4,
+        "the result and five arrays of n · b numbers",
+    ),
+    mistakes=[
+        Mistake(rounds_at_once,
+                says="your buckets are right, but the products of all rounds exist at once",
+                next="hash one round before the next: for number, rotation in enumerate(rotations)"),
+        edit("np.concatenate([along, -along], axis=-1)", "along",
+             says="your buckets are the b/2 directions: their opposites are no buckets of their own",
+             next="append -along: a token that points away from all directions needs a bucket too"),
+        edit("np.concatenate([along, -along], axis=-1)", "np.abs(along)",
+             says="a vector and its opposite share your bucket: you took absolute values",
+             next="opposite directions are different buckets: [x R, -x R]"),
+        edit("[along, -along]", "[-along, along]",
+             says="you have the opposite bucket of each token",
+             next="the place of the largest number, not the smallest, in [x R, -x R], in this order",
+             also=[edit("argmax", "argmin")]),
+        edit("np.concatenate([along, -along], axis=-1)",
+             "np.stack([along, -along], axis=-1).reshape(len(x), -1)",
+             says="your buckets alternate: each direction is followed by its opposite",
+             next="first all of x R, then all of -x R"),
+        Mistake(buckets_by_signs,
+                says="your bucket is made of one sign for each direction, another kind of hash",
+                next="look for the one direction, or opposite, that is nearest: argmax"),
+        edit("x @ rotation", "x @ (rotation / np.linalg.norm(rotation, axis=0))",
+             says="you gave all directions the same length",
+             next="take R as it is: a long direction has a larger bucket"),
+        edit("x @ rotation", "(x - x.mean(axis=0)) @ rotation",
+             says="you took the mean of all tokens off first",
+             next="hash each token as it is: no other token changes its bucket"),
+        edit("enumerate(rotations)", "enumerate([rotations[0]] * len(rotations))",
+             says="all your rounds use the directions of the first",
+             next="each round has directions of its own: rotations[number]"),
+        edit("both.argmax(axis=-1)", "both.argmax(axis=-1) + number * both.shape[1]",
+             says="your rounds have buckets of their own: b is added for each round before",
+             next="in each round the buckets are 0 to b - 1"),
+    ],
+    alternatives=[
+        buckets_by_size,
+        buckets_by_stretches,
+        lsh.hash_vectors,
+        edit("x @ rotation", "x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30) @ rotation"),
+    ],
+)  # fmt: skip
+
 # %% [markdown]
 # ## Your score
 #
