@@ -406,6 +406,207 @@ Spec(
     ],
 )  # fmt: skip
 
+# %% [markdown] role="prompt" exercise="08.3"
+# ## 08.3 Sort, cut and put back
+#
+# *25 minutes · difficulty 3 of 3 · 4 points*
+# · [section](../notebooks/08_content.ipynb#Sort,-cut,-look-next-door)
+#
+# Sort the tokens by bucket, in the order of the text within a bucket. Cut this order into chunks of
+# `chunk` tokens; the last may be shorter. A token looks at its own chunk and the one before; the
+# one before the first chunk is the last.
+
+# %% [markdown] role="prompt" exercise="08.3"
+# Of the tokens there, it attends to those that stand before it in the text, and not to itself. If
+# there are none, it gets its own value.
+#
+# q and k are `(n, D)`, v `(n, Dv)`, `buckets` int `(n,)`. Each token has one bucket, so Tq = Tk
+# here. Return `(n, Dv)`, in the order of the text.
+
+# %% [markdown] role="prompt" exercise="08.3"
+# **Memory limit** at n = 2048, chunks of 32, D = 16, float32: five arrays of n · 2 · chunk numbers
+# and four as large as q, 3 MiB. An n × n array takes 4 MiB even of booleans.
+
+
+# %% role="answer" exercise="08.3"
+def lsh_attention(q, k, v, buckets, chunk):
+    """Return attention within chunks of the sorted tokens, (n, Dv) in the dtype of q."""
+    # BEGIN SOLUTION
+    out = v.astype(q.dtype)
+    order = np.argsort(buckets, kind="stable")
+    chunks = [order[start : start + chunk] for start in range(0, len(q), chunk)]
+    for number, own in enumerate(chunks):
+        keys = np.concatenate([chunks[number - 1], own])  # before the first one comes chunks[-1]
+        scores = q[own] @ k[keys].T / q.shape[-1] ** 0.5
+        scores[keys >= own[:, None]] = -np.inf
+        sees = (keys < own[:, None]).any(axis=-1)
+        scores = scores[sees]
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        out[own[sees]] = weights @ v[keys]
+    return out
+    # END SOLUTION
+
+
+# %% role="check" exercise="08.3"
+check("08.3")
+
+# %% [markdown] role="hints" exercise="08.3"
+# 1. `order = np.argsort(buckets, kind="stable")` are positions in the text, sorted. What are the
+#    positions of a chunk's queries, and of the keys that it sees?
+# 2. Walk over the chunks own = order[start : start + chunk], and keys = the chunk before followed
+#    by own. Compare positions, not places in the sorted order: hide keys >= own[:, None]. Writing
+#    to out[own] undoes the sort.
+# 3. out starts as a copy of v. For each chunk: scores = q[own] @ k[keys].T / √D, hidden ones -inf;
+#    sees = (keys < own[:, None]).any(axis=-1); softmax of scores[sees]; out[own[sees]] = weights @
+#    v[keys]. chunks[-1] is the one before the first.
+
+
+# %% role="spec" exercise="08.3"
+def chunks_side_by_side(q, k, v, buckets, chunk):
+    """Fill up the last chunk, look at all chunks at once, and sort the results back."""
+    n, count = len(q), -(-len(q) // chunk)
+    order = np.lexsort([np.arange(n), buckets])
+    position = np.append(order, np.full(count * chunk - n, n)).reshape(count, chunk)
+    seen = position if count == 1 else np.concatenate([np.roll(position, 1, axis=0), position], axis=1)
+    rows, keys = np.minimum(position, n - 1), np.minimum(seen, n - 1)
+    scores = np.einsum("cid,cjd->cij", q[rows], k[keys], optimize=True) / math.sqrt(q.shape[-1])
+    hidden = seen[:, None, :] >= position[:, :, None]
+    scores = np.where(hidden, q.dtype.type(-1e30), scores)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True)) * ~hidden
+    weights /= np.maximum(weights.sum(axis=-1, keepdims=True), 1e-30)
+    out = np.einsum("cij,cjd->cid", weights, v[keys], optimize=True)
+    out += hidden.all(axis=-1)[..., None] * v[rows]
+    return out.reshape(count * chunk, -1)[np.argsort(order)].astype(q.dtype)
+
+
+def chunks_by_tokens(q, k, v, buckets, chunk):
+    order = sorted(range(len(q)), key=lambda i: (buckets[i], i))
+    last = (len(q) - 1) // chunk
+    chunk_of = {token: place // chunk for place, token in enumerate(order)}
+    out = np.array(v, q.dtype)
+    for i in range(len(q)):
+        near = {chunk_of[i], chunk_of[i] - 1 if chunk_of[i] else last}
+        keys = [j for c in near for j in order[c * chunk : (c + 1) * chunk] if j < i]
+        if keys:
+            out[i] = full.attention(q[i : i + 1], k[keys], v[keys])[0]
+    return out
+
+
+def chunks_by_mask(q, k, v, buckets, chunk, same_bucket=False, by_place=False):
+    n, count = len(q), -(-len(q) // chunk)
+    place = np.argsort(np.argsort(buckets, kind="stable"))
+    near = (place // chunk)[:, None] - place // chunk
+    mask = (near == 0) | (near == 1) | (near == 1 - count)
+    mask &= np.tri(n, k=-1, dtype=bool) if not by_place else place < place[:, None]
+    if same_bucket:
+        mask &= buckets[:, None] == buckets
+    out = full.attention(q, k, v, mask=mask)
+    return np.where(mask.any(axis=-1, keepdims=True), out, v).astype(q.dtype)
+
+
+def lsh_case(name, n, width, chunk, n_buckets=3, buckets=None, longer=1, **words):
+    def make(rng):
+        q, k, v = qkv(name, (n, width), **words)(rng).args
+        q[-1] *= longer  # the first token sees nobody
+        hashed = rng.integers(0, n_buckets, n) if buckets is None else np.array(buckets)
+        return Case(name, (q, k, v, hashed, chunk))
+
+    return make
+
+
+def random_chunks(rng):
+    n, chunk, n_buckets = (int(x) for x in rng.integers((30, 2, 2), (70, 12, 6)))
+    return lsh_case(f"random, {n} tokens in chunks of {chunk}", n, 8, chunk, n_buckets)(rng)
+
+
+NEAR = "np.concatenate([chunks[number - 1], own])"
+SELF = ("keys >= own[:, None]", "keys > own[:, None]", "keys < own[:, None]", "keys <= own[:, None]")
+
+Spec(
+    kind="array",
+    cases=[
+        lsh_case("1 token", 1, 3, 1),
+        lsh_case("5 tokens in one chunk", 5, 3, 9),
+        lsh_case("6 tokens in chunks of 2, one bucket", 6, 3, 2, buckets=[0] * 6),
+        lsh_case("6 tokens in chunks of 3, two buckets", 6, 4, 3, buckets=[1, 0, 1, 0, 1, 0]),
+        lsh_case("7 tokens in chunks of 3: one is left", 7, 5, 3, buckets=[2, 0, 1, 1, 0, 2, 2]),
+        lsh_case("chunks of 1", 9, 4, 1),
+        lsh_case("the last token first", 8, 4, 2, buckets=list(range(8, 0, -1))),
+        lsh_case("values narrower than keys", 17, 8, 4, value_width=3),
+        lsh_case("float64", 23, 8, 5, dtype=np.float64),
+        lsh_case("one query 1000 times longer", 40, 16, 6, longer=1000),
+        random_chunks,
+        random_chunks,
+    ],
+    memory=Memory(
+        lsh_case("n = 2048, chunks of 32", 2048, 16, 32, 64),
+        5 * 2048 * 64 * 4 + 4 * 2048 * 16 * 4,
+        "five arrays of n · 2 · chunk numbers and four as large as q",
+    ),
+    mistakes=[
+        Mistake(chunks_by_mask,
+                says="your numbers are right, but n × n scores or booleans were made",
+                next="walk over the chunks: a chunk needs only its own scores, chunk × 2 · chunk"),
+        edit("out[own[sees]] = weights", "out[number * chunk : number * chunk + len(own)][sees] = weights",
+             "out = v.astype(q.dtype)", "out = v[np.argsort(buckets, kind=\"stable\")].astype(q.dtype)",
+             says="your rows are in the sorted order: the sort is not undone",
+             next="row i belongs to token i: write the result of a chunk to out[own]"),
+        edit("    return out", "    sorted_rows = out[order]\n    return sorted_rows[order]",
+             says="you sorted once more instead of putting the rows back",
+             next="the inverse of order is np.argsort(order); out[own] = … needs none",
+             also=[edit("    return out", "    return out[order]")]),
+        Mistake(lambda *args: chunks_by_mask(*args, by_place=True),
+                says="your tokens attend to what stands before them in the sorted order",
+                next="hide by the position in the text: keys >= own[:, None]"),
+        edit("range(0, len(q), chunk)", "range(0, max(1, len(q) // chunk) * chunk, chunk)",
+             says="your last chunk is lost where it is shorter than the others",
+             next="the last chunk holds what is left: order[start : start + chunk] may be shorter"),
+        edit(NEAR, "own",
+             says="your chunks see themselves only",
+             next="add the chunk before: what a bucket begins there, it ends here"),
+        edit("chunks[number - 1]", "chunks[(number + 1) % len(chunks)]",
+             says="your chunks look at the chunk after them",
+             next="each looks at the chunk before: chunks[number - 1]"),
+        edit(NEAR, "np.concatenate([*chunks[max(number - 1, 0) : number], own])",
+             says="your first chunk looks at itself only",
+             next="the order is a ring: before the first chunk comes the last, chunks[-1]"),
+        edit(*SELF,
+             says="your tokens attend to themselves",
+             next="a token's own key is hidden, unless nothing else is left"),
+        edit("        scores[keys >= own[:, None]] = -np.inf\n",
+             "        scores[keys == own[:, None]] = -np.inf\n",
+             "(keys < own[:, None])", "(keys != own[:, None])",
+             says="your tokens see what comes after them in the text",
+             next="hide later positions as well: keys >= own[:, None]"),
+        edit("out = v.astype(q.dtype)", "out = np.zeros_like(v)",
+             says="your tokens that see nobody get zeros",
+             next="here such a token gets its own value: start from a copy of v"),
+        edit("out = v.astype(q.dtype)", "out = np.full_like(v, np.nan)",
+             says="your tokens that see nobody are NaN",
+             next="such a token gets its own value: leave its row out of the softmax"),
+        Mistake(lambda *args: chunks_by_mask(*args, same_bucket=True),
+                says="your tokens attend within their own bucket only",
+                next="the bucket decides where a token is sorted to, no more: a chunk may mix two"),
+        edit("np.argsort(buckets, kind=\"stable\")", "np.lexsort([-np.arange(len(q)), buckets])",
+             says="within a bucket your tokens stand in another order than in the text",
+             next="sort with kind=\"stable\""),
+        edit("np.argsort(buckets, kind=\"stable\")", "np.arange(len(q))",
+             says="your tokens are cut into chunks without having been sorted",
+             next="sort by bucket first: order = np.argsort(buckets, kind=\"stable\")"),
+        edit(" / q.shape[-1] ** 0.5", "",
+             says="your output is what you get without 1/√D",
+             next="divide the scores by the square root of D before the softmax"),
+        edit("scores.max(axis=-1, keepdims=True)", "scores.max(initial=-np.inf)",
+             says="the queries of a chunk share one maximum: far below it exp gives only zeros",
+             next="subtract the maximum of each row: axis=-1, keepdims=True"),
+        edit("scores - scores.max(axis=-1, keepdims=True)", "scores",
+             says="your exponentials overflow: the row maximum is not subtracted",
+             next="subtract the maximum of each row of scores before np.exp"),
+    ],
+    alternatives=[chunks_side_by_side, chunks_by_tokens],
+)  # fmt: skip
+
 # %% [markdown]
 # ## Your score
 #
