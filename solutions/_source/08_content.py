@@ -607,6 +607,137 @@ Spec(
     alternatives=[chunks_side_by_side, chunks_by_tokens],
 )  # fmt: skip
 
+# %% [markdown] role="prompt" exercise="08.4"
+# ## 08.4 What b buckets save
+#
+# *12 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/08_content.ipynb#b-buckets-give-b/2)
+#
+# Bucket i holds `sizes[i]` tokens. Each token attends to all of its own bucket, itself included,
+# and of bucket i − 1; before bucket 0 comes the last. How many times fewer multiply-adds does that
+# take than full attention, hashing included?
+
+# %% [markdown] role="prompt" exercise="08.4"
+# A pair costs 2·D: its score, and its weight times its value. Hashing a token costs its products
+# with b/2 directions of D numbers, once for query and key. Sorting and softmax are not counted.
+#
+# `sizes` is a list of an even number of ints, some may be 0: an empty bucket is a neighbour like
+# any other. `lsh_gain([1, 3])` is 16 / 18, and `lsh_gain([2, 2, 2, 2])` is 64 / 40.
+
+
+# %% role="answer" exercise="08.4"
+def lsh_gain(sizes):
+    """Return multiply-adds of full attention over those of LSH attention, a float."""
+    # BEGIN SOLUTION
+    n, b = sum(sizes), len(sizes)
+    pairs = sum(size * (size + sizes[i - 1]) for i, size in enumerate(sizes))
+    hashing = n * b / 4  # n · D · b/2, in units of the 2 · D of a pair
+    return n * n / (pairs + hashing)
+    # END SOLUTION
+
+
+# %% role="check" exercise="08.4"
+check("08.4")
+
+# %% [markdown] role="hints" exercise="08.4"
+# 1. How many pairs does one bucket of s tokens make, if the one before it holds t? How many has
+#    full attention?
+# 2. A bucket of s tokens makes s · (s + t) pairs: large buckets have more queries *and* more keys.
+#    In Python sizes[i - 1] is the last entry for i = 0. Every cost has a factor D.
+# 3. n² · 2·D over pairs · 2·D + n · D · b/2, with pairs = sum(size * (size + sizes[i - 1]) for i,
+#    size in enumerate(sizes)); D cancels.
+
+
+# %% role="spec" exercise="08.4"
+def gain_by_operations(sizes):
+    n, half, width = sum(sizes), len(sizes) // 2, 64
+    before = [sizes[-1], *sizes[:-1]]
+    scored = sum(own * (own + other) for own, other in zip(sizes, before, strict=True))
+    return 2 * n * n * width / (2 * scored * width + n * width * half)
+
+
+def gain_by_keys(sizes):
+    """Divide by the keys that an average token sees, and a quarter of a key for each bucket."""
+    share = [size / sum(sizes) for size in sizes]
+    seen = sum(p * (sizes[i] + sizes[i - 1]) for i, p in enumerate(share))
+    return sum(sizes) / (seen + len(sizes) / 4)
+
+
+def random_sizes(rng, largest):
+    b = 2 * int(rng.integers(3, 20))
+    return ([int(size) for size in rng.integers(1, largest, b)],)
+
+
+PAIRS = "sum(size * (size + sizes[i - 1]) for i, size in enumerate(sizes))"
+
+Spec(
+    kind="number",
+    cases=[
+        case("1 token, 2 buckets", [1, 0]),
+        case("4 tokens, 2 buckets", [1, 3]),
+        case("4 even buckets", [2, 2, 2, 2]),
+        case("all in one bucket", [0, 0, 7, 0]),
+        case("an empty one between two", [5, 0, 3, 2]),
+        case("uneven", [11, 2, 5, 1, 7, 3]),
+        case("the same, in another order", [11, 7, 5, 3, 2, 1]),
+        case("n = 4096 in 8 even buckets", [512] * 8),
+        case("n = 4096 in 512 even buckets", [8] * 512),
+        case("10⁹ tokens", [10**8, 2 * 10**8, 3 * 10**8, 4 * 10**8]),
+        *draws(2, lambda rng: random_sizes(rng, 30)),
+        *draws(2, lambda rng: random_sizes(rng, 3000)),
+    ],
+    mistakes=[
+        edit("n * n / (pairs + hashing)", "b / 2",
+             says="your answer is b/2, which holds for even buckets and without hashing",
+             next="count the pairs of the given sizes, then add the hashing"),
+        edit(PAIRS, "n * 2 * n / b",
+             says="your tokens all see 2·n/b keys: you took the average bucket for each token",
+             next="more tokens sit in large buckets: add up size · (size + the one before)"),
+        edit(PAIRS, "sum(size * size for size in sizes)",
+             says="your tokens see their own bucket only",
+             next="each also sees the bucket before its own: size * (size + sizes[i - 1])"),
+        edit(PAIRS, "sum(size * (size + (sizes[i - 1] if i else 0)) for i, size in enumerate(sizes))",
+             says="your first bucket has none before it",
+             next="the buckets form a ring: before bucket 0 comes the last, sizes[-1]"),
+        edit("sizes[i - 1])", "sizes[i - 1] + sizes[(i + 1) % b])",
+             says="your tokens see the buckets on both sides",
+             next="only the own bucket and the one before it are seen"),
+        edit("size * (size + sizes[i - 1])", "size * (size - 1 + sizes[i - 1])",
+             says="your tokens do not see themselves",
+             next="here a token counts among the keys of its own bucket"),
+        edit("n, b = sum(sizes), len(sizes)",
+             "b = len(sizes)\n    sizes = [size for size in sizes if size]\n    n = sum(sizes)",
+             says="you left the empty buckets out: your neighbours are the next that hold a token",
+             next="an empty bucket is a neighbour like any other: it gives no keys"),
+        edit("n * n / (pairs + hashing)", "n * n / pairs",
+             says="your hashing costs nothing",
+             next="each token is multiplied with b/2 directions: add n · D · b/2"),
+        edit("n * b / 4", "n * b / 2",
+             says="your hashing is twice too dear: b directions, or queries and keys apart, or a "
+             "pair at D",
+             next="n tokens, hashed once, with b/2 directions; a pair costs 2·D"),
+        edit("n * b / 4", "n * b",
+             says="your hashing is four times too dear",
+             next="n tokens with b/2 directions of D numbers, where a pair costs 2·D: n · b/4 pairs"),
+        edit("n * b / 4", "b / 4",
+             says="you hashed one token",
+             next="all n tokens are hashed: n · D · b/2"),
+        edit("n * n / (pairs + hashing)", "(pairs + hashing) / (n * n)",
+             says="your ratio is upside down",
+             next="full attention over LSH: above 1 where LSH saves"),
+    ],
+    alternatives=[gain_by_operations, gain_by_keys],
+)  # fmt: skip
+
+# %% [markdown]
+# <details><summary>After your answer: what the textbook prints</summary>
+#
+# It says that 8 buckets are 8 times faster (C362). n = 4096 in 8 even buckets gives 3.99. More
+# buckets save more until hashing takes over: with 2·n²/b pairs and n·b/4 for the hashing, b = √(8n)
+# is best, here some 181: 45.3. 512 buckets give 28.4, as 64 do.
+#
+# </details>
+
 # %% [markdown]
 # ## Your score
 #
