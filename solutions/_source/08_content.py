@@ -738,6 +738,205 @@ Spec(
 #
 # </details>
 
+# %% [markdown] role="prompt" exercise="08.5"
+# ## 08.5 Merge the rounds
+#
+# *25 minutes · difficulty 3 of 3 · 4 points*
+# · [section](../notebooks/08_content.ipynb#More-rounds,-more-luck)
+#
+# `found[r, i]` lists the keys that query i found in round r, each once; −1 is nobody. Attend to
+# all that any round has found. A key that several rounds have found counts once.
+
+# %% [markdown] role="prompt" exercise="08.5"
+# `found` is int `(rounds, Tq, m)`; q is `(Tq, D)`, k `(Tk, D)`, v `(Tk, Dv)`. Return `(Tq, Dv)`. A
+# query for which no round has found anybody gets zeros.
+#
+# Two rounds that found the same keys give what one of them gives alone. So does a round beside one
+# that found nobody.
+
+# %% [markdown] role="prompt" exercise="08.5"
+# **Memory limit** at 1024 queries, 4096 keys, 4 rounds of 16, D = 16, float32: 3.5 times the
+# gathered keys of one round, Tq · m · D · 4 bytes, 3.5 MiB. Those of all rounds take 4 MiB, as do
+# Tq × Tk booleans.
+
+
+# %% role="answer" exercise="08.5"
+def merge_rounds(q, k, v, found):
+    """Return attention over what all rounds have found, (Tq, Dv) in the dtype of q."""
+    # BEGIN SOLUTION
+    outs, lses = [], []
+    for keys in found:
+        rounds = sum((keys[:, :, None] == other[:, None, :]).any(axis=-1) for other in found)
+        scores = np.einsum("id,ijd->ij", q, k[keys]) / q.shape[-1] ** 0.5 - np.log(rounds)
+        scores[keys < 0] = -np.inf
+        lse = np.logaddexp.reduce(scores, axis=-1)
+        weights = np.exp(scores - np.where(np.isneginf(lse), 0, lse)[:, None])
+        outs.append(np.einsum("ij,ijd->id", weights, v[keys]))
+        lses.append(lse)
+    lse = np.logaddexp.reduce(lses, axis=0)  # of all rounds
+    shares = np.exp(lses - np.where(np.isneginf(lse), 0, lse))
+    return np.einsum("ri,rid->id", shares, outs).astype(q.dtype)
+    # END SOLUTION
+
+
+# %% role="check" exercise="08.5"
+check("08.5")
+
+# %% [markdown] role="hints" exercise="08.5"
+# 1. Each round alone is a softmax over m keys. What must you keep of it beside its output, so that
+#    a round that found better keys gets more say?
+# 2. Keep the log of the sum of exp, lse: a round's share is exp(its lse − the lse of all). A key
+#    found in c rounds should bring 1/c of its weight to each: take log(c) off its score. Or gather
+#    the lists of some queries, sort them, hide repeats, and take one softmax.
+# 3. c = sum((keys[:, :, None] == other[:, None, :]).any(axis=-1) for other in found); scores =
+#    q·k[keys] / √D − log(c), −inf where keys < 0; out = Σ exp(lse_r − lse) · out_r, and where lse
+#    is −inf subtract 0.
+
+
+# %% role="spec" exercise="08.5"
+def merge_by_sorting(q, k, v, found):
+    """Join the lists of a few queries and hide what is repeated: one softmax."""
+    out = np.zeros((len(q), v.shape[-1]), q.dtype)
+    for start in range(0, len(q), 32):
+        rows = slice(start, start + 32)
+        keys = np.sort(np.concatenate(list(found[:, rows]), axis=-1), axis=-1)
+        fresh = np.diff(keys, axis=-1, prepend=-1) > 0
+        scores = np.matmul(k[keys], q[rows, :, None])[..., 0] / math.sqrt(q.shape[-1])
+        scores = np.where(fresh, scores, -1e30)
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True)) * fresh
+        total = np.maximum(weights.sum(axis=-1, keepdims=True), 1e-30)
+        out[rows] = np.matmul((weights / total)[:, None, :], v[keys])[:, 0]
+    return out
+
+
+def merge_by_sets(q, k, v, found):
+    out = np.zeros((len(q), v.shape[-1]), q.dtype)
+    for i in range(len(q)):
+        keys = sorted(set(found[:, i].ravel().tolist()) - {-1})
+        if keys:
+            out[i] = full.attention(q[i : i + 1], k[keys], v[keys])[0]
+    return out
+
+
+def merge_online(q, k, v, found):
+    """Keep a running maximum and sum; a round brings only what the earlier ones had not found."""
+    top, total = np.full((len(q), 1), -np.inf), np.zeros((len(q), 1))
+    acc = np.zeros((len(q), v.shape[-1]))
+    for number, keys in enumerate(found):
+        hidden = keys < 0
+        for other in found[:number]:
+            hidden |= (keys[:, :, None] == other[:, None, :]).any(axis=-1)
+        scores = (q[:, None, :] * k[keys]).sum(axis=-1) / math.sqrt(q.shape[-1])
+        scores = np.where(hidden, -np.inf, scores)
+        new_top = np.maximum(top, scores.max(axis=-1, keepdims=True))
+        pivot = np.where(new_top == -np.inf, 0, new_top)
+        weights, fade = np.exp(scores - pivot), np.exp(top - pivot)
+        total = total * fade + weights.sum(axis=-1, keepdims=True)
+        acc = acc * fade + np.einsum("ij,ijd->id", weights, v[keys])
+        top = new_top
+    return (acc / np.where(total > 0, total, 1)).astype(q.dtype)
+
+
+def merge_by_mask(q, k, v, found):
+    mask = np.zeros((len(q), len(k) + 1), bool)  # the last column takes the -1
+    for keys in found:
+        np.put_along_axis(mask, keys, True, axis=-1)
+    return full.attention(q, k, v, mask=mask[:, :-1])
+
+
+def found_case(name, n_queries, n_keys, rounds, m, width, missing=0.2, same=False, nobody=(), **words):
+    """Make lists; queries `nobody` find none, or those of one round if they are pairs."""
+
+    def make(rng):
+        q, k, v = qkv(name, (n_queries, width), keys=n_keys, **words)(rng).args
+        found = rng.permuted(np.tile(np.arange(n_keys), (rounds, n_queries, 1)), axis=-1)[..., :m]
+        found[rng.random(found.shape) < missing] = -1
+        if same:
+            found[:] = found[0]
+        for one in nobody:
+            found[one if isinstance(one, tuple) else (slice(None), one)] = -1
+        return Case(name, (q, k, v, found))
+
+    return make
+
+
+def metered_rounds(rng):
+    """Draw the lists near one place, so that rounds share keys; without n × n numbers."""
+    q, k, v = qkv("", (1024, 16), keys=4096)(rng).args
+    begin = rng.integers(0, 4096 - 40, 1024)
+    found = begin[:, None] + np.sort(rng.random((4, 1024, 40)).argsort(axis=-1)[..., :16], axis=-1)
+    return case("1024 queries, 4096 keys", q, k, v, found)
+
+
+def random_rounds(rng):
+    sizes = (int(x) for x in rng.integers((4, 9, 2, 2), (30, 40, 6, 8)))
+    n_queries, n_keys, rounds, m = sizes
+    name = f"random, {n_queries} queries, {n_keys} keys, {rounds} rounds of {m}"
+    return found_case(name, *(n_queries, n_keys, rounds, m), 8)(rng)
+
+
+OFF = " - np.log(rounds)"
+MERGE = 'np.einsum("ri,rid->id", shares, outs)'
+
+Spec(
+    kind="array",
+    cases=[
+        found_case("1 query, 1 key, 1 round", 1, 1, 1, 1, 3, missing=0),
+        found_case("1 query, 5 keys, 1 round of 3", 1, 5, 1, 3, 4, missing=0),
+        found_case("two rounds that found the same", 5, 7, 2, 3, 4, missing=0, same=True),
+        found_case("a round that found nobody", 3, 11, 2, 5, 4, missing=0, nobody=[(1, 0), (1, 1)]),
+        found_case("3 rounds of all keys", 5, 3, 3, 3, 7, missing=0),
+        found_case("4 rounds of 2 from 5 keys", 7, 5, 4, 2, 3, missing=0),
+        found_case("queries that found nobody", 7, 13, 3, 2, 5, nobody=[0, 4]),
+        found_case("values narrower than keys", 9, 11, 3, 4, 8, value_width=3),
+        found_case("float64", 9, 11, 4, 3, 8, dtype=np.float64),
+        found_case("one query 1000 times longer", 12, 30, 3, 9, 16, longer=1000),
+        random_rounds,
+        random_rounds,
+    ],
+    memory=Memory(
+        metered_rounds,
+        7 * 1024 * 16 * 16 * 4 // 2,
+        "3.5 times the gathered keys of one round, Tq · m · D · 4 bytes",
+    ),
+    mistakes=[
+        Mistake(merge_by_mask,
+                says="your numbers are right, but a mask or the scores of all Tq × Tk pairs were "
+                "made",
+                next="score only what was found: q and k[keys] of one round at a time"),
+        edit(OFF, "",
+             says="a key that several rounds have found counts several times",
+             next="each pair counts once: take log(how many rounds found it) off its score",
+             also=[edit("np.log(rounds)", "np.log(len(found))")]),
+        edit("for keys in found:", "for keys in found[:1]:", "for other in found", "for other in [keys]",
+             says="only your first round counts",
+             next="later rounds find keys that the first has missed: loop over all of found"),
+        edit(MERGE, "np.mean(outs, axis=0)",
+             says="your rounds count alike: you averaged their outputs",
+             next="a round that found better keys counts more: weigh it by exp(its lse - all lse)",
+             also=[edit(MERGE, "np.mean(outs, axis=0)", OFF, "")]),
+        edit("np.log(rounds)", "rounds",
+             says="you took the number of rounds off the score, not its logarithm",
+             next="e^(s − log c) is e^s / c"),
+        edit("        scores[keys < 0] = -np.inf\n", "",
+             says="your queries attend to key −1, which is NumPy's last key",
+             next="−1 is nobody: set its score to -inf"),
+        edit("scores[keys < 0]", "scores[keys <= 0]",
+             says="you hide key 0",
+             next="only −1 is nobody"),
+        edit("np.isneginf(lse)", "np.isnan(lse)",
+             says="your queries without keys are NaN: -inf - (-inf)",
+             next="where lse is -inf subtract 0: exp(-inf) is 0, as it should be"),
+        edit(" / q.shape[-1] ** 0.5", "",
+             says="your output is what you get without 1/√D",
+             next="divide the scores by the square root of D, before you take log(rounds) off"),
+        edit("np.exp(lses - np.where(np.isneginf(lse), 0, lse))", "np.exp(lses)",
+             says="your shares do not sum to 1, and may overflow",
+             next="a round's share is exp(its lse - the lse of all rounds)"),
+    ],
+    alternatives=[merge_by_sorting, merge_by_sets, merge_online],
+)  # fmt: skip
+
 # %% [markdown]
 # ## Your score
 #
