@@ -937,6 +937,209 @@ Spec(
     alternatives=[merge_by_sorting, merge_by_sets, merge_online],
 )  # fmt: skip
 
+# %% [markdown] role="prompt" exercise="08.6"
+# ## 08.6 Pick the blocks
+#
+# *15 minutes · difficulty 2 of 3 · 3 points*
+# · [section](../notebooks/08_content.ipynb#Blocks,-chosen-by-a-glance)
+#
+# Keys lie in blocks of `block`, the last may be shorter. A query reads `keep` of them: the block
+# it stands in, whatever its score, and of the blocks before it those whose mean key has the largest
+# product with the query; of equal ones the first. It never reads a later block.
+
+# %% [markdown] role="prompt" exercise="08.6"
+# q is `(Tq, D)`, k `(Tk, D)`. Return bool `(Tq, blocks)`: True where query i reads block b. Where
+# there are fewer than `keep` blocks, a query reads them all; one that stands before the first key
+# reads none.
+#
+# With `keep = 1` each query reads its own block. With `keep` as large as there are blocks it reads
+# all up to its own.
+
+# %% [markdown] role="prompt" exercise="08.6"
+# **Memory limit** at n = 2048, blocks of 64, D = 16, float32: seven arrays of n · n / block numbers
+# of 8 bytes, 3.5 MiB. An n × n array takes 4 MiB even of booleans.
+
+
+# %% role="answer" exercise="08.6"
+def pick_blocks(q, k, block, keep):
+    """Return which blocks each query reads, bool (Tq, blocks)."""
+    # BEGIN SOLUTION
+    starts = np.arange(0, len(k), block)
+    means = np.add.reduceat(k, starts) / np.diff(starts, append=len(k))[:, None]
+    number = np.arange(len(starts))
+    own = (np.arange(len(q))[:, None] + len(k) - len(q)) // block
+    scores = np.where(number == own, np.inf, q @ means.T)
+    scores[number > own] = -np.inf
+    best = np.argsort(-scores, axis=-1, kind="stable")[:, :keep]
+    picked = np.zeros(scores.shape, bool)
+    np.put_along_axis(picked, best, True, axis=-1)
+    return picked & (number <= own)
+    # END SOLUTION
+
+
+# %% role="check" exercise="08.6"
+check("08.6")
+
+# %% [markdown] role="hints" exercise="08.6"
+# 1. The mean of q · k over a block is q · (the mean of its keys). Which of the two is cheaper? And
+#    which score makes sure that a block is picked, or that it is not?
+# 2. Means by `np.add.reduceat`, or a loop over blocks. Query i stands in block (i + Tk − Tq) //
+#    block. Set that block's score to +inf and those of later blocks to −inf, then sort.
+# 3. best = np.argsort(-scores, axis=-1, kind="stable")[:, :keep]; np.put_along_axis(picked, best,
+#    True, axis=-1); at last take off what is later than the own block.
+
+
+# %% role="spec" exercise="08.6"
+def picks_by_queries(q, k, block, keep):
+    means = [k[i : i + block].mean(axis=0) for i in range(0, len(k), block)]
+    picked = np.zeros((len(q), len(means)), bool)
+    for i in range(max(0, len(q) - len(k)), len(q)):
+        own = (i + len(k) - len(q)) // block
+        scores = [float(q[i] @ mean) for mean in means[:own]]
+        best = sorted(range(own), key=lambda b: (-scores[b], b))
+        picked[i, [own, *best[: keep - 1]]] = True
+    return picked
+
+
+def picks_by_turns(q, k, block, keep):
+    """Pick the best block that is left, again and again."""
+    n_blocks = -(-len(k) // block)
+    member = (np.arange(len(k)) // block == np.arange(n_blocks)[:, None]).astype(k.dtype)
+    means = member @ k / member.sum(axis=1, keepdims=True)
+    own = (np.arange(len(q)) + len(k) - len(q)) // block
+    rows = np.flatnonzero(own >= 0)
+    picked = np.zeros((len(q), n_blocks), bool)
+    picked[rows, own[rows]] = True
+    scores = np.where(np.arange(n_blocks) < own[:, None], q @ means.T, -np.inf)
+    for _ in range(min(keep, n_blocks) - 1):
+        best = scores.argmax(axis=-1)
+        left = np.flatnonzero(scores.max(axis=-1, initial=-np.inf) > -np.inf)
+        picked[left, best[left]] = True
+        scores[left, best[left]] = -np.inf
+    return picked
+
+
+def picks_by_pooling(q, k, block, keep, pool=np.mean):
+    """Score every key and pool the scores: for means the same numbers, from n × n of them."""
+    scores = q @ k.T
+    ends = range(0, len(k), block)
+    pooled = np.stack([pool(scores[:, i : i + block], axis=-1) for i in ends], axis=-1)
+    own = (np.arange(len(q))[:, None] + len(k) - len(q)) // block
+    number = np.arange(pooled.shape[-1])
+    pooled = np.where(number == own, np.inf, np.where(number > own, -np.inf, pooled))
+    rank = np.argsort(np.argsort(-pooled, axis=-1, kind="stable"), axis=-1)
+    return (rank < keep) & (number <= own)
+
+
+def blocks_are_clear(block, keep):
+    """Say whether rounding leaves all picks as they are."""
+
+    def is_clear(q, k):
+        ahead = len(k) - len(q)
+        means = np.array([k[i : i + block].mean(axis=0) for i in range(0, len(k), block)])
+        for i in range(max(0, -ahead), len(q)):
+            earlier = (i + ahead) // block
+            if keep > 1 and earlier and gaps(q[i : i + 1] @ means[:earlier].T, keep - 1) < CLEAR:
+                return False
+        return True
+
+    return is_clear
+
+
+def blocks_case(name, n_queries, n_keys, width, block, keep, ties=False, **words):
+    """Make normal numbers whose picks are clear, or integers that tie in blocks of 2, 4, 8 …"""
+
+    def make(rng):
+        if ties:
+            return whole(rng, n_queries, width), whole(rng, n_keys, width)
+        return tuple(rng.standard_normal((n, width)) for n in (n_queries, n_keys))
+
+    clear = None if ties else blocks_are_clear(block, keep)
+    return drawn(name, make, (block, keep), clear, **words)
+
+
+def random_blocks(rng):
+    n_queries, n_keys, block, keep = (int(x) for x in rng.integers((20, 20, 2, 2), (50, 50, 7, 6)))
+    name = f"random, {n_queries} queries, {n_keys} keys, blocks of {block}, keep {keep}"
+    return blocks_case(name, n_queries, n_keys, 6, block, keep)(rng)
+
+
+Spec(
+    kind="mask",
+    cases=[
+        blocks_case("1 token", 1, 1, 3, 1, 1),
+        blocks_case("5 tokens in blocks of 2, keep 1", 5, 5, 3, 2, 1),
+        blocks_case("9 tokens in blocks of 2, keep 2", 9, 9, 3, 2, 2),
+        blocks_case("13 tokens in blocks of 3, keep 3", 13, 13, 4, 3, 3),
+        blocks_case("keep more than there are", 7, 7, 4, 3, 50),
+        blocks_case("one block", 5, 5, 4, 50, 2),
+        blocks_case("3 queries, 17 keys", 3, 17, 5, 4, 3),
+        blocks_case("17 queries, 7 keys", 17, 7, 5, 2, 2),
+        blocks_case("blocks of 1", 12, 12, 5, 1, 4),
+        blocks_case("many equal scores", 40, 40, 2, 4, 3, ties=True),
+        blocks_case("float64", 20, 26, 6, 3, 4, dtype=np.float64),
+        random_blocks,
+        random_blocks,
+    ],
+    memory=Memory(
+        blocks_case("n = 2048, blocks of 64", 2048, 2048, 16, 64, 8, ties=True),
+        7 * 2048 * 32 * 8,
+        "seven arrays of n · n / block numbers of 8 bytes",
+    ),
+    mistakes=[
+        Mistake(picks_by_pooling,
+                says="your picks are right, but all Tq × Tk scores were made, and then averaged",
+                next="average the keys first: their mean scores what their scores average to"),
+        Mistake(lambda *args: picks_by_pooling(*args, pool=np.max),
+                says="your blocks are scored by their best key",
+                next="a glance is one product: that with the mean of the keys"),
+        edit("np.add.reduceat(k, starts) / np.diff(starts, append=len(k))[:, None]",
+             "np.maximum.reduceat(k, starts)",
+             says="your blocks are scored by the largest number in each dimension",
+             next="score a block by the mean of its keys"),
+        edit("number = np.arange(len(starts))",
+             "means = means / np.linalg.norm(means, axis=-1, keepdims=True)\n"
+             "    number = np.arange(len(starts))",
+             says="you gave the means the same length: you rank by the cosine",
+             next="rank by the product of query and mean, as they are"),
+        edit("np.where(number == own, np.inf, q @ means.T)", "q @ means.T",
+             says="your own block has to compete: where its score is low, it is not read",
+             next="give the own block the score +inf, so that it is always picked"),
+        edit("return picked & (number <= own)", "return (picked & (number <= own)) | (number == own)",
+             "np.where(number == own, np.inf, q @ means.T)", "q @ means.T",
+             "scores[number > own]", "scores[number >= own]",
+             says="your own block comes on top of `keep` others",
+             next="the own block is one of the `keep`"),
+        edit("    scores[number > own] = -np.inf\n", "", "picked & (number <= own)", "picked",
+             says="your queries read blocks that lie in their future",
+             next="give later blocks the score -inf, and take them off at the end"),
+        edit("    scores[number > own] = -np.inf\n", "",
+             says="later blocks take part in the choice and are taken off afterwards: too few are "
+             "left",
+             next="hide later blocks before you sort"),
+        edit("return picked & (number <= own)", "return picked",
+             says="where there are fewer than `keep` blocks so far, you fill up with later ones",
+             next="take off what is later than the own block: & (number <= own)"),
+        edit(" + len(k) - len(q)) // block", ") // block",
+             says="your query i stands at key i, which is right only for Tq = Tk",
+             next="the last query stands at the last key: add Tk - Tq"),
+        edit(") // block\n", ") // block\n    own = np.maximum(own, 0)\n",
+             says="your queries before the first key read block 0",
+             next="they stand in no block: i + Tk - Tq is negative, and they read nothing"),
+        edit("np.argsort(-scores", "np.argsort(-np.where(np.isinf(scores), scores, -scores)",
+             says="you pick the blocks with the smallest scores",
+             next="np.argsort begins with the smallest: sort -scores"),
+        edit("np.argsort(-scores, axis=-1, kind=\"stable\")[:, :keep]",
+             "np.argsort(scores, axis=-1, kind=\"stable\")[:, -keep:]",
+             says="of equal scores you pick the later blocks",
+             next="sort -scores with kind=\"stable\": then the first of equal ones come first"),
+        edit("q @ means.T", "np.abs(q @ means.T)",
+             says="you rank the absolute scores",
+             next="a product far below zero means small weights: rank the products themselves"),
+    ],
+    alternatives=[picks_by_queries, picks_by_turns],
+)  # fmt: skip
+
 # %% [markdown]
 # ## Your score
 #
