@@ -25,7 +25,6 @@ are exact in any dtype and order, being sums of small integers, and ties are tie
 repeated until no two scores between which a choice is made are close.
 """
 
-import itertools
 import math
 
 import numpy as np
@@ -165,7 +164,8 @@ def no_ties(name, n_queries, n_keys, width, keep, **words):
 
 def random_topk(rng):
     n_queries, n_keys, keep = (int(x) for x in rng.integers((4, 20, 2), (40, 70, 15)))
-    return no_ties(f"random, {n_queries} queries, {n_keys} keys, keep {keep}", n_queries, n_keys, 7, keep)(rng)
+    name = f"random, {n_queries} queries, {n_keys} keys, keep {keep}"
+    return no_ties(name, n_queries, n_keys, 7, keep)(rng)
 
 
 Spec(
@@ -200,7 +200,7 @@ Spec(
              next="sort -scores with kind=\"stable\": then the first of equal ones come first"),
         Mistake(any_of_equal,
                 says="of equal scores you keep whichever np.argpartition puts there",
-                next="a partition knows no order among equal ones: sort -scores with kind=\"stable\""),
+                next="a partition leaves equal ones in any order: sort -scores, kind=\"stable\""),
         edit("scores = np.take_along_axis(scores, best, axis=-1)",
              "least = np.sort(scores, axis=-1)[:, -min(keep, len(k)), None]\n"
              "        scores = np.where(scores >= least, scores, -np.inf)",
@@ -215,7 +215,6 @@ Spec(
              says="your other scores are 0, and exp(0) = 1 is a weight",
              next="leave the other keys out, or set their scores to -inf before the softmax"),
         edit("        scores = np.take_along_axis(scores, best, axis=-1)\n", "",
-             "v[best]", "v[best]",
              "(weights[:, None, :]", "(np.take_along_axis(weights, best, axis=-1)[:, None, :]",
              says="your weights do not sum to 1: the softmax ran over all keys",
              next="choose first, then take the softmax over what was chosen"),
@@ -244,6 +243,7 @@ Spec(
              next="subtract the maximum of each row of scores before np.exp"),
     ],
     alternatives=[best_by_tiles, best_by_rows],
+    seconds=10.0,  # for who sorts in Python
     variants=[edit("block = 32", f"block = {size}") for size in (7, 64)],
 )  # fmt: skip
 
@@ -326,7 +326,7 @@ def hash_case(name, n, width, rounds, half, zero=None, longer=1.0, **words):
 
     def make(rng):
         rotations = rng.standard_normal((rounds, width, half))
-        x = rng.standard_normal((8 * n, width)) + 0.5
+        x = rng.standard_normal((n + n // 4 + 20, width)) + 0.5
         along = x @ rotations
         both = np.sort(np.concatenate([along, -along], axis=-1), axis=-1)
         clear = both[..., -1] - both[..., -2] > CLEAR * both[..., -1]
@@ -341,7 +341,8 @@ def hash_case(name, n, width, rounds, half, zero=None, longer=1.0, **words):
 
 def random_tokens(rng):
     n, half, rounds = (int(x) for x in rng.integers((20, 2, 2), (60, 9, 6)))
-    return hash_case(f"random, {n} tokens, {2 * half} buckets, {rounds} rounds", n, 6, rounds, half)(rng)
+    name = f"random, {n} tokens, {2 * half} buckets, {rounds} rounds"
+    return hash_case(name, n, 6, rounds, half)(rng)
 
 
 Spec(
@@ -367,16 +368,16 @@ Spec(
     mistakes=[
         Mistake(rounds_at_once,
                 says="your buckets are right, but the products of all rounds exist at once",
-                next="hash one round before the next: for number, rotation in enumerate(rotations)"),
+                next="hash one round after the other: for rotation in rotations"),
         edit("np.concatenate([along, -along], axis=-1)", "along",
-             says="your buckets are the b/2 directions: their opposites are no buckets of their own",
+             says="your buckets are the b/2 directions: their opposites are none",
              next="append -along: a token that points away from all directions needs a bucket too"),
         edit("np.concatenate([along, -along], axis=-1)", "np.abs(along)",
              says="a vector and its opposite share your bucket: you took absolute values",
              next="opposite directions are different buckets: [x R, -x R]"),
         edit("[along, -along]", "[-along, along]",
              says="you have the opposite bucket of each token",
-             next="the place of the largest number, not the smallest, in [x R, -x R], in this order",
+             next="take the place of the largest number in [x R, -x R], in this order",
              also=[edit("argmax", "argmin")]),
         edit("np.concatenate([along, -along], axis=-1)",
              "np.stack([along, -along], axis=-1).reshape(len(x), -1)",
@@ -402,7 +403,7 @@ Spec(
         buckets_by_size,
         buckets_by_stretches,
         lsh.hash_vectors,
-        edit("x @ rotation", "x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30) @ rotation"),
+        edit("x @ rotation", "x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-30) @ rotation"),
     ],
 )  # fmt: skip
 
@@ -468,7 +469,7 @@ def chunks_side_by_side(q, k, v, buckets, chunk):
     n, count = len(q), -(-len(q) // chunk)
     order = np.lexsort([np.arange(n), buckets])
     position = np.append(order, np.full(count * chunk - n, n)).reshape(count, chunk)
-    seen = position if count == 1 else np.concatenate([np.roll(position, 1, axis=0), position], axis=1)
+    seen = np.concatenate([np.roll(position, 1, axis=0), position], axis=1)
     rows, keys = np.minimum(position, n - 1), np.minimum(seen, n - 1)
     scores = np.einsum("cid,cjd->cij", q[rows], k[keys], optimize=True) / math.sqrt(q.shape[-1])
     hidden = seen[:, None, :] >= position[:, :, None]
@@ -521,7 +522,6 @@ def random_chunks(rng):
 
 
 NEAR = "np.concatenate([chunks[number - 1], own])"
-SELF = ("keys >= own[:, None]", "keys > own[:, None]", "keys < own[:, None]", "keys <= own[:, None]")
 
 Spec(
     kind="array",
@@ -536,6 +536,7 @@ Spec(
         lsh_case("values narrower than keys", 17, 8, 4, value_width=3),
         lsh_case("float64", 23, 8, 5, dtype=np.float64),
         lsh_case("one query 1000 times longer", 40, 16, 6, longer=1000),
+        lsh_case("99 tokens in one of two buckets", 99, 4, 7, n_buckets=2),
         random_chunks,
         random_chunks,
     ],
@@ -548,8 +549,8 @@ Spec(
         Mistake(chunks_by_mask,
                 says="your numbers are right, but n × n scores or booleans were made",
                 next="walk over the chunks: a chunk needs only its own scores, chunk × 2 · chunk"),
-        edit("out[own[sees]] = weights", "out[number * chunk : number * chunk + len(own)][sees] = weights",
-             "out = v.astype(q.dtype)", "out = v[np.argsort(buckets, kind=\"stable\")].astype(q.dtype)",
+        edit("own[sees]", "number * chunk + np.flatnonzero(sees)",
+             "out = v.astype(q.dtype)", "out = v[np.argsort(buckets, kind=\"stable\")]",
              says="your rows are in the sorted order: the sort is not undone",
              next="row i belongs to token i: write the result of a chunk to out[own]"),
         edit("    return out", "    sorted_rows = out[order]\n    return sorted_rows[order]",
@@ -571,7 +572,8 @@ Spec(
         edit(NEAR, "np.concatenate([*chunks[max(number - 1, 0) : number], own])",
              says="your first chunk looks at itself only",
              next="the order is a ring: before the first chunk comes the last, chunks[-1]"),
-        edit(*SELF,
+        edit("keys >= own[:, None]", "keys > own[:, None]",
+             "keys < own[:, None]", "keys <= own[:, None]",
              says="your tokens attend to themselves",
              next="a token's own key is hidden, unless nothing else is left"),
         edit("        scores[keys >= own[:, None]] = -np.inf\n",
@@ -588,9 +590,11 @@ Spec(
         Mistake(lambda *args: chunks_by_mask(*args, same_bucket=True),
                 says="your tokens attend within their own bucket only",
                 next="the bucket decides where a token is sorted to, no more: a chunk may mix two"),
-        edit("np.argsort(buckets, kind=\"stable\")", "np.lexsort([-np.arange(len(q)), buckets])",
+        edit(", kind=\"stable\"", "",
              says="within a bucket your tokens stand in another order than in the text",
-             next="sort with kind=\"stable\""),
+             next="np.argsort leaves the order of equal entries open: sort with kind=\"stable\"",
+             also=[edit("np.argsort(buckets, kind=\"stable\")",
+                        "np.lexsort([-np.arange(len(q)), buckets])")]),
         edit("np.argsort(buckets, kind=\"stable\")", "np.arange(len(q))",
              says="your tokens are cut into chunks without having been sorted",
              next="sort by bucket first: order = np.argsort(buckets, kind=\"stable\")"),
@@ -696,7 +700,7 @@ Spec(
         edit(PAIRS, "sum(size * size for size in sizes)",
              says="your tokens see their own bucket only",
              next="each also sees the bucket before its own: size * (size + sizes[i - 1])"),
-        edit(PAIRS, "sum(size * (size + (sizes[i - 1] if i else 0)) for i, size in enumerate(sizes))",
+        edit("sizes[i - 1]", "(sizes[i - 1] if i else 0)",
              says="your first bucket has none before it",
              next="the buckets form a ring: before bucket 0 comes the last, sizes[-1]"),
         edit("sizes[i - 1])", "sizes[i - 1] + sizes[(i + 1) % b])",
@@ -718,7 +722,7 @@ Spec(
              next="n tokens, hashed once, with b/2 directions; a pair costs 2·D"),
         edit("n * b / 4", "n * b",
              says="your hashing is four times too dear",
-             next="n tokens with b/2 directions of D numbers, where a pair costs 2·D: n · b/4 pairs"),
+             next="n · D · b/2 for n tokens, where a pair costs 2·D: as much as n · b/4 pairs"),
         edit("n * b / 4", "b / 4",
              says="you hashed one token",
              next="all n tokens are hashed: n · D · b/2"),
@@ -755,7 +759,7 @@ Spec(
 # that found nobody.
 
 # %% [markdown] role="prompt" exercise="08.5"
-# **Memory limit** at 1024 queries, 4096 keys, 4 rounds of 16, D = 16, float32: 3.5 times the
+# **Memory limit** at 1024 queries, 4096 keys, 8 rounds of 8, D = 16, float32: seven times the
 # gathered keys of one round, Tq · m · D · 4 bytes, 3.5 MiB. Those of all rounds take 4 MiB, as do
 # Tq × Tk booleans.
 
@@ -844,7 +848,9 @@ def merge_by_mask(q, k, v, found):
     return full.attention(q, k, v, mask=mask[:, :-1])
 
 
-def found_case(name, n_queries, n_keys, rounds, m, width, missing=0.2, same=False, nobody=(), **words):
+def found_case(
+    name, n_queries, n_keys, rounds, m, width, missing=0.2, same=False, nobody=(), **words
+):
     """Make lists; queries `nobody` find none, or those of one round if they are pairs."""
 
     def make(rng):
@@ -864,18 +870,16 @@ def metered_rounds(rng):
     """Draw the lists near one place, so that rounds share keys; without n × n numbers."""
     q, k, v = qkv("", (1024, 16), keys=4096)(rng).args
     begin = rng.integers(0, 4096 - 40, 1024)
-    found = begin[:, None] + np.sort(rng.random((4, 1024, 40)).argsort(axis=-1)[..., :16], axis=-1)
+    found = begin[:, None] + np.sort(rng.random((8, 1024, 40)).argsort(axis=-1)[..., :8], axis=-1)
     return case("1024 queries, 4096 keys", q, k, v, found)
 
 
 def random_rounds(rng):
-    sizes = (int(x) for x in rng.integers((4, 9, 2, 2), (30, 40, 6, 8)))
-    n_queries, n_keys, rounds, m = sizes
+    n_queries, n_keys, rounds, m = (int(x) for x in rng.integers((4, 9, 2, 2), (30, 40, 6, 8)))
     name = f"random, {n_queries} queries, {n_keys} keys, {rounds} rounds of {m}"
-    return found_case(name, *(n_queries, n_keys, rounds, m), 8)(rng)
+    return found_case(name, n_queries, n_keys, rounds, m, 8)(rng)
 
 
-OFF = " - np.log(rounds)"
 MERGE = 'np.einsum("ri,rid->id", shares, outs)'
 
 Spec(
@@ -896,25 +900,25 @@ Spec(
     ],
     memory=Memory(
         metered_rounds,
-        7 * 1024 * 16 * 16 * 4 // 2,
-        "3.5 times the gathered keys of one round, Tq · m · D · 4 bytes",
+        7 * 1024 * 8 * 16 * 4,
+        "seven times the gathered keys of one round, Tq · m · D · 4 bytes",
     ),
     mistakes=[
         Mistake(merge_by_mask,
                 says="your numbers are right, but a mask or the scores of all Tq × Tk pairs were "
                 "made",
                 next="score only what was found: q and k[keys] of one round at a time"),
-        edit(OFF, "",
+        edit(" - np.log(rounds)", "",
              says="a key that several rounds have found counts several times",
              next="each pair counts once: take log(how many rounds found it) off its score",
              also=[edit("np.log(rounds)", "np.log(len(found))")]),
-        edit("for keys in found:", "for keys in found[:1]:", "for other in found", "for other in [keys]",
+        edit("keys in found:", "keys in found[:1]:", "other in found", "other in found[:1]",
              says="only your first round counts",
              next="later rounds find keys that the first has missed: loop over all of found"),
         edit(MERGE, "np.mean(outs, axis=0)",
              says="your rounds count alike: you averaged their outputs",
              next="a round that found better keys counts more: weigh it by exp(its lse - all lse)",
-             also=[edit(MERGE, "np.mean(outs, axis=0)", OFF, "")]),
+             also=[edit(MERGE, "np.mean(outs, axis=0)", " - np.log(rounds)", "")]),
         edit("np.log(rounds)", "rounds",
              says="you took the number of rounds off the score, not its logarithm",
              next="e^(s − log c) is e^s / c"),
@@ -1105,7 +1109,7 @@ Spec(
         edit("np.where(number == own, np.inf, q @ means.T)", "q @ means.T",
              says="your own block has to compete: where its score is low, it is not read",
              next="give the own block the score +inf, so that it is always picked"),
-        edit("return picked & (number <= own)", "return (picked & (number <= own)) | (number == own)",
+        edit("picked & (number <= own)", "picked & (number < own) | (number == own)",
              "np.where(number == own, np.inf, q @ means.T)", "q @ means.T",
              "scores[number > own]", "scores[number >= own]",
              says="your own block comes on top of `keep` others",
