@@ -73,7 +73,8 @@ def gaps(scores, keep):
 # %% [markdown] role="prompt" exercise="08.1"
 # If there are no more than `keep` keys, that is full attention. With `keep = 1` each row is the
 # value of one key.
-#
+
+# %% [markdown] role="prompt" exercise="08.1"
 # **Memory limit** at n = 2048, D = 16, float32, keep 16: 4 MiB. The scores of 64 queries with their
 # order fit; n × n scores take 16 MiB, and n × n booleans would leave no room for the result.
 
@@ -262,7 +263,8 @@ Spec(
 # 0 to b − 1. Take the directions as they are, whatever their lengths.
 #
 # If x = [[3, 1], [-3, 1]] and the only R is the identity, the result is [[0, 2]].
-#
+
+# %% [markdown] role="prompt" exercise="08.2"
 # **Memory limit** at n = 4096, 16 rounds, 64 buckets, D = 16, float32: the result and five arrays
 # of n · b numbers, 5.5 MiB. The products of all rounds take 8 MiB.
 
@@ -413,9 +415,9 @@ Spec(
 # *25 minutes · difficulty 3 of 3 · 4 points*
 # · [section](../notebooks/08_content.ipynb#Sort,-cut,-look-next-door)
 #
-# Sort the tokens by bucket, in the order of the text within a bucket. Cut this order into chunks of
-# `chunk` tokens; the last may be shorter. A token looks at its own chunk and the one before; the
-# one before the first chunk is the last.
+# Sort the tokens by bucket, within a bucket in the order of the text. Cut them into chunks of
+# `chunk`; the last may be shorter. A token looks at its own chunk and the one before; before the
+# first comes the last.
 
 # %% [markdown] role="prompt" exercise="08.3"
 # Of the tokens there, it attends to those that stand before it in the text, and not to itself. If
@@ -555,8 +557,7 @@ Spec(
              next="row i belongs to token i: write the result of a chunk to out[own]"),
         edit("    return out", "    sorted_rows = out[order]\n    return sorted_rows[order]",
              says="you sorted once more instead of putting the rows back",
-             next="the inverse of order is np.argsort(order); out[own] = … needs none",
-             also=[edit("    return out", "    return out[order]")]),
+             next="the inverse of order is np.argsort(order); out[own] = … needs none"),
         Mistake(lambda *args: chunks_by_mask(*args, by_place=True),
                 says="your tokens attend to what stands before them in the sorted order",
                 next="hide by the position in the text: keys >= own[:, None]"),
@@ -624,8 +625,9 @@ Spec(
 # %% [markdown] role="prompt" exercise="08.4"
 # A pair costs 2·D: its score, and its weight times its value. Hashing a token costs its products
 # with b/2 directions of D numbers, once for query and key. Sorting and softmax are not counted.
-#
-# `sizes` is a list of an even number of ints, some may be 0: an empty bucket is a neighbour like
+
+# %% [markdown] role="prompt" exercise="08.4"
+# `sizes` is a list of an even number of ints. Some may be 0: an empty bucket is a neighbour like
 # any other. `lsh_gain([1, 3])` is 16 / 18, and `lsh_gain([2, 2, 2, 2])` is 64 / 40.
 
 
@@ -736,9 +738,9 @@ Spec(
 # %% [markdown]
 # <details><summary>After your answer: what the textbook prints</summary>
 #
-# It says that 8 buckets are 8 times faster (C362). n = 4096 in 8 even buckets gives 3.99. More
-# buckets save more until hashing takes over: with 2·n²/b pairs and n·b/4 for the hashing, b = √(8n)
-# is best, here some 181: 45.3. 512 buckets give 28.4, as 64 do.
+# 8 buckets are 8 times faster (C362). n = 4096 in 8 even buckets gives 3.99. More buckets save more
+# until hashing takes over: 2·n²/b + n·b/4 is least at b = √(8n), here 181, which gives 45.3. 512
+# buckets give 28.4, as 64 do.
 #
 # </details>
 
@@ -947,17 +949,15 @@ Spec(
 # *15 minutes · difficulty 2 of 3 · 3 points*
 # · [section](../notebooks/08_content.ipynb#Blocks,-chosen-by-a-glance)
 #
-# Keys lie in blocks of `block`, the last may be shorter. A query reads `keep` of them: the block
-# it stands in, whatever its score, and of the blocks before it those whose mean key has the largest
-# product with the query; of equal ones the first. It never reads a later block.
+# A query reads `keep` blocks of `block` keys: the one it stands in, and those before it whose mean
+# key has the largest product with the query; of equal ones the first. It never reads a later block.
 
 # %% [markdown] role="prompt" exercise="08.6"
-# q is `(Tq, D)`, k `(Tk, D)`. Return bool `(Tq, blocks)`: True where query i reads block b. Where
-# there are fewer than `keep` blocks, a query reads them all; one that stands before the first key
-# reads none.
+# q is `(Tq, D)`, k `(Tk, D)`; the last block may be shorter. Return bool `(Tq, blocks)`: True where query i reads block b. Where
+# there are no more than `keep` blocks, a query reads all up to its own; one that stands before the
+# first key reads none.
 #
-# With `keep = 1` each query reads its own block. With `keep` as large as there are blocks it reads
-# all up to its own.
+# With `keep = 1` each query reads its own block alone.
 
 # %% [markdown] role="prompt" exercise="08.6"
 # **Memory limit** at n = 2048, blocks of 64, D = 16, float32: seven arrays of n · n / block numbers
