@@ -953,9 +953,9 @@ Spec(
 # key has the largest product with the query; of equal ones the first. It never reads a later block.
 
 # %% [markdown] role="prompt" exercise="08.6"
-# q is `(Tq, D)`, k `(Tk, D)`; the last block may be shorter. Return bool `(Tq, blocks)`: True where query i reads block b. Where
-# there are no more than `keep` blocks, a query reads all up to its own; one that stands before the
-# first key reads none.
+# q is `(Tq, D)`, k `(Tk, D)`; the last block may be shorter. Return bool `(Tq, blocks)`: True where
+# query i reads block b. Where there are no more than `keep` blocks, a query reads all up to its own;
+# one that stands before the first key reads none.
 #
 # With `keep = 1` each query reads its own block alone.
 
