@@ -244,7 +244,6 @@ Spec(
              next="subtract the maximum of each row of scores before np.exp"),
     ],
     alternatives=[best_by_tiles, best_by_rows],
-    seconds=10.0,  # for who sorts in Python
     variants=[edit("block = 32", f"block = {size}") for size in (7, 64)],
 )  # fmt: skip
 
@@ -566,7 +565,7 @@ Spec(
              next="the last chunk holds what is left: order[start : start + chunk] may be shorter"),
         edit(NEAR, "own",
              says="your chunks see themselves only",
-             next="add the chunk before: what a bucket begins there, it ends here"),
+             next="add the chunk before: a bucket may begin there and end here"),
         edit("chunks[number - 1]", "chunks[(number + 1) % len(chunks)]",
              says="your chunks look at the chunk after them",
              next="each looks at the chunk before: chunks[number - 1]"),
@@ -738,9 +737,9 @@ Spec(
 # %% [markdown]
 # <details><summary>After your answer: what the textbook prints</summary>
 #
-# 8 buckets are 8 times faster (C362). n = 4096 in 8 even buckets gives 3.99. More buckets save more
-# until hashing takes over: 2·n²/b + n·b/4 is least at b = √(8n), here 181, which gives 45.3. 512
-# buckets give 28.4, as 64 do.
+# It prints 8 times faster for 8 buckets (C362); n = 4096, evenly spread, gives 3.99. More buckets
+# save more until hashing takes over: 2·n²/b + n·b/4 is least at b = √(8n), here 181, which gives
+# 45.3. 512 buckets give 28.4, as 64 do.
 #
 # </details>
 
@@ -954,8 +953,8 @@ Spec(
 
 # %% [markdown] role="prompt" exercise="08.6"
 # q is `(Tq, D)`, k `(Tk, D)`; the last block may be shorter. Return bool `(Tq, blocks)`: True where
-# query i reads block b. Where there are no more than `keep` blocks, a query reads all up to its own;
-# one that stands before the first key reads none.
+# query i reads block b. If there are no more than `keep` blocks, it reads all up to its own; if it
+# stands before the first key, none.
 #
 # With `keep = 1` each query reads its own block alone.
 
