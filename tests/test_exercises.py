@@ -835,7 +835,7 @@ def test_the_examples_of_chapter_08_are_right():
     np.testing.assert_allclose(result("08.1", q, k, v, 1), v[(q @ k.T).argmax(axis=1)])
     x, directions = np.array([[3.0, 1], [-3, 1]]), np.eye(2)[None]
     assert result("08.2", x, directions).tolist() == [[0, 2]]
-    assert result("08.4", [1, 3]) == 16 / 18 and result("08.4", [2, 2, 2, 2]) == 64 / 40
+    assert result("08.4", [1, 3]) == 16 / 20 and result("08.4", [2, 2, 2, 2]) == 64 / 48
     found = np.tile([4, 2, -1], (1, 7, 1))
     one = result("08.5", q, k, v, found)
     np.testing.assert_allclose(result("08.5", q, k, v, found.repeat(2, axis=0)), one)
@@ -879,11 +879,10 @@ def test_the_numbers_after_08_4_are_right():
     after = "\n".join(cell.source for cell in SOURCES["08"].cells)
     gain, n = exercise("08.4").reference, 4096
     assert LEDGER["C362"].printed == "8" and "C362" in after
-    assert f"{gain([n // 8] * 8):.2f}" == "3.99" and f"{gain([n // 512] * 512):.1f}" == "28.4"
-    assert gain([n // 512] * 512) == gain([n // 64] * 64)
-    assert round(math.sqrt(8 * n)) == 181
-    assert f"{n * n / (2 * n * n / 181 + n * 181 / 4):.1f}" == "45.3"
-    assert all(text in after for text in ("3.99", "181", "45.3", "28.4"))
+    even = {b: gain([n // b] * b) for b in (8, 32, 64, 128, 256, 512)}
+    assert (f"{even[8]:.2f}", f"{even[512]:.1f}") == ("3.98", "15.1") and even[32] == even[512]
+    assert max(even.values()) == even[128] == 32 and 2 * math.sqrt(n) == 128
+    assert all(text in after for text in ("3.98", "here 128, which gives 32", "15.1"))
 
 
 # Chapter 13 --------------------------------------------------------------------------------------

@@ -622,12 +622,12 @@ Spec(
 # take than full attention, hashing included?
 
 # %% [markdown] role="prompt" exercise="08.4"
-# A pair costs 2·D: its score, and its weight times its value. Hashing a token costs its products
-# with b/2 directions of D numbers, once for query and key. Sorting and softmax are not counted.
+# A pair costs 2·D: its score, and its weight times its value. Each query and each key is
+# hashed: its products with b/2 directions of D numbers. Sorting and softmax are not counted.
 
 # %% [markdown] role="prompt" exercise="08.4"
 # `sizes` is a list of an even number of ints. Some may be 0: an empty bucket is a neighbour like
-# any other. `lsh_gain([1, 3])` is 16 / 18, and `lsh_gain([2, 2, 2, 2])` is 64 / 40.
+# any other. `lsh_gain([1, 3])` is 16 / 20, and `lsh_gain([2, 2, 2, 2])` is 64 / 48.
 
 
 # %% role="answer" exercise="08.4"
@@ -636,7 +636,7 @@ def lsh_gain(sizes):
     # BEGIN SOLUTION
     n, b = sum(sizes), len(sizes)
     pairs = sum(size * (size + sizes[i - 1]) for i, size in enumerate(sizes))
-    hashing = n * b / 4  # n · D · b/2, in units of the 2 · D of a pair
+    hashing = n * b / 2  # 2 · n · D · b/2, in units of the 2 · D of a pair
     return n * n / (pairs + hashing)
     # END SOLUTION
 
@@ -649,7 +649,7 @@ check("08.4")
 #    full attention?
 # 2. A bucket of s tokens makes s · (s + t) pairs: large buckets have more queries *and* more keys.
 #    In Python sizes[i - 1] is the last entry for i = 0. Every cost has a factor D.
-# 3. n² · 2·D over pairs · 2·D + n · D · b/2, with pairs = sum(size * (size + sizes[i - 1]) for i,
+# 3. n² · 2·D over pairs · 2·D + 2·n · D · b/2, with pairs = sum(size * (size + sizes[i - 1]) for i,
 #    size in enumerate(sizes)); D cancels.
 
 
@@ -658,14 +658,14 @@ def gain_by_operations(sizes):
     n, half, width = sum(sizes), len(sizes) // 2, 64
     before = [sizes[-1], *sizes[:-1]]
     scored = sum(own * (own + other) for own, other in zip(sizes, before, strict=True))
-    return 2 * n * n * width / (2 * scored * width + n * width * half)
+    return 2 * n * n * width / (2 * scored * width + 2 * n * width * half)
 
 
 def gain_by_keys(sizes):
-    """Divide by the keys that an average token sees, and a quarter of a key for each bucket."""
+    """Divide by the keys that an average token sees, and half a key for each bucket."""
     share = [size / sum(sizes) for size in sizes]
     seen = sum(p * (sizes[i] + sizes[i - 1]) for i, p in enumerate(share))
-    return sum(sizes) / (seen + len(sizes) / 4)
+    return sum(sizes) / (seen + len(sizes) / 2)
 
 
 def random_sizes(rng, largest):
@@ -716,17 +716,16 @@ Spec(
              next="an empty bucket is a neighbour like any other: it gives no keys"),
         edit("n * n / (pairs + hashing)", "n * n / pairs",
              says="your hashing costs nothing",
-             next="each token is multiplied with b/2 directions: add n · D · b/2"),
-        edit("n * b / 4", "n * b / 2",
-             says="your hashing is twice too dear: b directions, or queries and keys apart, or a "
-             "pair at D",
-             next="n tokens, hashed once, with b/2 directions; a pair costs 2·D"),
-        edit("n * b / 4", "n * b",
-             says="your hashing is four times too dear",
-             next="n · D · b/2 for n tokens, where a pair costs 2·D: as much as n · b/4 pairs"),
-        edit("n * b / 4", "b / 4",
+             next="queries and keys are multiplied with b/2 directions: add 2·n · D · b/2"),
+        edit("n * b / 2", "n * b / 4",
+             says="your hashing is half: each token once, or a pair at 4·D",
+             next="n queries and n keys, each with b/2 directions; a pair costs 2·D"),
+        edit("n * b / 2", "n * b",
+             says="your hashing is twice too dear: b directions, or a pair at D",
+             next="each query and each key meets b/2 directions; a pair costs 2·D"),
+        edit("n * b / 2", "b / 2",
              says="you hashed one token",
-             next="all n tokens are hashed: n · D · b/2"),
+             next="all n queries and n keys are hashed: 2·n · D · b/2"),
         edit("n * n / (pairs + hashing)", "(pairs + hashing) / (n * n)",
              says="your ratio is upside down",
              next="full attention over LSH: above 1 where LSH saves"),
@@ -737,9 +736,9 @@ Spec(
 # %% [markdown]
 # <details><summary>After your answer: what the textbook prints</summary>
 #
-# It prints 8 times faster for 8 buckets (C362); n = 4096, evenly spread, gives 3.99. More buckets
-# save more until hashing takes over: 2·n²/b + n·b/4 is least at b = √(8n), here 181, which gives
-# 45.3. 512 buckets give 28.4, as 64 do.
+# It prints 8 times faster for 8 buckets (C362); n = 4096, evenly spread, gives 3.98. More buckets
+# save more until hashing takes over: 2·n²/b + n·b/2 is least at b = 2·√n, here 128, which gives 32.
+# 512 buckets give 15.1, as 32 do.
 #
 # </details>
 
