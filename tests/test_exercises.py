@@ -22,7 +22,7 @@ from attncourse.grading import exercises as registry
 from attncourse.grading.judging import judge
 from attncourse.grading.solution import stub, without_markers
 from attncourse.grading.spec import Case
-from attncourse.reference import longformer, window
+from attncourse.reference import full, longformer, lsh, window
 from attncourse.sources import read
 from attncourse.units import format_bytes
 
@@ -831,6 +831,68 @@ def test_the_widths_after_the_buckets_of_chapter_03_are_right():
     buckets = exercise("03.V11").reference(-np.arange(10**5), 32, 128)
     widths = np.bincount(buckets)[:-1]  # the last holds all the rest
     assert f"from {widths.min()} to {widths.max()} with T5's sizes" in " ".join(after.split())
+
+
+# Chapter 08 --------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_chapter_08_are_right():
+    def result(exercise_id, *args):
+        return answer(exercise(exercise_id))(*args)
+
+    q, k, v = np.random.default_rng(0).standard_normal((3, 7, 4))
+    np.testing.assert_allclose(result("08.1", q, k, v, 7), full.attention(q, k, v))
+    np.testing.assert_allclose(result("08.1", q, k, v, 1), v[(q @ k.T).argmax(axis=1)])
+    x, directions = np.array([[3.0, 1], [-3, 1]]), np.eye(2)[None]
+    assert result("08.2", x, directions).tolist() == [[0, 2]]
+    assert result("08.4", [1, 3]) == 16 / 20 and result("08.4", [2, 2, 2, 2]) == 64 / 48
+    found = np.tile([4, 2, -1], (1, 7, 1))
+    one = result("08.5", q, k, v, found)
+    np.testing.assert_allclose(result("08.5", q, k, v, found.repeat(2, axis=0)), one)
+    np.testing.assert_allclose(result("08.5", q, k, v, np.stack([found[0], found[0] * 0 - 1])), one)
+    own = np.arange(7)[:, None] // 2 == np.arange(4)
+    assert (result("08.6", q, k, 2, 1) == own).all()
+    assert (result("08.6", q, k, 2, 4) == (np.cumsum(own[:, ::-1], axis=1)[:, ::-1] > 0)).all()
+
+
+@pytest.mark.parametrize(("n", "chunk"), [(60, 6), (12, 12), (40, 20)])
+def test_a_round_of_exercise_08_3_is_one_of_reformer(n, chunk):
+    q, v = np.random.default_rng(n).standard_normal((2, n, 8))
+    k, knobs = lsh.unit_keys(q), {"n_buckets": 6, "n_rounds": 1, "seed": 3}
+    [buckets] = lsh.hash_vectors(q, lsh.draw_rotations(8, **knobs))
+    expected = lsh.attention(q, k, v, chunk=chunk, exclude_self=True, causal=True, **knobs)
+    got = answer(exercise("08.3"))(q, k, v, buckets, chunk)
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+def test_the_memory_limits_of_chapter_08_are_those_of_the_prompts():
+    def metered(number):
+        memory = exercise(f"08.{number}").memory
+        return memory.allowed_bytes, memory.case(np.random.default_rng(0)).args
+
+    allowed, (q, k, *_) = metered(1)
+    assert allowed == 2**22 == len(q) * len(k) and 4 * allowed == 2**24
+    allowed, (x, rotations) = metered(2)
+    products = len(rotations) * len(x) * rotations.shape[-1] * 4
+    assert (allowed, products) == (5.5 * 2**20, 2**23)
+    allowed, (q, *_, chunk) = metered(3)
+    assert allowed == 3 * 2**20 == 5 * len(q) * 2 * chunk * 4 + 4 * q.nbytes
+    allowed, (q, k, _, found) = metered(5)
+    assert allowed == 3.5 * 2**20 == 7 * found[0].size * q.shape[-1] * 4
+    assert found.size * q.shape[-1] * 4 == len(q) * len(k) == 2**22
+    allowed, (q, k, block, _) = metered(6)
+    assert allowed == 3.5 * 2**20 == 7 * len(q) * len(k) // block * 8
+    assert len(q) * len(k) == 2**22
+
+
+def test_the_numbers_after_08_4_are_right():
+    after = "\n".join(cell.source for cell in SOURCES["08"].cells)
+    gain, n = exercise("08.4").reference, 4096
+    assert LEDGER["C362"].printed == "8" and "C362" in after
+    even = {b: gain([n // b] * b) for b in (8, 32, 64, 128, 256, 512)}
+    assert (f"{even[8]:.2f}", f"{even[512]:.1f}") == ("3.98", "15.1") and even[32] == even[512]
+    assert max(even.values()) == even[128] == 32 and 2 * math.sqrt(n) == 128
+    assert all(text in after for text in ("3.98", "here 128, which gives 32", "15.1"))
 
 
 # Chapter 13 --------------------------------------------------------------------------------------
