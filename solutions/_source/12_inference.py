@@ -268,11 +268,10 @@ Spec(
 # of width d? Count `dtype_bytes` a number. Return a dict of five ways to keep it, in bytes.
 
 # %% [markdown] role="prompt" exercise="12.2"
-# - `mha`: a key and a value for each query head; `gqa`: for each of `groups` heads; `mqa`: one for
-#   all;
-# - `latent`: one vector of `rank` numbers and one key of `rotary` numbers, for all heads;
-# - `int8`: as `gqa` in 1-byte numbers, plus float32 scales: one for each value, and one for each
-#   channel of the keys, shared by `span` tokens.
+# - `mha`: a key and a value for each query head; `gqa`: for each of `groups` heads; `mqa`: for all;
+# - `latent`: one vector of `rank` numbers and one key of `rotary`, for all heads;
+# - `int8`: `gqa` in 1-byte numbers, and float32 scales: one a value, and one a channel of the keys,
+#   which `span` tokens share.
 
 # %% [markdown] role="prompt" exercise="12.2"
 # `kept_bytes(1, 4, 2, 8, 16, 4, 2, 32)`: 128, 64, 32, 40 and 42.0.
@@ -392,12 +391,14 @@ Spec(
 # *20 minutes · difficulty 2 of 3 · 3 points*
 # · [section](../notebooks/12_inference.ipynb#Heads-that-share)
 #
-# q is `(..., H, Tq, D)`, k `(..., G, Tk, D)` and v `(..., G, Tk, Dv)`. Query head h reads head
-# h // (H / G) of keys and values. Return softmax(q kᵀ / √D) v, `(..., H, Tq, Dv)`, dtype of q.
+# Query head h reads head h // (H / G) of the keys and values: q is `(..., H, Tq, D)`, k
+# `(..., G, Tk, D)` and v `(..., G, Tk, Dv)`.
 
 # %% [markdown] role="prompt" exercise="12.3"
-# With one key, for example, the query heads of a group all return their group's value.
-#
+# Return softmax(q kᵀ / √D) v, `(..., H, Tq, Dv)`, dtype of q. With one key, for example, the query
+# heads of a group all return their group's value.
+
+# %% [markdown] role="prompt" exercise="12.3"
 # **Memory limit** at 16 query heads over 2 heads of 4096 keys, one query each, D = 64, float32:
 # four arrays of scores, 1 MiB, half as much as k. k for each query head takes 16 MiB.
 
@@ -548,9 +549,10 @@ Spec(
 # neither keys nor values.
 
 # %% [markdown] role="prompt" exercise="12.4"
-# q `(H, Tq, Dc + Dr)`, kept `(Tk, R + Dr)`, key_up `(H, R, Dc)`, value_up `(H, R, Dv)`: result
-# `(H, Tq, Dv)`, dtype of q. Dr may be 0. Scores are divided by √(Dc + Dr).
-#
+# q is `(H, Tq, Dc + Dr)`, kept `(Tk, R + Dr)`, key_up `(H, R, Dc)`, value_up `(H, R, Dv)`. Return
+# `(H, Tq, Dv)`, dtype of q. Scores are divided by √(Dc + Dr); Dr may be 0.
+
+# %% [markdown] role="prompt" exercise="12.4"
 # **Memory limit** at H = 16, Tk = 4096, Dc = Dv = 128, R = 16, Dr = 8, one query each: six arrays
 # of scores, 1.5 MiB. All keys take 32 MiB, those of a single head 2 MiB.
 
@@ -705,14 +707,16 @@ Spec(
 # *45 minutes · difficulty 3 of 3 · 5 points*
 # · [section](../notebooks/12_serving.ipynb#Pages)
 #
-# Write the cache of many texts: a fixed number of pages, each with room for `page` rows (a token's
-# key and value side by side). A text holds the pages that it needs and no more. A fork shares all
-# of them, and copies a page only when it writes there and another text holds it too.
+# Write the cache of many texts, `n_pages` pages with room for `page` rows each; a row is a token's
+# key and value side by side. A text holds as many pages as it needs. A fork shares all of them, and
+# a shared page is copied when a text writes to it, not before.
 
 # %% [markdown] role="prompt" exercise="12.5"
-# It is tried by random appends, forks and frees, against a model that has lists for pages. What is
-# appended and what `read` returned is overwritten by the caller afterwards. Where too few pages are
-# free, `append` raises `MemoryError`, and nothing has changed; it raises nothing where they do.
+# Where too few pages are free, `append` raises `MemoryError` and nothing has changed. Where they
+# suffice, it does not. A text may begin with no rows.
+#
+# Random appends, forks and frees try it, beside a model made of lists. Its caller overwrites what
+# was appended, and what `read` has returned.
 
 # %% [markdown] role="prompt" exercise="12.5"
 # `bytes_per_token`: the bytes of all pages held, each once, over the rows of all texts, shared ones
@@ -1039,6 +1043,7 @@ Spec(
         program(2, 2, "append 5 to a", "append 4 to a"),
         program(3, 2, "append 2 to a", "append 5 to a", "append 4 to a"),
         program(2, 2, "append 2 to a", "free a", "append 4 to b"),
+        program(2, 2, "append 3 to a", "free a", "append 2 to a"),
         program(2, 4, "append 3 to a", "fork a to b", "append 1 to a", "append 2 to b"),
         program(2, 4, "append 3 to a", "fork a to b", "append 1 to b", "append 2 to a"),
         program(2, 3, "append 2 to a", "fork a to b", "append 1 to b", "append 1 to a"),
@@ -1082,6 +1087,9 @@ Spec(
         edit("self.owners[self.tables.pop(name)] -= 1", "del self.tables[name]",
              says="your free gives no page back",
              next="take one owner off each of its pages"),
+        edit("        del self.lengths[name]\n", "",
+             says="your free forgets the pages of a text and not its length",
+             next="a freed text has no rows: its name may begin another one"),
         edit("and used > 0 and self", "and length > 0 and self",
              "self.pages[own, :used] = self.pages[shared, :used]",
              "self.pages[own] = self.pages[shared]",
@@ -1139,7 +1147,7 @@ Spec(
 # %% [markdown]
 # <details><summary>After your answer: what sharing is worth</summary>
 #
-# A row of 64 numbers takes 256 bytes. A prompt of 1000 rows in pages of 16 takes 258.0 bytes a row,
+# A row of 64 numbers takes 256 bytes, a prompt of 1000 rows in pages of 16 takes 258.0 bytes a row,
 # since its last page is half empty. Continued in 12 ways, by five rows each: 23.5 bytes a row. Each
 # continuation has copied one page of 63.
 #
@@ -1151,14 +1159,14 @@ Spec(
 # *20 minutes · difficulty 2 of 3 · 3 points*
 # · [section](../notebooks/12_serving.ipynb#One-query,-many-keys)
 #
-# One new token: q `(H, D)` has a query a head, and all share k `(Tk, D)` and v `(Tk, Dv)`. Cut the
-# keys into `n_splits` stretches of ceil(Tk / n_splits); the last ones may be shorter or empty.
-# Attend to each on its own, then merge.
+# One new token has a query a head, q `(H, D)`; all heads share k `(Tk, D)` and v `(Tk, Dv)`. Cut
+# the keys into `n_splits` stretches of ceil(Tk / n_splits), the last ones shorter or empty. Attend
+# to each on its own, then merge.
 
 # %% [markdown] role="prompt" exercise="12.6"
-# Split s gives out_s `(H, Dv)` and lse_s `(H,)`, −∞ if it is empty. Together: Σ exp(lse_s − lse)
-# out_s, where exp(lse) = Σ exp(lse_s). Return `(out, lses)`, `(H, Dv)` and `(n_splits, H)`, dtype
-# of q; NumPy alone.
+# Split s gives out_s `(H, Dv)` and lse_s `(H,)`, −∞ if it is empty. Merged, out is the sum of
+# exp(lse_s − lse) out_s, where exp(lse) = Σ exp(lse_s). Return a tuple: out `(H, Dv)`, and all
+# lse_s, `(n_splits, H)`, in the dtype of q.
 
 
 # %% role="answer" exercise="12.6"
