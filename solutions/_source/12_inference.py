@@ -200,6 +200,7 @@ Spec(
         steps(2, (2, 9, 1), 7),
         steps(3, (1, 3, 2, 5, 1), 4, value_width=2),
         steps(4, (5, 1, 1), 8, longer=1000),
+        steps(4, (2, 3), 8, shift=25),
         random_steps,
         random_steps,
     ],
@@ -638,7 +639,7 @@ def random_latent(rng):
 
 Spec(
     kind="array",
-    reference=latent_by_keys,
+    reference=latent_by_heads,
     cases=[
         latent_case("1 head, 1 key", 1, 1, 1, 1, 1, 1, 1),
         latent_case("1 query, 5 keys", 1, 1, 5, 3, 2, 2, 4),
@@ -707,16 +708,14 @@ Spec(
 # *45 minutes · difficulty 3 of 3 · 5 points*
 # · [section](../notebooks/12_serving.ipynb#Pages)
 #
-# Write the cache of many texts, `n_pages` pages with room for `page` rows each; a row is a token's
-# key and value side by side. A text holds as many pages as it needs. A fork shares all of them, and
-# a shared page is copied when a text writes to it, not before.
+# Write the cache of many texts: `n_pages` pages with room for `page` rows each; a row is a token's
+# key and value side by side. Random appends, forks and frees try it, beside a model made of lists.
 
 # %% [markdown] role="prompt" exercise="12.5"
-# Where too few pages are free, `append` raises `MemoryError` and nothing has changed. Where they
-# suffice, it does not. A text may begin with no rows.
-#
-# Random appends, forks and frees try it, beside a model made of lists. Its caller overwrites what
-# was appended, and what `read` has returned.
+# A text holds as many pages as its rows need, and may begin with none. A fork shares all of them; a
+# shared page is copied when a text writes to it, not before. Only where too few pages are free,
+# `append` raises `MemoryError`, and nothing has changed. The caller overwrites what was appended,
+# and what `read` has returned.
 
 # %% [markdown] role="prompt" exercise="12.5"
 # `bytes_per_token`: the bytes of all pages held, each once, over the rows of all texts, shared ones
@@ -975,6 +974,10 @@ def look(store, name, what=np.copy):
     return seen
 
 
+def total(rows):
+    return float(rows.sum(dtype=np.float64))
+
+
 def drive_pages(answer, steps, page, n_pages, width=3, beside=True):
     """Use a store and look after each step: at all texts, and at the bytes they cost.
 
@@ -993,8 +996,9 @@ def drive_pages(answer, steps, page, n_pages, width=3, beside=True):
         if beside:
             for name in model.texts:
                 seen[f"{name} {after}"] = look(store, name) if right else None
-        elif right and not step.startswith("free"):
-            seen[f"sum {after}"] = look(store, step.split()[-1], lambda x: float(x.sum(dtype="d")))
+        elif not step.startswith("free"):
+            name = step.split()[-1]
+            seen[f"sum of {name} {after}"] = look(store, name, total) if right else None
         seen[f"bytes per token {after}"] = store.bytes_per_token() if right else None
     return seen
 
