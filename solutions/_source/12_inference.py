@@ -31,18 +31,17 @@ from attncourse.reference import full, grouped, kv_cache
 from attncourse.softmax import softmax
 
 
-def array_case(name, *shapes, rest=(), dtype=np.float32, longer=1.0, shift=0.0):
-    """Return a maker of a case of standard normal arrays.
+def array_case(name, *shapes, rest=(), dtype=np.float32, shift=0.0):
+    """Return a maker of a case of standard normal arrays, the first of them queries, then keys.
 
-    The first is `longer` times as large, and the last number of each row of the first two is
-    `shift`: their products overflow an exponential from which no maximum was subtracted.
+    With a `shift` the last number of each first query and of each key is that: the query's scores
+    are far above those of the others, and overflow an exponential without a maximum of its own.
     """
 
     def make(rng):
         arrays = [rng.standard_normal(shape) for shape in shapes]
-        arrays[0] *= longer
         if shift:
-            arrays[0][..., -1] = arrays[1][..., -1] = shift
+            arrays[0][..., 0, -1] = arrays[1][..., -1] = shift
         return Case(name, (*(array.astype(dtype) for array in arrays), *rest))
 
     return make
@@ -200,7 +199,7 @@ Spec(
         steps(2, (2, 9, 1), 7),
         steps(3, (1, 3, 2, 5, 1), 4, value_width=2),
         steps(4, (5, 1, 1), 8, longer=1000),
-        steps(4, (2, 3), 8, shift=25),
+        steps(4, (7, 2, 4), 8, shift=17),
         random_steps,
         random_steps,
     ],
@@ -494,8 +493,7 @@ Spec(
         shared_case("11 queries, 3 keys, values wider", 4, 2, 11, 3, 4, value_width=7),
         shared_case("2 texts, 6 heads, 3 groups", 6, 3, 2, 5, 4, lead=(2,)),
         shared_case("float64", 6, 2, 3, 7, 5, dtype=np.float64),
-        shared_case("large scores", 4, 2, 3, 9, 8, shift=20),
-        shared_case("queries 100 times longer", 4, 2, 3, 9, 8, longer=100),
+        shared_case("one query's scores far above the others", 6, 2, 3, 9, 8, shift=20),
         random_shared,
         random_shared,
     ],
@@ -535,6 +533,9 @@ Spec(
         edit(" - scores.max(axis=-1, keepdims=True)", "",
              says="your exponentials overflow: the row maximum is not subtracted",
              next="subtract the maximum of each row of scores before np.exp"),
+        edit("scores.max(axis=-1, keepdims=True)", "scores.max()",
+             says="your rows share one maximum: where scores lie far below, all weights are 0",
+             next="subtract from each row its own maximum: axis=-1, keepdims=True"),
     ],
     alternatives=[shared_by_heads, shared_by_broadcast],
 )  # fmt: skip
@@ -649,8 +650,7 @@ Spec(
         latent_case("as many of each", 2, 4, 7, 3, 3, 3, 3),
         latent_case("13 queries, 3 keys", 2, 13, 3, 5, 2, 4, 3),
         latent_case("float64", 3, 2, 7, 5, 2, 3, 4, dtype=np.float64),
-        latent_case("queries 100 times longer", 2, 3, 9, 5, 4, 3, 5, longer=100),
-        latent_case("large scores", 2, 3, 9, 5, 4, 3, 5, shift=25),
+        latent_case("one query's scores far above the others", 4, 3, 9, 5, 4, 3, 5, shift=20),
         random_latent,
         random_latent,
     ],
@@ -1272,8 +1272,7 @@ Spec(
         split_case("one split", 3, 8, 1, 5),
         split_case("values narrower than keys", 2, 11, 3, 5, value_width=2),
         split_case("float64", 2, 11, 3, 5, dtype=np.float64),
-        split_case("large scores", 3, 13, 4, 5, shift=25),
-        split_case("one split holds nearly all", 3, 13, 4, 8, longer=20),
+        split_case("one head's scores far above the others", 3, 26, 4, 5, value_width=9, shift=18),
         random_split,
         random_split,
     ],
@@ -1296,6 +1295,9 @@ Spec(
         edit("lses - lses.max(axis=0)", "lses",
              says="your shares overflow, or are all 0: exp of the lse itself",
              next="subtract the largest lse of each head before np.exp"),
+        edit("lses.max(axis=0)", "lses.max()",
+             says="your heads share one maximum: where others lie far below, all shares are 0",
+             next="subtract the largest lse of each head: max(axis=0)"),
         edit("lses.max(axis=0)", "lses.max(axis=1, keepdims=True)",
              "shares.sum(axis=0)", "shares.sum(axis=1, keepdims=True)",
              says="your shares sum to 1 over the heads",
