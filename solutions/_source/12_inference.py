@@ -262,7 +262,7 @@ Spec(
 # ## 12.2 Bytes a token
 #
 # *10 minutes · difficulty 1 of 3 · 2 points*
-# · [section](../notebooks/12_inference.ipynb#Heads-that-share)
+# · [section](../notebooks/12_inference.ipynb#One-small-vector-for-all-heads)
 #
 # What does one more token add to the cache of a model with `layers` layers of `heads` query heads
 # of width d? Count `dtype_bytes` a number. Return a dict of five ways to keep it, in bytes.
