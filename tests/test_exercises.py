@@ -830,6 +830,16 @@ def test_a_sum_in_float16_loses_what_the_prompt_of_02_3_says():
     assert (one_then_many.sum(axis=0, dtype=np.float32) > 1.9).all()
 
 
+# Chapter 03 --------------------------------------------------------------------------------------
+
+
+def test_the_widths_after_the_buckets_of_chapter_03_are_right():
+    after = "\n".join(cell.source for cell in SOURCES["03"].cells)
+    buckets = exercise("03.V11").reference(-np.arange(10**5), 32, 128)
+    widths = np.bincount(buckets)[:-1]  # the last holds all the rest
+    assert f"from {widths.min()} to {widths.max()} with T5's sizes" in " ".join(after.split())
+
+
 # Chapter 12 --------------------------------------------------------------------------------------
 
 

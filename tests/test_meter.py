@@ -185,6 +185,18 @@ def test_temporaries_are_bytes_and_no_arrays_that_nobody_saw():
         assert str(peak(function, Q)) == told
 
 
+def test_bytes_are_not_read_as_axes_that_nothing_has():
+    def answer(p, v, table):
+        rows = np.abs(np.subtract.outer(np.arange(len(p)), np.arange(len(v)))) % len(table)
+        return np.einsum("ij,ijd->id", p, table[rows])  # beyond what the line before had held
+
+    p, v, table = (np.ones(shape, np.float32) for shape in ((320, 320), (320, 64), (17, 64)))
+    assert str(peak(answer, p, v, table)) == "most of it made at line 3 of your function"
+    q, hidden = np.ones((256, 32), np.float32), np.ones(32, np.float32)
+    told = "16.0 MiB, 8 bytes for each of 32 × 256 × 256, made at line"  # and no cube of 256
+    assert told in str(peak(lambda q, u: np.tanh(q[:, None] + q) @ u, q, hidden))
+
+
 def test_widened_array_is_named():
     def answer(q):
         wide = (q @ q.T).astype(np.float64)

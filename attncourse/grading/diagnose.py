@@ -182,7 +182,7 @@ def not_finite(target: Target, got: np.ndarray, case: Case) -> tuple[str, str]:
         cause = "0/0 in rows where no key is visible"
         return cause, "such a row gives zeros: look at its maximum and at the division"
     cause = "NaN comes from 0/0, ∞ − ∞ or 0 · ∞; ∞ from `exp` of a large number"
-    return cause, "take each row's maximum off before `exp`"
+    return cause, "take each row's maximum off before `exp`, and look for a division by 0"
 
 
 def _rounded(target: Target, got: np.ndarray) -> bool:

@@ -79,8 +79,8 @@ class Peak:
             return f"most of it made at {self.place}"
         if self.dtype is None:
             each, positions = self.times, " × ".join(map(str, self.shape))
-            made = format_bytes(each * math.prod(self.shape))
-            return f"{made}, {each} bytes for each of {positions}, made at {self.place}"
+            made, plural = format_bytes(each * math.prod(self.shape)), "" if each == 1 else "s"
+            return f"{made}, {each} byte{plural} for each of {positions}, made at {self.place}"
         many, plural = ("a", "") if self.times == 1 else (str(self.times), "s")
         return f"{many} {self.shape} {self.dtype} array{plural} made at {self.place}"
 
@@ -244,18 +244,21 @@ def _guess(growth: int, arguments: Any) -> tuple[tuple[int, ...], int] | None:
     """Write a number of bytes as a shape, from sizes that are known, and bytes for each position.
 
     The simplest reading wins: few axes, few bytes. What arrays they were was not seen: 8 bytes may
-    be one float64 or two float32.
+    be one float64 or two float32. More axes than three and than any argument has, or more than two
+    of one size, could be read into every number.
     """
-    sizes = set()
+    sizes, most_axes = set(), 3
     for value in leaves(arguments):
         if isinstance(value, np.ndarray):
             sizes.update(value.shape)
+            most_axes = min(4, max(most_axes, value.ndim))
         elif type(value) is int and value < 10**9:
             sizes.add(value)
     sizes = sorted((size for size in sizes if size > 1), reverse=True)[:8]
-    for n_axes, each in itertools.product((1, 2, 3, 4), (1, 2, 4, 8, 12, 16, 24, 32)):
+    axes = range(1, most_axes + 1)
+    for n_axes, each in itertools.product(axes, (1, 2, 4, 8, 12, 16, 24, 32)):
         for shape in itertools.combinations_with_replacement(sizes[::-1], n_axes):
-            if _fits(each * math.prod(shape), growth):
+            if len(set(shape)) >= n_axes - 1 and _fits(each * math.prod(shape), growth):
                 return shape, each
     return None
 

@@ -135,8 +135,8 @@ plots.show(axes, alt)
 # that is a product of features of $q$ and features of $k$, and the sums over $j$ need be made only
 # once, for all queries. That is [chapter 07](07_linear.ipynb).
 #
-# [Exercise 02.1](../exercises/02_attention.ipynb) asks for attention in ten lines, with batches and
-# masks. Ours is [`reference/full.py`](../attncourse/reference/full.py).
+# [Exercise 02.1](../exercises/02_attention.ipynb#02.1-Attention-in-ten-lines) asks for attention in
+# ten lines, with batches and masks. Ours is [`reference/full.py`](../attncourse/reference/full.py).
 #
 # ## Soft, hard and the square root
 #
@@ -156,7 +156,7 @@ widgets.guess(
 # grows, all differences vanish and each word counts the same. When it falls towards 0, the best
 # word takes all: that is *hard* attention, reached without a jump.
 #
-# Slide it: where is *cat* just sure of half the attention?
+# Slide it: from which temperature on does *cat* get less than half of the attention?
 
 # %% folded=true
 sentence = "The cat that chased two mice was".split()
@@ -177,7 +177,7 @@ widgets.explore(draw, live.figure, temperature=widgets.choice([0.1, 0.2, 0.5, 1,
 # %% [markdown]
 # The last number is $1 / \sum_j w_j^2$: if $m$ words have equal weights and the others none, it is
 # $m$. We call it the *words heard*. (In some models hard attention draws one word, with the weights
-# as chances: Xu et al. 2015, arXiv:1502.03044.)
+# as chances: [Xu et al. 2015](https://arxiv.org/abs/1502.03044).)
 #
 # A temperature is also hidden in the width $D$. Let the entries of $q$ and $k$ be independent, with
 # mean 0 and variance 1. Then
@@ -251,7 +251,8 @@ for word, row in zip(french[:2], alignment, strict=False):
     print(f"{word:<5}", dict(zip(english, np.round(row, 2).tolist(), strict=True)))
 
 # %% [markdown]
-# These are the $\alpha_{1,j}$ and $\alpha_{2,j}$ of chapter V, whose example is *Le chat*:
+# These are the $\alpha_{1,j}$ and $\alpha_{2,j}$ of [chapter V](00_start.ipynb#The-four-texts),
+# whose example is *Le chat*:
 #
 # $$ \alpha_{i,j} = \frac{e^{q_i \cdot k_j / \sqrt D}}{\sum_l e^{q_i \cdot k_l / \sqrt D}}, \qquad
 #    \text{out}_i = \sum_j \alpha_{i,j} v_j $$
@@ -268,27 +269,27 @@ plots.show(
 # %% [markdown]
 # *Chat noir* against *black cat*: the map crosses over. *Dort* takes two words. And *Le* glances at
 # *cat*: without the noun, nobody knows whether it is *le* or *la*. A learned model finds such maps
-# by itself (Bahdanau et al. 2015, arXiv:1409.0473, figure 3).
+# by itself ([Bahdanau et al. 2015](https://arxiv.org/abs/1409.0473), figure 3).
 #
 # The map is no square. For $m$ queries and $n$ keys:
 #
 # $$ \underbrace{\mathrm{softmax}(QK^\top)}_{m \times n}\;\underbrace{V}_{n \times d_v}
 #    \;\in\; \mathbb R^{m \times d_v} $$
 #
-# Say both shapes aloud before you run the next cell: 7 French and 10 English words, batch of 1, 4
-# heads of width 32 whose values are 48 wide.
+# Cover the next cell and say both shapes aloud: 7 French and 10 English words, batch of 1, 4 heads
+# of width 32 whose values are 48 wide.
 
 # %%
 q, k, v = random_qkv(7, 10, heads=4, width=32, value_width=48)
 weights, out = full.weights(q, k), full.attention(q, k, v)
-assert weights.shape == (1, 4, 7, 10) and out.shape == (1, 4, 7, 48)
 print("weights", weights.shape, " output", out.shape)
 print("self-attention with the same function:", full.weights(k, k).shape)
 
 # %% [markdown] covers="C1-C9 Y8"
 # The output is as long as the *queries* and as wide as the *values*; the keys' number is summed
-# away, their width multiplied away. [Exercise 02.V5](../exercises/02_attention.ipynb) builds the
-# module around it, projections and heads included.
+# away, their width multiplied away. [Exercise
+# 02.V5](../exercises/02_attention.ipynb#02.V5-A-cross-attention-module) builds the module around
+# it, projections and heads included.
 #
 # ## What a token may see
 #
@@ -421,7 +422,7 @@ print(f"{compared.sum():,} pairs, by loops, by arrays and by the formula")
 eight = np.array([4096, 300, 250, 200, 150, 100, 80, 60])
 widgets.guess(
     "Eight texts of 4096, 300, 250, 200, 150, 100, 80 and 60 tokens, padded to one batch, causal: "
-    "which share of all scores belongs to two real tokens, the later one reading?",
+    "which share of all scores belongs to a real token that reads itself or an earlier one?",
     lambda: 100 * (eight * (eight + 1) / 2).sum() / (8 * 4096**2),
     unit="%",
     explain="One text makes the batch long, and causal halves the rest. All else is computed, and "
@@ -462,7 +463,8 @@ except (ImportError, RuntimeError) as reason:
     print(reason)
 
 # %% [markdown] covers="R1 R6"
-# [Exercise 02.2](../exercises/02_attention.ipynb) asks for the combined mask of a batch.
+# [Exercise 02.2](../exercises/02_attention.ipynb#02.2-The-future-and-the-padding) asks for the
+# combined mask of a batch.
 #
 # ## Softmax that does not overflow
 #
@@ -522,8 +524,8 @@ for n in (1024, 2048, 4096, 16384):
 # (NumPy's `sum` does so only along the last axis, and returns float16.) What remains is rounding at
 # the two ends, and a softmax in the middle that no large score can break.
 #
-# [Exercise 02.3](../exercises/02_attention.ipynb) asks for such a softmax. [Chapter
-# 09](09_flash.ipynb) needs it before all keys are known, and finds a way.
+# [Exercise 02.3](../exercises/02_attention.ipynb#02.3-A-softmax-that-does-not-overflow) asks for
+# such a softmax. [Chapter 09](09_flash.ipynb) needs it before all keys are known, and finds a way.
 #
 # ## Many heads
 #
@@ -613,9 +615,9 @@ for name, (heads, width) in sizes.items():
 # the wrong root. **A head's width decides what a score costs, the number of heads how many there
 # are.**
 #
-# Keys and values can be shared by several heads.
-# [Exercise 02.4](../exercises/02_attention.ipynb) does that without copying them, and its memory is
-# graded.
+# Keys and values can be shared by several heads. [Exercise
+# 02.4](../exercises/02_attention.ipynb#02.4-Many-heads,-few-keys) does that without copying them,
+# and its memory is graded.
 
 # %% [markdown] covers="B8-B11"
 # ## Four ways to score
@@ -716,16 +718,18 @@ claims.check("C481", f"additive over dot, in time: {said}; in FLOPs: {3 * hidden
 # thing that every machine does fast, a tanh is not. And **"at all lengths" is tested at the short
 # end** too, where the call itself takes longer than its numbers.
 #
-# [Exercise 02.5](../exercises/02_attention.ipynb) makes additive scores in tiles, in little memory;
-# [02.V14](../exercises/02_attention.ipynb) counts what a pair costs. All four are in
-# [`reference/scoring.py`](../attncourse/reference/scoring.py).
+# [Exercise 02.5](../exercises/02_attention.ipynb#02.5-Additive-scores-in-tiles) makes additive
+# scores in tiles, in little memory;
+# [02.V14](../exercises/02_attention.ipynb#02.V14-What-a-pair-costs) counts what a pair costs. All
+# four are in [`reference/scoring.py`](../attncourse/reference/scoring.py).
 
 # %% [markdown] covers="B5 B6 B18 D1-D4 Y8"
 # ## A decoder block
 #
 # Everything is there to write French while reading English. A decoder block has three parts.
 # *Masked self-attention*: $Q, K, V$ from the French so far. *Cross-attention*: $Q$ from the French,
-# $K, V$ from the English. And an *MLP*, two matrices with a bend in between, for each token alone:
+# $K, V$ from the English. And an *MLP*, two matrices with a bend in between, the *ReLU*
+# $\max(0, x)$, for each token alone:
 #
 # $$ \mathrm{mlp}(x) = W_2 \max(0, W_1 x), \qquad W_1 : d \to 4d, \quad W_2 : 4d \to d $$
 
@@ -789,8 +793,9 @@ claims.check("C040")
 
 # %% [markdown]
 # How much of the block is attention? In parameters it is half: $4d^2$ in each attention, $8d^2$ in
-# the MLP. In FLOPs it depends. The weights take $2 \cdot 16 d^2$ for each token, whatever $n$ is;
-# the pairs of both attentions take $2 \cdot 4 n d$, full squares and no masks skipped.
+# the MLP. In FLOPs it depends. All these weights take the same for each token, whatever $n$ is; the
+# pairs, $QK^\top$ and weights times $V$ in both attentions, take more in a longer text. (Count full
+# squares: a mask saves nothing.)
 
 
 # %% folded=true
@@ -807,7 +812,7 @@ widgets.guess(
     "n × n pairs take more FLOPs than all weights together?",
     even_length,
     unit="tokens",
-    explain="8nd = 32d² at n = 4d. Short texts are paid for in weights, long ones in pairs.",
+    explain="Weights take 2 · 16d² FLOPs a token, pairs 2 · 4nd. Long texts are paid for in pairs.",
 )
 
 # %% [markdown]
@@ -853,8 +858,9 @@ print(post_norm_block(x, src).std(axis=1).round(3))
 # %% [markdown]
 # One line differs. Chapter V says that pre-norm makes "easier gradient flow" and "more stable
 # training". Let us train both to spell the proverbs: small stacks of 2, 6 and 20 blocks, 25 steps
-# of Adam, no warm-up (in [`training/norms.py`](../attncourse/training/norms.py), in torch). It
-# takes some seconds.
+# of Adam, full steps from the first (in
+# [`training/norms.py`](../attncourse/training/norms.py), in torch). It takes some seconds. The loss
+# is $-\ln p$ of the right letter, in *nats*, on average.
 
 # %%
 from attncourse.training import norms
@@ -896,7 +902,7 @@ plots.show(figure, "Gradient over depth, with the norm in either place, before a
 # the sum, and the norm after it divides everything again, the path included. Two parts in each of
 # 20 blocks (no cross-attention here): forty factors below 1 multiply, for the gradient and for what
 # tells words apart. Pre-norm never divides the path. Hence post-norm's *warm-up*, small first steps
-# (Xiong et al. 2020, arXiv:2002.04745).
+# ([Xiong et al. 2020](https://arxiv.org/abs/2002.04745)).
 
 # %% [markdown]
 # Last, *dropout*: in training, each weight is set to 0 with chance $p$, typically 0.1, and the
@@ -919,7 +925,8 @@ for n in (16, 64, 512):
 # There is $\sum w^2$ again, one over the keys heard: a row that hears many hardly notices, a row
 # that hears one loses everything in one case of ten.
 #
-# [Exercise 02.6](../exercises/02_attention.ipynb) asks for the pre-norm block, in NumPy.
+# [Exercise 02.6](../exercises/02_attention.ipynb#02.6-A-decoder-block) asks for the pre-norm block,
+# in NumPy.
 
 # %% [markdown]
 # ## In a real model
@@ -939,8 +946,8 @@ print(small.generate("    def close(self):\n", 40, temperature=0.7, seed=1))
 
 # %% [markdown]
 # No poet, but it has seen Python. Now it reads a page that it never saw, while attention is
-# silenced where you choose. A token is dark if it became less probable, in *nats*: by how much
-# $-\ln p$ grew. *Copying* is the model's gain on 128 shuffled tokens that it sees a second time.
+# silenced where you choose. A token is dark if it became less probable: by how many nats $-\ln p$
+# grew. *Copying* is the model's gain on 128 shuffled tokens that it sees a second time.
 
 # %% folded=true
 everywhere = [(layer, head) for layer in range(4) for head in range(4)]

@@ -116,13 +116,15 @@ widgets.guess(
 # vector for each distance $r = j - i$, and clip: what is further away than $c$ counts as $c$.
 
 # %% [markdown]
+# With scores $s$, their softmax $p$, and two vectors for each distance, $a^K_r$ and $a^V_r$:
+#
 # $$ s_{ij} = \frac{q_i \cdot (k_j + a^K_r)}{\sqrt D}, \qquad
 #    \text{out}_i = \sum_j p_{ij}\,(v_j + a^V_r), \qquad
 #    r = \mathrm{clip}(j - i,\ {-c},\ c) $$
 #
-# Two tables of $2c + 1$ rows: one joins the keys and moves the scores $s$, the other joins the
-# values and tells the output how far away it was found. Here are the rows for six tokens and
-# $c = 2$; row 2 is one's own place:
+# Two tables of $2c + 1$ rows: one joins the keys and moves the scores, the other joins the values
+# and tells the output how far away it was found. Here are the rows for six tokens and $c = 2$; row
+# 2 is one's own place:
 
 
 # %%
@@ -210,8 +212,8 @@ claims.check("C042", 512 * 768 / shaw_numbers[15])
 # ### A vector for each pair?
 #
 # Our `shaw_scores` is the formula and a trap: `k + relative_keys[rows]` is an array of $n \times n
-# \times D$ numbers, $D$ times the scores. At 4096 tokens and $D = 64$ it would be 4 GiB. The way
-# out is to multiply first, and look up afterwards:
+# \times D$ numbers, $D$ times the scores. At 4096 tokens and $D = 64$ it would be 4 GiB in float32.
+# The way out is to multiply first, and look up afterwards:
 #
 # $$ q_i \cdot (k_j + a_r) = \underbrace{q_i \cdot k_j}_{n \times n}
 #    + \underbrace{q_i \cdot a_r}_{n \times (2c+1)} $$
@@ -243,13 +245,15 @@ for way in (shaw_scores, looked_up):
 # %% [markdown] covers="B16 B17"
 # ## Buckets
 #
-# Does a distance need a vector? [T5](https://arxiv.org/abs/1910.10683) learns one number for it, a
-# *bias*, and adds it to the score. And distances share: near ones have a *bucket* each, far ones a
-# wide bucket together. Is it 90 tokens away or 95? Who cares.
+# Does a distance need a vector? [T5](https://arxiv.org/abs/1910.10683) learns one number for it in
+# each head, a *bias*, and adds it to the score, which it does not divide by $\sqrt D$:
 #
 # $$ s_{ij} = q_i \cdot k_j + b_{\text{bucket}(j - i)} $$
-#
-# Sixteen buckets for two directions, with all from 16 tokens on in the last:
+
+# %% [markdown]
+# And distances share: near ones have a *bucket* each, far ones a wide bucket together. Is it 900
+# tokens away or 905? Who cares. Here are sixteen buckets for two directions, and a `max_distance`
+# of 16: from there on, at the latest, all distances share the last.
 
 # %%
 steps = np.arange(18)
@@ -266,7 +270,7 @@ for name, distance in {"  before": -steps, "   after": steps}.items():
 #    \qquad \text{at most } h - 1 $$
 #
 # In the row *after*, look for number 8. Distance 0 is counted to those before, so one bucket is
-# learned and never used:
+# kept and never used:
 
 # %%
 distances = np.arange(-1000, 1001)
@@ -295,7 +299,7 @@ def draw_buckets():
 # %% folded=true
 widgets.guess(
     "T5 has 32 buckets for both directions and max_distance 128: from which distance on do all "
-    "keys behind the query share one bucket?",
+    "later keys share one bucket?",
     all_one,
     unit="tokens",
     explain=draw_buckets,
@@ -303,8 +307,9 @@ widgets.guess(
 
 # %% [markdown]
 # The bias depends on the distance alone: one number along each diagonal, which is called a
-# *Toeplitz* matrix. Slide `max_distance` and watch the far stripes widen until everything beyond
-# the first few is one colour. The biases here are drawn at random, as before any training.
+# *Toeplitz* matrix. Slide `max_distance` down, and the far stripes grow thin until all that lies
+# beyond them is one colour; slide it up, and they grow wide. The biases are drawn at random here,
+# as before any training.
 
 # %% folded=true
 bias_table, at = t5.random_table(32, 1), np.arange(96)
@@ -412,9 +417,9 @@ for i, j in ((3, 0), (103, 100), (600, 597), (600, 0)):
 
 # %% [markdown]
 # One hand alone would soon be back at the start, and see far as near. So each pair has a speed of
-# its own, $\theta_i = \text{base}^{-2i/D}$: a second hand, a minute hand, an hour hand. Here are
-# four of sixteen. Slide the query: all hands run, and the angle between query and key stays. Then
-# set the base to 1: which distance looks like 0?
+# its own, $\theta_t = \text{base}^{-2t/D}$ for pair $t$: a second hand, a minute hand, an hour
+# hand. Here are four of sixteen. Slide the query: all hands run, and the angle between query and
+# key stays. Then set the base to 1: which distance looks like 0?
 
 # %% folded=true
 figure, dials = plots.figure(1, 4, height=2.6)
@@ -462,7 +467,7 @@ widgets.guess(
     "Sixteen hands, base 10000: how many do not go round once within 512 tokens?",
     never_round,
     unit="hands",
-    explain="A turn takes 2π · 10000^(i/16) tokens: 6 for hand 0, 353 for hand 7, 628 for hand 8.",
+    explain="A turn takes 2π · 10000^(t/16) tokens: 6 for hand 0, 353 for hand 7, 628 for hand 8.",
 )
 
 # %% [markdown]
@@ -574,8 +579,8 @@ widgets.explore(draw_pattern, live_map.figure, pattern=list(patterns), causal=Fa
 # %% [markdown] covers="E4"
 # ### "Symmetric" patterns
 #
-# If *cat* looks at *mat*, does *mat* look at *cat*? Let queries be the keys, so that each pair has
-# one score, whichever way round:
+# If *cat* looks at *sat*, does *sat* look at *cat*, as much? Let queries be the keys, so that each
+# pair has one score, whichever way round:
 
 # %%
 x = 2 * kinds + 0.3 * stream("words", 1).standard_normal((6, 4))
@@ -732,7 +737,7 @@ plots.show(
 
 # %% [markdown]
 # Nor does a wide view mean that the width is needed. In one layer all heads look at more than a
-# hundred tokens, evenly. What if it sees sixteen?
+# hundred tokens, evenly. What if they see the token itself and sixteen before it?
 
 
 # %% folded=true
@@ -740,7 +745,7 @@ widest = int(habits["spread"].mean(axis=1).argmax())
 
 
 def layer_loss(layer):
-    """By how many per cent the loss grows if one layer sees 16 tokens."""
+    """By how many per cent the loss grows if one layer sees 16 tokens back."""
     changed = small.swap("window", window=16, layers=layer)
     return max(0.01, 100 * (changed.loss(unseen[:1025]) / loss - 1))
 
@@ -753,17 +758,17 @@ def draw_layers():
 
 # %% folded=true
 widgets.guess(
-    "The layer that looks at everything gets a window of 16, the other three stay: by how much "
-    "does the loss grow?",
+    "The layer that looks at everything gets a window of 16 tokens back, the other three stay: by "
+    "how much does the loss grow?",
     lambda: layer_loss(widest),
     unit="%",
     explain=draw_layers,
 )
 
 # %% [markdown]
-# A mean over a hundred tokens seems not to miss most of them. What the model cannot spare is thin
-# in the picture. And heads work in pairs: an induction head searches for "a token that came after
-# *width*". Who told that token what came before it?
+# A mean over a hundred tokens seems not to miss most of them. What the model can spare least is a
+# thin diagonal on its map. And heads work in pairs: an induction head searches for "a token that
+# came after *width*". Who told that token what came before it?
 
 # %% folded=true
 one_back = max(places, key=lambda place: habits["there"][place] * (habits["distance"][place] == 1))
@@ -776,8 +781,8 @@ def left_of_copying():
 
 # %% folded=true
 widgets.guess(
-    "Silence the head that looks one token back. How much of the induction head's weight on the "
-    "right token is left?",
+    "Silence the head that looks one token back. How much is left of the weight that the best "
+    "induction head had on the right token, after the earlier copy?",
     left_of_copying,
     unit="%",
     explain="The head that looks back writes into each token what came before it; that is what the "
@@ -820,8 +825,8 @@ widgets.explore(draw_cut, figure, head=chosen_cut, w=(0, 127, 1, 16), g=(0, 16, 
 
 # %% [markdown]
 # How wide must the window be to keep nine tenths of the weight, over all heads and the whole page?
-# And what goes with the last tenth? Predict, then measure with the pattern in the model. Nothing is
-# trained again.
+# And what goes with the last tenth? Predict, then measure with the pattern in the model, which is
+# not trained again. *Copying* is the loss on 128 shuffled tokens that are read twice.
 
 
 # %%
@@ -831,8 +836,8 @@ def kept(w, g):
     return (page_maps * visible).sum() / page_maps.sum()
 
 
-print("  w  g  weight kept  loss  copied token, first and second time")
-for w, g in ((16, 0), (16, 8), (64, 0), (64, 8), (256, 0), (512, 0)):
+print("  w  g  weight kept  loss  copying: first and second time")
+for w, g in ((16, 0), (16, 8), (64, 0), (126, 0), (127, 0), (192, 0), (512, 0)):
     changed = small.swap("longformer", window=w, global_tokens=g)
     first, second = model.copying(changed, unseen, rows=2)
     lost_there = changed.loss(unseen[:1025])
@@ -840,9 +845,9 @@ for w, g in ((16, 0), (16, 8), (64, 0), (64, 8), (256, 0), (512, 0)):
 
 # %% [markdown]
 # The last row is the model as it is. Going down, the loss follows the weight only roughly, and
-# copying not at all: it comes back at once, when the window reaches the copy 128 tokens before. A
-# share of the weight counts heads that hardly matter like those that do. **Take a map as a
-# question, and the loss as the answer.**
+# copying not at all: it comes back with one more token, when the window reaches what followed the
+# copy, 127 tokens back. A share of the weight counts heads that hardly matter like those that do.
+# **Take a map as a question, and the loss as the answer.**
 
 # %% [markdown]
 # [Exercise 03.6](../exercises/03_positions.ipynb#03.6-A-window-for-a-map) chooses $w$ from a map,
@@ -852,8 +857,8 @@ for w, g in ((16, 0), (16, 8), (64, 0), (64, 8), (256, 0), (512, 0)):
 # ## In a real model
 #
 # Here is what single heads do for a reader. The model reads a page that it never saw, without the
-# head you choose. A token is dark if it has become less probable, in nats. Which head is missed in
-# every line, and which only where a name comes back?
+# head or the whole layer that you choose. A token is dark if it has become less probable, in nats.
+# Which head is missed in every line, and which only where a name comes back?
 
 # %% folded=true
 pair = {f"{layer}.{head}": small.without((layer, head)) for layer, head in (one_back, copier)}
@@ -863,9 +868,9 @@ widgets.in_a_real_model("silent", model.compare(small, pair | whole))
 # %% [markdown]
 # ## Try it on your own text
 #
-# Each token is the darker, the more it cost the model. One name was changed where it stands for the
-# second time, and the copier pointed elsewhere. Put in code of your own, up to some 500 tokens.
-# What is dark the first time and pale from then on? Which repeated word stays dark?
+# Each token is the darker, the more it cost the model. In the last line *width* was made *length*,
+# while the copier pointed elsewhere. Put in code of your own, up to some 500 tokens. What is dark
+# the first time and pale from then on? Which repeated word stays dark?
 
 # %%
 own = text.replace("area(width, height) * depth", "area(length, height) * depth")

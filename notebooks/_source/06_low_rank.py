@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 06 · Fewer keys: low rank
 #
-# A map of weights for $n$ tokens has $n^2$ numbers. Do they say that much? Where they do not, a few
-# mixed keys can stand for many, and the work falls from $n^2$ to $n \cdot r$. This part measures
+# A map of weights for $n$ tokens has $n^2$ numbers. Do they say that much? Where they do not, $r$
+# mixed keys can stand for all $n$, and the work falls from $n^2$ to $n \cdot r$. This part measures
 # how much there is in the maps of a real model, mixes keys before they meet a query, and finds what
 # no mixture can do. The [second part](06_pooling.ipynb) pools neighbours, and goes from left to
 # right.
@@ -111,8 +111,8 @@ errors = {name: np.sqrt(1 - spectra.energy_curve(one)) for name, one in shown.it
 axes = plots.curves(
     np.arange(1, 193), errors, x_label="singular values kept, r", y_label="relative error"
 )
-needed = ", ".join(f"{name} {spectra.effective_rank(one)}" for name, one in shown.items())
-plots.show(axes, f"Singular values for 99 % of the energy: {needed}.")
+left_out = ", ".join(f"{name} {error[15]:.2f}" for name, error in errors.items())
+plots.show(axes, f"Relative error with 16 singular values: {left_out}.")
 
 # %% [markdown]
 # [Exercise 06.1](../exercises/06_low_rank.ipynb#06.1-How-many-singular-values) asks for the
@@ -275,7 +275,8 @@ claims.check(
 # %% [markdown]
 # If a map is $A \approx W F$, with $W$ of $n \times r$ and $F$ of $r \times n$, then
 # $A v \approx W (F v)$: $r$ mixed values will do. And $W$ can be a softmax over $r$ mixed keys.
-# That is Linformer, with two matrices $E$ and $F$ that are learned with the model:
+# That is [Linformer](https://arxiv.org/abs/2006.04768), with two matrices $E$ and $F$ that are
+# learned with the model:
 
 # %% [markdown]
 # $$ \text{out} = \text{softmax}\Bigl(\tfrac{1}{\sqrt D}\,
@@ -379,7 +380,9 @@ counted = [
     measure.count_flops(linformer.attention, q, k, v, **pair),
 ]
 assert counted[1] == linformer.cost(1, 1, 1024, 1024, 64, rank=64).flops
-print(f"1024 tokens, rank 64: {counted[0]:,} and {counted[1]:,} FLOPs, ratio {1024 / 2 / 64}")
+ratio = counted[0] / counted[1]
+print(f"1024 tokens, rank 64: {counted[0]:,} and {counted[1]:,} FLOPs, ratio {ratio}")
+assert ratio == 1024 / (2 * 64)
 
 # %% [markdown]
 # [Two textbook chapters](00_start.ipynb#The-four-texts) print three gains for $n = 4096$ and
@@ -560,9 +563,9 @@ widgets.explore(
 )  # fmt: skip
 
 # %% [markdown]
-# Chapter V counts $2 r n$ parameters *per layer* and calls them small, where it has just let all
-# layers share one pair. **Per what?** is the check: $2 r n$ is one pair, to be multiplied by the
-# pairs that nobody shares.
+# [Chapter V](00_start.ipynb#The-four-texts) counts $2 r n$ parameters *per layer* and calls them
+# small, where it has just let all layers share one pair. **Per what?** is the check: $2 r n$ is one
+# pair, to be multiplied by the number of pairs.
 
 # %% [markdown] covers="J10 R5"
 # ## Conditioning
@@ -624,8 +627,9 @@ alt = f"At condition 1000: {weakest[-1]:.1f} for the weakest direction, {spread[
 plots.show(axes, alt)
 
 # %% [markdown]
-# Does it bite in practice? Look at projections of this chapter. The fitted $F$ divides by what the
-# examples show little of. Fit it on few of them and see both numbers, on unseen text:
+# Does it bite in practice? The fitted $F$ divides by what its examples show little of. Fit it on
+# one and on four, beside means and random numbers. Does the error on unseen text follow the
+# condition number?
 
 # %%
 rank = 16
@@ -639,8 +643,10 @@ for name, F in mixtures.items():
     print(f"{name:<15} condition {np.linalg.cond(F):>5.1f}, error on unseen text {wrong:.2f}")
 
 # %% [markdown]
-# So a projection wants rows that are about equally long and about orthogonal: start a learned one
-# there, and look at its condition number when training is done.
+# Between the two fits it does. But random numbers, nearly as well conditioned as means, err most:
+# they mix everything with everything. **A large condition number is a warning; a small one promises
+# nothing**, except that noise stays small. So start a learned projection with rows equally long and
+# orthogonal, and look at the number again when training is done.
 
 # %% [markdown]
 # ## Your own text

@@ -20,8 +20,8 @@ from attncourse.units import format_bytes
 
 # %% [markdown]
 # Two kinds of data serve throughout. *Text*: queries, keys and values of one head of the course's
-# model, which reads twelve pieces of text that it never saw. *Jumps*: a signal that stays flat,
-# then jumps, at irregular places.
+# model, which reads twelve pieces of text that it never saw; the head's causal mask is lifted.
+# *Jumps*: a signal that stays flat, then jumps, at irregular places.
 
 # %%
 small = model.load()
@@ -131,8 +131,8 @@ powers = widgets.choice([1, 2, 4, 8, 16], 4)
 widgets.explore(draw_pool, live_pool.figure, p=powers, pooled_are=["keys and values", "all tokens"])
 
 # %% [markdown]
-# The predicted peak of one call, beside the measured one. Unlike the picture, `attention` takes
-# queries in blocks, so its scores are few at any $p$:
+# The peak of one call, predicted and held against the measured one. Unlike the picture, `attention`
+# takes queries in blocks, so its scores are few at any $p$:
 
 # %%
 q, k, v = random_qkv(2048)
@@ -140,7 +140,7 @@ for p in (2, 8, 32):
     peak = measure.peak_bytes(pooled.attention, q, k, v, pool=p)
     predicted = pooled.cost(1, 1, 2048, 2048, 64, pool=p).peak_bytes
     np.testing.assert_allclose(peak, predicted, rtol=0.1)
-    print(f"runs of {p:>2}: predicted and measured {format_bytes(predicted)}")
+    print(f"runs of {p:>2}: predicted {format_bytes(predicted)}, measured within a tenth of it")
 
 # %% [markdown] covers="K5"
 # ## Weights inside a run
@@ -179,13 +179,13 @@ print("w", w.round(1))
 # %% [markdown] covers="K6"
 # ## Runs that follow the text
 #
-# Equal runs cut through words. *Adaptive* pooling lets the keys decide: compare each with the one
-# before, by the cosine of the angle between them, and cut where they are least alike. The budget of
-# runs is given, the cuts are found; neighbours that stay together become one.
+# Equal runs cut wherever their length ends. *Adaptive* pooling lets the keys decide: compare each
+# with the one before, by the cosine of the angle between them, and cut where they are least alike.
+# The budget of runs is given, the cuts are found; neighbours that stay together become one.
 
 # %% [markdown]
-# Here on the page, by the keys of one head of the last layer; each run has its own shade. Move the
-# budget, and look at what is merged first.
+# Here on the page, by the keys of one head of the last layer; runs are pale and darker by turns.
+# Make the budget smaller, and look at what is merged first.
 
 # %% folded=true
 page = small.encode(model.page())[:200]
@@ -226,8 +226,9 @@ for name, qkv in cases.items():
 # ## Scores that no key wrote
 #
 # A head that looks one back need not read the text: the position says it all. Then why compute
-# $q \cdot k$? The *Synthesizer* drops it. Its logits are learned as numbers (*random*: they begin
-# so), or made from the query alone by two layers (*dense*).
+# $q \cdot k$? The [Synthesizer](https://arxiv.org/abs/2005.00743) drops it. Its *logits*, which the
+# softmax gets as scores, are learned as numbers (*random*: they begin so), or made from the query
+# alone by two layers (*dense*).
 
 # %% [markdown]
 # How much of our model could be written without reading? Average each head's map over eight texts,
@@ -287,7 +288,8 @@ print("map of effective rank", spectra.effective_rank(copy), "of 64")
 # %% [markdown]
 # Logits of rank 2, and a map that copies: $\cos(\alpha - \beta)$ is largest where the angles meet.
 # **Low rank before the softmax is cheap and strong; after it, it is weak.** Real heads do as much
-# with their $D$ numbers a token. What is *not* saved is the map itself:
+# with their $D$ numbers a token. What is *not* saved is the map itself. Here are the numbers
+# learned beside the projections, and the FLOPs:
 
 # %%
 q, k, v = random_qkv(1024)
@@ -354,10 +356,11 @@ for n_tokens in (1000, 100_000):
 # %% [markdown] covers="K8"
 # ## A state from chunk to chunk
 #
-# Read from left to right, and the past can be *carried* instead: each chunk sees itself, and a
-# memory of the tokens before it. With the memory cut at a fixed length, text of any length runs in
-# the same space. What is far comes through layers, a chunk at a time. Move both, and find a setting
-# in which token 95 hears from token 0.
+# Read from left to right, and the past can be *carried* instead
+# ([Dai et al. 2019](https://arxiv.org/abs/1901.02860)): each chunk sees itself, and a memory of the
+# tokens before it. With the memory cut at a fixed length, text of any length runs in the same
+# space. What is far comes through layers, a memory at a time. Move both, and find a setting in
+# which token 95 hears from token 0.
 
 # %% folded=true
 live_carried = plots.LiveReach(np.eye(96, dtype=bool)[[95] * 5])
@@ -464,26 +467,26 @@ print("causal:    output", first_to_notice(full, causal=True))
 
 # %% [markdown]
 # What works is pooling, in its order: a run is mixed only once it is *over*. A query sees the runs
-# before its own as means, and its own run token by token up to itself. Light is a mean, dark a
-# single token. How few keys can that be?
+# before its own as means, and its own run token by token up to itself. How few keys can that be?
 
 
 # %% folded=true
 def fewest_keys(n=10_000):
-    runs = np.arange(1, n)
-    return int((n // runs + runs).min())
+    place = np.arange(n)
+    return min((place // run + place % run + 1).max() for run in range(50, 200))
 
 
 widgets.guess(
     "A text of 10,000 tokens, runs as long as suits best: how many keys, means and tokens "
-    "together, does a query have at most?",
+    "together, does the query with the most of them have?",
     fewest_keys,
     unit="keys",
-    explain="n / p means and p tokens: the sum is smallest where both are √n = 100.",
+    explain="Runs of p: at the end of the last one, n / p - 1 means and p tokens. The sum is "
+    "smallest at p = √n = 100: 99 and 100.",
 )
 
 # %% [markdown]
-# Move the run at 96 tokens, and watch the last query's keys.
+# Move the run at 96 tokens. Which one gives the fullest query the fewest keys?
 
 # %% folded=true
 live_causal = plots.LiveHeatmap(
@@ -495,8 +498,9 @@ def draw_causal(run):
     i, j = np.ogrid[:96, :96]
     own = (i // run == j // run) & (j <= i)
     live_causal.update(np.where(own, 2, j // run < i // run), f"runs of {run}")
-    means, tokens = 95 // run, 95 % run + 1
-    return f"Runs of {run}: the last query sees {means} + {tokens} keys, means and its own run's."
+    means, tokens = i[:, 0] // run, i[:, 0] % run + 1
+    most = (means + tokens).argmax()
+    return f"Runs of {run}: query {most} sees most, {means[most]} means and {tokens[most]} tokens."
 
 
 widgets.explore(draw_causal, live_causal.figure, run=(1, 48, 1, 8))
@@ -521,7 +525,7 @@ print("runs of 1, or one run of all: causal attention")
 #
 # The model reads a page that it never saw, with pooled keys in every layer: the run of a token in
 # full, all earlier ones as means. The darker a token, the less probable it has become. At which
-# pool is the last copy lost?
+# pool is the last copy lost? And from there on, why do longer runs cost *less*?
 
 # %% folded=true
 tried = model.trials(small, "pooled", pool=[1, 2, 4, 8, 16])
@@ -530,8 +534,8 @@ widgets.in_a_real_model("pool", tried, start=4)
 # %% [markdown]
 # ## Your own text
 #
-# Put a text of yours here, and see what the model's keys hold together. Make the budget smaller.
-# Does it cut where you would?
+# Put a text of yours here, and see what the model's keys hold together. (A token is a piece of a
+# word, so words are cut as well.) Make the budget smaller. Does it cut where you would?
 
 # %%
 text = """A small ship left the harbour in the early morning, and an old man on the pier counted

@@ -360,6 +360,9 @@ Spec(
              "((half - exact) * share).astype(int)", "0 * size", "share = ", "share = 0 * size  #",
              says="your buckets all hold one distance, up to the last",
              next="only the first half of a direction's buckets do; then they grow"),
+        edit("((half - exact) * share).astype(int)", "np.rint((half - exact) * share).astype(int)",
+             says="your wide buckets are rounded to the nearest number",
+             next="round down: ⌊ ⌋"),
         edit("(half - exact) * share", "(half - exact) * np.minimum(size / max_distance, 1)",
              says="your wide buckets are all equally wide",
              next="they grow with the distance: take logarithms"),
@@ -380,8 +383,8 @@ Spec(
 # <details><summary>After your answer: what distance does</summary>
 #
 # A textbook says that T5's scores fall with the distance. Your buckets say something else: what
-# grows is how many distances share a number, from 1 to 37 with T5's sizes. Whether the numbers
-# fall is up to training.
+# grows is how many distances share a number, from 1 to 27 with T5's sizes, and all the rest in the
+# last. Whether the numbers fall is up to training.
 #
 # </details>
 
@@ -578,6 +581,14 @@ def turn_by_matrices(x, positions, base):
     return out
 
 
+def turn_by_halves(x, positions, base):
+    width = x.shape[-1]
+    angle = positions[:, None] * base ** (-np.arange(0, width, 2) / width)
+    cos, sin = np.repeat(np.cos(angle), 2, axis=-1), np.repeat(np.sin(angle), 2, axis=-1)
+    first, second = np.split(x, 2, axis=-1)
+    return (x * cos + np.concatenate([-second, first], axis=-1) * sin).astype(x.dtype)
+
+
 def turn_case(name, shape, positions=None, base=10_000.0, dtype=np.float32):
     def make(rng):
         places = np.arange(shape[-2]) if positions is None else np.array(positions)
@@ -604,6 +615,9 @@ Spec(
              "out[..., 0::2]", "out[..., : width // 2]", "out[..., 1::2]", "out[..., width // 2 :]",
              says="your pairs are i and i + D/2, as in Llama",
              next="here a pair is two neighbours, columns 2i and 2i + 1"),
+        Mistake(turn_by_halves,
+                says="your angles are those of neighbours, your pairs are i and i + D/2",
+                next="turn columns 2i and 2i + 1 together, both by angle i"),
         edit("cos - odd", "cos + odd", "sin + odd", "-sin + odd",
              says="your pairs turn backwards",
              next="check the signs: (a cos t − b sin t, a sin t + b cos t)"),
@@ -853,6 +867,11 @@ Spec(
         edit("weights[:, asks].mean(axis=1)",
              "(weights[:, asks] / match.sum(axis=1)[asks]).mean(axis=1)",
              says="your weight is a mean over the matches of a query",
+             next="add the weights of all its matches"),
+        edit("match &= np.tri(len(ids), dtype=bool)",
+             "match &= np.tri(len(ids), dtype=bool)\n"
+             "    match &= np.cumsum(match[:, ::-1], axis=1)[:, ::-1] == 1",
+             says="your weight is that on the latest match alone",
              next="add the weights of all its matches"),
         edit("if asks.any() else np.zeros(len(maps), maps.dtype)", "",
              says="your score is NaN where no token comes twice",

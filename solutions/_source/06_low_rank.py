@@ -128,6 +128,7 @@ Spec(
         case("a copy of the token before", np.eye(8, k=-1), 0.8),
         case("a permutation", np.eye(11)[::-1], 0.99),
         case("numbers of both signs", np.diag([3.0, -2.0, 1.0, -0.5]), 0.9),
+        case("exactly the share", np.diag([2.0, 2.0, 2.0, 2.0]), 0.75),
         case("3 queries, 9 keys", map_of(3, 9), 0.9),
         case("23 queries, 5 keys", map_of(23, 5, 2.0), 0.95),
         case("17 tokens, causal", map_of(17, 17, 2.0, True), 0.99),
@@ -140,6 +141,9 @@ Spec(
         edit("+ 1\n", "\n",
              says="your rank is the place in the list, which begins with 0",
              next="the first singular value alone is rank 1: add 1"),
+        edit("(1 - 1e-12)", "(1 + 1e-12)",
+             says="your values hold more than the share where exactly the share is enough",
+             next="at least: >="),
         edit("share *", "(1 - (1 - share) ** 2) *",
              says="your share is one of the error, not of its square",
              next="1 - share is what is left of the energy: compare squares with squares"),
@@ -174,8 +178,8 @@ Spec(
 # Result `(..., Tq, Dv)`, dtype of q. With projections of ones that have one row, for example, each
 # row is the sum of v.
 #
-# **Memory limit** at n = 2048, rank 32, D = 16, float32: four arrays of n · rank numbers and four
-# as large as q, 1.5 MiB. The n × n scores take 16 MiB.
+# **Memory limit** at n = 2048, rank 32, D = 16, float32: six arrays of n · rank numbers and four
+# as large as q, 2 MiB. The n × n scores take 16 MiB.
 
 
 # %% role="answer" exercise="06.2"
@@ -258,8 +262,8 @@ Spec(
     ],
     memory=Memory(
         linformer_case("n = 2048, rank 32", 2048, 2048, 32, 16),
-        4 * 2048 * (32 + 16) * 4,
-        "four arrays of n · rank numbers and four as large as q",
+        2048 * (6 * 32 + 4 * 16) * 4,
+        "six arrays of n · rank numbers and four as large as q",
     ),
     mistakes=[
         Mistake(scores_first,
@@ -305,8 +309,8 @@ Spec(
 # %% [markdown] role="prompt" exercise="06.3"
 # q is `(Tq, D)`, k `(Tk, D)`, v `(Tk, Dv)`; result `(Tq, Dv)`. With pool 1 it is full attention.
 #
-# **Memory limit** at n = 2048, pool 32, D = 16, float32: four arrays of n · n / pool numbers and
-# four as large as q, 2.5 MiB.
+# **Memory limit** at n = 2048, pool 32, D = 16, float32: six arrays of n · n / pool numbers and
+# four as large as q, 3.5 MiB.
 
 
 # %% role="answer" exercise="06.3"
@@ -404,8 +408,8 @@ Spec(
     ],
     memory=Memory(
         qkv("n = 2048, pool 32", (2048, 16), 32),
-        4 * 2048 * (64 + 16) * 4,
-        "four arrays of n · n / pool numbers and four as large as q",
+        2048 * (6 * 64 + 4 * 16) * 4,
+        "six arrays of n · n / pool numbers and four as large as q",
     ),
     mistakes=[
         Mistake(pooled_by_repeating,
@@ -436,6 +440,9 @@ Spec(
         edit(" / sizes[:, None].astype(v.dtype)", "",
              says="your values are sums, your keys are means",
              next="both are means of their run"),
+        edit("np.log(sizes)", "np.log(sizes) / q.shape[-1] ** 0.5",
+             says="your log(size) is divided by √D, as the scores are",
+             next="add it after the division"),
         edit("np.log(sizes)", "sizes",
              says="you added the size of the run, not its logarithm",
              next="e^(s + log size) is size · e^s"),
@@ -512,6 +519,19 @@ def merge_by_labels(k, keep):
     return (member @ k / member.sum(axis=1, keepdims=True)).astype(k.dtype)
 
 
+def merge_by_steps(k, keep):
+    """The two most alike become their mean, which is compared anew, until `keep` are left."""
+    means, sizes = list(k.astype(float)), [1] * len(k)
+    while len(means) > keep:
+        length = [np.linalg.norm(mean) or 1 for mean in means]
+        unit = np.array(means) / np.array(length)[:, None]
+        at = int(np.argmax((unit[1:] * unit[:-1]).sum(axis=1)))
+        both = sizes[at] + sizes[at + 1]
+        means[at] = (sizes[at] * means[at] + sizes[at + 1] * means.pop(at + 1)) / both
+        sizes[at : at + 2] = [both]
+    return np.array(means, k.dtype)
+
+
 def keys_with(name, n_keys, width, keep, zero=None, dtype=np.float32, alike=False):
     def make(rng):
         k = rng.standard_normal((n_keys, width))
@@ -562,6 +582,9 @@ Spec(
         edit("/ np.where(length > 0, length, 1)", "/ length",
              says="a key of zeros gives 0/0 = NaN",
              next="divide by 1 where the length is 0"),
+        Mistake(merge_by_steps,
+                says="you merged the two most alike again and again, and compared means of runs",
+                next="compare the keys as they came in, once, and cut everywhere at once"),
         edit("[: keep - 1]", "[:keep]",
              says="you made one run too many",
              next="`keep` runs need `keep` - 1 cuts"),
@@ -807,6 +830,20 @@ def causal_by_repeating(q, k, v, pool):
     return full.attention(q, np.concatenate([mean_k, k]), np.concatenate([mean_v, v]), mask=mask)
 
 
+def causal_too_soon(q, k, v, pool):
+    """A run is pooled as soon as it is whole, for the query that ends it too."""
+    whole, out = len(k) // pool * pool, np.zeros((len(q), v.shape[-1]), q.dtype)
+    means = [x[:whole].reshape(-1, pool, x.shape[-1]).mean(axis=1) for x in (k, v)]
+    for i in range(max(0, len(q) - len(k)), len(q)):
+        seen = i + len(k) - len(q) + 1
+        runs, own = seen // pool, slice(seen // pool * pool, seen)
+        keys, values = (np.r_[x[:runs], y[own]] for x, y in zip(means, (k, v), strict=True))
+        scores = keys @ q[i] / math.sqrt(q.shape[-1])
+        scores[:runs] += math.log(pool)
+        out[i] = softmax(scores) @ values
+    return out
+
+
 def random_causal(rng):
     n_queries, n_keys, pool = (int(x) for x in rng.integers((9, 20, 2), (50, 50, 12)))
     name = f"random, {n_queries} queries, {n_keys} keys, pool {pool}"
@@ -849,6 +886,9 @@ Spec(
              "[:, len(mean_k[: run + 1]) :]",
              says="your queries see the mean of their own run, which holds their future",
              next="only runs before the own one are pooled"),
+        Mistake(causal_too_soon,
+                says="the last query of each run sees that run as a mean",
+                next="it is the query's own run until the next one begins: token by token"),
         edit(HIDDEN, "pass",
              says="your queries see all of their own run, also what comes after them",
              next="hide the own tokens at positions beyond the query"),

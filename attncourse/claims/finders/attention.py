@@ -228,7 +228,7 @@ def bias_over_distance(claim: Claim) -> Found:
     nearer = {name: np.diff(bias) for name, bias in biases.items()}
     rises = {name: int((step < 0).sum()) for name, step in nearer.items()}
     bucket = relative.t5_bucket(distances - distances[-1])
-    widths = np.unique(bucket, return_counts=True)[1]
+    widths = np.unique(bucket, return_counts=True)[1][:-1]  # the last bucket has no end
     return Found(
         "; ".join(f"{name}: a bias rises with the distance {n} times" for name, n in rises.items())
         + f"; what grows is the width of a bucket, {widths.min()} to {widths.max()} distances",
