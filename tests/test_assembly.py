@@ -1,5 +1,7 @@
 """Exercises made from their cells: what is read from where, and what edits do."""
 
+import linecache
+
 import numpy as np
 import pytest
 
@@ -131,7 +133,7 @@ def test_a_spec_knows_answers_by_name():
     [
         ({"prompt": "## 04.1 Squares"}, "exercise 04.1: its prompt needs"),
         ({"prompt": PROMPT.replace("04.1", "04.2")}, "exercise 04.1: its prompt needs"),
-        ({"answer": "squared = 1"}, "exercise 04.1: its answer defines no function"),
+        ({"answer": "squared = 1"}, "exercise 04.1: its answer defines no function and no class"),
         ({"spec": "1"}, "exercise 04.1: the spec cell must end with `Spec"),
         ({"spec": SPEC.replace('"n * min"', '"m * min"')}, "'m \\* min' does not stand in"),
         ({"spec": SPEC.replace('"return total", ', "")}, "pairs of old and new text, got 1"),
@@ -156,3 +158,108 @@ def test_drawn_arguments_are_python_numbers():
     cases = made().cases(np.random.default_rng(0))
     assert all(type(case.args[0]) is int for case in cases)
     assert len({case.name for case in cases}) == len(cases)
+
+
+# Classes
+
+STACK = """\
+class Stack:
+    \"\"\"Numbers, of which the last is taken first.\"\"\"
+
+    def __init__(self, room):
+        # BEGIN SOLUTION
+        self.room, self.held = room, []
+        # END SOLUTION
+
+    def push(self, number):
+        # BEGIN SOLUTION
+        self.held.append(number)
+        # END SOLUTION
+
+    def pop(self):
+        # BEGIN SOLUTION
+        return self.held.pop()
+        # END SOLUTION
+"""
+STACK_SPEC = """\
+from attncourse.grading.spec import Case, Memory
+from attncourse.grading.writing import Spec, case, draws, edit
+
+def drive(answer, room, numbers):
+    stack = answer(room)
+    for number in numbers:
+        stack.push(number)
+    return {f"pop {i}": stack.pop() for i, _ in enumerate(numbers)}
+
+def reference(room, numbers):
+    return {f"pop {i}": number for i, number in enumerate(numbers[::-1])}
+
+Spec(
+    kind="class",
+    drive=drive,
+    reference=reference,
+    cases=[case("one number", 1, [4]), case("three numbers", 3, [4, 5, 6])],
+    mistakes=[edit("pop()", "pop(0)", says="your first number comes first", next="take the last")],
+    alternatives=[edit("append(number)", "extend([number])")],
+    memory=Memory(lambda rng: case("many", 10, list(range(10))), 2**20, "next to nothing"),
+)
+"""
+
+
+def stack(old="", new="", spec=STACK_SPEC):
+    text = STACK.replace(old, new) if old else STACK
+    namespace = {"__name__": "__main__"}
+    linecache.cache["<stack>"] = (len(text), None, text.splitlines(keepends=True), "<stack>")
+    exec(compile(text, "<stack>", "exec"), namespace)
+    return judge(made(answer=STACK, spec=spec), namespace["Stack"], seed=0)
+
+
+def test_an_answer_may_be_a_class():
+    each = made(answer=STACK, spec=STACK_SPEC)
+    assert each.function == "Stack"
+    assert stack().status == "passed"
+    assert judge(each, *each.alternatives, seed=0).status == "passed"
+    verdict = judge(each, each.mistakes[0].function, seed=0)
+    assert verdict.reason == "pop 0: wrong value"
+    assert (verdict.case, verdict.where) == ("three numbers", "expected 6, yours 4")
+    assert verdict.cause == "your first number comes first"
+    assert judge(each, [], seed=0).reason == "`Stack` is a list, not a class"
+
+
+def test_without_a_reference_a_class_is_its_own():
+    alone = STACK_SPEC.replace("    reference=reference,\n", "")
+    assert stack(spec=alone).status == "passed"
+    assert stack("pop()", "pop(0)", spec=alone).status == "failed"
+
+
+def test_an_error_in_a_class_is_told_with_its_line_and_method():
+    verdict = stack("self.held.append", "self.list.append")
+    assert verdict.reason.startswith(
+        "raised AttributeError: 'Stack' object has no attribute 'list'"
+    )
+    assert verdict.where == "line 3 of `push`: self.list.append(number)"
+    verdict = stack("def pop(", "def take(")
+    assert verdict.reason == "raised AttributeError: 'Stack' object has no attribute 'pop'"
+    assert verdict.cause == "it cannot be used as the exercise says"
+
+
+def test_the_memory_of_a_class_is_metered_and_found():
+    verdict = stack("room, []", "room, [bytearray(2**22)]; self.held = []")
+    assert verdict.reason.startswith("peak 4.0 MiB at many, allowed 1.0 MiB")
+    assert verdict.where.startswith("line 3 of `__init__`")
+
+
+def test_an_untouched_method_is_not_attempted():
+    assert stack("self.room, self.held = room, []", "raise NotImplementedError").status == (
+        "not_attempted"
+    )
+    assert stack("self.held.append(number)", "raise NotImplementedError").status == "not_attempted"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [STACK_SPEC.replace("    drive=drive,\n", ""), STACK_SPEC.replace('"class"', '"number"')],
+)
+def test_a_class_needs_a_drive_and_nothing_else_does(spec):
+    with pytest.raises(SpecError, match="a class needs `drive`, and nothing else does"):
+        made(answer=STACK, spec=spec)

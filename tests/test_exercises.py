@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import inspect
 import itertools
 import linecache
 import math
@@ -22,7 +23,8 @@ from attncourse.grading import exercises as registry
 from attncourse.grading.judging import judge
 from attncourse.grading.solution import stub, without_markers
 from attncourse.grading.spec import Case
-from attncourse.reference import full, longformer, lsh, window
+from attncourse.reference import full, kv_cache, longformer, lsh, window
+from attncourse.reference._parts import int8
 from attncourse.sources import read
 from attncourse.units import format_bytes
 
@@ -172,7 +174,7 @@ def test_a_smallest_case_comes_first(each):
 def test_right_answers_pass_whatever_the_seed(each):
     solution = answer(each)
     right = [solution, *each.alternatives]
-    if each.kind != "kernel":  # the reference of a kernel is NumPy
+    if each.kind not in ("kernel", "class"):  # whose references are called otherwise
         right += by_day([], [each.reference])  # each of its results is what is expected anyway
     for seed, (number, function) in itertools.product(seeds(each), enumerate(right)):
         if number == by_day(2, None):  # the memory of the solution and of one alternative
@@ -663,12 +665,17 @@ def test_text_cells_are_short(chapter):
 def test_stubs_keep_signature_and_docstring(each):
     if each.needs == "triton" and not HAS_TRITON:
         pytest.skip("Triton is not installed: it is made for Linux only")
+
+    def shown(function):
+        return inspect.signature(function), function.__doc__
+
     solved, unsolved = answer(each), answer(each, stub)
-    assert unsolved.__doc__ == solved.__doc__
-    assert (
-        unsolved.__code__.co_varnames[: solved.__code__.co_argcount]
-        == (solved.__code__.co_varnames[: solved.__code__.co_argcount])
-    )
+    assert shown(unsolved) == shown(solved)
+    if each.kind == "class":
+        methods = [name for name, value in vars(solved).items() if inspect.isfunction(value)]
+        assert methods
+        for name in methods:
+            assert shown(getattr(unsolved, name)) == shown(getattr(solved, name))
 
 
 def test_the_examples_in_the_prompts_are_right():
@@ -893,6 +900,98 @@ def test_the_numbers_after_08_4_are_right():
     assert (f"{even[8]:.2f}", f"{even[512]:.1f}") == ("3.98", "15.1") and even[32] == even[512]
     assert max(even.values()) == even[128] == 32 and 2 * math.sqrt(n) == 128
     assert all(text in after for text in ("3.98", "here 128, which gives 32", "15.1"))
+
+
+# Chapter 12 --------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_chapter_12_are_right():
+    kept = answer(exercise("12.2"))(1, 4, 2, 8, 16, 4, 2, 32)
+    assert list(kept.values()) == [128, 64, 32, 40, 42.0]
+    q, k, v = (np.ones(shape) for shape in ((4, 3, 5), (2, 1, 5), (2, 1, 2)))
+    v[1] = 2
+    assert answer(exercise("12.3"))(q, k, v)[..., 0].tolist() == 2 * [[1] * 3] + 2 * [[2] * 3]
+    store = answer(exercise("12.5"))(4, 2, 3)
+    store.append("a", np.zeros((8, 3)))
+    assert store.bytes_per_token() == 12.0
+    store.fork("a", "b")
+    assert store.bytes_per_token() == 6.0
+
+
+def test_what_is_kept_is_what_the_package_counts():
+    sizes = {"layers": 3, "dtype_bytes": 2}
+    kept = exercise("12.2").reference(3, 8, 4, 16, 9, 5, 2, 32)
+    assert kept["mha"] == kv_cache.size_bytes(1, 8, 16, **sizes)
+    assert kept["gqa"] == kv_cache.size_bytes(1, 4, 16, **sizes)
+    assert 32 * kept["int8"] == int8.size_bytes(32, 4, 16, group=32, layers=3)
+
+
+def test_the_memory_limits_of_chapter_12_are_those_of_the_prompts():
+    shared, latent, pages = (exercise(f"12.{number}").memory for number in (3, 4, 5))
+    q, k, _ = shared.case(np.random.default_rng(0)).args
+    scores = len(q) * k.shape[1] * 4
+    assert shared.allowed_bytes == 2**20 == 4 * scores == k.nbytes // 2
+    assert len(q) * k[0].nbytes == 16 * 2**20
+    q, kept, key_up, _ = latent.case(np.random.default_rng(0)).args
+    assert latent.allowed_bytes == 1.5 * 2**20 == 6 * len(q) * len(kept) * 4
+    assert len(kept) * key_up.shape[-1] * 4 == 2 * 2**20 == 32 * 2**20 / len(q)
+    assert f"{pages.allowed_bytes / 2**20:.1f}" == "1.2"
+    prompts = " ".join(" ".join(cell.source.split()) for cell in SOURCES["12"].cells)
+    assert all(f" {limit} MiB" in prompts for limit in ("1", "16", "1.5", "32", "2", "1.2"))
+
+
+def test_the_numbers_after_the_pages_are_right():
+    after = "\n".join(cell.source for cell in SOURCES["12"].cells)
+    store = answer(exercise("12.5"))(16, 75, 64)
+    store.append("prompt", np.zeros((1000, 64)))
+    assert f"takes {store.bytes_per_token():.1f} bytes a row" in after
+    for name in range(12):
+        store.fork("prompt", name)
+        store.append(name, np.zeros((5, 64)))
+    assert f"rows each: {store.bytes_per_token():.1f} bytes a row" in " ".join(after.split())
+    with pytest.raises(MemoryError):
+        store.append("more", np.zeros((1, 64)))
+
+
+def without(wanted):
+    [slip] = [each for each in exercise("12.5").mistakes if each.says.startswith(wanted)]
+    return slip.function
+
+
+@pytest.mark.parametrize("wanted", ["your forks write", "your free gives back", "your copy leaves"])
+def test_random_programs_alone_find_what_corrupts_pages(wanted):
+    each = exercise("12.5")
+    fuzzed = dataclasses.replace(each, cases=lambda rng: each.cases(rng)[-6:])
+    for seed in range(3):
+        assert judge(fuzzed, without(wanted), seed=seed).status == "failed", seed
+
+
+def test_a_store_that_counts_pages_and_copies_rows_fails_on_memory():
+    plain = exercise("12.5").alternatives[0]
+
+    class Copies(plain):
+        def __init__(self, *sizes):
+            super().__init__(*sizes)
+            self.copies = {}
+
+        def append(self, name, rows):
+            super().append(name, rows[:, :0])
+            before = self.copies.get(name, np.zeros((0, self.width), np.float32))
+            self.copies[name] = np.concatenate([before, rows])
+
+        def fork(self, name, new):
+            super().fork(name, new)
+            self.copies[new] = self.copies[name].copy()
+
+        def free(self, name):
+            super().free(name)
+            del self.copies[name]
+
+        def read(self, name):
+            return self.copies[name].copy()
+
+    verdict = judge(exercise("12.5"), Copies, seed=0)
+    assert "peak" in verdict.reason, str(verdict)
 
 
 # Chapter 13 --------------------------------------------------------------------------------------

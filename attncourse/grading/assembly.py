@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from attncourse.grading.solution import replaced, without_markers
-from attncourse.grading.spec import Exercise, Mistake, SpecError
+from attncourse.grading.spec import Driven, Exercise, Mistake, SpecError
 from attncourse.grading.writing import Edit, Spec
 
 _FACTS = re.compile(r"^\*(\d+) minutes · difficulty (\d) of 3 · (\d+) points?\*$", re.MULTILINE)
@@ -25,7 +25,7 @@ Cell = Mapping[str, Any]  # role, exercise (or None), cell_type, source
 
 
 class Written:
-    """A function that is given as the text of a cell."""
+    """A function, or a class, that is given as the text of a cell."""
 
     texts: _Texts  # of a solution alone: from them its edits are made
 
@@ -48,7 +48,7 @@ class Written:
         return namespace[self.__name__]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function."""
+        """Call the function, or make an object of the class."""
         return self.__wrapped__(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -164,7 +164,7 @@ def _exercise(exercise_id: str, cells: list[Cell], spec: Any, module: dict) -> E
         difficulty=int(facts[2]),
         points=int(facts[3]),
         hints=_hints(cells),
-        reference=spec.reference or solution,
+        reference=spec.reference or (Driven(spec.drive, solution) if spec.drive else solution),
         cases=spec.cases if callable(spec.cases) else functools.partial(_cases, spec.cases),
         kind=spec.kind,
         mistakes=tuple(_mistake(each, spec, texts) for each in spec.mistakes),
@@ -179,14 +179,16 @@ def _exercise(exercise_id: str, cells: list[Cell], spec: Any, module: dict) -> E
         seconds=spec.seconds,
         needs=spec.needs or ("triton" if spec.kind == "kernel" else "numpy"),
         may_return_view=spec.may_return_view,
+        drive=spec.drive,
     )
 
 
 def _function(answer: str, exercise_id: str) -> str:
-    """Return the name of the function that is asked for, the last that the answer defines."""
-    names = [node.name for node in ast.parse(answer).body if isinstance(node, ast.FunctionDef)]
+    """Return the name of what is asked for, the last function or class that the answer defines."""
+    kinds = ast.FunctionDef | ast.ClassDef
+    names = [node.name for node in ast.parse(answer).body if isinstance(node, kinds)]
     if not names:
-        raise SpecError(f"exercise {exercise_id}: its answer defines no function")
+        raise SpecError(f"exercise {exercise_id}: its answer defines no function and no class")
     return names[-1]
 
 

@@ -153,7 +153,7 @@ class Search:
         explained: dict[str, tuple[Guess, list[str]]] = {}
         for key, cases in wrong.items():
             if found := self._mistake_in(key, cases, suspects()) or self._guess((key,)):
-                name = part_name(key, self._target(self.cases[0]))
+                name = part_name(key, self._target(self.cases[0]), self.exercise)
                 explained.setdefault(found.cause, (found, []))[1].append(name)
         if not explained:
             return None

@@ -112,7 +112,8 @@ def _shell() -> Any:
 def _after_cell(result: Any) -> None:
     """Note which functions a failed cell should have defined: IPython's `post_run_cell`."""
     error = result.error_before_exec or result.error_in_exec
-    for name in re.findall(r"^(?:async )?def (\w+)", result.info.raw_cell or "", re.MULTILINE):
+    head = r"^(?:(?:async )?def|class) (\w+)"
+    for name in re.findall(head, result.info.raw_cell or "", re.MULTILINE):
         if error is None:
             _broken_cells.pop(name, None)
             cells = _cells.setdefault(name, {})

@@ -94,7 +94,7 @@ def differences(
         found = _container_difference(target, got, of)
         if not found:
             for key in target if isinstance(target, dict) else range(len(target)):
-                part = part_name(key, target)
+                part = part_name(key, target, exercise)
                 part = f"{name}, {part}" if name else part
                 yield from differences(target[key], got[key], case, exercise, (*path, key), part)
     else:
@@ -103,8 +103,10 @@ def differences(
         yield path, found
 
 
-def part_name(key: Any, target: Any) -> str:
-    """Name a part of a result: "key 'window'", "value 1 of 3"."""
+def part_name(key: Any, target: Any, exercise: Exercise) -> str:
+    """Name a part of a result: "key 'window'", "value 1 of 3", of a class "out of step 2"."""
+    if exercise.kind == "class":
+        return str(key)
     return f"key {key!r}" if isinstance(target, dict) else f"value {key + 1} of {len(target)}"
 
 

@@ -63,7 +63,8 @@ def judge(exercise: Exercise, function: Any, seed: int | None = None) -> Verdict
     seed = _seed() if seed is None else seed
     vars(np).update(_NUMPY)
     if not callable(function):
-        reason = f"`{exercise.function}` is {name_of_type(function)}, not a function"
+        asked = "class" if exercise.kind == "class" else "function"
+        reason = f"`{exercise.function}` is {name_of_type(function)}, not a {asked}"
         return verdict(exercise, "failed", reason=reason, seed=seed)
     if lacking := _lacking(exercise.needs):
         if _is_stub(function):
@@ -196,12 +197,13 @@ class _Judge:
             function = function.__wrapped__  # made now: its time is not the call's
         args, kwargs = self._arguments(case)
         target = self._target(case)  # before the answer can touch what the reference is made of
-        run, given, seconds = function, args, self.exercise.seconds
+        called = self.exercise.called(function)
+        run, given, seconds = called, args, self.exercise.seconds
         before, kept = carried(function) if metered else (), ()
         if metered:
             from attncourse.grading import meter
 
-            run, given, seconds = meter.held, (function, *args), 3 * seconds
+            run, given, seconds = meter.held, (called, *args), 3 * seconds
         elif self.exercise.kind == "kernel":
             run, given = _record if self._traced else _finish, (function, *args)
         outcome = guard.call(run, given, kwargs, seconds=seconds, owner=function)
@@ -272,6 +274,9 @@ class _Judge:
             step = "leave `tracemalloc` alone: the memory is being graded"
             return Finding("switched the memory meter off", next=step)
         reason = f"raised {kind.__name__}" + (f": {raised.message}" if raised.message else "")
+        if not raised.place and self.exercise.kind == "class":
+            step = "compare its methods, their names and parameters, with those of the exercise"
+            return Finding(reason, where, "it cannot be used as the exercise says", step)
         if not raised.place and issubclass(kind, TypeError):
             asked = plain(inspect.signature(self.exercise.reference))
             asked = re.sub(r"(:|\s*->)\s*[^,)=]+", "", asked)
@@ -337,7 +342,11 @@ class _Judge:
         args, kwargs = self._arguments(case)
         seconds = 6 * self.exercise.seconds  # a line trace is slow
         found = guard.call(
-            meter.located, (n_bytes, function, *args), kwargs, seconds=seconds, owner=function
+            meter.located,
+            (n_bytes, self.exercise.called(function), *args),
+            kwargs,
+            seconds=seconds,
+            owner=function,
         )
         peak = found.value if found.raised is None else meter.Peak(n_bytes)
         allowed = self.exercise.memory.allowed_bytes
@@ -370,7 +379,8 @@ class _Judge:
         args, kwargs = self._arguments(case)
         small = self._arguments(self.cases[0])
         seconds = 3 * self.exercise.seconds
-        grown = resident.growth(self.function, args, kwargs, before=small, seconds=seconds)
+        called = self.exercise.called(self.function)
+        grown = resident.growth(called, args, kwargs, before=small, seconds=seconds)
         if grown is None:
             return None
         if grown.started:
@@ -423,11 +433,12 @@ class _Judge:
                     yield mistake, function
 
     def _report(self, case: Case, trial: Trial, finding: Finding) -> Verdict:
+        call = f"{self.exercise.function}{signature(case)}"
         return verdict(
             self.exercise,
             "failed",
             reason=finding.reason,
-            case=f"{case.name}: {self.exercise.function}{signature(case)}",
+            case=case.name if self.exercise.drive else f"{case.name}: {call}",
             where=finding.where,
             cause=finding.cause,
             hint=finding.next,

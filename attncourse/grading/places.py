@@ -15,7 +15,7 @@ class Place:
     Attributes:
         line: 1 is the first line of the function (its decorator, if it has one).
         text: The line itself, stripped; empty where the source is not at hand.
-        helper: The name of the function, unless it is the answer itself.
+        helper: The name of the function or method, unless it is the answer itself.
     """
 
     line: int
@@ -28,8 +28,14 @@ class Place:
 
 
 def unwrap(function: Any) -> FunctionType | None:
-    """Return the Python function inside a wrapper, partial, method, jit function or instance."""
+    """Return the Python function inside a wrapper, partial, method, jit function or instance.
+
+    Of a class it is the first method, whose namespace is that of the others.
+    """
     for _ in range(10):
+        if isinstance(function, type):
+            methods = (each for each in vars(function).values() if isinstance(each, FunctionType))
+            return next(methods, None)
         if isinstance(function, FunctionType) and not hasattr(function, "__wrapped__"):
             return function
         inner = next(
@@ -56,7 +62,8 @@ def place(function: Any, code: CodeType, line: int) -> Place:
     """Describe an absolute line of `code`, counted from the head of the function it stands in."""
     text = linecache.getline(code.co_filename, line).strip()
     answer = unwrap(function)
-    if answer is not None and code in nested(answer.__code__):
+    is_class = isinstance(getattr(function, "__wrapped__", function), type)
+    if answer is not None and not is_class and code in nested(answer.__code__):
         return Place(line - answer.__code__.co_firstlineno + 1, text)
     return Place(line - code.co_firstlineno + 1, text, code.co_name)
 

@@ -14,7 +14,7 @@ from numpy.random import Generator, default_rng
 
 from attncourse.cost import Cost
 
-KINDS = ("number", "mask", "array", "kernel")
+KINDS = ("number", "mask", "array", "kernel", "class")
 NEEDS = ("numpy", "triton", "gpu")
 TILE_SIZES = (8, 10, 16, 20, 32, 50, 64, 100, 128, 200, 256, 500, 512)  # what learners choose
 _ID = re.compile(r"\d\d\.V?[1-9]\d?")  # 04.3, or 04.V7 for one taken from the source documents
@@ -80,6 +80,17 @@ class Memory:
             raise SpecError(f"allowed_bytes must be a positive int, got {self.allowed_bytes!r}")
 
 
+class Driven:
+    """A class that is used as each case says; its own code is what counts as the learner's."""
+
+    def __init__(self, drive: Callable, answer: Callable) -> None:
+        self._drive, self.__wrapped__ = drive, answer
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Use the class, and return what came."""
+        return self._drive(self.__wrapped__, *args, **kwargs)
+
+
 @dataclass(frozen=True, eq=False)
 class Exercise:
     """One exercise: what is asked, what is right, what is commonly wrong.
@@ -92,14 +103,14 @@ class Exercise:
         id: chapter and number, "04.3"; "04.V7" for an exercise of the source documents.
         chapter: two digits, "04".
         title: a few words, printed in each verdict.
-        function: the name of the learner's function.
+        function: the name of the learner's function, or class.
         minutes: how long a learner may need.
         difficulty: 1 to 3.
         points: awarded when the exercise passes.
         hints: exactly three, from a nudge to nearly the answer.
         reference: the right answer, in NumPy.
         cases: makes the cases from a random generator: smallest first, edge cases, then random.
-        kind: "number", "mask", "array" or "kernel" (torch tensors in, torch tensor out).
+        kind: "number", "mask", "array", "kernel" (torch tensors in, torch tensor out) or "class".
         mistakes: at least five.
         alternatives: at least two right answers written in another way.
         pairs: two of the mistakes at once, made when they are asked for: where no single one fits.
@@ -109,6 +120,7 @@ class Exercise:
         seconds: the limit for each call.
         needs: what the machine must have: "numpy", "triton" or "gpu".
         may_return_view: whether the result may share memory with the arguments.
+        drive: of a class: `drive(answer, *args)` uses it as a case says and returns what came.
     """
 
     id: str
@@ -131,6 +143,7 @@ class Exercise:
     seconds: float = 5.0
     needs: str = "numpy"
     may_return_view: bool = False
+    drive: Callable | None = None
 
     def __post_init__(self) -> None:
         says = [mistake.says for mistake in self.mistakes]
@@ -162,11 +175,19 @@ class Exercise:
                 self.traffic is None or self.kind == "kernel",
                 "traffic is counted for kernels only",
             ),
+            (
+                (self.drive is None) == (self.kind != "class"),
+                "a class needs `drive`, and nothing else does",
+            ),
             (self.seconds > 0, f"seconds must be positive, got {self.seconds!r}"),
         ]
         for holds, complaint in rules:
             if not holds:
                 raise SpecError(f"exercise {self.id}: {complaint}")
+
+    def called(self, answer: Callable) -> Callable:
+        """Return what takes the arguments of a case: the answer itself, or a class being driven."""
+        return answer if self.drive is None else Driven(self.drive, answer)
 
     def lacks(self) -> list[str]:
         """Say what a draft may lack and a released exercise may not."""

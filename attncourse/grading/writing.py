@@ -144,20 +144,23 @@ class Spec:
     """All of an exercise that its prompt, answer and hints do not say.
 
     Attributes:
-        kind: "number", "mask", "array" or "kernel" (torch tensors in, torch tensor out).
+        kind: "number", "mask", "array", "kernel" (torch tensors in, torch tensor out) or "class".
         cases: cases and makers of cases, smallest first; or one function of the generator that
             returns them all.
         mistakes: at least five, in the order in which they are looked for: edits of the solution,
             or `Mistake`s where an edit does not reach.
         alternatives: at least two right answers written in another way, functions or edits.
         variants: right edits, such as other tile sizes, under which each mistake is known too.
-        reference: the right answer in NumPy, if it is not the solution itself.
+        reference: the right answer in NumPy, if it is not the solution itself; of a class, a
+            function of a case's arguments that returns what `drive` should.
         memory: the metered call, if memory is graded.
         traffic: the most bytes a kernel may load and store in a case.
         tolerance: relative for numbers (None: 1e-9), absolute for arrays (None: from the dtype).
         seconds: the limit for each call.
         needs: "numpy", "triton" or "gpu"; empty: what the kind needs.
         may_return_view: whether the result may share memory with the arguments.
+        drive: of a class: `drive(answer, *args)` makes an object, uses it as the arguments of a
+            case say, and returns what came, best a dict that names each step.
     """
 
     kind: str
@@ -172,3 +175,4 @@ class Spec:
     seconds: float = 5.0
     needs: str = ""
     may_return_view: bool = False
+    drive: Callable | None = None
