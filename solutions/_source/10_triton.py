@@ -1,0 +1,463 @@
+# %% [markdown]
+# # 10 Exercises: Triton from the first line
+#
+# 1. Replace `raise NotImplementedError` by your answer and run the cell (Shift + Enter).
+# 2. Run the check cell below it. It says what is wrong, and where.
+# 3. Stuck? Run `hint("10.1")` in a new cell: three hints, each says more.
+#
+# No exercise needs the answer of another.
+
+# %% [markdown]
+# Tensors are float32 and contiguous: row after row. Each `tl.load` and `tl.store` that could leave
+# its tensor has a `mask=`, loads also `other=`. Write `tl.dot(a, b, input_precision="ieee")`.
+
+# %% role="setup"
+import numpy as np
+
+from attncourse.grading import check, hint
+from attncourse.grading.stand_ins import tl, torch, triton
+
+# %% role="spec"
+"""What the specs of this chapter share."""
+
+import math
+
+import numpy as np
+
+from attncourse.cost import Cost
+from attncourse.grading.writing import Spec, case, draws, edit, qkv
+from attncourse.reference import full, window
+
+
+def normal(name, *shapes, rest=(), change=lambda *made: made):
+    """Return a maker of a case of standard normal float32 arrays, which `change` may alter."""
+
+    def make(rng):
+        made = change(*(rng.standard_normal(shape) for shape in shapes))
+        return case(name, *(array.astype(np.float32) for array in made), *rest)
+
+    return make
+
+
+def n_tiles(n, block):
+    return -(-n // block)
+
+
+# %% [markdown] role="prompt" exercise="10.1"
+# ## 10.1 Add two vectors
+#
+# *10 minutes · difficulty 1 of 3 · 2 points*
+# · [section](../notebooks/10_triton.ipynb#One-program,-one-tile)
+#
+# factor · x + y for two vectors of n numbers, n as it comes. Write the body of the kernel, in which
+# each program takes `BLOCK` numbers, and say how many `programs` there are.
+
+# %% [markdown] role="prompt" exercise="10.1"
+# You need `tl.program_id(0)`, `tl.arange(0, BLOCK)`, `tl.load(pointers, mask=…, other=…)` and
+# `tl.store(pointers, values, mask=…)`.
+#
+# **Traffic limit**: each number of x and y is loaded once, each of the result stored once.
+
+
+# %% role="answer" exercise="10.1"
+@triton.jit
+def add_kernel(x_ptr, y_ptr, out_ptr, n, factor, BLOCK: tl.constexpr):
+    # BEGIN SOLUTION
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    x = tl.load(x_ptr + at, mask=inside, other=0.0)
+    y = tl.load(y_ptr + at, mask=inside, other=0.0)
+    tl.store(out_ptr + at, factor * x + y, mask=inside)
+    # END SOLUTION
+
+
+def scaled_sum(x, y, factor):
+    """Return factor · x + y, (n,)."""
+    BLOCK = 16
+    out = x.new_full(x.shape, float("nan"))  # what no program stores stays NaN
+    # BEGIN SOLUTION
+    programs = triton.cdiv(len(x), BLOCK)
+    # END SOLUTION
+    add_kernel[(programs,)](x, y, out, len(x), factor, BLOCK)
+    return out
+
+
+# %% role="check" exercise="10.1"
+check("10.1")
+
+# %% [markdown] role="hints" exercise="10.1"
+# 1. With n = 37 and BLOCK = 16: how many programs, and which numbers are those of program 2? How
+#    many of its places lie beyond the end?
+# 2. Program p takes the places p·BLOCK … p·BLOCK + BLOCK - 1; those from n on are masked away, in
+#    both loads and in the store. There are ⌈n / BLOCK⌉ programs.
+# 3. at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK); inside = at < n; tl.store(out_ptr + at,
+#    factor * x + y, mask=inside); programs = triton.cdiv(len(x), BLOCK).
+
+
+# %% role="spec" exercise="10.1"
+def random_vectors(rng):
+    n = int(rng.integers(18, 90))
+    return normal(f"random, n = {n}", n, n, rest=(-1.25,))(rng)
+
+
+AT = "tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)"
+PROGRAMS = "triton.cdiv(len(x), BLOCK)"
+
+Spec(
+    kind="kernel",
+    reference=lambda x, y, factor: factor * x + y,
+    cases=[
+        normal("n = 1", 1, 1, rest=(1.0,)),
+        normal("one whole tile, n = 16", 16, 16, rest=(3.0,)),
+        normal("two tiles, n = 32", 32, 32, rest=(-2.0,)),
+        normal("half a tile, n = 7", 7, 7, rest=(0.5,)),
+        normal("one number more than a tile, n = 17", 17, 17, rest=(3.0,)),
+        normal("one number less than two tiles, n = 31", 31, 31, rest=(3.0,)),
+        normal("factor 0, n = 19", 19, 19, rest=(0.0,)),
+        normal("n = 100", 100, 100, rest=(-0.75,)),
+        random_vectors,
+    ],
+    traffic=lambda call: Cost(0, 2 * call.args[0].nbytes, call.args[0].nbytes, 0),
+    seconds=20.0,
+    mistakes=[
+        edit(PROGRAMS, "len(x) // BLOCK",
+             says="your last, shorter tile has no program: n // BLOCK rounds down",
+             next="round up: triton.cdiv(len(x), BLOCK)"),
+        edit(AT, "tl.arange(0, BLOCK)",
+             says="only the first tile is stored: all programs take it, or there is but one",
+             next="add tl.program_id(0) * BLOCK to the places, and let there be a program for each "
+             "tile",
+             also=[edit(PROGRAMS, "1")]),
+        edit(AT, "tl.program_id(0) + tl.arange(0, BLOCK)",
+             says="your programs overlap: each begins one number after the one before it",
+             next="program p begins at p * BLOCK"),
+        edit("tl.store(out_ptr + at, factor * x + y, mask=inside)",
+             "tl.store(out_ptr + at, factor * x + y)",
+             says="your store has no mask: the last program writes past the end of out",
+             next="tl.store takes a mask as well: mask=inside"),
+        edit("at < n", "at <= n",
+             says="your last program reads past the ends of x and y",
+             next="give both loads a mask: the last place is n - 1, so at < n",
+             also=[edit(", mask=inside, other=0.0", "")]),
+        edit("at < n", "tl.arange(0, BLOCK) < n",
+             says="your mask looks at the place within the tile, which is below n in each program",
+             next="compare the places themselves: at < n"),
+        edit("factor * x + y", "factor * (x + y)",
+             says="your factor multiplies y as well",
+             next="factor * x + y"),
+        edit("factor * x + y", "x + factor * y",
+             says="your factor multiplies y instead of x",
+             next="factor * x + y"),
+        edit("factor * x + y", "x + y",
+             says="your factor is missing",
+             next="factor * x + y"),
+    ],
+    alternatives=[
+        edit(AT, "tl.program_id(0) + tl.num_programs(0) * tl.arange(0, BLOCK)"),
+        edit(PROGRAMS, "len(x) // BLOCK + 1", "inside = at < n", "inside = n > at"),
+    ],
+)  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="10.2"
+# ## 10.2 Softmax of rows
+#
+# *15 minutes · difficulty 2 of 3 · 3 points*
+# · [section](../notebooks/10_triton.ipynb#A-row-at-a-time)
+#
+# Each program takes one row of x `(n_rows, n_cols)` and stores its softmax. `BLOCK` is `n_cols`,
+# rounded up to a power of two. A score of −inf is a hidden key and gets weight 0; a row of nothing
+# but −inf gives zeros.
+
+# %% [markdown] role="prompt" exercise="10.2"
+# `tl.max(x, 0)` and `tl.sum(x, 0)` reduce a vector, `tl.where(condition, a, b)` chooses. Scores may
+# be ±1000.
+#
+# **Traffic limit**: each score is loaded once, each weight stored once.
+
+
+# %% role="answer" exercise="10.2"
+@triton.jit
+def softmax_kernel(x_ptr, out_ptr, n_cols, BLOCK: tl.constexpr):
+    # BEGIN SOLUTION
+    cols = tl.arange(0, BLOCK)
+    at = tl.program_id(0) * n_cols + cols
+    x = tl.load(x_ptr + at, mask=cols < n_cols, other=float("-inf"))
+    top = tl.max(x, 0)
+    pivot = tl.where(top == float("-inf"), 0.0, top)
+    weights = tl.exp(x - pivot)
+    total = tl.sum(weights, 0)
+    weights = weights / tl.where(total == 0.0, 1.0, total)
+    tl.store(out_ptr + at, weights, mask=cols < n_cols)
+    # END SOLUTION
+
+
+def row_softmax(x):
+    """Return the softmax of each row, (n_rows, n_cols)."""
+    n_rows, n_cols = x.shape
+    out = x.new_full(x.shape, float("nan"))  # what no program stores stays NaN
+    softmax_kernel[(n_rows,)](x, out, n_cols, triton.next_power_of_2(n_cols))
+    return out
+
+
+# %% role="check" exercise="10.2"
+check("10.2")
+
+# %% [markdown] role="hints" exercise="10.2"
+# 1. A softmax needs the largest score, the exponentials and their sum. What must a place beyond the
+#    end hold, so that it changes neither the maximum nor the sum?
+# 2. Load with other=float("-inf"): its exponential is 0. In a row without a visible key the maximum
+#    is -inf, too, and -inf minus -inf is NaN: subtract 0 there, and divide by 1.
+# 3. pivot = tl.where(top == float("-inf"), 0.0, top); weights = tl.exp(x - pivot); divide by
+#    tl.where(total == 0.0, 1.0, total); store with mask=cols < n_cols.
+
+
+# %% role="spec" exercise="10.2"
+def softmax_rows(x):
+    top = x.max(axis=1, keepdims=True)
+    weights = np.exp(x - np.where(np.isneginf(top), 0, top))
+    total = weights.sum(axis=1, keepdims=True)
+    return weights / np.where(total == 0, 1, total)
+
+
+def scores(name, n_rows, n_cols, hidden=(), shift=0.0):
+    """Return a maker of a case; `hidden` are the rows and columns that are -inf."""
+
+    def change(x):
+        x += shift
+        for place in hidden:
+            x[place] = -np.inf
+        return (x,)
+
+    return normal(name, (n_rows, n_cols), change=change)
+
+
+def random_scores(rng):
+    n_rows, n_cols = (int(x) for x in rng.integers((2, 5), (9, 60)))
+    return scores(f"random, {n_rows} × {n_cols}", n_rows, n_cols, [(1, slice(3, None))])(rng)
+
+
+LOAD = 'x = tl.load(x_ptr + at, mask=cols < n_cols, other=float("-inf"))'
+PIVOT = 'tl.where(top == float("-inf"), 0.0, top)'
+TOTAL = "tl.where(total == 0.0, 1.0, total)"
+EVERY_KEY = slice(None)
+
+Spec(
+    kind="kernel",
+    reference=softmax_rows,
+    cases=[
+        scores("1 × 1", 1, 1),
+        scores("1 × 8, a power of two", 1, 8),
+        scores("4 × 16", 4, 16),
+        scores("3 × 5, padded", 3, 5),
+        scores("some keys hidden, 4 × 8", 4, 8, [(0, slice(5, None)), (2, slice(0, 3))]),
+        scores("a row without a visible key, 3 × 4", 3, 4, [(1, EVERY_KEY)]),
+        scores("the same, padded, 3 × 6", 3, 6, [(1, EVERY_KEY), (2, 0)]),
+        scores("scores near 1000", 3, 7, shift=1000.0),
+        scores("scores near -1000", 3, 7, shift=-1000.0),
+        scores("one column, 5 × 1", 5, 1),
+        scores("2 × 100", 2, 100),
+        random_scores,
+    ],
+    traffic=lambda call: Cost(0, call.args[0].nbytes, call.args[0].nbytes, 0),
+    seconds=20.0,
+    mistakes=[
+        edit('other=float("-inf")', "other=0.0",
+             says="places beyond the end hold 0, and take part as a key with score 0",
+             next='load them as -inf: other=float("-inf")'),
+        edit("x - pivot", "x",
+             says="your exponentials overflow or vanish: no maximum is subtracted",
+             next="subtract the row's maximum before tl.exp"),
+        edit("top = tl.max(x, 0)", "top = tl.maximum(tl.max(x, 0), 0.0)",
+             says="your maximum is at least 0: of scores far below, all exponentials vanish",
+             next="take the maximum of the row as it is"),
+        edit(PIVOT, "top",
+             says="a row without a visible key is NaN: -inf minus -inf, or 0 / 0",
+             next="subtract 0 where the maximum is -inf, and divide by 1 where the sum is 0",
+             also=[edit(TOTAL, "total"), edit(PIVOT, "top", TOTAL, "total")]),
+        edit("n_cols + cols", "BLOCK + cols",
+             says="your rows lie BLOCK apart, but in memory they lie n_cols apart",
+             next="row r begins at r * n_cols, however wide the tile is"),
+        edit("tl.program_id(0) * n_cols + cols", "cols",
+             says="all programs take the first row: yours does not ask which one it is",
+             next="row tl.program_id(0) begins at tl.program_id(0) * n_cols"),
+        edit(LOAD, f"{LOAD}\n    top = tl.max(x, 0)\n    {LOAD}",
+             says="your program loads the row twice: once for the maximum, once for the weights",
+             next="x stays on the chip: load it once"),
+        edit("weights, mask=cols < n_cols", "weights",
+             says="your store has no mask: it writes into the next row, and past the end of out",
+             next="tl.store takes a mask as well: mask=cols < n_cols"),
+        edit(LOAD, "x = tl.load(x_ptr + at)",
+             says="your load has no mask: it reads from the next row, and past the end of x",
+             next='mask=cols < n_cols, other=float("-inf")'),
+        edit(" / " + TOTAL, "",
+             says="your weights are not divided by their sum",
+             next="divide by the sum of the exponentials"),
+    ],
+    alternatives=[
+        edit('other=float("-inf"))',
+             'other=0.0)\n    x = tl.where(cols < n_cols, x, float("-inf"))'),
+        edit("tl.exp(x - pivot)", "tl.exp2((x - pivot) * 1.4426950408889634)",
+             "weights / " + TOTAL, "tl.where(total == 0.0, 0.0, weights / (total + 1e-30))"),
+        edit("cols = tl.arange(0, BLOCK)", "cols = tl.arange(0, BLOCK)[None, :]",
+             "tl.max(x, 0)", "tl.max(x, 1)[:, None]",
+             "tl.sum(weights, 0)", "tl.sum(weights, 1)[:, None]"),
+    ],
+)  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="10.3"
+# ## 10.3 A tile of a product
+#
+# *25 minutes · difficulty 2 of 3 · 4 points*
+# · [section](../notebooks/10_triton.ipynb#A-tile-of-a-product)
+#
+# The product of a `(n_rows, n_inner)` and b `(n_inner, n_cols)`: program (i, j) owns tile (i, j) of
+# the result, and walks along `n_inner`. Write the body of the kernel, and choose `BLOCK`.
+
+# %% [markdown] role="prompt" exercise="10.3"
+# **Traffic limit**: what tiles of 32 × 32 move. Each tile of the result loads its rows of a and its
+# columns of b once, and is stored once.
+#
+# Larger tiles move less; what stops them, part 2 of the chapter shows.
+
+
+# %% role="answer" exercise="10.3"
+@triton.jit
+def product_kernel(a_ptr, b_ptr, out_ptr, n_rows, n_inner, n_cols, BLOCK: tl.constexpr):
+    # BEGIN SOLUTION
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    acc = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for start in range(0, n_inner, BLOCK):
+        across = start + tl.arange(0, BLOCK)[None, :]
+        down = start + tl.arange(0, BLOCK)[:, None]
+        in_a = (rows < n_rows) & (across < n_inner)
+        in_b = (down < n_inner) & (cols < n_cols)
+        a = tl.load(a_ptr + rows * n_inner + across, mask=in_a, other=0.0)
+        b = tl.load(b_ptr + down * n_cols + cols, mask=in_b, other=0.0)
+        acc += tl.dot(a, b, input_precision="ieee")
+    tl.store(out_ptr + rows * n_cols + cols, acc, mask=(rows < n_rows) & (cols < n_cols))
+    # END SOLUTION
+
+
+def product(a, b):
+    """Return a @ b, (n_rows, n_cols)."""
+    # BEGIN SOLUTION
+    BLOCK = 32
+    # END SOLUTION
+    (n_rows, n_inner), n_cols = a.shape, b.shape[1]
+    out = a.new_full((n_rows, n_cols), float("nan"))  # what no program stores stays NaN
+    grid = (triton.cdiv(n_rows, BLOCK), triton.cdiv(n_cols, BLOCK))
+    product_kernel[grid](a, b, out, n_rows, n_inner, n_cols, BLOCK)
+    return out
+
+
+# %% role="check" exercise="10.3"
+check("10.3")
+
+# %% [markdown] role="hints" exercise="10.3"
+# 1. Which rows of a and which columns of b does tile (i, j) need? It takes them `BLOCK` at a time,
+#    and adds up a product of two tiles in each turn.
+# 2. rows from tl.program_id(0), cols from tl.program_id(1). A row of a is n_inner long, a row of b
+#    n_cols. Places beyond the end of n_inner must be 0 in both tiles.
+# 3. acc = tl.zeros((BLOCK, BLOCK), tl.float32); in the loop acc += tl.dot(a, b, …) with a at rows *
+#    n_inner + across and b at down * n_cols + cols; after it one tl.store.
+
+
+# %% role="spec" exercise="10.3"
+def product_traffic(call):
+    """Return the most that the kernel may move: what tiles of 32 × 32 do."""
+    a, b = call.args
+    read = a.nbytes * n_tiles(b.shape[1], 32) + b.nbytes * n_tiles(len(a), 32)
+    return Cost(0, read, 4 * len(a) * b.shape[1], 0)
+
+
+def factors(n_rows, n_inner, n_cols, name="{} × {} times {} × {}"):
+    name = name.format(n_rows, n_inner, n_inner, n_cols)
+    return normal(name, (n_rows, n_inner), (n_inner, n_cols))
+
+
+def random_factors(rng):
+    sizes = rng.integers((33, 5, 5), (64, 40, 32)).tolist()
+    return factors(*sizes, "random, {} × {} times {} × {}")(rng)
+
+
+IN_A, IN_B = "(rows < n_rows) & (across < n_inner)", "(down < n_inner) & (cols < n_cols)"
+IN_OUT = "(rows < n_rows) & (cols < n_cols)"
+
+Spec(
+    kind="kernel",
+    reference=lambda a, b: a @ b,
+    cases=[
+        factors(1, 1, 1),
+        factors(32, 32, 32),
+        factors(64, 8, 64),
+        factors(8, 64, 8),
+        factors(3, 40, 5),
+        factors(33, 7, 20),
+        factors(20, 7, 33),
+        factors(66, 5, 10),
+        factors(35, 34, 40),
+        random_factors,
+    ],
+    traffic=product_traffic,
+    seconds=20.0,
+    mistakes=[
+        edit("BLOCK = 32", "BLOCK = 16",
+             says="your tiles are 16 wide: a and b travel about twice as often as with 32",
+             next="bytes fall as 1 / BLOCK: choose a larger one"),
+        edit(IN_A, "across < n_inner", "rows * n_inner", "rows % n_rows * n_inner",
+             IN_B, "down < n_inner", "n_cols + cols", "n_cols + cols % n_cols",
+             says="your rows and columns beyond the end wrap around, and are loaded again",
+             next="mask them away instead of taking them % n_rows and % n_cols",
+             also=[edit(IN_A, "across < n_inner", "rows * n_inner", "rows % n_rows * n_inner")]),
+        edit("rows = tl.program_id(0)", "rows = tl.program_id(1)",
+             "cols = tl.program_id(1)", "cols = tl.program_id(0)",
+             says="your program (i, j) takes tile (j, i): right only if the grid is square",
+             next="the grid has rows first: rows from tl.program_id(0), cols from program_id(1)"),
+        edit("tl.program_id(1)", "tl.program_id(0)",
+             says="your programs take the tiles on the diagonal only, and several the same one",
+             next="cols come from tl.program_id(1)"),
+        edit("rows * n_inner", "rows * n_cols",
+             says="your rows of a lie n_cols apart: they are n_inner long",
+             next="a is at rows * n_inner + across"),
+        edit("down * n_cols", "down * n_inner",
+             says="your rows of b lie n_inner apart: they are n_cols long",
+             next="b is at down * n_cols + cols"),
+        edit("range(0, n_inner, BLOCK)", "range(0, n_inner // BLOCK * BLOCK, BLOCK)",
+             says="your loop leaves out the last, shorter tile of n_inner",
+             next="run over range(0, n_inner, BLOCK), and mask"),
+        edit("acc += ", "acc = ",
+             says="your acc holds the last turn only: it is replaced, not added to",
+             next="acc += tl.dot(…)"),
+        edit(IN_A, "rows < n_rows",
+             says="your tile of a runs into the next row, and past the end of a",
+             next="mask along n_inner as well: & (across < n_inner)"),
+        edit(IN_B, "cols < n_cols",
+             says="your tile of b runs past its last row",
+             next="mask along n_inner as well: (down < n_inner) &"),
+        edit(IN_A, "across < n_inner",
+             says="your tile of a runs past its last row",
+             next="mask the rows: (rows < n_rows) &"),
+        edit(IN_B, "down < n_inner",
+             says="your tile of b runs into its next row, and past the end of b",
+             next="mask the columns: & (cols < n_cols)"),
+        edit(IN_OUT, "rows < n_rows",
+             says="your store runs into the next row of the result, which another program owns, or "
+             "past its end",
+             next="mask=(rows < n_rows) & (cols < n_cols)",
+             also=[edit(", mask=" + IN_OUT, "")]),
+    ],
+    alternatives=[
+        edit("BLOCK = 32", "BLOCK = 64"),
+        edit("tl.dot(a, b, ", "tl.trans(tl.dot(tl.trans(b), tl.trans(a), ", '"ieee")', '"ieee"))'),
+        edit("start + tl.arange(0, BLOCK)", "start + tl.arange(0, 16)",
+             "range(0, n_inner, BLOCK)", "range(0, n_inner, 16)"),
+    ],
+)  # fmt: skip
+
+# %% [markdown]
+# ## Your score
+#
+# Save the notebook, open a terminal (File › New › Terminal) and run
+# `attncourse grade exercises/10_triton.ipynb`. It runs a copy of the notebook from the top and
+# prints the score; your file is not changed.
