@@ -143,7 +143,7 @@ class Session:
             return self._not_attempted(exercise, verdict)
         if status in PASSED and verdict.get("cause"):
             self.notes.append(f"{exercise}: {verdict['cause']}")
-        parts = {name: verdict.get(name) for name in ("reason", "cause", "hint", "seed")}
+        parts = {name: verdict.get(name) for name in ("reason", "cause", "hint", "seed", "moved")}
         return _result(exercise, status, text=text, **parts)
 
     def _not_attempted(self, exercise: str, verdict: dict) -> Result:
@@ -176,6 +176,8 @@ class Session:
         if progress.load().helped(result.exercise):
             result = replace(result, status="passed_with_help")
         progress.record_pass(result.exercise)
+        if isinstance(result.moved, float):  # what a cell shows may be anything
+            progress.record_best(result.exercise, moved=result.moved)
         return result
 
 
