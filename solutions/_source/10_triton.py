@@ -118,6 +118,7 @@ Spec(
         random_vectors,
     ],
     traffic=lambda call: Cost(0, 2 * call.args[0].nbytes, call.args[0].nbytes, 0),
+    timed=normal("n = 10⁷", 10**7, 10**7, rest=(0.5,)),
     seconds=20.0,
     mistakes=[
         edit(PROGRAMS, "len(x) // BLOCK",
@@ -259,6 +260,7 @@ Spec(
         random_scores,
     ],
     traffic=lambda call: Cost(0, call.args[0].nbytes, call.args[0].nbytes, 0),
+    timed=scores("16384 × 2000", 16384, 2000),
     seconds=20.0,
     mistakes=[
         edit('other=float("-inf")', "other=0.0",
@@ -368,7 +370,8 @@ def product_traffic(call):
     """Return the most that the kernel may move: what tiles of 32 × 32 do."""
     a, b = call.args
     read = a.nbytes * n_tiles(b.shape[1], 32) + b.nbytes * n_tiles(len(a), 32)
-    return Cost(0, read, 4 * len(a) * b.shape[1], 0)
+    written = 4 * len(a) * b.shape[1]
+    return Cost(2 * a.size * b.shape[1], read, written, 0)
 
 
 def factors(n_rows, n_inner, n_cols, name="{} × {} times {} × {}"):
@@ -400,6 +403,7 @@ Spec(
         random_factors,
     ],
     traffic=product_traffic,
+    timed=factors(2048, 2048, 2048),
     seconds=20.0,
     mistakes=[
         edit("BLOCK = 32", "BLOCK = 16",
@@ -452,6 +456,380 @@ Spec(
         edit("tl.dot(a, b, ", "tl.trans(tl.dot(tl.trans(b), tl.trans(a), ", '"ieee")', '"ieee"))'),
         edit("start + tl.arange(0, BLOCK)", "start + tl.arange(0, 16)",
              "range(0, n_inner, BLOCK)", "range(0, n_inner, 16)"),
+    ],
+)  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="10.4"
+# ## 10.4 Flash in one loop
+#
+# *35 minutes · difficulty 3 of 3 · 5 points*
+# · [section](../notebooks/10_triton.ipynb#The-loop-of-flash)
+#
+# softmax(q kᵀ · scale) v for several heads: q `(H, Tq, D)`, k and v `(H, Tk, D)`, without a mask.
+# Write the whole body. Program (i, h) owns the queries of tile i of head h.
+
+# %% [markdown] role="prompt" exercise="10.4"
+# D is any number; a tile is `WIDTH` wide, the power of two above it, at least 16.
+#
+# **Traffic limit**: each program loads its queries once and each key and value of its head once,
+# stores its rows once, and touches nothing beyond D.
+#
+# With one key, for example, every row of the result is v.
+
+
+# %% role="answer" exercise="10.4"
+@triton.jit
+def flash_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr, n_queries, n_keys, D, scale,
+    BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    tile, head = tl.program_id(0), tl.program_id(1)
+    # BEGIN SOLUTION
+    rows = tile * BLOCK + tl.arange(0, BLOCK)
+    cols = tl.arange(0, WIDTH)[None, :]
+    at_rows = (head * n_queries + rows[:, None]) * D + cols
+    in_rows = (rows[:, None] < n_queries) & (cols < D)
+    q = tl.load(q_ptr + at_rows, mask=in_rows, other=0.0)
+    running_max = tl.full((BLOCK,), float("-inf"), tl.float32)
+    running_sum = tl.zeros((BLOCK,), tl.float32)
+    acc = tl.zeros((BLOCK, WIDTH), tl.float32)
+    for start in range(0, n_keys, BLOCK):
+        keys = start + tl.arange(0, BLOCK)
+        at_keys = (head * n_keys + keys[:, None]) * D + cols
+        in_keys = (keys[:, None] < n_keys) & (cols < D)
+        k = tl.load(k_ptr + at_keys, mask=in_keys, other=0.0)
+        v = tl.load(v_ptr + at_keys, mask=in_keys, other=0.0)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        scores = tl.where(keys[None, :] < n_keys, scores, float("-inf"))
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        weights = tl.exp(scores - new_max[:, None])
+        rescale = tl.exp(running_max - new_max)
+        running_sum = running_sum * rescale + tl.sum(weights, 1)
+        acc = acc * rescale[:, None] + tl.dot(weights, v, input_precision="ieee")
+        running_max = new_max
+    tl.store(out_ptr + at_rows, acc / running_sum[:, None], mask=in_rows)
+    # END SOLUTION
+
+
+def flash_heads(q, k, v):
+    """Return attention of several heads, (H, Tq, D)."""
+    BLOCK = 16
+    heads, n_queries, D = q.shape
+    out = torch.full_like(q, float("nan"))  # what no program stores stays NaN
+    flash_kernel[(triton.cdiv(n_queries, BLOCK), heads)](
+        q, k, v, out, n_queries, k.shape[1], D, D**-0.5,
+        BLOCK=BLOCK, WIDTH=max(16, triton.next_power_of_2(D)),
+    )  # fmt: skip
+    return out
+
+
+# %% role="check" exercise="10.4"
+check("10.4")
+
+# %% [markdown] role="hints" exercise="10.4"
+# 1. Three things stay on the chip while the keys pass by: the largest score of each query so far,
+#    the sum of its exponentials, and the summed values. What happens to them at a new maximum?
+# 2. Row r of head h begins at (h * n_queries + r) * D. Mask rows and columns in each load. Keys
+#    beyond the end get the score -inf. Divide once, after the loop.
+# 3. new_max = tl.maximum(running_max, tl.max(scores, 1)); weights = tl.exp(scores - new_max[:,
+#    None]); rescale = tl.exp(running_max - new_max); both sums: old * rescale + new.
+
+
+# %% role="spec" exercise="10.4"
+def heads_of(name, heads, n_queries, n_keys, width, **how):
+    return qkv(name, (heads, n_queries, width), keys=n_keys, **how)
+
+
+def flash_traffic(call):
+    """Return the most that the kernel may move: k and v once for each tile of queries."""
+    q, k, _ = call.args
+    flops = 4 * q.size * k.shape[1]
+    return Cost(flops, q.nbytes + 2 * k.nbytes * n_tiles(q.shape[1], 16), q.nbytes, 0)
+
+
+def random_heads(rng):
+    sizes = rng.integers((2, 5, 17, 2), (4, 30, 40, 16)).tolist()
+    return heads_of("random, H, Tq, Tk, D = {}, {}, {}, {}".format(*sizes), *sizes)(rng)
+
+
+IN_ROWS = "(rows[:, None] < n_queries) & (cols < D)"
+IN_KEYS = "(keys[:, None] < n_keys) & (cols < D)"
+NO_RESCALE = (" * rescale[:, None]", "", " * rescale", "")
+HIDDEN = 'tl.where(keys[None, :] < n_keys, scores, float("-inf"))'
+
+Spec(
+    kind="kernel",
+    reference=lambda q, k, v: full.attention(q, k, v),
+    cases=[
+        heads_of("1 query, 1 key, D = 1", 1, 1, 1, 1),
+        heads_of("one tile", 1, 16, 16, 16),
+        heads_of("two heads", 2, 16, 16, 16),
+        heads_of("two tiles of keys", 1, 16, 32, 16),
+        heads_of("two tiles of queries", 1, 32, 16, 16),
+        heads_of("D = 5", 2, 4, 6, 5),
+        heads_of("one key in the last tile", 2, 3, 17, 16),
+        heads_of("more queries than keys", 2, 20, 3, 7),
+        heads_of("large scores", 1, 6, 20, 16, shift=25.0),
+        heads_of("one query 400 times longer", 1, 5, 20, 16, longer=400),
+        random_heads,
+    ],
+    traffic=flash_traffic,
+    timed=heads_of("16 heads, n = 4096, D = 64", 16, 4096, 4096, 64),
+    seconds=20.0,
+    mistakes=[
+        edit("        k = ",
+             "        q = tl.load(q_ptr + at_rows, mask=in_rows, other=0.0)\n        k = ",
+             says="your program loads q again for each tile of keys",
+             next="q stays on the chip: it is loaded once, before the loop"),
+        edit("head * n_queries + ", "", "head * n_keys + ", "",
+             says="all your programs work on head 0",
+             next="head h begins at row h * n_queries of q and out, h * n_keys of k and v"),
+        edit("head * n_keys", "head * n_queries",
+             says="your heads of k and v lie n_queries rows apart: right only if Tq = Tk",
+             next="head h of k and v begins at row h * n_keys"),
+        edit(") * D + cols", ") * WIDTH + cols",
+             says="your rows lie WIDTH apart, but in memory they lie D apart",
+             next="multiply the row by D, however wide the tile is"),
+        edit(IN_ROWS, "rows[:, None] < n_queries", IN_KEYS, "keys[:, None] < n_keys",
+             says="your tiles run on beyond D: into the next row, and past the end",
+             next="mask the columns as well: & (cols < D)"),
+        edit(IN_ROWS, "cols < D", IN_KEYS, "cols < D",
+             says="your tiles run on beyond the last row of a head",
+             next="mask the rows as well: (rows[:, None] < n_queries) &, and so for the keys"),
+        edit(HIDDEN, "scores",
+             says="keys beyond the end take part: a masked load gives zeros, and exp(0) is 1",
+             next="set their scores to -inf: tl.where(keys[None, :] < n_keys, scores, "
+             "float('-inf'))"),
+        edit("(0, n_keys, BLOCK)", "(0, n_keys // BLOCK * BLOCK, BLOCK)",
+             says="your loop leaves out the last, shorter tile of keys",
+             next="run over range(0, n_keys, BLOCK)"),
+        edit(" * scale", "",
+             says="your scores are not multiplied by scale",
+             next="multiply the scores by `scale`"),
+        edit("scores - new_max[:, None]", "scores", *NO_RESCALE,
+             says="your exponentials overflow: no maximum is subtracted",
+             next="subtract new_max[:, None] from the scores before tl.exp"),
+        edit(*NO_RESCALE,
+             says="a new maximum changes nothing of what you kept",
+             next="multiply running_sum and acc by tl.exp(running_max - new_max)"),
+        edit("acc * rescale[:, None]", "acc",
+             says="a new maximum shrinks your running_sum, but not acc",
+             next="multiply acc by rescale[:, None]"),
+        edit("running_sum * rescale", "running_sum",
+             says="a new maximum shrinks your acc, but not running_sum",
+             next="multiply running_sum by rescale"),
+        edit("tl.max(scores, 1)", "tl.max(tl.max(scores, 1), 0)",
+             says="your queries share one maximum: beside a long one the others have only zeros",
+             next="take the maximum of each row: tl.max(scores, 1)"),
+        edit(" / running_sum[:, None]", "",
+             says="your rows are not divided by the sum of their exponentials",
+             next="divide by running_sum[:, None] after the loop"),
+    ],
+    alternatives=[
+        edit("* scale", "* (scale * 1.4426950408889634)", "tl.exp(", "tl.exp2("),
+        edit(IN_ROWS, "(rows < n_queries)[:, None] & (cols < D)",
+             "q_ptr + at_rows", "q_ptr + head * n_queries * D + rows[:, None] * D + cols",
+             "acc / running_sum[:, None]", "acc * (1.0 / running_sum)[:, None]"),
+        edit("(0, n_keys, BLOCK)", "(0, n_keys, 32)",
+             "start + tl.arange(0, BLOCK)", "start + tl.arange(0, 32)"),
+    ],
+)  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="10.5"
+# ## 10.5 Only the tiles of a window
+#
+# *25 minutes · difficulty 3 of 3 · 4 points*
+# · [section](../notebooks/10_triton.ipynb#Only-the-tiles-of-a-window)
+#
+# A causal window: the query at key position p sees the keys p − window … p. The last query stands
+# at the last key, so query i at p = i + n_keys − n_queries. Tiles are 32 queries tall and 16 keys
+# wide. Which do a program's queries need?
+
+# %% [markdown] role="prompt" exercise="10.5"
+# Set `first_tile`, and `end_tile`, the first that is not needed, then `visible` `[BLOCK_Q,
+# BLOCK_K]`. A query that sees nothing gets zeros.
+#
+# **Traffic limit**: tiles of k and v with a visible key, each loaded once.
+#
+# Tq = Tk = 80, window = 10: tile 1 (queries 32 … 63) sees the keys 22 … 63, in `range(1, 4)`.
+
+
+# %% role="answer" exercise="10.5"
+@triton.jit
+def window_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr, n_queries, n_keys, window, scale,
+    D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0)
+    cols = tl.arange(0, D)[None, :]
+    rows = tile * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    in_rows = rows[:, None] < n_queries
+    q = tl.load(q_ptr + rows[:, None] * D + cols, mask=in_rows, other=0.0)
+    running_max = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
+    running_sum = tl.zeros((BLOCK_Q,), tl.float32)
+    acc = tl.zeros((BLOCK_Q, D), tl.float32)
+    ahead = n_keys - n_queries
+    # BEGIN SOLUTION
+    past_key = tl.minimum(n_keys, (tile + 1) * BLOCK_Q + ahead)
+    first_tile = tl.maximum(0, tile * BLOCK_Q + ahead - window) // BLOCK_K
+    end_tile = tl.cdiv(tl.maximum(0, past_key), BLOCK_K)
+    # END SOLUTION
+    for key_tile in range(first_tile, end_tile):
+        keys = key_tile * BLOCK_K + tl.arange(0, BLOCK_K)
+        in_keys = keys[:, None] < n_keys
+        k = tl.load(k_ptr + keys[:, None] * D + cols, mask=in_keys, other=0.0)
+        v = tl.load(v_ptr + keys[:, None] * D + cols, mask=in_keys, other=0.0)
+        # BEGIN SOLUTION
+        age = rows[:, None] + ahead - keys[None, :]
+        visible = (age >= 0) & (age <= window)
+        # END SOLUTION
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        scores = tl.where(visible, scores, float("-inf"))
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        pivot = tl.where(new_max == float("-inf"), 0.0, new_max)  # no visible key so far
+        weights = tl.exp(scores - pivot[:, None])
+        rescale = tl.exp(running_max - pivot)
+        running_sum = running_sum * rescale + tl.sum(weights, 1)
+        acc = acc * rescale[:, None] + tl.dot(weights, v, input_precision="ieee")
+        running_max = new_max
+    total = tl.where(running_sum == 0.0, 1.0, running_sum)
+    tl.store(out_ptr + rows[:, None] * D + cols, acc / total[:, None], mask=in_rows)
+
+
+def causal_window(q, k, v, window):
+    """Return causal window attention of one head, (Tq, D)."""
+    BLOCK_Q, BLOCK_K = 32, 16
+    n_queries, D = q.shape
+    out = torch.empty_like(q)
+    window_kernel[(triton.cdiv(n_queries, BLOCK_Q),)](
+        q, k, v, out, n_queries, len(k), window, D**-0.5, D, BLOCK_Q, BLOCK_K
+    )
+    return out
+
+
+# %% role="check" exercise="10.5"
+check("10.5")
+
+# %% [markdown] role="hints" exercise="10.5"
+# 1. The first query of the tile sees furthest back, the last one furthest forward. At which key
+#    positions do they stand?
+# 2. The first needed key is tile · BLOCK_Q + ahead - window, but not below 0; the first one no
+#    longer needed is (tile + 1) · BLOCK_Q + ahead, but not below 0 nor above n_keys. Round the one
+#    down to a tile, the other up.
+# 3. first_tile = tl.maximum(0, tile * BLOCK_Q + ahead - window) // BLOCK_K; end_tile is tl.cdiv of
+#    the other; visible: rows[:, None] + ahead - keys[None, :] lies between 0 and window.
+
+
+# %% role="spec" exercise="10.5"
+def tiles_of_window(call, block_q=32, block_k=16):
+    """Yield the first key loaded by each tile of queries, and the one after the last."""
+    q, k, _, size = call.args
+    ahead = len(k) - len(q)
+    for start in range(0, len(q), block_q):
+        past = max(0, min(len(k), start + block_q + ahead))
+        first = max(0, start + ahead - size) // block_k * block_k
+        yield first, max(first, min(len(k), n_tiles(past, block_k) * block_k))
+
+
+def window_traffic(call):
+    """Return the most that the kernel may move: tiles of k and v with a visible key."""
+    q, width = call.args[0], call.args[0].shape[1]
+    keys = sum(past - first for first, past in tiles_of_window(call))
+    return Cost(4 * 32 * keys * width, q.nbytes + 2 * keys * width * 4, q.nbytes, 0)
+
+
+def window_least(call):
+    """Return the bytes of the queries and keys that take part, and of the result."""
+    q, k, _, size = call.args
+    seeing = min(len(q), len(k))  # queries with a key at or before their place
+    seen = min(len(k), seeing + size)
+    return 4 * q.shape[1] * (seeing + 2 * seen + len(q))
+
+
+def windowed(name, n_queries, n_keys, size, **how):
+    return qkv(name, (n_queries, 16), size, keys=n_keys, **how)
+
+
+def random_window(rng):
+    sizes = rng.integers((20, 33, 2), (50, 60, 20)).tolist()
+    return windowed("random, Tq, Tk, window = {}, {}, {}".format(*sizes), *sizes)(rng)
+
+
+FIRST = "tl.maximum(0, tile * BLOCK_Q + ahead - window) // BLOCK_K"
+PAST = "tl.minimum(n_keys, (tile + 1) * BLOCK_Q + ahead)"
+END = "tl.cdiv(tl.maximum(0, past_key), BLOCK_K)"
+
+Spec(
+    kind="kernel",
+    reference=lambda q, k, v, size: window.attention(q, k, v, window=size, causal=True),
+    cases=[
+        windowed("1 query, 1 key, window 0", 1, 1, 0),
+        windowed("one tile of queries, window 0", 32, 32, 0),
+        windowed("two tiles, window 16", 64, 64, 16),
+        windowed("window 17, odd length", 51, 51, 17),
+        windowed("window larger than the text", 35, 35, 100),
+        windowed("fewer queries than keys", 33, 70, 5),
+        windowed("3 queries, 60 keys", 3, 60, 7),
+        windowed("more queries than keys: a tile sees nothing", 60, 20, 4),
+        random_window,
+    ],
+    traffic=window_traffic,
+    least=window_least,
+    timed=windowed("n = 65536, window 256", 65536, 65536, 256),
+    seconds=20.0,
+    mistakes=[
+        edit(FIRST, "0", END, "tl.cdiv(n_keys, BLOCK_K)",
+             says="your program loads every tile and masks most of them away",
+             next="start at the tile of the first visible key, end after that of the last"),
+        edit(FIRST, "0",
+             says="your loop starts at tile 0: the tiles before the window are loaded and masked",
+             next="the tile's first query sees back to tile * BLOCK_Q + ahead - window"),
+        edit(END, "tl.cdiv(n_keys, BLOCK_K)",
+             says="your loop runs to the last tile: those in the future are loaded and masked",
+             next="the tile's last query sees up to its own place"),
+        edit("(tile + 1) * BLOCK_Q + ahead", "(tile + 1) * BLOCK_Q + ahead + window",
+             says="your window reaches into the future: you load window more keys than are seen",
+             next="it is causal: the last query sees nothing after its own place"),
+        edit("BLOCK_Q + ahead - window", "BLOCK_Q - window",
+             "BLOCK_Q + ahead)", "BLOCK_Q)", "+ ahead - keys", "- keys",
+             says="your query i stands at key i: right only if Tq = Tk",
+             next="it stands at i + ahead"),
+        edit("BLOCK_Q + ahead - window", "BLOCK_Q - window", "BLOCK_Q + ahead)", "BLOCK_Q)",
+             says="your mask knows where the queries stand, your tiles do not: right only if Tq = "
+             "Tk",
+             next="add ahead to the tile's first and last query"),
+        edit(FIRST, f"({FIRST}) + 1",
+             says="your loop starts one tile late",
+             next="round the first key down: // BLOCK_K"),
+        edit(END, "tl.maximum(0, past_key) // BLOCK_K",
+             says="your loop leaves out the last tile where it is needed only in part",
+             next="round up: tl.cdiv"),
+        edit(END, f"{END} + 1",
+             says="your loop runs one tile too far",
+             next="end_tile is the first tile that is not needed, and range leaves it out"),
+        edit(FIRST, "tile * BLOCK_Q // BLOCK_K",
+             says="your program starts at its own tile: the keys before it are missing",
+             next="the first query sees back by window"),
+        edit("tl.maximum(0, tile * BLOCK_Q + ahead - window) // BLOCK_K",
+             "(tile * BLOCK_Q + ahead - window) // BLOCK_K",
+             says="your first tile lies before the first key: the program reads before k",
+             next="clip the first key at 0 before you divide"),
+        edit(" & (age <= window)", "",
+             says="your mask is causal, but has no window: whole tiles are seen",
+             next="& (age <= window)"),
+        edit("(age >= 0) & ", "",
+             says="your mask lets the future in",
+             next="(age >= 0) &"),
+        edit("age <= window", "age < window",
+             says="your window is one key too narrow",
+             next="window keys back are still seen: age <= window"),
+    ],
+    alternatives=[
+        edit(PAST, "tl.minimum((tile + 1) * BLOCK_Q, n_queries) + ahead"),
+        edit("age = rows[:, None] + ahead - keys[None, :]", "place = rows[:, None] + ahead",
+             "(age >= 0) & (age <= window)",
+             "(keys[None, :] <= place) & (keys[None, :] >= place - window)"),
+        edit(END, "(tl.maximum(0, past_key) + BLOCK_K - 1) // BLOCK_K"),
     ],
 )  # fmt: skip
 
