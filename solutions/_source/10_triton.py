@@ -833,6 +833,459 @@ Spec(
     ],
 )  # fmt: skip
 
+# %% [markdown] role="prompt" exercise="10.6"
+# ## 10.6 A state instead of keys
+#
+# *30 minutes · difficulty 3 of 3 · 4 points*
+# · [section](../notebooks/10_triton.ipynb#A-state-instead-of-keys)
+#
+# Causal linear attention that forgets: row i is Σ_{j≤i} decay^{i−j} (q_i · k_j) v_j, without a
+# normaliser, 0 < decay ≤ 1. q, k, v are `(n, D)`. One program walks over the chunks: write the
+# loop. The kernel gets log₂ decay, so that decay^a is `tl.exp2(a * log2_decay)`.
+
+# %% [markdown] role="prompt" exercise="10.6"
+# decay may be 0.0001: decay^{−15} is no float32, and no power that you need is negative.
+#
+# **Traffic limit**: each element of q, k and v loaded once, each of the result stored once.
+#
+# With decay = 1 it is plain linear attention; row 0 is always (q_0 · k_0) v_0.
+
+
+# %% role="answer" exercise="10.6"
+@triton.jit
+def fading_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr, n, log2_decay, D: tl.constexpr, BLOCK: tl.constexpr
+):
+    place = tl.arange(0, BLOCK)  # in the chunk
+    cols = tl.arange(0, D)[None, :]
+    state = tl.zeros((D, D), tl.float32)  # what the chunk before leaves
+    # BEGIN SOLUTION
+    for first in range(0, n, BLOCK):
+        rows = first + place
+        at_rows = rows[:, None] * D + cols
+        in_rows = rows[:, None] < n
+        q = tl.load(q_ptr + at_rows, mask=in_rows, other=0.0)
+        k = tl.load(k_ptr + at_rows, mask=in_rows, other=0.0)
+        v = tl.load(v_ptr + at_rows, mask=in_rows, other=0.0)
+        age = place[:, None] - place[None, :]
+        fade = tl.exp2(tl.where(age >= 0, age, 0) * log2_decay)
+        own = tl.dot(q, tl.trans(k), input_precision="ieee")
+        own = tl.where(age >= 0, own * fade, 0.0)
+        out = tl.dot(own, v, input_precision="ieee")
+        since = tl.exp2((place + 1) * log2_decay)  # how far the state has faded at each place
+        out += tl.dot(q * since[:, None], state, input_precision="ieee")
+        tl.store(out_ptr + at_rows, out, mask=in_rows)
+        left = tl.exp2((BLOCK - 1 - place) * log2_decay)  # and each key at the end of the chunk
+        state = state * tl.exp2(BLOCK * log2_decay)
+        state += tl.dot(tl.trans(k * left[:, None]), v, input_precision="ieee")
+    # END SOLUTION
+
+
+def fading_attention(q, k, v, decay):
+    """Return causal linear attention that forgets, (n, D)."""
+    n, D = q.shape
+    out = torch.full_like(q, float("nan"))  # what no program stores stays NaN
+    fading_kernel[(1,)](q, k, v, out, n, float(np.log2(decay)), D=D, BLOCK=16)
+    return out
+
+
+# %% role="check" exercise="10.6"
+check("10.6")
+
+# %% [markdown] role="hints" exercise="10.6"
+# 1. Let the state be Σ decay^{age} k_jᵀ v_j over the chunks before, aged at their last row. How old
+#    is it for the first query of the chunk, and for the last?
+# 2. A query sees its own chunk through a lower triangle with decay^{i−j} in it, and the state times
+#    decay^{place + 1}. Then the state fades by decay^BLOCK, and key j of the chunk joins it with
+#    decay^{BLOCK − 1 − place}.
+# 3. With age = place[:, None] - place[None, :]: own = tl.where(age >= 0, own * fade, 0.0); out =
+#    own v + (q · since) state; state = state · decay^BLOCK + (k · left)ᵀ v.
+
+
+# %% role="spec" exercise="10.6"
+def fading(q, k, v, decay):
+    age = np.arange(len(q))[:, None] - np.arange(len(q))
+    fade = np.where(age >= 0, decay ** np.maximum(age, 0), 0)
+    return (fade * (q @ k.T) @ v).astype(q.dtype)
+
+
+def fading_traffic(call):
+    q = call.args[0]
+    return Cost(4 * q.size * (q.shape[1] + 16), 3 * q.nbytes, q.nbytes, 0)
+
+
+def random_fading(rng):
+    n = int(rng.integers(34, 48))
+    return qkv(f"random, n = {n}", (n, 16), 0.75)(rng)
+
+
+SINCE, LEFT = "(place + 1) * log2_decay", "(BLOCK - 1 - place) * log2_decay"
+FADE = "tl.exp2(tl.where(age >= 0, age, 0) * log2_decay)"
+
+Spec(
+    kind="kernel",
+    reference=fading,
+    cases=[
+        qkv("1 token", (1, 16), 0.5),
+        qkv("one chunk, nothing is forgotten", (16, 16), 1.0),
+        qkv("one chunk", (16, 16), 0.5),
+        qkv("two chunks, nothing is forgotten", (32, 16), 1.0),
+        qkv("two chunks", (32, 16), 0.75),
+        qkv("a last chunk of one token", (33, 16), 0.875),
+        qkv("D = 32, odd length", (21, 32), 0.75),
+        qkv("decay 0.0001", (20, 16), 0.0001),
+        random_fading,
+    ],
+    traffic=fading_traffic,
+    timed=qkv("n = 65536, D = 64", (65536, 64), 0.99),
+    seconds=20.0,
+    mistakes=[
+        edit("own * fade", "own",
+             says="your own chunk does not fade: only what comes through the state does",
+             next="multiply the scores by decay^(i - j)"),
+        edit(FADE, "(tl.exp2(place * log2_decay)[:, None] * tl.exp2(-place * log2_decay)[None, :])",
+             says="your decay^(i - j) is decay^i · decay^-j, and decay^-j overflows",
+             next="subtract first: tl.exp2((i - j) * log2_decay), with i >= j only"),
+        edit(SINCE, "place * log2_decay",
+             says="your state is one step too young: the chunk's first query is 1 after its end",
+             next="decay^(place + 1)"),
+        edit("q * since[:, None]", "q",
+             says="your state does not fade within the chunk",
+             next="multiply row `place` of q by decay^(place + 1)"),
+        edit(" * tl.exp2(BLOCK * log2_decay)", "",
+             says="your state does not fade from chunk to chunk",
+             next="multiply it by decay^BLOCK before the chunk joins"),
+        edit("BLOCK * log2_decay", "log2_decay",
+             says="your state fades by one step a chunk",
+             next="a chunk is BLOCK steps: decay^BLOCK"),
+        edit("k * left[:, None]", "k",
+             says="your chunk joins the state as if all its keys were as young as the last",
+             next="multiply key `place` by decay^(BLOCK - 1 - place)"),
+        edit(LEFT, "(BLOCK - place) * log2_decay",
+             says="your keys are one step too old when they join the state",
+             next="the last key of the chunk joins with decay^0: BLOCK - 1 - place"),
+        edit(LEFT, "place * log2_decay",
+             says="your keys join the state aged the wrong way round: the last one is the oldest",
+             next="decay^(BLOCK - 1 - place)"),
+        edit("age >= 0, own", "age > 0, own",
+             says="your queries do not see their own key",
+             next="age >= 0"),
+        edit("age >= 0, own * fade, 0.0", "age > -BLOCK, own * fade, 0.0",
+             says="your queries see the later keys of their chunk",
+             next="keep the scores where age >= 0"),
+        edit("out += tl.dot(q * since[:, None], state,", "out += 0.0 * tl.dot(q, state,",
+             says="your queries see their own chunk only",
+             next="add (q · since) state"),
+        edit("tl.trans(k * left[:, None]), v", "tl.trans(v), k * left[:, None]",
+             says="your state is transposed: vᵀ k instead of kᵀ v",
+             next="rows of the state belong to k, columns to v"),
+        edit("        v = tl.load(v_ptr + at_rows, mask=in_rows, other=0.0)\n",
+             "        v = tl.load(v_ptr + at_rows, mask=in_rows, other=0.0)\n"
+             "        state = tl.zeros((D, D), tl.float32)\n"
+             "        for start in range(0, first, BLOCK):\n"
+             "            back = (first - start) * D\n"
+             "            old = tl.load(k_ptr + at_rows - back)\n"
+             "            old = old * tl.exp2((first - start - 1 - place) * log2_decay)[:, None]\n"
+             "            values = tl.load(v_ptr + at_rows - back)\n"
+             '            state += tl.dot(tl.trans(old), values, input_precision="ieee")\n',
+             says="your program loads all earlier chunks again for each chunk",
+             next="what they leave is in the state: load each chunk once"),
+    ],
+    alternatives=[
+        edit("q * since[:, None], state,", "q, state,",  # the output fades, not q
+             'out += tl.dot(q, state, input_precision="ieee")',
+             'out += tl.dot(q, state, input_precision="ieee") * since[:, None]',
+             "tl.trans(k * left[:, None]), v", "tl.trans(k), v * left[:, None]"),
+        edit(FADE, 'tl.exp2(tl.where(age >= 0, age * log2_decay, float("-inf")))',
+             "tl.where(age >= 0, own * fade, 0.0)", "own * fade"),
+    ],
+)  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="10.7"
+# ## 10.7 Occupancy by hand
+#
+# *15 minutes · difficulty 2 of 3 · 3 points*
+# · [section](../notebooks/10_tuning.ipynb#Occupancy-by-hand)
+#
+# A multiprocessor of an H100 holds at most 64 warps of 32 threads, 32 programs, 65,536 registers
+# and 228 KiB of shared memory. Registers are dealt to a warp in lots of 256, begun ones included;
+# each program takes 1 KiB of shared memory besides its own.
+
+# %% [markdown] role="prompt" exercise="10.7"
+# A program has `warps` warps, `registers` a thread, `shared_kib` of its own. Return a pair:
+# how many programs are on a multiprocessor at once, and the most registers a thread may have so
+# that one more is; 0 if something else forbids that.
+#
+# `occupancy(4, 168, 64)`: (3, 0). With `shared_kib` = 32: (3, 128).
+
+
+# %% role="answer" exercise="10.7"
+def occupancy(warps, registers, shared_kib):
+    """Return the programs at once, and the most registers a thread for one program more."""
+    # BEGIN SOLUTION
+    room = min(64 // warps, 32, 228 // (shared_kib + 1))
+    per_warp = -(-registers * 32 // 256) * 256
+    programs = min(room, 65536 // (per_warp * warps))
+    if programs == room:
+        return programs, 0
+    most = 65536 // ((programs + 1) * warps) // 256 * 256
+    return programs, most // 32
+    # END SOLUTION
+
+
+# %% role="check" exercise="10.7"
+check("10.7")
+
+# %% [markdown] role="hints" exercise="10.7"
+# 1. Four things can run out. How many programs does each of them allow? The least number wins.
+# 2. A warp takes 32 · registers, rounded up to a multiple of 256. For one program more, divide
+#    65,536 among all warps, and round each one's share down to a multiple of 256.
+# 3. room = min(64 // warps, 32, 228 // (shared_kib + 1)); programs = min(room, 65536 // (per_warp *
+#    warps)); if programs < room, 65536 // ((programs + 1) * warps) // 256 * 8 registers.
+
+
+# %% role="spec" exercise="10.7"
+def occupancy_by_search(warps, registers, shared_kib):
+    def fit(per_thread):
+        lots = n_tiles(32 * per_thread, 256)
+        count = 0
+        while (
+            (count + 1) * warps <= 64
+            and count < 32
+            and (count + 1) * warps * lots <= 256
+            and (count + 1) * (shared_kib + 1) <= 228
+        ):
+            count += 1
+        return count
+
+    now = fit(registers)
+    return now, max((fewer for fewer in range(1, registers) if fit(fewer) > now), default=0)
+
+
+def occupancy_by_lots(warps, registers, shared_kib):
+    lots = (registers + 7) // 8
+    limits = [64 // warps, 32, 228 // (shared_kib + 1)]
+    programs = min(*limits, 256 // (lots * warps))
+    fits = all(programs < limit for limit in limits)
+    return programs, 256 // ((programs + 1) * warps) * 8 if fits else 0
+
+
+PER_WARP = "-(-registers * 32 // 256) * 256"
+
+Spec(
+    kind="number",
+    cases=[
+        case("8 registers, 1 KiB: the warps run out", 4, 8, 1),
+        case("168 registers, 64 KiB", 4, 168, 64),
+        case("168 registers, 32 KiB", 4, 168, 32),
+        case("255 registers", 4, 255, 16),
+        case("8 warps, 128 registers", 8, 128, 48),
+        case("169 registers: one more than whole lots", 4, 169, 16),
+        case("16 warps of 168 registers: not even one", 16, 168, 100),
+        case("shared memory of nearly all", 8, 64, 227),
+        case("more shared memory than there is", 4, 64, 228),
+        case("113 KiB, twice", 4, 128, 113),
+        case("114 KiB, once", 4, 64, 114),
+        case("8 warps of 40 registers", 8, 40, 8),
+        *draws(6, lambda rng: (int(rng.choice((4, 8, 16))), *rng.integers((40, 1), (256, 70)))),
+    ],
+    mistakes=[
+        edit(PER_WARP, "registers * 32",
+             says="your registers are not rounded up to whole lots",
+             next="a warp takes 32 · registers, rounded up to a multiple of 256"),
+        edit(PER_WARP, "registers",
+             says="your warps take the registers of one thread",
+             next="a warp has 32 threads"),
+        edit("(per_warp * warps)", "per_warp",
+             says="your programs take the registers of one warp",
+             next="a program has `warps` warps"),
+        edit("(shared_kib + 1)", "max(1, shared_kib)",
+             says="your programs take only their own shared memory",
+             next="each takes 1 KiB besides"),
+        edit("64 // warps, 32, ", "32, ",
+             says="your warps never run out: 64 is a limit of warps, not of programs",
+             next="at most 64 warps are 64 // warps programs",
+             also=[edit("64 // warps, 32, ", "64, 32, ")]),
+        edit(", 228 // (shared_kib + 1)", "",
+             says="your shared memory does not run out",
+             next="228 // (shared_kib + 1) programs"),
+        edit("    if programs == room:\n        return programs, 0\n", "",
+             says="your second number forgets that something else may forbid one program more",
+             next="0 if the warps, the programs or the shared memory allow no more"),
+        edit(" // 256 * 256\n    return", "\n    return",
+             says="your second number is not rounded down to whole lots",
+             next="a warp's share is a multiple of 256 registers: round down"),
+        edit("(programs + 1) * warps", "max(1, programs) * warps",
+             says="your second number is for as many programs as there are now",
+             next="one more: divide among (programs + 1) * warps warps"),
+        edit("most // 32", "most",
+             says="your second number is of a warp",
+             next="divide by 32: asked are the registers of a thread"),
+    ],
+    alternatives=[occupancy_by_search, occupancy_by_lots],
+)  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="10.8"
+# ## 10.8 Six planted bugs
+#
+# *25 minutes · difficulty 3 of 3 · 4 points*
+# · [section](../notebooks/10_tuning.ipynb#Six-bugs)
+#
+# One query a head, as when a text is written token by token: q `(H, D)`, k and v `(H, n, D)`, the
+# result `(H, D)`. Kernel and launcher below pass wherever n and D are powers of two. They have six
+# bugs. Copy both into the answer cell and repair them.
+
+# %% [markdown] role="prompt" exercise="10.8"
+# A tile is `N` keys and `WIDTH` numbers, n and D rounded up to powers of two. The tracer helps:
+# `print(trace.record(broken_token, q, k, v))` with `from attncourse import trace` tells what was
+# touched, and what out of bounds.
+#
+# **Traffic limit**: each element loaded once, each of the result stored once.
+
+
+# %% role="prompt" exercise="10.8"
+@triton.jit
+def broken_kernel(q_ptr, k_ptr, v_ptr, out_ptr, n, D, scale, N: tl.constexpr, WIDTH: tl.constexpr):
+    head = tl.program_id(0)
+    keys, cols = tl.arange(0, N), tl.arange(0, WIDTH)
+    at_keys = head * N * D + keys[:, None] * WIDTH + cols[None, :]
+    in_keys = (keys[:, None] < n) & (cols[None, :] < D)
+    q = tl.load(q_ptr + head * D + cols)
+    k = tl.load(k_ptr + at_keys, mask=in_keys, other=0.0)
+    v = tl.load(v_ptr + at_keys, mask=in_keys, other=0.0)
+    scores = tl.sum(k * q[None, :], 1) * scale
+    weights = tl.exp(scores - tl.max(scores, 0))
+    out = tl.sum(weights[:, None] * v, 0) / tl.sum(weights, 0)
+    tl.store(out_ptr + head * D + cols, out)
+
+
+# %% role="prompt" exercise="10.8"
+def broken_token(q, k, v):
+    heads, n, D = k.shape
+    N, WIDTH = triton.next_power_of_2(n), triton.next_power_of_2(D)
+    out = torch.full_like(q, float("nan"))  # what no program stores stays NaN
+    broken_kernel[(heads,)](q, k, v, out, n, D, WIDTH**-0.5, N, WIDTH)
+    return out
+
+
+# %% role="answer" exercise="10.8"
+@triton.jit
+def token_kernel(q_ptr, k_ptr, v_ptr, out_ptr, n, D, scale, N: tl.constexpr, WIDTH: tl.constexpr):
+    # BEGIN SOLUTION
+    head = tl.program_id(0)
+    keys, cols = tl.arange(0, N), tl.arange(0, WIDTH)
+    at_keys = head * n * D + keys[:, None] * D + cols[None, :]
+    in_keys = (keys[:, None] < n) & (cols[None, :] < D)
+    q = tl.load(q_ptr + head * D + cols, mask=cols < D, other=0.0)
+    k = tl.load(k_ptr + at_keys, mask=in_keys, other=0.0)
+    v = tl.load(v_ptr + at_keys, mask=in_keys, other=0.0)
+    scores = tl.sum(k * q[None, :], 1) * scale
+    scores = tl.where(keys < n, scores, float("-inf"))
+    weights = tl.exp(scores - tl.max(scores, 0))
+    out = tl.sum(weights[:, None] * v, 0) / tl.sum(weights, 0)
+    tl.store(out_ptr + head * D + cols, out, mask=cols < D)
+    # END SOLUTION
+
+
+def next_token(q, k, v):
+    """Return attention of one query a head, (H, D)."""
+    # BEGIN SOLUTION
+    heads, n, D = k.shape
+    N, WIDTH = triton.next_power_of_2(n), triton.next_power_of_2(D)
+    out = torch.full_like(q, float("nan"))  # what no program stores stays NaN
+    token_kernel[(heads,)](q, k, v, out, n, D, D**-0.5, N, WIDTH)
+    return out
+    # END SOLUTION
+
+
+# %% role="check" exercise="10.8"
+check("10.8")
+
+# %% [markdown] role="hints" exercise="10.8"
+# 1. Try n = 8 with D = 5, then n = 11 with D = 8, both with two heads: each shows bugs of its own.
+#    Suspect every use of N and WIDTH, and every load and store without a mask.
+# 2. Four bugs are about D: two masks that are missing, the step from key to key, and the scale. Two
+#    are about n: the step from head to head, and the score of a key beyond the end.
+# 3. mask=cols < D at q and at the store; head * n * D + keys[:, None] * D; D**-0.5 in the launcher;
+#    scores = tl.where(keys < n, scores, float("-inf")).
+
+
+# %% role="spec" exercise="10.8"
+def token_case(name, heads, n, width, longer=1.0):
+    def change(q, k, v):
+        q[0] *= longer
+        return q, k, v
+
+    return normal(name, (heads, width), *[(heads, n, width)] * 2, change=change)
+
+
+def token_traffic(call):
+    q, k, _ = call.args
+    return Cost(4 * k.size, q.nbytes + 2 * k.nbytes, q.nbytes, 0)
+
+
+def random_token(rng):
+    heads, n, width = (int(x) for x in rng.integers((2, 9, 9), (4, 16, 16)))
+    return token_case(f"random, H, n, D = {heads}, {n}, {width}", heads, n, width)(rng)
+
+
+OF_Q = ("mask=cols < D, other=0.0", "mask=cols < WIDTH, other=0.0")
+OF_HEADS, OF_KEYS = ("head * n * D", "head * N * D"), ("keys[:, None] * D", "keys[:, None] * WIDTH")
+OF_SCORES = ('    scores = tl.where(keys < n, scores, float("-inf"))\n', "")
+OF_STORE, OF_SCALE = (", out, mask=cols < D", ", out"), ("D**-0.5", "WIDTH**-0.5")
+
+Spec(
+    kind="kernel",
+    reference=lambda q, k, v: full.attention(q[:, None], k, v)[:, 0],
+    cases=[
+        token_case("one key, D = 1", 1, 1, 1),
+        token_case("8 keys, D = 8", 2, 8, 8),
+        token_case("16 keys, D = 4", 2, 16, 4),
+        token_case("8 keys, D = 5", 2, 8, 5),
+        token_case("11 keys, D = 8", 2, 11, 8),
+        token_case("3 heads, 13 keys, D = 6", 3, 13, 6),
+        token_case("a query 200 times longer", 2, 19, 12, longer=200),
+        random_token,
+    ],
+    traffic=token_traffic,
+    timed=token_case("16384 heads, n = 64, D = 64", 16384, 64, 64),
+    seconds=20.0,
+    mistakes=[
+        edit(*OF_Q, *OF_HEADS, *OF_KEYS, *OF_SCORES, *OF_STORE, *OF_SCALE,
+             says="all six bugs are still there: this is the given kernel",
+             next="begin with n = 8, D = 5: what does the tracer say of q and of out?"),
+        edit(*OF_Q,
+             says="a bug is left: q is loaded beyond D",
+             next="mask=cols < D, other=0.0"),
+        edit(*OF_HEADS,
+             says="a bug is left: your heads lie N rows apart, but in memory they lie n rows apart",
+             next="head * n * D"),
+        edit(*OF_KEYS,
+             says="a bug is left: your keys lie WIDTH apart, but in memory they lie D apart",
+             next="keys[:, None] * D"),
+        edit(*OF_SCORES,
+             says="a bug is left: keys beyond the end take part with the score 0",
+             next="set their scores to -inf before the maximum is taken"),
+        edit(*OF_STORE,
+             says="a bug is left: the store goes on beyond D, into the row of the next head",
+             next="mask=cols < D in tl.store, too"),
+        edit(*OF_SCALE,
+             says="a bug is left: the scale is that of the padded width",
+             next="D**-0.5"),
+        edit("(keys[:, None] < n) & (cols[None, :] < D)", "cols[None, :] < D",
+             says="your in_keys lets keys beyond the end through: it was right in the given code",
+             next="(keys[:, None] < n) & (cols[None, :] < D)"),
+    ],
+    alternatives=[
+        edit('scores = tl.where(keys < n, scores, float("-inf"))',
+             'scores = scores + tl.where(keys < n, 0.0, float("-inf"))'),
+        edit("weights = tl.exp(scores - tl.max(scores, 0))",
+             "weights = tl.where(keys < n, tl.exp(scores - tl.max(scores, 0)), 0.0)", *OF_SCORES),
+        edit("head * n * D + keys[:, None] * D", "(head * n + keys[:, None]) * D",
+             "n, D, D**-0.5", "n, D, 1 / np.sqrt(D)"),
+    ],
+)  # fmt: skip
+
 # %% [markdown]
 # ## Your score
 #
