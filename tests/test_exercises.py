@@ -398,6 +398,22 @@ def test_the_given_code_of_the_repair_is_one_of_its_mistakes(exercise_id, name):
     assert each.mistakes[0].says in str(verdict)
 
 
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed: it is made for Linux only")
+def test_the_six_bugs_show_where_a_size_is_no_power_of_two_and_only_there():
+    import torch
+
+    each = exercise("10.8")
+    given = answer(each).__globals__["broken_token"]
+    verdict = judge(each, given, seed=0)
+    assert each.mistakes[0].says in str(verdict)
+    for heads, n, width in ((1, 1, 1), (3, 8, 4), (2, 4, 8), (3, 2, 16)):
+        rng = np.random.default_rng(0)
+        shapes = (heads, width), (heads, n, width), (heads, n, width)
+        args = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+        got = given(*map(torch.from_numpy, args)).numpy()
+        np.testing.assert_allclose(got, each.reference(*args), atol=1e-5)
+
+
 def test_counting_by_a_loop_runs_out_of_time():
     quick = dataclasses.replace(exercise("04.2"), seconds=0.5)
 
@@ -712,6 +728,8 @@ def test_the_examples_in_the_prompts_are_right():
     np.testing.assert_allclose([part.item() for part in result("09.4", *halves)], [2, np.log(3)])
     budget = list(result("09.V2", 3, 1, 1, 1, 2, 1).values())
     assert budget == [18, 20, 16, 12, ("flash", "window", "standard", "linformer")]
+    assert result("10.7", 4, 168, 64) == (3, 0)
+    assert result("10.7", 4, 168, 32) == (3, 128)
 
 
 def test_the_memory_budget_of_the_textbook_is_told_right():

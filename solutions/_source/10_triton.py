@@ -233,7 +233,7 @@ def scores(name, n_rows, n_cols, hidden=(), shift=0.0):
 
 
 def random_scores(rng):
-    n_rows, n_cols = (int(x) for x in rng.integers((2, 5), (9, 60)))
+    n_rows, n_cols = (int(x) for x in rng.integers((2, 5), (5, 60)))
     return scores(f"random, {n_rows} × {n_cols}", n_rows, n_cols, [(1, slice(3, None))])(rng)
 
 
@@ -247,15 +247,13 @@ Spec(
     reference=softmax_rows,
     cases=[
         scores("1 × 1", 1, 1),
-        scores("1 × 8, a power of two", 1, 8),
-        scores("4 × 16", 4, 16),
-        scores("3 × 5, padded", 3, 5),
-        scores("some keys hidden, 4 × 8", 4, 8, [(0, slice(5, None)), (2, slice(0, 3))]),
-        scores("a row without a visible key, 3 × 4", 3, 4, [(1, EVERY_KEY)]),
+        scores("2 × 8, a power of two", 2, 8),
+        scores("2 × 5, padded", 2, 5),
+        scores("some keys hidden, 2 × 8", 2, 8, [(0, slice(5, None)), (1, slice(0, 3))]),
+        scores("a row without a visible key, 2 × 4", 2, 4, [(1, EVERY_KEY)]),
         scores("the same, padded, 3 × 6", 3, 6, [(1, EVERY_KEY), (2, 0)]),
-        scores("scores near 1000", 3, 7, shift=1000.0),
-        scores("scores near -1000", 3, 7, shift=-1000.0),
-        scores("one column, 5 × 1", 5, 1),
+        scores("scores near 1000", 2, 7, shift=1000.0),
+        scores("scores near -1000", 2, 7, shift=-1000.0),
         scores("2 × 100", 2, 100),
         random_scores,
     ],
@@ -398,7 +396,6 @@ Spec(
         factors(3, 40, 5),
         factors(33, 7, 20),
         factors(20, 7, 33),
-        factors(66, 5, 10),
         factors(35, 34, 40),
         random_factors,
     ],
@@ -469,7 +466,7 @@ Spec(
 # Write the whole body. Program (i, h) owns the queries of tile i of head h.
 
 # %% [markdown] role="prompt" exercise="10.4"
-# D is any number; a tile is `WIDTH` wide, the power of two above it, at least 16.
+# A tile is `WIDTH` wide: D, which may be any number, rounded up to a power of two, at least 16.
 #
 # **Traffic limit**: each program loads its queries once and each key and value of its head once,
 # stores its rows once, and touches nothing beyond D.
@@ -548,7 +545,7 @@ def flash_traffic(call):
 
 
 def random_heads(rng):
-    sizes = rng.integers((2, 5, 17, 2), (4, 30, 40, 16)).tolist()
+    sizes = 2, *rng.integers((3, 17, 2), (16, 32, 16)).tolist()
     return heads_of("random, H, Tq, Tk, D = {}, {}, {}, {}".format(*sizes), *sizes)(rng)
 
 
@@ -562,14 +559,14 @@ Spec(
     reference=lambda q, k, v: full.attention(q, k, v),
     cases=[
         heads_of("1 query, 1 key, D = 1", 1, 1, 1, 1),
-        heads_of("one tile", 1, 16, 16, 16),
-        heads_of("two heads", 2, 16, 16, 16),
+        heads_of("two heads, one tile", 2, 16, 16, 16),
         heads_of("two tiles of keys", 1, 16, 32, 16),
         heads_of("two tiles of queries", 1, 32, 16, 16),
         heads_of("D = 5", 2, 4, 6, 5),
-        heads_of("one key in the last tile", 2, 3, 17, 16),
-        heads_of("more queries than keys", 2, 20, 3, 7),
+        heads_of("one key in the last tile", 1, 3, 17, 16),
+        heads_of("more queries than keys", 1, 20, 3, 7),
         heads_of("large scores", 1, 6, 20, 16, shift=25.0),
+        heads_of("all scores far below 0", 1, 6, 20, 16, shift=-25.0),
         heads_of("one query 400 times longer", 1, 5, 20, 16, longer=400),
         random_heads,
     ],
@@ -606,6 +603,9 @@ Spec(
         edit(" * scale", "",
              says="your scores are not multiplied by scale",
              next="multiply the scores by `scale`"),
+        edit('tl.full((BLOCK,), float("-inf"), tl.float32)', "tl.zeros((BLOCK,), tl.float32)",
+             says="your running maximum starts at 0: far below it exp gives only zeros",
+             next='start it at -inf: tl.full((BLOCK,), float("-inf"), tl.float32)'),
         edit("scores - new_max[:, None]", "scores", *NO_RESCALE,
              says="your exponentials overflow: no maximum is subtracted",
              next="subtract new_max[:, None] from the scores before tl.exp"),
@@ -641,9 +641,8 @@ Spec(
 # *25 minutes · difficulty 3 of 3 · 4 points*
 # · [section](../notebooks/10_triton.ipynb#Only-the-tiles-of-a-window)
 #
-# A causal window: the query at key position p sees the keys p − window … p. The last query stands
-# at the last key, so query i at p = i + n_keys − n_queries. Tiles are 32 queries tall and 16 keys
-# wide. Which do a program's queries need?
+# The query at key position p sees the keys p − window … p; query i stands at p = i + n_keys −
+# n_queries. Tiles are 32 queries tall and 16 keys wide. Which do a program's queries need?
 
 # %% [markdown] role="prompt" exercise="10.5"
 # Set `first_tile`, and `end_tile`, the first that is not needed, then `visible` `[BLOCK_Q,
@@ -764,8 +763,7 @@ Spec(
     reference=lambda q, k, v, size: window.attention(q, k, v, window=size, causal=True),
     cases=[
         windowed("1 query, 1 key, window 0", 1, 1, 0),
-        windowed("one tile of queries, window 0", 32, 32, 0),
-        windowed("two tiles, window 16", 64, 64, 16),
+        windowed("whole tiles, window 16", 48, 48, 16),
         windowed("window 17, odd length", 51, 51, 17),
         windowed("window larger than the text", 35, 35, 100),
         windowed("fewer queries than keys", 33, 70, 5),
@@ -840,11 +838,12 @@ Spec(
 # · [section](../notebooks/10_triton.ipynb#A-state-instead-of-keys)
 #
 # Causal linear attention that forgets: row i is Σ_{j≤i} decay^{i−j} (q_i · k_j) v_j, without a
-# normaliser, 0 < decay ≤ 1. q, k, v are `(n, D)`. One program walks over the chunks: write the
-# loop. The kernel gets log₂ decay, so that decay^a is `tl.exp2(a * log2_decay)`.
+# normaliser. q, k, v are `(n, D)`, 0 < decay ≤ 1. One program walks over the chunks: write its
+# loop.
 
 # %% [markdown] role="prompt" exercise="10.6"
-# decay may be 0.0001: decay^{−15} is no float32, and no power that you need is negative.
+# decay^a is `tl.exp2(a * log2_decay)`. decay may be 0.0001: decay^{−15} is no float32, and no power
+# that you need is negative.
 #
 # **Traffic limit**: each element of q, k and v loaded once, each of the result stored once.
 #
@@ -1007,20 +1006,20 @@ Spec(
 # *15 minutes · difficulty 2 of 3 · 3 points*
 # · [section](../notebooks/10_tuning.ipynb#Occupancy-by-hand)
 #
-# A multiprocessor of an H100 holds at most 64 warps of 32 threads, 32 programs, 65,536 registers
-# and 228 KiB of shared memory. Registers are dealt to a warp in lots of 256, begun ones included;
-# each program takes 1 KiB of shared memory besides its own.
+# An SM of an H100 holds at most 64 warps of 32 threads, 32 programs, 65,536 registers and 228 KiB
+# of shared memory. A warp gets its registers in whole lots of 256. Each program takes 1 KiB of
+# shared memory besides its own.
 
 # %% [markdown] role="prompt" exercise="10.7"
-# A program has `warps` warps, `registers` a thread, `shared_kib` of its own. Return a pair:
-# how many programs are on a multiprocessor at once, and the most registers a thread may have so
-# that one more is; 0 if something else forbids that.
+# A program has `warps` warps (4, 8 or 16), `registers` a thread, `shared_kib` of its own. Return a
+# pair: how many programs an SM runs at once, and the most registers a thread may have so that it
+# runs one more; 0 if something else forbids that.
 #
-# `occupancy(4, 168, 64)`: (3, 0). With `shared_kib` = 32: (3, 128).
+# `programs_at_once(4, 168, 64)`: (3, 0). With `shared_kib` = 32: (3, 128).
 
 
 # %% role="answer" exercise="10.7"
-def occupancy(warps, registers, shared_kib):
+def programs_at_once(warps, registers, shared_kib):
     """Return the programs at once, and the most registers a thread for one program more."""
     # BEGIN SOLUTION
     room = min(64 // warps, 32, 228 // (shared_kib + 1))
@@ -1045,7 +1044,7 @@ check("10.7")
 
 
 # %% role="spec" exercise="10.7"
-def occupancy_by_search(warps, registers, shared_kib):
+def programs_by_search(warps, registers, shared_kib):
     def fit(per_thread):
         lots = n_tiles(32 * per_thread, 256)
         count = 0
@@ -1062,7 +1061,7 @@ def occupancy_by_search(warps, registers, shared_kib):
     return now, max((fewer for fewer in range(1, registers) if fit(fewer) > now), default=0)
 
 
-def occupancy_by_lots(warps, registers, shared_kib):
+def programs_by_lots(warps, registers, shared_kib):
     lots = (registers + 7) // 8
     limits = [64 // warps, 32, 228 // (shared_kib + 1)]
     programs = min(*limits, 256 // (lots * warps))
@@ -1122,7 +1121,7 @@ Spec(
              says="your second number is of a warp",
              next="divide by 32: asked are the registers of a thread"),
     ],
-    alternatives=[occupancy_by_search, occupancy_by_lots],
+    alternatives=[programs_by_search, programs_by_lots],
 )  # fmt: skip
 
 # %% [markdown] role="prompt" exercise="10.8"
@@ -1131,14 +1130,13 @@ Spec(
 # *25 minutes · difficulty 3 of 3 · 4 points*
 # · [section](../notebooks/10_tuning.ipynb#Six-bugs)
 #
-# One query a head, as when a text is written token by token: q `(H, D)`, k and v `(H, n, D)`, the
-# result `(H, D)`. Kernel and launcher below pass wherever n and D are powers of two. They have six
-# bugs. Copy both into the answer cell and repair them.
+# One query a head, as when a text is written token by token: q `(H, D)`, k and v `(H, n, D)`. The
+# code below is right wherever n and D are powers of two. It has six bugs: copy it into the answer
+# cell and repair it.
 
 # %% [markdown] role="prompt" exercise="10.8"
-# A tile is `N` keys and `WIDTH` numbers, n and D rounded up to powers of two. The tracer helps:
-# `print(trace.record(broken_token, q, k, v))` with `from attncourse import trace` tells what was
-# touched, and what out of bounds.
+# `N` and `WIDTH` are n and D, rounded up to powers of two. `from attncourse import trace` helps:
+# `trace.record(broken_token, q, k, v)` shows what is read and written, and where out of bounds.
 #
 # **Traffic limit**: each element loaded once, each of the result stored once.
 
