@@ -17,7 +17,7 @@ from covering import by_day
 from numpy.lib.stride_tricks import as_strided
 
 from attncourse.claims import LEDGER
-from attncourse.grading import assembly
+from attncourse.grading import assembly, quality
 from attncourse.grading import exercises as registry
 from attncourse.grading.judging import judge
 from attncourse.grading.solution import stub, without_markers
@@ -154,6 +154,19 @@ def test_cases_come_anew_from_the_seed(each):
     assert first == cases(3) != cases(4)
     assert len(first) >= 7
     assert len(list(each.cases(np.random.default_rng(3)))) == len(first)
+
+
+@pytest.mark.parametrize("each", EXERCISES, ids=lambda each: each.id)
+def test_what_kernels_move_is_compared_in_cases_that_are_the_same_each_time(each):
+    if each.kind == "kernel":
+        first, second = (each.cases(np.random.default_rng(seed)) for seed in (0, 1))
+        for one, other in zip(first, second, strict=True):
+            if not quality.drawn(one.name):
+                assert one.name == other.name
+                for a, b in zip(one.args, other.args, strict=True):
+                    assert np.shape(a) == np.shape(b)
+                    # floats may differ, and nothing else: sizes, windows and layouts
+                    assert getattr(a, "dtype", None) == np.float32 or np.array_equal(a, b)
 
 
 @pytest.mark.parametrize("each", EXERCISES, ids=lambda each: each.id)

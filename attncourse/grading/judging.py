@@ -165,11 +165,9 @@ class _Judge:
 
     def _over_least(self) -> float | None:
         """Return the bytes moved over the least possible, in cases whose sizes are not drawn."""
-        if not self._moved:
-            return None
-        fixed = quality.of_fixed_size(self.exercise)
-        counted = [pair for name, pair in self._moved.items() if name in fixed]
-        return sum(moved for moved, _ in counted) / sum(least for _, least in counted)
+        counted = [pair for name, pair in self._moved.items() if not quality.drawn(name)]
+        least = sum(least for _, least in counted)
+        return sum(moved for moved, _ in counted) / least if least else None
 
     def _repeats(self) -> Iterator[tuple[Case, Case]]:
         """Yield cases with the shapes of an earlier one, which follows, and another result."""

@@ -1130,9 +1130,8 @@ Spec(
 # *25 minutes · difficulty 3 of 3 · 4 points*
 # · [section](../notebooks/10_tuning.ipynb#Six-bugs)
 #
-# One query a head, as when a text is written token by token: q `(H, D)`, k and v `(H, n, D)`. The
-# code below is right wherever n and D are powers of two. It has six bugs: copy it into the answer
-# cell and repair it.
+# One query a head, as when text is written token by token: q `(H, D)`, k and v `(H, n, D)`. The
+# code below is right where n and D are powers of two. It has six bugs: copy and repair it.
 
 # %% [markdown] role="prompt" exercise="10.8"
 # `N` and `WIDTH` are n and D, rounded up to powers of two. `from attncourse import trace` helps:
