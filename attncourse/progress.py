@@ -1,4 +1,4 @@
-"""What a learner has done: hints taken, exercises passed, answers guessed, in one small JSON file.
+"""What a learner has done: hints, passes, best kernels and guesses, in one small JSON file.
 
 The file is written as a whole and moved into place, under a lock, so that a notebook and a
 grading run may write at the same time. A pass is recorded once and never undone, and of a question
@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -28,11 +28,17 @@ _DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 @dataclass
 class Entry:
-    """What is recorded of one exercise; dates are ISO strings, None until it happens."""
+    """What is recorded of one exercise; dates are ISO strings, None until it happens.
+
+    Of a kernel the best is kept: the fewest bytes moved, over the least possible, and the largest
+    share of a GPU's roofline.
+    """
 
     hints: int = 0
     passed: str | None = None
     helped: bool = False
+    moved: float | None = None
+    roofline: float | None = None
 
 
 @dataclass
@@ -114,8 +120,11 @@ def _read_or_set_aside(file: Path) -> Progress:
 
 def _entry(stored: dict) -> Entry:
     """The entry as stored; TypeError, KeyError or AttributeError if it is not one of ours."""
-    entry = Entry(stored["hints"], stored["passed"], stored["helped"])
+    best = (stored.get("moved"), stored.get("roofline"))  # both are newer than the file may be
+    entry = Entry(stored["hints"], stored["passed"], stored["helped"], *best)
     if type(entry.hints) is not int or not isinstance(entry.passed, str | None):
+        raise TypeError(entry)
+    if not all(each is None or (isinstance(each, float) and each > 0) for each in best):
         raise TypeError(entry)
     return entry
 
@@ -151,6 +160,23 @@ def record_pass(exercise: str) -> None:
 
     if not load().entry(exercise).passed:
         _change(change)
+
+
+def record_best(
+    exercise: str, *, moved: float | None = None, roofline: float | None = None
+) -> Entry:
+    """Record how good a kernel is, if none was better; returns what was recorded before."""
+
+    def change(progress: Progress) -> Entry:
+        entry = progress.entries.setdefault(exercise, Entry())
+        before = replace(entry)
+        if moved is not None and (entry.moved is None or moved < entry.moved):
+            entry.moved = moved
+        if roofline is not None and (entry.roofline is None or roofline > entry.roofline):
+            entry.roofline = roofline
+        return before
+
+    return _change(change)
 
 
 def record_guess(question: str, guess: float, answer: float) -> Guess:
@@ -189,10 +215,15 @@ def _change(change: Callable[[Progress], T]) -> T:
 
 def _as_text(progress: Progress) -> str:
     stored = {
-        "exercises": {name: asdict(entry) for name, entry in sorted(progress.entries.items())},
+        "exercises": {name: _as_dict(entry) for name, entry in sorted(progress.entries.items())},
         "guesses": {name: asdict(guess) for name, guess in sorted(progress.guesses.items())},
     }
     return json.dumps(stored, indent=1) + "\n"
+
+
+def _as_dict(entry: Entry) -> dict:
+    best = ("moved", "roofline")  # of kernels only
+    return {name: x for name, x in asdict(entry).items() if name not in best or x is not None}
 
 
 @contextmanager

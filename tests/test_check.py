@@ -1257,6 +1257,76 @@ def test_traffic_that_cannot_be_counted_is_not_a_pass(kernel, monkeypatch):
     assert "TRITON_INTERPRET=1" in verdict.reason
 
 
+def at_most(times, **fields):
+    """Allow a kernel so many times the traffic that is needed."""
+    return {
+        "traffic": lambda case: Cost(0, times * case.args[0].nbytes, times * case.args[0].nbytes, 0)
+    } | fields
+
+
+def test_a_kernel_that_passes_is_told_what_it_moved_over_the_least(kernel, monkeypatch, capsys):
+    exercise, answers = kernel
+    lenient = replace(exercise, **at_most(2))
+    assert judge(lenient, answers.doubled).moved == 1.0
+    assert judge(lenient, answers.loaded_twice).moved == 1.5
+    assert judge(exercise, answers.loaded_twice).moved is None  # it fails
+    half = replace(lenient, least=lambda case: case.args[0].nbytes)
+    assert judge(half, answers.doubled).moved == 2.0
+    monkeypatch.setattr(exercises, "exercise", lambda exercise_id: lenient)
+    passed = "✓ 99.1 Toy: passed, 3/3 points\n"
+    for answer, said in (
+        (answers.loaded_twice, "moved 1.50 times the least possible"),
+        (answers.doubled, "moved 1.00 times the least possible; your best so far 1.50"),
+        (answers.loaded_twice, "moved 1.50 times the least possible; your best so far 1.00"),
+    ):
+        check("99.1", answer)
+        assert capsys.readouterr().out == f"{passed}          {said}\n"
+
+
+def test_what_was_moved_is_compared_in_cases_of_one_size_only(kernel):
+    exercise, answers = kernel
+
+    def cases(rng):
+        n = int(rng.integers(20, 2000))
+        drawn = Case(f"random, n = {n}", (rng.random(n, dtype=np.float32),))
+        return [*exercise.cases(rng), drawn]
+
+    def more_in_larger_ones(x):
+        return answers.loaded_twice(x) if len(x) > 16 else answers.doubled(x)
+
+    drawing = replace(exercise, cases=cases, **at_most(2))
+    assert len({judge(drawing, more_in_larger_ones, seed=seed).moved for seed in range(3)}) == 1
+
+
+def test_on_a_gpu_the_share_of_its_roofline_is_told(kernel, monkeypatch, capsys):
+    import torch
+
+    from attncourse import kernels, measure
+
+    exercise, answers = kernel
+    large = Case("large", (np.ones(1000, np.float32),))
+    exercise = replace(exercise, timed=lambda rng: large)
+    monkeypatch.setattr(kernels, "INTERPRETED", False)
+    assert judge(exercise, answers.doubled).roofline is None  # there is no GPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    least = 8000 / 3350e9
+    took = measure.timing.Timing(4 * least, 4 * least, 4 * least, 30)
+    monkeypatch.setattr(measure, "seconds", lambda function, *args, **how: took)
+    verdict = judge(exercise, answers.doubled)
+    assert verdict.status == "not_verified_here"
+    assert verdict.roofline == pytest.approx(0.25)
+    monkeypatch.setattr(exercises, "exercise", lambda exercise_id: exercise)
+    check("99.1", answers.doubled)
+    assert capsys.readouterr().out.endswith("\n          reached 25% of this GPU's roofline\n")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Another GPU")
+    assert judge(exercise, answers.doubled).roofline is None
+    without = replace(exercise, timed=None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    assert judge(without, answers.doubled).roofline is None
+
+
 # check, hint and the notebook
 
 

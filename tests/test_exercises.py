@@ -18,7 +18,7 @@ from covering import by_day
 from numpy.lib.stride_tricks import as_strided
 
 from attncourse.claims import LEDGER
-from attncourse.grading import assembly
+from attncourse.grading import assembly, quality
 from attncourse.grading import exercises as registry
 from attncourse.grading.judging import judge
 from attncourse.grading.solution import stub, without_markers
@@ -156,6 +156,19 @@ def test_cases_come_anew_from_the_seed(each):
     assert first == cases(3) != cases(4)
     assert len(first) >= 7
     assert len(list(each.cases(np.random.default_rng(3)))) == len(first)
+
+
+@pytest.mark.parametrize("each", EXERCISES, ids=lambda each: each.id)
+def test_what_kernels_move_is_compared_in_cases_that_are_the_same_each_time(each):
+    if each.kind == "kernel":
+        first, second = (each.cases(np.random.default_rng(seed)) for seed in (0, 1))
+        for one, other in zip(first, second, strict=True):
+            if not quality.drawn(one.name):
+                assert one.name == other.name
+                for a, b in zip(one.args, other.args, strict=True):
+                    assert np.shape(a) == np.shape(b)
+                    # floats may differ, and nothing else: sizes, windows and layouts
+                    assert getattr(a, "dtype", None) == np.float32 or np.array_equal(a, b)
 
 
 @pytest.mark.parametrize("each", EXERCISES, ids=lambda each: each.id)
@@ -398,6 +411,22 @@ def test_the_given_code_of_the_repair_is_one_of_its_mistakes(exercise_id, name):
     verdict = judge(each, namespace[name], seed=0)
     assert verdict.status == "failed"
     assert each.mistakes[0].says in str(verdict)
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed: it is made for Linux only")
+def test_the_six_bugs_show_where_a_size_is_no_power_of_two_and_only_there():
+    import torch
+
+    each = exercise("10.8")
+    given = answer(each).__globals__["broken_token"]
+    verdict = judge(each, given, seed=0)
+    assert each.mistakes[0].says in str(verdict)
+    for heads, n, width in ((1, 1, 1), (3, 8, 4), (2, 4, 8), (3, 2, 16)):
+        rng = np.random.default_rng(0)
+        shapes = (heads, width), (heads, n, width), (heads, n, width)
+        args = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+        got = given(*map(torch.from_numpy, args)).numpy()
+        np.testing.assert_allclose(got, each.reference(*args), atol=1e-5)
 
 
 def test_counting_by_a_loop_runs_out_of_time():
@@ -719,6 +748,8 @@ def test_the_examples_in_the_prompts_are_right():
     np.testing.assert_allclose([part.item() for part in result("09.4", *halves)], [2, np.log(3)])
     budget = list(result("09.V2", 3, 1, 1, 1, 2, 1).values())
     assert budget == [18, 20, 16, 12, ("flash", "window", "standard", "linformer")]
+    assert result("10.7", 4, 168, 64) == (3, 0)
+    assert result("10.7", 4, 168, 32) == (3, 128)
 
 
 def test_the_memory_budget_of_the_textbook_is_told_right():

@@ -391,6 +391,16 @@ def test_a_pass_must_show_the_released_line(mine, course):
     assert "did not show the line that the course's solution shows" in results["90.1"].reason
 
 
+def test_the_best_kernel_of_a_grading_is_the_learners(mine, course):
+    moved = {1: "1.5", 2: "'much'", 3: "float('nan')"}  # what a cell shows may be anything
+    answers = {n: f"{toy.right(n)}\nf{n}.moved = {number}" for n, number in moved.items()}
+    report, results = grade(toy.answered(toy.exercises(COUNT), answers), mine)
+    assert [results[f"90.{n}"].status for n in moved] == ["passed"] * 3, report.text()
+    assert progress.load().entry("90.1").moved == 1.5
+    assert [progress.load().entry(f"90.{n}").moved for n in (2, 3)] == [None, None]
+    assert json.loads(report.json())["exercises"][0]["moved"] == 1.5
+
+
 def test_a_fault_of_the_course_is_never_the_learners(mine, course):
     released = toy.released(COUNT)
     toy.cell(released, "check-1")["source"] = "pass"
@@ -549,13 +559,15 @@ def test_progress_lists_every_exercise(run, monkeypatch):
     progress.record_hint("90.1")
     progress.record_pass("90.1")
     progress.record_hint("90.2")
+    progress.record_best("90.3", moved=1.25, roofline=0.5)
     status, out, _ = run("progress", "--all")
     lines = out.splitlines()
     assert status == 0
     assert len(lines) == toy.COUNT + 1
     assert f"passed {time.strftime('%Y-%m-%d')}, hints 1" in lines[0]
     assert lines[1].endswith("open, hints 1")
-    assert lines[2].endswith("open")
+    good = "open, moved 1.25 times the least possible, reached 50% of the roofline"
+    assert lines[2].endswith(good)
     assert len({line.index("open") for line in lines[1:-1]}) == 1
     assert lines[-1].startswith("passed so far: 2/40 points")
 

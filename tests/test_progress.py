@@ -48,6 +48,22 @@ def test_help_is_a_hint_before_the_first_pass(hint_first):
     assert progress.load().helped("04.1") is hint_first
 
 
+def test_the_best_kernel_is_kept_and_the_one_before_it_told():
+    def best(**how):
+        before = progress.record_best("04.5", **how)
+        return before.moved, before.roofline
+
+    assert best(moved=1.5) == (None, None)
+    assert best(moved=1.25) == (1.5, None)
+    assert best(moved=2.0) == (1.25, None)
+    assert best(roofline=0.25) == (1.25, None)
+    assert best(roofline=0.5) == (1.25, 0.25)
+    assert best(roofline=0.125) == (1.25, 0.5)
+    progress.record_pass("04.5")
+    entry = progress.load().entry("04.5")
+    assert (entry.moved, entry.roofline) == (1.25, 0.5) and entry.passed
+
+
 def test_the_first_guess_of_a_question_counts():
     assert progress.record_guess("How many?", 3, 4) == progress.Guess(3, 4)
     assert progress.record_guess("How many?", 4, 4) == progress.Guess(3, 4)
@@ -78,6 +94,8 @@ def test_a_file_from_before_there_were_guesses_is_read():
         b'{"exercises": {"04.1": 3}}',
         b'{"exercises": {"04.1": {"hints": 1}}}',
         b'{"exercises": {"04.1": {"hints": "many", "passed": null, "helped": false}}}',
+        b'{"exercises": {"04.1": {"hints": 1, "passed": null, "helped": false, "moved": "1"}}}',
+        b'{"exercises": {"04.1": {"hints": 1, "passed": null, "helped": false, "moved": NaN}}}',
         b'{"exercises": {}, "guesses": []}',
         b'{"exercises": {}, "guesses": {"How many?": {"guess": 3}}}',
         b'{"exercises": {}, "guesses": {"How many?": {"guess": 3, "answer": 0}}}',

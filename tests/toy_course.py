@@ -42,7 +42,8 @@ def check(exercise):
     else:
         right = value == 1 + int(number)
         reason = "" if right else f"\\x1b[31mexpected {1 + int(number)}\\x1b[0m, got {value}"
-        show(exercise, "passed" if right else "failed", reason=reason, seed=7)
+        good = vars(globals()["f" + number])  # as of a kernel: how many bytes it moved
+        show(exercise, "passed" if right else "failed", reason=reason, seed=7, **good)
 """
 
 

@@ -175,6 +175,8 @@ def _exercise(exercise_id: str, cells: list[Cell], spec: Any, module: dict) -> E
         pairs=functools.partial(_pairs, edits, texts),
         memory=spec.memory,
         traffic=spec.traffic,
+        least=spec.least,
+        timed=spec.timed,
         tolerance=spec.tolerance,
         seconds=spec.seconds,
         needs=spec.needs or ("triton" if spec.kind == "kernel" else "numpy"),

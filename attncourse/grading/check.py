@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from attncourse import progress
-from attncourse.grading import exercises
+from attncourse.grading import exercises, quality
 from attncourse.grading.judging import judge
 from attncourse.grading.messages import Verdict, error_words, plain, verdict
 from attncourse.grading.spec import Exercise
@@ -53,6 +53,9 @@ def check(exercise_id: str, function: Callable | None = None) -> None:
         reason = f"another cell has defined `{name}` too: if it is below this check, move it above"
         result = replace(result, reason=reason)
     _show(result)
+    if result.moved is not None or result.roofline is not None:
+        best = progress.record_best(exercise.id, moved=result.moved, roofline=result.roofline)
+        print(f"          {quality.words(result, best)}")
 
 
 def hint(exercise_id: str) -> None:

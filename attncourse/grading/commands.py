@@ -168,7 +168,10 @@ def _progress(args: argparse.Namespace) -> int:
 
 def _state(entry: Entry) -> str:
     passed = f"passed {entry.passed}" if entry.passed else "open"
-    return passed + (f", hints {entry.hints}" if entry.hints else "")
+    hints = f", hints {entry.hints}" if entry.hints else ""
+    moved = f", moved {entry.moved:.2f} times the least possible" if entry.moved else ""
+    share = f", reached {entry.roofline:.0%} of the roofline" if entry.roofline else ""
+    return passed + hints + moved + share
 
 
 def _reset(args: argparse.Namespace) -> int:

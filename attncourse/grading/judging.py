@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from attncourse.grading import causes, guard, resident
+from attncourse.grading import causes, guard, quality, resident
 from attncourse.grading.assembly import Written
 from attncourse.grading.carried import Carried, carried
 from attncourse.grading.compare import difference, expected, same
@@ -126,6 +126,7 @@ class _Judge:
         self.cases, self._target = self._round.cases, self._round.target
         self._mine: dict[int, Trial] = self._round.trials.get(id(function), {})  # by case
         self._blind = False  # whether the recorder of Triton's accesses has lost its hooks
+        self._moved: dict[str, tuple[int, int]] = {}  # by case: bytes, and the least possible
 
     def verdict(self) -> Verdict:
         for case in self.cases:
@@ -157,8 +158,17 @@ class _Judge:
                 "its traffic is counted in Triton's interpreter: `attncourse grade` uses it, or "
                 "start Python with TRITON_INTERPRET=1"
             )
-            return verdict(self.exercise, "not_verified_here", reason=reason, seed=self.seed)
-        return verdict(self.exercise, "passed", seed=self.seed, cause=_origin(self.function))
+            share = None if self._traced else quality.roofline(self.exercise, self.function)
+            how = {"reason": reason, "seed": self.seed, "roofline": share}
+            return verdict(self.exercise, "not_verified_here", **how)
+        how = {"cause": _origin(self.function), "seed": self.seed, "moved": self._over_least()}
+        return verdict(self.exercise, "passed", **how)
+
+    def _over_least(self) -> float | None:
+        """Return the bytes moved over the least possible, in cases whose sizes are not drawn."""
+        counted = [pair for name, pair in self._moved.items() if not quality.drawn(name)]
+        least = sum(least for _, least in counted)
+        return sum(moved for moved, _ in counted) / least if least else None
 
     def _repeats(self) -> Iterator[tuple[Case, Case]]:
         """Yield cases with the shapes of an earlier one, which follows, and another result."""
@@ -334,6 +344,10 @@ class _Judge:
                     "tiles are touched that the result does not need, or the same one twice",
                     "work out the first and the last tile of each loop by hand for this case",
                 )
+        if not self._blind:
+            least = quality.least(self.exercise, case, trace.result)
+            moved = trace.bytes_loaded() + trace.bytes_stored()
+            self._moved[case.name] = moved, least.bytes_read + least.bytes_written
         return None
 
     def _too_much(self, function: Any, case: Case, n_bytes: int) -> Finding:

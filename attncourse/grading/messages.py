@@ -61,6 +61,8 @@ class Verdict:
         hint: The next step.
         seed: Repeats the random cases: `ATTNCOURSE_SEED`.
         printed: What the answer printed and warned about in the failing case.
+        moved: The bytes that a right kernel moved over the least possible.
+        roofline: The share of the GPU's roofline that it reached.
     """
 
     exercise: str
@@ -75,12 +77,15 @@ class Verdict:
     hint: str = ""
     seed: int | None = None
     printed: str = ""
+    moved: float | None = None
+    roofline: float | None = None
 
     @property
     def data(self) -> dict[str, Any]:
         """The verdict as it travels in the metadata of the output and into the JSON report."""
         names = ("exercise", "status", "score", "points", "reason", "cause", "hint", "seed")
-        return {name: getattr(self, name) for name in names}
+        good = {"moved": self.moved} if self.moved is not None else {}
+        return {name: getattr(self, name) for name in names} | good
 
     def __str__(self) -> str:
         head = f"{MARKS[self.status]} {self.exercise} {self.title}: "

@@ -41,6 +41,7 @@ class Result:
         hint: the next step.
         seed: what fixes the random inputs, if there were any.
         text: the whole verdict as the check printed it.
+        moved: the bytes that a right kernel moved over the least possible.
     """
 
     exercise: str
@@ -53,6 +54,7 @@ class Result:
     hint: str = ""
     seed: int | None = None
     text: str = ""
+    moved: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("reason", "cause", "hint", "text"):
@@ -73,7 +75,9 @@ class Result:
     def as_dict(self) -> dict:
         """The exercise's part of the JSON report."""
         return {
-            name: value for name, value in asdict(self).items() if name not in ("title", "text")
+            name: value
+            for name, value in asdict(self).items()
+            if name not in ("title", "text") and (name, value) != ("moved", None)
         }
 
 

@@ -144,6 +144,9 @@ class Session:
         if status in PASSED and verdict.get("cause"):
             self.notes.append(f"{exercise}: {verdict['cause']}")
         parts = {name: verdict.get(name) for name in ("reason", "cause", "hint", "seed")}
+        moved = verdict.get("moved")  # what a cell shows may be anything
+        if isinstance(moved, float) and 0 < moved < float("inf"):
+            parts["moved"] = moved
         return _result(exercise, status, text=text, **parts)
 
     def _not_attempted(self, exercise: str, verdict: dict) -> Result:
@@ -176,6 +179,8 @@ class Session:
         if progress.load().helped(result.exercise):
             result = replace(result, status="passed_with_help")
         progress.record_pass(result.exercise)
+        if result.moved is not None:
+            progress.record_best(result.exercise, moved=result.moved)
         return result
 
 

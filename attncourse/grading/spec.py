@@ -116,6 +116,8 @@ class Exercise:
         pairs: two of the mistakes at once, made when they are asked for: where no single one fits.
         memory: the metered call, if memory is graded.
         traffic: the most bytes a kernel may load and store in a case, counted in the interpreter.
+        least: the fewest bytes that any kernel can move in a case; None: each array once.
+        timed: makes a case large enough to be timed on a GPU.
         tolerance: relative for numbers (None: 1e-9), absolute for arrays (None: from the dtype).
         seconds: the limit for each call.
         needs: what the machine must have: "numpy", "triton" or "gpu".
@@ -139,6 +141,8 @@ class Exercise:
     pairs: Callable[[], Iterable[Mistake]] = tuple
     memory: Memory | None = None
     traffic: Callable[[Case], Cost] | None = None
+    least: Callable[[Case], int] | None = None
+    timed: Callable[[Generator], Case] | None = None
     tolerance: float | None = None
     seconds: float = 5.0
     needs: str = "numpy"

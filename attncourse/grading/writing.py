@@ -154,7 +154,10 @@ class Spec:
         reference: the right answer in NumPy, if it is not the solution itself; of a class, a
             function of a case's arguments that returns what `drive` should.
         memory: the metered call, if memory is graded.
-        traffic: the most bytes a kernel may load and store in a case.
+        traffic: the most bytes a kernel may load and store in a case; its `flops` are the work.
+        least: the fewest bytes that any kernel can move in a case, where not each element of all
+            arrays is needed.
+        timed: a maker of a case large enough to be timed on a GPU.
         tolerance: relative for numbers (None: 1e-9), absolute for arrays (None: from the dtype).
         seconds: the limit for each call.
         needs: "numpy", "triton" or "gpu"; empty: what the kind needs.
@@ -171,6 +174,8 @@ class Spec:
     reference: Callable | None = None
     memory: Memory | None = None
     traffic: Callable[[Case], Cost] | None = None
+    least: Callable[[Case], int] | None = None
+    timed: Maker | None = None
     tolerance: float | None = None
     seconds: float = 5.0
     needs: str = ""

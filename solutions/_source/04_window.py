@@ -657,6 +657,7 @@ Spec(
         random_matrix,
     ],
     traffic=lambda case: Cost(0, case.args[0].nbytes, 4 * len(case.args[0]), 0),
+    timed=matrix("65536 × 1000", 65536, 1000),
     seconds=20.0,
     mistakes=[
         edit("tl.program_id(0) * BLOCK_ROWS + ", "",
@@ -811,6 +812,7 @@ Spec(
         random_tiles,
     ],
     traffic=kernel_traffic,
+    timed=qkv("n = 65536, window 256", (65536, 64), 256),
     seconds=20.0,
     mistakes=[
         edit(FIRST, "0", LAST, "tl.cdiv(n, BLOCK)",

@@ -702,6 +702,21 @@ def kernel_traffic(case):
     return Cost(4 * BLOCK * keys * width, read, q.nbytes, q.nbytes)
 
 
+def kernel_least(case):
+    """Return the bytes of what is listed, each once: tiles of q, of k and v, the lists; and out."""
+    q, layout = case.args[0], case.args[3]
+    rows = np.minimum(len(q) - BLOCK * np.arange(len(layout)), BLOCK)
+    tokens = rows @ layout.any(axis=1) + 2 * (rows @ layout.any(axis=0))
+    lists = len(layout) + 1 + int(layout.sum())
+    return q.nbytes + 4 * (int(tokens) * q.shape[1] + lists)
+
+
+def three_tiles_a_row(rng):
+    row = np.arange(1024)
+    layout = np.abs(row[:, None] - row) <= 1
+    return qkv("1024 tiles, three a row", (1024 * BLOCK, 64), layout)(rng)
+
+
 def random_tiles(rng):
     n = int(rng.integers(70, 112))
     layout = rng.random((-(-n // BLOCK),) * 2) < 0.4
@@ -723,6 +738,8 @@ Spec(
         *draws(1, random_tiles, "tiles"),
     ],
     traffic=kernel_traffic,
+    least=kernel_least,
+    timed=three_tiles_a_row,
     seconds=20.0,
     mistakes=[
         rewrite(ALL_TILES_MASKED,

@@ -683,6 +683,7 @@ Spec(
         random_length,
     ],
     traffic=scan_traffic,
+    timed=features("256 heads, n = 4096", 256, 4096, 64),
     seconds=20.0,
     mistakes=[
         edit("        acc = ", AGAIN + "        acc = ",

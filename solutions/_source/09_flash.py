@@ -677,6 +677,7 @@ Spec(
         random_tiles,
     ],
     traffic=kernel_traffic,
+    timed=qkv("n = 16384, D = 64", (16384, 64)),
     seconds=20.0,
     mistakes=[
         edit(LOOP, LOOP + FIRST_PASS + LOOP,
