@@ -9,9 +9,10 @@ from attncourse.reference import full, grouped, latent
 from attncourse.reference._parts import pieces
 
 
-def drawn(n_queries, n_keys, *, heads=3, rank=6, content=4, rotary=2, value=5, batch=2, dtype=None):
-    """Return q, k and v as `attention` takes them, one latent a token for all heads, and matrices."""
-    dtype = np.float64 if dtype is None else dtype
+def drawn(n_queries, n_keys, *, batch=2, dtype=np.float64, **widths):
+    """Return q, k and v as `attention` takes them, a latent for all heads; and the matrices."""
+    widths = {"heads": 3, "rank": 6, "content": 4, "rotary": 2, "value": 5} | widths
+    heads, rank, content, rotary, value = widths.values()
     sizes = {"batch": batch, "dtype": dtype}
     q, _, _ = random_qkv(n_queries, heads=heads, width=content + rotary, **sizes)
     _, k, _ = random_qkv(n_keys, width=rank + rotary, seed=1, **sizes)
@@ -131,7 +132,7 @@ def test_infinity_in_the_content_of_a_query_spoils_its_row_only():
         (
             {"key_up": np.ones((3, 6, 3))},
             ValueError,
-            "q must be 3 numbers wide and k 6, .* 6 and 8",
+            "q must be 3 .* wide and k 6, .* 6 and 8",
         ),
         ({"value_up": np.ones((3, 5, 5))}, ValueError, "value_up must have 6 numbers of a latent"),
         ({"value_up": np.ones((2, 6, 5))}, ValueError, r"value_up .* broadcast to \(2, 3\)"),
