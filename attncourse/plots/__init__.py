@@ -24,6 +24,7 @@ from attncourse.plots.base import (
 )
 from attncourse.plots.boards import LiveBoard, board
 from attncourse.plots.brackets import LiveBrackets
+from attncourse.plots.caches import LiveKept, LivePool
 from attncourse.plots.distributions import distribution, numbers, table
 from attncourse.plots.guesses import guess
 from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
@@ -67,10 +68,12 @@ __all__ = [
     "LiveErrors",
     "LiveGraph",
     "LiveHeatmap",
+    "LiveKept",
     "LiveMask",
     "LiveMoves",
     "LiveOnline",
     "LivePage",
+    "LivePool",
     "LiveProgram",
     "LiveReach",
     "LiveRoofline",
