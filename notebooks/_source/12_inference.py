@@ -10,15 +10,13 @@
 # with its bytes a token and with what a real model loses. -->
 
 # %% [markdown]
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys; commit to a guess
-# before you look. You need the softmax and causal masks of [chapter 02](02_attention.ipynb). Two
-# cells let a model read long texts, some seconds each.
+# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys; commit to a
+# guess before you look. You need the softmax and causal masks of
+# [chapter 02](02_attention.ipynb). Two cells let a model read long texts, some seconds each.
 
 # %% role="setup"
 import dataclasses
-import json
 import os
-from pathlib import Path
 
 # One thread: times then differ by the work, and not by who else wants the cores.
 for threads in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM"):
@@ -26,11 +24,10 @@ for threads in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM"):
 
 import numpy as np
 
-import attncourse
 from attncourse import claims, masks, measure, model, plots, widgets
 from attncourse.cost import DEVICES
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, grouped, kv_cache, latent, longformer, quantised_cache
+from attncourse.reference import full, grouped, kv_cache, latent, quantised_cache
 from attncourse.reference.relative import rotate
 from attncourse.units import format_bytes
 
@@ -42,11 +39,12 @@ from attncourse.units import format_bytes
 
 # %%
 small = model.load()
-prompt = model.page()[:620]
-print(prompt[-160:], small.generate(prompt, 40), sep="⟦…⟧")
+source = model.held_out()[3]
+prompt = source[: source.index("quote(s):") + 9]
+print(prompt[-71:], small.generate(prompt, 30), sep="⟦…⟧")
 
 # %% [markdown]
-# Behind ⟦…⟧ are forty tokens of its own. How does one get them? The obvious loop: read the whole
+# Behind ⟦…⟧ are thirty tokens of its own. How does one get them? The obvious loop: read the whole
 # text, take the likeliest next token, append it, read the whole text again. What is wrong with
 # that? Look at the keys of the last layer before and after one more token came:
 
@@ -101,13 +99,12 @@ widgets.guess(
 # longer. Which points will lie far above their line?
 
 # %%
-lengths = [16, 32, 64, 128]
+lengths = [16, 32, 64]
 ways = {"without a cache": False, "with a cache": True}
 a_token, expected = {}, {}
 for way, cache in measure.progress(ways.items(), "writing", expect_seconds=3):
     runs = [
-        measure.seconds(small.generate, "", n, cache=cache, repeats=3, warmup=0, at_most=1)
-        for n in lengths
+        measure.seconds(small.generate, "", n, cache=cache, repeats=3, at_most=0.5) for n in lengths
     ]
     a_token[way] = [run.median / n for run, n in zip(runs, lengths, strict=True)]
     expected[way] = [flops_of_writing(n, cache) / n for n in lengths]
@@ -129,7 +126,7 @@ plots.show(axes, "Seconds a token over the length of the text; dashed, what FLOP
 #
 # At step $t$ the query of token $t$ attends to which keys? One of
 # [the texts that this course checks](00_start.ipynb#The-four-texts) says $K_0 \dots K_{t-1}$: what
-# was in the cache. Then comes the new key. Try it: first the order of the text, then the other.
+# was in the cache. Then comes the new key. Try that rule, in the whole model:
 
 
 # %%
@@ -140,15 +137,14 @@ def attend_before(q, k, v):
 
 
 blind = dataclasses.replace(small, attention=(attend_before,) * 4)
-unseen = np.concatenate([small.encode(text)[:410] for text in model.held_out()])[: 4 * 512 + 1]
+unseen = np.concatenate([small.encode(text)[:206] for text in model.held_out()])[: 2 * 512 + 1]
 print("first row of weights", full.weights(*random_qkv(3)[:2], mask=np.tri(3, k=-1) > 0)[0, 0, 0])
-print(
-    f"loss of the model {small.loss(unseen):.2f} nats a token, so blinded {blind.loss(unseen):.2f}"
-)
+print(f"loss {small.loss(unseen):.3f} nats a token, blinded {blind.loss(unseen):.3f}")
 
 # %% [markdown]
-# The first token would attend to nothing. The others miss what they know best, and a model that was
-# trained with the right mask does not forgive it. The card measures the printed rule for one step:
+# The first token attends to nothing; the others lose the key that they know best. And the loss? A
+# token reaches its own layer's output past attention too, so this slip can hide behind a loss that
+# looks like any other. **No loss shows it; a comparison does.** The card compares one step:
 
 # %%
 claims.check("C037")
@@ -223,6 +219,7 @@ def work(batch, context, groups, layers=32, heads=32, width=128):
     }
 
 
+# %%
 def step_seconds(device, batch, context, groups):
     """The least time for one more token of each text: both parts of decode, one after the other."""
     parts = list(work(batch, context, groups).values())[1:]
@@ -233,7 +230,7 @@ def step_seconds(device, batch, context, groups):
 # %% folded=true
 h100 = DEVICES["H100 80 GB"]
 widgets.guess(
-    "Such a model on an H100, one text of 4096 tokens: how many tokens can it write in a second, at "
+    "Such a model on an H100, one text of 4096 tokens: how many tokens a second can it write, at "
     "most?",
     lambda: 1 / step_seconds(h100, 1, 4096, 32),
     unit="tokens",
@@ -245,38 +242,31 @@ widgets.guess(
 )
 
 # %% [markdown]
-# **Raise the batch: which of the points climbs, and which one never moves?** Weights are fetched once
-# for all texts of a batch, but each text has its own cache. Then lower the groups.
+# **Raise the batch: which of the points climbs, and which one never moves?** Weights are fetched
+# once for all texts of a batch, but each text has its own cache. Then lower the groups.
 
 # %% folded=true
-live_roof = plots.LiveRoofline(
-    h100, {name: f / b for name, (f, b) in work(1, 4096, 32).items()}, low=1e11, high=3e15
-)
+start = {name: f / moved for name, (f, moved) in work(1, 4096, 32).items()}
+live_roof = plots.LiveRoofline(h100, start, low=1e11, high=3e15)
 
 
 def draw_roof(batch, context, groups):
     works = work(batch, context, groups)
-    intensity = {name: f / moved for name, (f, moved) in works.items()}
-    live_roof.update(
-        h100, intensity, title=f"H100, {batch} texts of {context} tokens, G = {groups}"
-    )
+    title = f"H100, {batch} texts of {context} tokens, G = {groups}"
+    live_roof.update(h100, {name: f / moved for name, (f, moved) in works.items()}, title=title)
     kept, taken = works["decode, cache"][1], step_seconds(h100, batch, context, groups)
-    room = h100.memory_bytes - works["decode, weights"][1]
-    fits = "fits beside the weights" if kept <= room else "does NOT fit beside the weights"
+    fits = "fits" if kept <= h100.memory_bytes - works["decode, weights"][1] else "does NOT fit"
     return (
-        f"A cache of {format_bytes(kept, decimal=True)} {fits}. At most {batch / taken:,.0f} tokens "
-        f"a second together, {1 / taken:,.0f} for each text."
+        f"A cache of {format_bytes(kept, decimal=True)} {fits} beside the weights. At most "
+        f"{batch / taken:,.0f} tokens a second together, {1 / taken:,.0f} for each text."
     )
 
 
-batches, contexts = [2**i for i in range(9)], [512, 1024, 2048, 4096, 8192, 16384, 32768]
-widgets.explore(
-    draw_roof,
-    live_roof.figure,
-    batch=widgets.choice(batches, 1),
-    context=widgets.choice(contexts, 4096),
-    groups=widgets.choice([32, 8, 1], 32),
-)
+# %%
+batches = widgets.choice([2**i for i in range(9)], 1)
+contexts = widgets.choice([512, 1024, 2048, 4096, 8192, 16384, 32768], 4096)
+some = widgets.choice([32, 8, 1], 32)
+widgets.explore(draw_roof, live_roof.figure, batch=batches, context=contexts, groups=some)
 
 # %% [markdown]
 # Batching repairs the weights. The cache it does not repair: it only grows, until it is what decode
@@ -333,12 +323,18 @@ for groups in (4, 2, 1):
 # recorded: `python -m attncourse.model.tune` makes the record anew, some minutes of a core.
 
 # %% folded=true
+import json
+from pathlib import Path
+
+import attncourse
+
 file = Path(attncourse.__file__).parents[1] / "results" / "grouped_tuning.json"
+
+# %% folded=true
 if file.exists():
-    runs = json.loads(file.read_text())["runs"]
+    runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
     losses = {f"G = {groups}": run["held_out"] for groups, run in runs.items()}
-    steps = next(iter(runs.values()))["step"]
-    axis = {"x_label": "steps of tuning", "y_label": "loss, nats a token"}
+    steps, axis = runs["4"]["step"], {"x_label": "steps of tuning", "y_label": "nats a token"}
     axes = plots.curves(steps, losses, **axis)
     axes.set_ylim(bottom=min(map(min, losses.values())) - 0.2)
     said = [f"{name} falls from {run[0]:.2f} to {run[-1]:.2f}" for name, run in losses.items()]
@@ -347,8 +343,8 @@ else:
     print("No tuning is recorded here; the command above makes the record.")
 
 # %% [markdown]
-# $G = 4$ is the control: what any model gains by learning on. Compare the ends, not the beginnings.
-# How much of what the mean destroyed has come back, and for how many bytes?
+# $G = 4$ is the control: what learning on does to a model from which nothing was taken. How much
+# of what the mean destroyed has come back, and at how many bytes a token would you stop?
 
 # %% [markdown] covers="N11"
 # ## One small vector for all heads
@@ -459,17 +455,14 @@ def draw_kept(heads, groups, rank):
     return f"{heads} heads of 128 keep {whole:,} numbers a token and layer; {said}."
 
 
-widgets.explore(
-    draw_kept,
-    live_kept.figure,
-    heads=widgets.choice([8, 16, 32, 64], 32),
-    groups=widgets.choice([1, 2, 4, 8], 8),
-    rank=widgets.choice([128, 256, 512], 512),
-)
+# %%
+some = widgets.choice([8, 16, 32, 64], 32)
+sizes = {"groups": widgets.choice([1, 2, 4, 8], 8), "rank": widgets.choice([128, 256, 512], 512)}
+widgets.explore(draw_kept, live_kept.figure, heads=some, **sizes)
 
 # %% [markdown]
-# And would our model bear it? Keys and values of a layer come from one matrix, $256 \times 128$. Cut
-# it to rank $R$ by its singular values: then all keys and values of a token are made of $R$
+# And would our model bear it? Keys and values of a layer come from one matrix, $256 \times 128$.
+# Cut it to rank $R$ by its singular values: then all keys and values of a token are made of $R$
 # numbers, with nothing learned anew. At which rank do you expect it to break?
 
 
@@ -484,6 +477,7 @@ def of_rank(rank):
     return dataclasses.replace(small, weights=weights)
 
 
+# %% folded=true
 ranks = [16, 32, 48, 64, 96, 128]
 by_rank = [of_rank(rank).loss(unseen) for rank in ranks]
 axis = {"x_label": "rank R: numbers from which keys and values are made", "y_label": "nats a token"}
@@ -494,10 +488,11 @@ plots.show(
 )
 
 # %% [markdown]
-# Compare 64 numbers here with the 64 of $G = 1$ above, before its tuning. The heads differ, but what
-# they are made of they have in common. (Our keys are turned as a whole, so this model could not
-# absorb; one has to train for it.) [Exercise
-# 12.2](../exercises/12_inference.ipynb#12.2-Bytes-a-token) counts all of these caches exactly.
+# Compare 64 numbers here with the 64 of $G = 1$ above, before its tuning. The heads differ, but
+# what they are made of they have in common. (Our keys are turned as a whole, so this model could
+# not absorb; one has to train for it.)
+# [Exercise 12.2](../exercises/12_inference.ipynb#12.2-Bytes-a-token) counts all of these caches
+# exactly.
 
 # %% [markdown] covers="N12"
 # ## Fewer bits
@@ -524,10 +519,10 @@ said = [f"{name} {size.max() / np.median(size):.1f}" for name, size in spread.it
 plots.show(axes, f"Largest over median of the maxima: {', '.join(said)}.")
 
 # %% [markdown]
-# Columns: a channel is large or small for all tokens. So a scale for each channel of a run of
-# tokens fits keys better than one for each token. Values have no such habit
-# ([KIVI](https://arxiv.org/abs/2402.02750) found it in large models). In the model, every key and
-# value rounded, 64 tokens a run:
+# Where columns are large, a scale for each channel fits keys better than one for each token: so
+# found [KIVI](https://arxiv.org/abs/2402.02750) in large models, for keys and not for values. Does
+# it matter in ours, and from how many bits on? Every key and value is rounded; 32 numbers share a
+# scale both ways.
 
 
 # %%
@@ -535,7 +530,7 @@ def in_bits(bits, axis):
     """Attention to rounded keys and values; keys share a scale along `axis`."""
 
     def rounded(x, axis):
-        runs = x.reshape(*x.shape[:-2], -1, 64, x.shape[-1])
+        runs = x.reshape(*x.shape[:-2], -1, 32, x.shape[-1])
         return quantised_cache.dequantise(*quantised_cache.quantise(runs, axis, bits=bits)).reshape(
             x.shape
         )
@@ -548,7 +543,7 @@ def in_bits(bits, axis):
 
 # %% folded=true
 widgets.guess(
-    "Eight times fewer bits: by how many nats a token does the loss grow with 4 bits instead of 32?",
+    "Four bits instead of 32 for each number: by how many nats a token does the loss grow?",
     lambda: in_bits(4, -2).loss(unseen) - small.loss(unseen),
     unit="nats",
     explain=lambda grown: f"From {small.loss(unseen):.3f} nats: {grown / small.loss(unseen):.1%}.",
@@ -560,15 +555,12 @@ shared = {"keys: a scale for each channel": -2, "keys: a scale for each token": 
 losses = {name: [in_bits(b, axis).loss(unseen) for b in bits] for name, axis in shared.items()}
 axes = plots.curves(bits, losses, x_label="bits of a number", y_label="nats a token")
 axes.set_ylim(bottom=small.loss(unseen) - 0.2)
-each = " and ".join(f"{line[0]:.2f}" for line in losses.values())
-plots.show(
-    axes,
-    f"With 8 bits {losses[name][-1]:.3f} or less, in float32 {small.loss(unseen):.3f}; with 2 bits {each}.",
-)
+said = [f"{line[0]:.2f} with 2 and {line[-1]:.3f} with 8" for line in losses.values()]
+plots.show(axes, f"In float32 {small.loss(unseen):.3f}; bits, in this order: {'; '.join(said)}.")
 
 # %% [markdown]
-# A scale is a number too. With one of 16 bits for each channel of 64 tokens, 4 bits cost 4.25. A
-# shorter run is more exact and pays more. The reference,
+# A scale is a number too: with one of 16 bits for 32 numbers, 4 bits cost 4.5. A shorter run is
+# more exact and pays more. The reference,
 # [`quantised_cache`](../attncourse/reference/quantised_cache.py), keeps the newest run as it came,
 # because a channel's scale is known only when its run is full, and states its own error:
 
@@ -618,27 +610,27 @@ def oldest(room, first=0):
 
 
 # %%
-rooms, short = [32, 64, 128], unseen[:1025]
+rooms = [32, 64, 128]
 ways = {"the oldest": oldest, "the oldest, never the first 4": lambda room: oldest(room, 4)}
 ways["the least regarded"] = by_weight
 lost = {name: [] for name in ways}
 for room in measure.progress(rooms, "forgetting", expect_seconds=4):
     for name, way in ways.items():
-        lost[name].append(way(room).loss(short))
+        lost[name].append(way(room).loss(unseen))
 
 # %% folded=true
 axes = plots.curves(
     rooms, lost, x_label="tokens that have room", y_label="nats a token", log_x=True
 )
-axes.set_ylim(bottom=small.loss(short) - 0.1)
+axes.set_ylim(bottom=small.loss(unseen) - 0.1)
 best = {room: min(lost, key=lambda name: lost[name][at]) for at, room in enumerate(rooms)}
 said = ", ".join(f"{room}: {name}" for room, name in best.items())
-plots.show(axes, f"All kept, {small.loss(short):.2f} nats. Who leaves, to lose least: {said}.")
+plots.show(axes, f"All kept, {small.loss(unseen):.2f} nats. Who leaves, to lose least: {said}.")
 
 # %% [markdown]
-# In [large models](https://arxiv.org/abs/2306.14048) the weights of the past say more about the
-# future than they do here: **a rule for forgetting has to be tried in the model that it is for**,
-# and on the text: a mean over tokens says nothing about a name that is needed once.
+# Did the cleverer rule win? It needs heads whose weights of the past tell whom they will want.
+# **A rule for forgetting has to be tried in the model that it is for**, and on its texts: a mean
+# over tokens says nothing about a name that is needed once.
 #
 # Now a long text: four times as long as any that the model was trained on. Full attention keeps
 # everything, the window 256 tokens.
@@ -672,13 +664,13 @@ tried = model.trials(small, "grouped", groups=[4, 2, 1])
 widgets.in_a_real_model("groups", tried, start=2)
 
 # %%
-for n in (512, 16_384):
-    bills = [f"G = {g}: {one.costs[n].bytes_read / n:,.0f}" for g, one in tried.items()]
-    print(f"n = {n:>6,}, bytes read by attention for each token: {'; '.join(bills)}")
+for groups, one in tried.items():
+    kept = format_bytes(kv_cache.size_bytes(16_384, groups, 32, layers=4))
+    print(f"G = {groups}: {kept} for 16,384 tokens, {max(0, one.copied):.0%} of the copying")
 
 # %% [markdown]
-# What copies goes first: copying takes heads that look for exactly one thing. Tuning brings most of
-# it back, as you saw; a model that will share its heads is better trained with shared heads.
+# Heads that copy look for exactly one thing, and the mean of two such heads looks for neither. A
+# model that is to share its heads is better trained, or at least tuned, with shared heads.
 
 # %% [markdown]
 # ## Try it on a text of your own
