@@ -40,7 +40,7 @@ from attncourse.units import format_bytes
 # %%
 small = model.load()
 source = model.held_out()[3]
-prompt = source[: source.index("quote(s):") + 9]
+prompt = source[source.index("quote(s):") - 400 :][:409]
 print(prompt[-71:], small.generate(prompt, 30), sep="⟦…⟧")
 
 # %% [markdown]
