@@ -571,3 +571,25 @@ def test_attention_of_a_layer_is_that_of_the_reference():
     q, k, v = rng.standard_normal((3, 2, 20, 4)).astype(np.float32)
     right = window.attention(q, k, v, window=3, causal=True)
     np.testing.assert_array_equal(Attention.of("window", window=3)(q, k, v), right)
+
+
+@pytest.mark.parametrize("page", [1, 7, 64])
+def test_texts_written_together_in_pages_are_those_written_alone(page):
+    small = model.load()
+    prompts = ["def heappush(heap, item):", "import", "class Popen:\n    def __init__("]
+    made = model.write_together(small, prompts, 9, page=page)
+    assert made.texts == [small.generate(prompt, 9) for prompt in prompts]
+    lengths = [len(small.encode(prompt)) + 9 for prompt in prompts]  # START too, and not the last
+    for tables in made.tables:
+        assert [table.length for table in tables] == lengths
+    pages = sum(-(-length // page) for length in lengths)
+    assert made.bytes_held == pages * page * 4 * 2 * 4 * 32 * 4
+
+
+def test_texts_cannot_be_written_together_without_room_or_with_other_attention():
+    small = model.load()
+    with pytest.raises(MemoryError, match=r"paged\.allocate: .* pages asked for"):
+        model.write_together(small, ["import", "from"], 5, page=2, n_pages=3)
+    with pytest.raises(ValueError, match=r"model\.write_together: attention must be full"):
+        model.write_together(small.swap("window", window=8), ["import"], 2)
+    assert model.write_together(small, [], 3).texts == []
