@@ -48,6 +48,7 @@ from attncourse.plots.programs import LiveProgram
 from attncourse.plots.records import LiveComparison, benchmark
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
 from attncourse.plots.scale import LiveScale, scale_legend
+from attncourse.plots.schedules import LiveSchedule
 from attncourse.plots.sentences import LiveSentence
 from attncourse.plots.steps import LiveOnline, launches, lifetimes
 from attncourse.plots.traces import LiveTiles, tiles
@@ -78,6 +79,7 @@ __all__ = [
     "LiveReach",
     "LiveRoofline",
     "LiveScale",
+    "LiveSchedule",
     "LiveSentence",
     "LiveTiles",
     "Move",

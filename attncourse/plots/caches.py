@@ -162,7 +162,7 @@ class LivePool:
         for text, name in zip(self.rows, self.names, strict=True):
             numbers = pages.get(name)
             said = " ".join(map(str, numbers)) if numbers else "nothing"
-            text.set_text(f"{name}: {said}" if numbers is not None else f"{name}: gone")
+            text.set_text(f"{name}: {said}" if numbers is not None else f"{name}: not here")
             text.set_color(self.colours[name] if numbers is not None else "#999999")
         stretches, shades = [], []
         for place, name in enumerate(self.names):
