@@ -52,7 +52,8 @@ print(prompt[-71:], small.generate(prompt, 30), sep="⟦…⟧")
 ids = small.encode(prompt)
 before, after = (small.qkv(ids[:n])[-1][1] for n in (100, 101))  # (H, T, D)
 print("keys", before.shape, "then", after.shape)
-print("the first 100 have changed by", f"{np.abs(after[:, :100] - before).max():.0e}")
+np.testing.assert_allclose(after[:, :100], before, atol=1e-5)
+print("the first 100 are as they were")
 
 # %% [markdown]
 # Nothing has changed but rounding, even in the last layer. A causal model never looks ahead, so
@@ -195,9 +196,12 @@ print(f"{used} are used, {held} are held: the price of spare room")
 # ## Prefill and decode
 #
 # Reading a prompt, *prefill*, and writing, *decode*, run the same model and have nothing in common
-# for the hardware. Take 32 layers of 32 heads of 128, about $12 \cdot 32 \cdot 4096^2$ weights, 6.4
-# billion, in 16 bits. What matters is the *intensity*, FLOPs for each byte that is fetched
-# ([chapter 01](01_bottleneck.ipynb)):
+# for the hardware. What matters is the *intensity*, FLOPs for each byte that is fetched
+# ([chapter 01](01_bottleneck.ipynb)).
+
+# %% [markdown]
+# Take 32 layers of 32 heads of 128, about $12 \cdot 32 \cdot 4096^2$ weights, 6.4 billion, in 16
+# bits. $N$ weights and the cache have
 #
 # $$ \text{weights: } \frac{2 N \cdot \text{tokens at once}}{2 N} = \text{tokens at once},
 #    \qquad \text{cache: } \frac{4 H n D}{2 \cdot 2\, G n D} = \frac{H}{G} $$
@@ -628,8 +632,7 @@ said = ", ".join(f"{room}: {name}" for room, name in best.items())
 plots.show(axes, f"All kept, {small.loss(unseen):.2f} nats. Who leaves, to lose least: {said}.")
 
 # %% [markdown]
-# Did the cleverer rule win? It needs heads whose weights of the past tell whom they will want.
-# **A rule for forgetting has to be tried in the model that it is for**, and on its texts: a mean
+# Did the cleverer rule win? It needs heads whose past weights tell whom they will want. **A rule for forgetting has to be tried in the model that it is for**, and on its texts: a mean
 # over tokens says nothing about a name that is needed once.
 #
 # Now a long text: four times as long as any that the model was trained on. Full attention keeps

@@ -174,8 +174,8 @@ def draw_pool(event):
     live_pool.update(pages, held, f"event {event}: {said}")
     taken = (len(pool.owners) - pool.n_free) * pool.page
     return (
-        f"After event {event}, {said}: {sum(held.values())} tokens in {taken} places of pages; "
-        f"without pages {24 * len(held)} places are reserved."
+        f"After event {event}, {said}: {sum(held.values())} tokens, counted for each text, in "
+        f"{taken} places of pages; without pages {24 * len(held)} places are reserved."
     )
 
 
@@ -268,7 +268,7 @@ widgets.guess(
 # rate until the queue grows without end; which of the two gives in first? Then add slots.
 
 # %% folded=true
-live_slots = plots.LiveSchedule(["static", "joining"], 16, 24.0)
+live_slots = plots.LiveSchedule(["static", "joining"], 16, 32.0)
 
 
 def draw_slots(rate, slots):
@@ -282,7 +282,7 @@ def draw_slots(rate, slots):
 
 
 # %%
-rates, some = widgets.choice([1, 2, 4, 8, 16, 32], 4), widgets.choice([2, 4, 8, 16], 8)
+rates, some = widgets.choice([2, 4, 8, 16, 32], 4), widgets.choice([2, 4, 8, 16], 8)
 widgets.explore(draw_slots, live_slots.figure, rate=rates, slots=some)
 
 # %% [markdown]
