@@ -593,3 +593,33 @@ def test_texts_cannot_be_written_together_without_room_or_with_other_attention()
     with pytest.raises(ValueError, match=r"model\.write_together: attention must be full"):
         model.write_together(small.swap("window", window=8), ["import"], 2)
     assert model.write_together(small, [], 3).texts == []
+
+
+def test_tuning_starts_from_the_means_of_heads_and_leaves_the_model_alone(monkeypatch):
+    pytest.importorskip("torch")
+    from attncourse.model import tune
+
+    monkeypatch.setattr(tune, "ROWS", 1)
+    monkeypatch.setattr(tune, "CONTEXTS", 3)
+    small = model.load()
+    before = {name: array.copy() for name, array in small.weights.items()}
+    ids = np.concatenate([small.encode(text) for text in model.held_out()])
+    found = tune.tune(small, ids, 2, 1)
+    assert found["step"] == [0, 1] and found["held_out"][0] != found["held_out"][1]
+    texts = [small.encode(text)[: 3 * 512 // 5] for text in model.held_out()]
+    unseen = np.concatenate(texts)[: 2 * 513].reshape(2, 513)
+    grouped = small.swap("grouped", groups=2)
+    assert found["held_out"][0] == pytest.approx(grouped.row_losses(unseen).mean(), abs=2e-3)
+    assert all(np.array_equal(before[name], array) for name, array in small.weights.items())
+
+
+def test_the_recorded_tuning_is_of_the_course_s_settings():
+    pytest.importorskip("torch")
+    from attncourse.model import tune
+
+    record = json.loads((ROOT / "results" / "grouped_tuning.json").read_text())
+    settings = {"steps": tune.STEPS, "rows": tune.ROWS, "rate": tune.RATE, "seed": tune.SEED}
+    assert record["settings"] == settings and [*record["runs"]] == ["4", "2", "1"]
+    for run in record["runs"].values():
+        assert run["step"] == [*range(0, tune.STEPS + 1, tune.EVERY)]
+        assert len(run["held_out"]) == len(run["step"])

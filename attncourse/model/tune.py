@@ -78,7 +78,8 @@ def tune(model: Model, ids: np.ndarray, groups: int, steps: int) -> dict:
     unseen = np.concatenate(texts)
     unseen = torch.from_numpy(unseen[: len(unseen) // (size + 1) * (size + 1)].astype(np.int64))
     unseen = unseen.reshape(-1, size + 1)
-    start, found = time.perf_counter(), {"step": [], "held_out": []}
+    start = time.perf_counter()
+    found: dict[str, list] = {"step": [], "held_out": []}
     for step in range(steps + 1):
         if step % EVERY == 0 or step == steps:
             with torch.no_grad():
@@ -87,8 +88,7 @@ def tune(model: Model, ids: np.ndarray, groups: int, steps: int) -> dict:
             found["held_out"].append(round(loss, 4))
         if step == steps:
             break
-        settings = {"rows": ROWS, "length": size, "repeats": 0.25, "seed": SEED}
-        rows = corpus.batch(ids, step=step, **settings)
+        rows = corpus.batch(ids, step=step, rows=ROWS, length=size, repeats=0.25, seed=SEED)
         network.loss(torch.from_numpy(rows), attend).backward()
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / 5, (steps - step) / (0.4 * steps))

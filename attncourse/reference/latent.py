@@ -206,34 +206,37 @@ def _lower(q: np.ndarray, down: np.ndarray) -> np.ndarray:
 
 
 def _check(where: str, q, k, v, key_up, value_up) -> None:
-    for name, matrix in (("key_up", key_up), ("value_up", value_up)):
+    matrices = {"key_up": key_up, "value_up": value_up}
+    for name, matrix in matrices.items():
         got = getattr(matrix, "dtype", type(matrix).__name__)
         if not str(got).startswith("float"):
             raise TypeError(f"{where}: {name} must be an array of floating numbers, got {got}")
         if matrix.ndim < 2:
             raise ValueError(f"{where}: {name} must have at least 2 axes, got {matrix.shape}")
-    rank, content = key_up.shape[-2:]
-    if rank == content or 0 in (np.ndim(q), np.ndim(k)):  # q and k are equally wide
-        grouped.check_grouped(where, q, k, v)
-    else:
-        wanted = np.shape(q)[-1] - content + rank
-        if wanted < rank or np.shape(k)[-1] != wanted:
-            raise ValueError(
-                f"{where}: q must be {content} numbers wide and k {rank}, as key_up says, and as "
-                f"many more both, got {np.shape(q)[-1]} and {np.shape(k)[-1]}"
-            )
-        grouped.check_grouped(where, np.broadcast_to(q[..., :1], (*q.shape[:-1], wanted)), k, v)
-    sizes = {"v": (v.shape[-1], rank), "value_up": (value_up.shape[-2], rank)}
-    for name, (got, wanted) in sizes.items():
-        if got != wanted:
-            raise ValueError(
-                f"{where}: {name} must have {wanted} numbers of a latent, as key_up has, got {got}"
-            )
-    for name, matrix in (("key_up", key_up), ("value_up", value_up)):
+    _check_widths(where, q, k, v, *key_up.shape[-2:], value_up.shape[-2])
+    for name, matrix in matrices.items():
         leading = matrix.shape[-3::-1]
         fits = all(a in (1, b) for a, b in zip(leading, q.shape[-3::-1], strict=False))
         if not fits or len(leading) > q.ndim - 2 or matrix.dtype != q.dtype:
             raise ValueError(
                 f"{where}: {name} must be {q.dtype} with leading axes that broadcast to "
                 f"{q.shape[:-2]}, got {matrix.dtype} {matrix.shape}"
+            )
+
+
+def _check_widths(where: str, q, k, v, rank: int, content: int, value_rank: int) -> None:
+    if rank == content or 0 in (np.ndim(q), np.ndim(k)):  # q and k are equally wide
+        grouped.check_grouped(where, q, k, v)
+    else:
+        wide = np.shape(q)[-1] - content + rank
+        if wide < rank or np.shape(k)[-1] != wide:
+            raise ValueError(
+                f"{where}: q must be {content} numbers wide and k {rank}, as key_up says, and as "
+                f"many more both, got {np.shape(q)[-1]} and {np.shape(k)[-1]}"
+            )
+        grouped.check_grouped(where, np.broadcast_to(q[..., :1], (*q.shape[:-1], wide)), k, v)
+    for name, got in (("v", v.shape[-1]), ("value_up", value_rank)):
+        if got != rank:
+            raise ValueError(
+                f"{where}: {name} must have {rank} numbers of a latent, as key_up has, got {got}"
             )
