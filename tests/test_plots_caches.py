@@ -41,7 +41,7 @@ def test_a_pool_shows_who_holds_a_page_how_full_it_is_and_what_is_shared():
 
 
 def test_a_schedule_draws_who_is_written_and_for_whom_a_slot_waits():
-    live = plots.LiveSchedule(["batches", "joining"], 2, 9.0)
+    live = plots.LiveSchedule(["batches", "joining"], 9.0)
     spans = [Span(0, 0.0, 4.0, 4.0, 0), Span(1, 1.0, 2.0, 4.0, 1)]
     live.update({"batches": spans, "joining": []}, {"batches": "slow", "joining": "none"})
     busy, idle = live.bars["batches"]
@@ -49,3 +49,4 @@ def test_a_schedule_draws_who_is_written_and_for_whom_a_slot_waits():
     assert [np.ptp(path.vertices[:, 0]) for path in idle.get_paths()] == [0, 2]
     assert live.axes["batches"].get_title(loc="left") == "slow"
     assert not live.bars["joining"][0].get_paths()
+    assert [ax.get_ylim() for ax in live.axes.values()] == [(2, 0), (2, 0)]

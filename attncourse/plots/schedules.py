@@ -19,12 +19,11 @@ class LiveSchedule:
     """
 
     @styled
-    def __init__(self, ways: Sequence[str], slots: int, seconds: float):
-        """Draw empty slots.
+    def __init__(self, ways: Sequence[str], seconds: float):
+        """Draw no slots.
 
         Args:
             ways: Names of the ways.
-            slots: The most slots that will be shown.
             seconds: Where the axis of time ends.
         """
         self.figure, axes = figure(len(ways), 1, width=8.0, height=4.4, sharex=True)
@@ -36,7 +35,7 @@ class LiveSchedule:
             for parts in (busy, idle):
                 ax.add_collection(parts, autolim=False)
             self.bars[name] = busy, idle
-            ax.set(xlim=(0, seconds), ylim=(slots, 0), yticks=[], ylabel="slots")
+            ax.set(xlim=(0, seconds), yticks=[], ylabel="slots")
             set_title(ax, name)
         axes[-1].set_xlabel("seconds")
         said = {"a text is written": SERIES[1], "done, but its batch is not": PALE}
@@ -46,7 +45,9 @@ class LiveSchedule:
     @styled
     def update(self, spans: Mapping[str, Sequence[Span]], titles: Mapping[str, str]) -> None:
         """Show other spans and titles of the same ways."""
+        slots = 1 + max((one.slot for each in spans.values() for one in each), default=0)
         for name, each in spans.items():
+            self.axes[name].set_ylim(slots, 0)
             busy, idle = self.bars[name]
             busy.set_verts([_bar(one.slot, one.start, one.done) for one in each])
             busy.set_facecolor([SERIES[one.request % len(SERIES)] for one in each])

@@ -251,7 +251,7 @@ widgets.guess(
 # once for all texts of a batch, but each text has its own cache. Then lower the groups.
 
 # %% folded=true
-start = {name: f / moved for name, (f, moved) in work(1, 4096, 32).items()}
+start = {name: f / moved for name, (f, moved) in work(8, 4096, 32).items()}
 live_roof = plots.LiveRoofline(h100, start, low=1e11, high=3e15)
 
 
@@ -268,7 +268,7 @@ def draw_roof(batch, context, groups):
 
 
 # %%
-batches = widgets.choice([2**i for i in range(9)], 1)
+batches = widgets.choice([2**i for i in range(9)], 8)
 contexts = widgets.choice([512, 1024, 2048, 4096, 8192, 16384, 32768], 4096)
 some = widgets.choice([32, 8, 1], 32)
 widgets.explore(draw_roof, live_roof.figure, batch=batches, context=contexts, groups=some)
@@ -435,8 +435,9 @@ widgets.guess(
 )
 
 # %% [markdown]
-# **What is kept of one token, to scale.** A floor is a head that has its own keys and values. Add
-# heads: which tower grows, and which do not? How many groups weigh as much as the latent?
+# **What is kept of one token, to scale.** A floor is a head that has its own keys and values.
+# Change the heads: which tower follows, and which do not? How many groups weigh as much as the
+# latent?
 
 
 # %%
@@ -448,7 +449,7 @@ def towers(heads, groups, rank, width=128):
 
 
 # %% folded=true
-live_kept = plots.LiveKept(towers(32, 8, 512), high=64)
+live_kept = plots.LiveKept(towers(64, 8, 512), high=64)
 
 
 def draw_kept(heads, groups, rank):
@@ -461,7 +462,7 @@ def draw_kept(heads, groups, rank):
 
 
 # %%
-some = widgets.choice([8, 16, 32, 64], 32)
+some = widgets.choice([8, 16, 32, 64], 64)
 sizes = {"groups": widgets.choice([1, 2, 4, 8], 8), "rank": widgets.choice([128, 256, 512], 512)}
 widgets.explore(draw_kept, live_kept.figure, heads=some, **sizes)
 
@@ -487,6 +488,7 @@ ranks = [16, 32, 48, 64, 96, 128]
 by_rank = [of_rank(rank).loss(unseen) for rank in ranks]
 axis = {"x_label": "rank R: numbers from which keys and values are made", "y_label": "nats a token"}
 axes = plots.curves(ranks, {"loss": by_rank}, **axis)
+axes.set_ylim(bottom=min(by_rank) - 0.1)
 said = f"{by_rank[ranks.index(64)]:.2f} at 64, {by_rank[ranks.index(96)]:.2f} at 96"
 plots.show(
     axes, f"The loss is {by_rank[0]:.2f} at rank 16, {said}, and {by_rank[-1]:.2f} as trained."
@@ -517,8 +519,8 @@ for bits in (8, 4):
 # model, as magnitudes. Are its large numbers in rows, some tokens, or in columns, some channels?
 
 # %%
-keys = np.abs(small.qkv(unseen[:128])[1][1][1])  # layer 1, head 1: (T, D)
-axes = plots.heatmap(keys, title="size of each number in 128 keys", x="channel", y="token")
+keys = np.abs(small.qkv(unseen[:64])[1][1][1])  # layer 1, head 1: (T, D)
+axes = plots.heatmap(keys, title="size of each number in 64 keys", x="channel", y="token")
 spread = {name: keys.max(axis) for name, axis in (("channels", 0), ("tokens", 1))}
 said = [f"{name} {size.max() / np.median(size):.1f}" for name, size in spread.items()]
 plots.show(axes, f"Largest over median of the maxima: {', '.join(said)}.")
@@ -649,6 +651,7 @@ in_parts = {name: line.reshape(6, 256).mean(axis=1) for name, line in losses.ite
 # %% folded=true
 axis = {"x_label": "position in the text", "y_label": "nats a token"}
 axes = plots.curves(np.arange(128, 1536, 256), in_parts, **axis)
+axes.set_ylim(bottom=min(part.min() for part in in_parts.values()) - 0.2)
 ends = [f"{name} {part[-3:].mean():.2f}" for name, part in in_parts.items()]
 plots.show(axes, f"Mean loss over the second half of the text: {', '.join(ends)}.")
 

@@ -124,12 +124,12 @@ lost = {"room lost": [100 * (1 - paged.utilisation(totals, page)) for page in si
 axis = {"x_label": "tokens in a page", "y_label": "% of the room", "log_x": True}
 axes = plots.curves(sizes, lost, **axis)
 said = {page: lost["room lost"][sizes.index(page)] for page in (16, 256)}
-plots.show(axes, "; ".join(f"pages of {page} lose {x:.1f} %" for page, x in said.items()) + ".")
+plots.show(axes, "; ".join(f"pages of {page} lose {x:.1f}%" for page, x in said.items()) + ".")
 
 # %% [markdown]
 # The other gift of a table: two texts may point to the same page. When many answers start from one
-# prompt, its pages are held once. Only he who writes into a shared page needs his own: *copy on
-# write*. Now watch a pool at work.
+# prompt, its pages are held once. Only a text that writes into a shared page needs a page of its
+# own: *copy on write*. Now watch a pool at work.
 
 
 # %% folded=true
@@ -236,8 +236,8 @@ for join in (False, True):
 # %% [markdown]
 # For real lengths we need a clock. Ours takes what a step needs at least: the weights are fetched
 # or multiplied, whichever is longer, and each cache is fetched. It is the first part's model of 6.4
-# billion weights on an H100. [`serving.py`](../attncourse/serving.py) plays requests through it; no
-# number is random but who comes when.
+# billion weights on an H100. [`serving.py`](../attncourse/serving.py) plays requests through it.
+# Who comes when is drawn once.
 #
 # $$ \text{step} = \max\Bigl(\frac{2N \cdot \text{new tokens}}{\text{FLOP/s}},\;
 #    \frac{2N}{\text{bytes/s}}\Bigr) + \frac{\text{cached bytes}}{\text{bytes/s}} $$
@@ -268,7 +268,7 @@ widgets.guess(
 # rate until the queue grows without end; which of the two gives in first? Then add slots.
 
 # %% folded=true
-live_slots = plots.LiveSchedule(["static", "joining"], 16, 32.0)
+live_slots = plots.LiveSchedule(["static", "joining"], 32.0)
 
 
 def draw_slots(rate, slots):
@@ -307,12 +307,12 @@ plots.show(axes, f"At 4 requests a second nine of ten wait less than: {said}.")
 
 # %%
 rooms = [3000, 4000, 6000, 8000, 16000, 32000]  # tokens that fit
-crowd = serving.arrivals(lengths, 80, rate=32)
+rush = serving.arrivals(lengths, 80, rate=32)
 by_room = {"2048 reserved": [], "pages of 16": []}
 thrown = []
 for room in rooms:
-    by_page = serving.serve(crowd, slots=64, page=16, room=room)
-    stretches = serving.serve(crowd, slots=64, longest=2048, room=room)
+    by_page = serving.serve(rush, slots=64, page=16, room=room)
+    stretches = serving.serve(rush, slots=64, longest=2048, room=room)
     thrown.append(by_page.thrown_out)
     for name, served in zip(by_room, (stretches, by_page), strict=True):
         by_room[name].append(served.tokens_a_second)
