@@ -30,8 +30,10 @@ def attention(
 
         key   [c key_up[h] | r]        value   c value_up[h]
 
-    and q (c key_up)ᵀ = (q key_upᵀ) cᵀ: each query goes down to the latents instead of all latents
-    up to keys, and the mean of the latents goes up instead of each. What is left is grouped
+    k is [c | r], (..., G, Tk, R + Dr), and v is c, (..., G, Tk, R): in a cache `k[..., :R]`, a view.
+
+    Since q (c key_up)ᵀ = (q key_upᵀ) cᵀ, each query goes down to the latents, instead of all latents
+    up to keys; and the mean of the latents goes up, instead of each. What is left is grouped
     attention with G = 1 and heads as wide as a latent. A key that is turned by its position could
     not go this way, as the turn would stand between q and key_up: hence r beside c.
 
@@ -42,9 +44,6 @@ def attention(
         key_up: (..., R, Dc), learned, of q's dtype; leading axes, if any, broadcast to q's.
         value_up: (..., R, Dv), as key_up.
         scale: 1/√(Dc + Dr) if None.
-
-    k is what is kept, [c | r], (..., G, Tk, R + Dr), and v is c, (..., G, Tk, R): in a cache a
-    view, `k[..., :R]`.
 
     Raises:
         TypeError: Matrices that hold no floating numbers.
@@ -194,10 +193,7 @@ def size_bytes(
 
 
 def _lower(q: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """Return queries (..., H, block, Dc + Dr) as they meet what is kept: (..., H, block, R + Dr).
-
-    An infinity becomes NaN, as in `softmax.scaled`: it passes through.
-    """
+    """Return queries (..., H, block, Dc + Dr) as they meet what is kept: (..., H, block, R + Dr)."""
     content, rank = down.shape[-2:]
     lowered = np.empty((*q.shape[:-1], rank + q.shape[-1] - content), down.dtype)
     np.matmul(q[..., :content].astype(down.dtype, copy=False), down, out=lowered[..., :rank])
