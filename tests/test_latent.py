@@ -109,7 +109,7 @@ def test_no_key_and_no_value_is_built():
 
 
 def test_what_is_kept_does_not_depend_on_the_heads():
-    # DeepSeek-V2: a latent of 512 and 64 numbers of position, where 128 heads of 128 would keep
+    # DeepSeek-V2: a latent of 512 and a turned key of 64, where 128 heads of 128 would keep
     # 2 · 128 · 128: as much as 2.25 heads
     assert latent.size_bytes(1, 512, 64, dtype_bytes=1) == 2.25 * 2 * 128
     assert latent.size_bytes(10, 512, 64, layers=60, batch=3) == 10 * 576 * 60 * 3 * 2

@@ -15,7 +15,7 @@ def areas(parts):
 
 
 def test_towers_have_areas_in_the_ratio_of_their_numbers():
-    towers = {"many": (64, FLOOR), "one": (1, [("latent", 24), ("position", 8)])}
+    towers = {"many": (64, FLOOR), "one": (1, [("latent", 24), ("turned", 8)])}
     live = plots.LiveKept(towers, high=64)
     assert [len(areas(parts)) for parts in live.parts.values()] == [128, 2]
     assert sum(areas(live.parts["many"])) == 64 * 16

@@ -16,7 +16,7 @@ KINDS = {
     "key": INK,
     "value": TILE_COLOURS[1],
     "latent": _cividis(0.72),
-    "position": _cividis(0.4),
+    "turned": _cividis(0.4),
 }
 Floor = Sequence[tuple[str, int]]  # what lies side by side: kind and width
 
@@ -33,7 +33,7 @@ class LiveKept:
 
         Args:
             towers: Name -> (floors, what lies on each of them), of kinds "key", "value", "latent"
-                and "position".
+                and "turned".
             high: Floors of the highest tower that will be shown.
             wide: Numbers on the widest floor that will be shown.
         """
@@ -50,7 +50,7 @@ class LiveKept:
             "key": "key",
             "value": "value",
             "latent": "latent",
-            "position": "key of the position",
+            "turned": "key turned by position",
         }
         handles = [Patch(facecolor=KINDS[kind], label=word) for kind, word in said.items()]
         self.figure.legend(handles=handles, loc="outside lower left", ncols=4, fontsize=9)

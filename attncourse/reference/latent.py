@@ -26,16 +26,17 @@ def attention(
 ) -> np.ndarray:
     """Return softmax attention to keys and values that are made of latents and never built.
 
-    Of each token a latent c of R numbers is kept, and a key r of its position alone. Head h has
+    Of each token a latent c of R numbers is kept, and a short key r that its position has turned,
+    the same for all heads. Head h has
 
         key   [c key_up[h] | r]        value   c value_up[h]
 
-    k is [c | r], (..., G, Tk, R + Dr), and v is c, (..., G, Tk, R): in a cache `k[..., :R]`, a view.
+    k is [c | r], (..., G, Tk, R + Dr), and v is c, (..., G, Tk, R): in a cache a view of k.
 
-    Since q (c key_up)ᵀ = (q key_upᵀ) cᵀ, each query goes down to the latents, instead of all latents
-    up to keys; and the mean of the latents goes up, instead of each. What is left is grouped
-    attention with G = 1 and heads as wide as a latent. A key that is turned by its position could
-    not go this way, as the turn would stand between q and key_up: hence r beside c.
+    Since q (c key_up)ᵀ = (q key_upᵀ) cᵀ, each query goes down to the latents, instead of all of
+    them up to keys; and the mean of the latents goes up, instead of each. What is left is grouped
+    attention with G = 1 and heads as wide as a latent. A key that is turned could not go this way,
+    as the turn would stand between q and key_up: hence r beside c.
 
     Standard arguments, result and errors as in `attncourse.reference`, heads as in `grouped`.
 
@@ -82,7 +83,7 @@ def unfolded(
     Full attention to them is the definition. They are as large as those of an ordinary cache.
 
     Args:
-        k: (..., 1, Tk, R + Dr), or (Tk, R + Dr) for one head: latents and keys of the position.
+        k: (..., 1, Tk, R + Dr), or (Tk, R + Dr) for one head: latents and turned keys.
         v: (..., 1, Tk, R), the latents.
         key_up: (H, R, Dc), or as in `attention`.
         value_up: (H, R, Dv).
@@ -145,7 +146,7 @@ def cost(
 
     Args:
         rank: R, the width of a latent; D - rotary if None.
-        rotary: Dr of the D numbers of a query, those that meet the key of the position.
+        rotary: Dr of the D numbers of a query, those that meet the turned key.
         groups: G; in a model 1.
     """
     where = "latent.cost"
@@ -184,7 +185,7 @@ def size_bytes(
     Args:
         tokens: Tokens of each sequence.
         rank: R, numbers in a latent.
-        rotary: Dr, numbers in the key of a position.
+        rotary: Dr, numbers in a turned key.
         layers: Layers of the model.
         batch: Sequences.
         dtype_bytes: Bytes of one number.
@@ -193,7 +194,7 @@ def size_bytes(
 
 
 def _lower(q: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """Return queries (..., H, block, Dc + Dr) as they meet what is kept: (..., H, block, R + Dr)."""
+    """Return queries (..., H, block, Dc + Dr) as they meet what is kept, (..., R + Dr)."""
     content, rank = down.shape[-2:]
     lowered = np.empty((*q.shape[:-1], rank + q.shape[-1] - content), down.dtype)
     np.matmul(q[..., :content].astype(down.dtype, copy=False), down, out=lowered[..., :rank])

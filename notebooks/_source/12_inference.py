@@ -242,7 +242,9 @@ widgets.guess(
     explain=lambda: (
         f"Each token fetches {format_bytes(2 * 12 * 32 * 4096**2, decimal=True)} of weights and "
         f"{format_bytes(kv_cache.size_bytes(4096, 32, 128, layers=32), decimal=True)} of cache, at "
-        "3350 GB/s. The arithmetic would take 4 thousandths of that time."
+        f"3350 GB/s. The products of the weights would take "
+        f"{2 * 12 * 32 * 4096**2 / h100.flops_per_second / step_seconds(h100, 1, 4096, 32):.1%} "
+        "of that time."
     ),
 )
 
@@ -344,7 +346,7 @@ if file.exists():
     steps, axis = runs["4"]["step"], {"x_label": "steps of tuning", "y_label": "nats a token"}
     axes = plots.curves(steps, losses, **axis)
     axes.set_ylim(bottom=min(map(min, losses.values())) - 0.2)
-    said = [f"{name} falls from {run[0]:.2f} to {run[-1]:.2f}" for name, run in losses.items()]
+    said = [f"{name} goes from {run[0]:.2f} to {run[-1]:.2f}" for name, run in losses.items()]
     plots.show(axes, f"{'; '.join(said)} nats.")
 else:
     print("No tuning is recorded here; the command above makes the record.")
@@ -426,7 +428,7 @@ print(format_bytes(keys.nbytes + values.nbytes), "of keys and values")
 # [Exercise 12.4](../exercises/12_inference.ipynb#12.4-Absorb-the-projection) asks for it, with the
 # memory graded: no keys. Ours is [`reference/latent.py`](../attncourse/reference/latent.py).
 #
-# DeepSeek-V2 has 128 heads of 128, $R = 512$, and 64 numbers of position.
+# DeepSeek-V2 has 128 heads of 128, $R = 512$, and a turned key of 64.
 
 # %% folded=true
 widgets.guess(
@@ -447,7 +449,7 @@ def towers(heads, groups, rank, width=128):
     """For each way its floors, and what lies on each."""
     floor = [("key", width), ("value", width)]
     ways = {"MHA": (heads, floor), "GQA": (min(groups, heads), floor), "MQA": (1, floor)}
-    return ways | {"MLA": (1, [("latent", rank), ("position", width // 2)])}
+    return ways | {"MLA": (1, [("latent", rank), ("turned", width // 2)])}
 
 
 # %% folded=true
