@@ -189,6 +189,13 @@ def _t5_arguments(n_queries, n_keys, width, value_width, dtype, **rest):
     return rest | {"table": t5.random_table(dtype=dtype)}
 
 
+def _latent_arguments(n_queries, n_keys, width, value_width, dtype, **rest):
+    import numpy as np
+
+    one = np.eye(value_width, dtype=dtype)  # keys and values are the latents, which is full
+    return rest | {"key_up": one, "value_up": one}
+
+
 def _scoring_arguments(n_queries, n_keys, width, value_width, dtype, *, hidden, **rest):
     from attncourse.reference import scoring
 
@@ -500,6 +507,18 @@ MECHANISMS: dict[str, Mechanism] = {
             memory="block · n; k and v are never repeated",
             has=frozenset({"kernel", "backward"}),
             collapse=lambda n_queries, n_keys: {},
+        ),
+        Mechanism(
+            stem="latent",
+            family="inference",
+            title="Multi-head latent attention (MLA)",
+            paper="DeepSeek-AI 2024, arXiv:2405.04434, section 2.1",
+            chapter="12",
+            exact="softmax attention to keys and values made of latents",
+            memory="block · n; keys and values are never built",
+            has=frozenset({"mask"}),
+            collapse=lambda n_queries, n_keys: {},
+            arguments=_latent_arguments,
         ),
         Mechanism(
             stem="kv_cache",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from attncourse import measure
 from attncourse.inputs import random_qkv
-from attncourse.reference import full, kv_cache
+from attncourse.reference import full, kv_cache, window
 from attncourse.reference.kv_cache import KVCache
 
 
@@ -165,3 +165,49 @@ def test_the_cache_takes_its_room_as_it_is():
     room = np.full((4, 2), 7, dtype=np.float32)
     cache = KVCache(room, room.copy())
     assert cache.length == 0 and cache.keys.shape == (0, 2)
+
+
+@pytest.mark.parametrize("room", [1, 2, 5, 30])
+def test_where_only_the_oldest_can_leave_what_survives_is_a_window(room):
+    q, k, _ = random_qkv(20, heads=2, width=8, dtype=np.float64)
+    mask = kv_cache.survivors(q, k, room=room, recent=room - 1)
+    expected = window.mask(20, 20, window=room - 1, causal=True)
+    assert mask.shape == (1, 2, 20, 20) and (mask == expected).all()
+
+
+def test_the_least_regarded_key_leaves_and_never_returns():
+    """Step by step, in plain loops: what an eviction by received weight does."""
+    q, k, _ = random_qkv(25, width=4, dtype=np.float64)
+    mask = kv_cache.survivors(q, k, room=6, recent=2, scale=0.9)[0, 0]
+    there, received = [], dict.fromkeys(range(25), 0.0)
+    for t in range(25):
+        there.append(t)
+        assert np.flatnonzero(mask[t]).tolist() == there
+        weights = np.exp(0.9 * k[0, 0, there] @ q[0, 0, t])
+        for key, weight in zip(there, weights / weights.sum(), strict=True):
+            received[key] += weight
+        if len(there) == 6:
+            there.remove(min(there[:-2], key=received.get))
+
+
+def test_a_head_evicts_for_itself():
+    q, k, _ = random_qkv(30, heads=3, batch=2, width=4, dtype=np.float64)
+    mask = kv_cache.survivors(q, k, room=7, recent=3)
+    for batch, head in np.ndindex(2, 3):
+        alone = kv_cache.survivors(q[batch, head], k[batch, head], room=7, recent=3)
+        np.testing.assert_array_equal(mask[batch, head], alone)
+    assert (mask.sum(axis=-1) == np.minimum(np.arange(1, 31), 7)).all()
+
+
+def test_a_room_that_cannot_be_is_refused():
+    q, k, _ = random_qkv(5, width=4)
+    with pytest.raises(ValueError, match=r"kv_cache\.survivors: room must be at least 1, got 0"):
+        kv_cache.survivors(q, k, room=0, recent=0)
+    with pytest.raises(
+        ValueError, match=r"kv_cache\.survivors: recent must be below the room of 3"
+    ):
+        kv_cache.survivors(q, k, room=3, recent=3)
+    with pytest.raises(
+        ValueError, match=r"kv_cache\.survivors: q and k must be of the same tokens"
+    ):
+        kv_cache.survivors(q[..., 1:, :], k, room=3, recent=1)

@@ -571,3 +571,55 @@ def test_attention_of_a_layer_is_that_of_the_reference():
     q, k, v = rng.standard_normal((3, 2, 20, 4)).astype(np.float32)
     right = window.attention(q, k, v, window=3, causal=True)
     np.testing.assert_array_equal(Attention.of("window", window=3)(q, k, v), right)
+
+
+@pytest.mark.parametrize("page", [1, 7, 64])
+def test_texts_written_together_in_pages_are_those_written_alone(page):
+    small = model.load()
+    prompts = ["def heappush(heap, item):", "import", "class Popen:\n    def __init__("]
+    made = model.write_together(small, prompts, 9, page=page)
+    assert made.texts == [small.generate(prompt, 9) for prompt in prompts]
+    lengths = [len(small.encode(prompt)) + 9 for prompt in prompts]  # START too, and not the last
+    for tables in made.tables:
+        assert [table.length for table in tables] == lengths
+    pages = sum(-(-length // page) for length in lengths)
+    assert made.bytes_held == pages * page * 4 * 2 * 4 * 32 * 4
+
+
+def test_texts_cannot_be_written_together_without_room_or_with_other_attention():
+    small = model.load()
+    with pytest.raises(MemoryError, match=r"paged\.allocate: .* pages asked for"):
+        model.write_together(small, ["import", "from"], 5, page=2, n_pages=3)
+    with pytest.raises(ValueError, match=r"model\.write_together: attention must be full"):
+        model.write_together(small.swap("window", window=8), ["import"], 2)
+    assert model.write_together(small, [], 3).texts == []
+
+
+def test_tuning_starts_from_the_means_of_heads_and_leaves_the_model_alone(monkeypatch):
+    pytest.importorskip("torch")
+    from attncourse.model import tune
+
+    monkeypatch.setattr(tune, "ROWS", 1)
+    monkeypatch.setattr(tune, "CONTEXTS", 3)
+    small = model.load()
+    before = {name: array.copy() for name, array in small.weights.items()}
+    ids = np.concatenate([small.encode(text) for text in model.held_out()])
+    found = tune.tune(small, ids, 2, 1)
+    assert found["step"] == [0, 1] and found["held_out"][0] != found["held_out"][1]
+    texts = [small.encode(text)[: 3 * 512 // 5] for text in model.held_out()]
+    unseen = np.concatenate(texts)[: 2 * 513].reshape(2, 513)
+    grouped = small.swap("grouped", groups=2)
+    assert found["held_out"][0] == pytest.approx(grouped.row_losses(unseen).mean(), abs=2e-3)
+    assert all(np.array_equal(before[name], array) for name, array in small.weights.items())
+
+
+def test_the_recorded_tuning_is_of_the_course_s_settings():
+    pytest.importorskip("torch")
+    from attncourse.model import tune
+
+    record = json.loads((ROOT / "results" / "grouped_tuning.json").read_text())
+    settings = {"steps": tune.STEPS, "rows": tune.ROWS, "rate": tune.RATE, "seed": tune.SEED}
+    assert record["settings"] == settings and [*record["runs"]] == ["4", "2", "1"]
+    for run in record["runs"].values():
+        assert run["step"] == [*range(0, tune.STEPS + 1, tune.EVERY)]
+        assert len(run["held_out"]) == len(run["step"])

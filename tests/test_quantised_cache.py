@@ -198,3 +198,20 @@ def test_tokens_that_do_not_fit_are_refused_and_nothing_is_written():
     with pytest.raises(ValueError, match=r"^quantised_cache.start: group must be at least 1"):
         quantised_cache.start(k, v, group=0)
     assert cache.length == 0 and cache.n_newest == 0
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_fewer_bits_are_off_by_half_of_their_scale_at_most(bits, axis):
+    k = random_qkv(50, width=16, dtype=np.float64)[1]
+    numbers, scales = quantised_cache.quantise(k, axis, bits=bits)
+    assert np.abs(numbers).max() == 2 ** (bits - 1) - 1
+    off = np.abs(quantised_cache.dequantise(numbers, scales) - k)
+    assert (off <= scales / 2 + 1e-12).all() and off.max() > 0.4 * scales.max()
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_bits_that_are_no_quantising_are_refused(bits):
+    k = random_qkv(5, width=4)[1]
+    with pytest.raises(ValueError, match=rf"quantised_cache\.quantise: bits must be .* got {bits}"):
+        quantised_cache.quantise(k, -1, bits=bits)

@@ -13,12 +13,14 @@ heads that look around. All of it runs in NumPy; only training needs torch.
 from attncourse.model.corpus import held_out
 from attncourse.model.decoder import Model, Shape
 from attncourse.model.scores import copying, habits, induction, previous, repeated
+from attncourse.model.together import Together, write_together
 from attncourse.model.trial import Trial, compare, page, trial, trials
 from attncourse.model.weights import load
 
 __all__ = [
     "Model",
     "Shape",
+    "Together",
     "Trial",
     "compare",
     "copying",
@@ -31,4 +33,5 @@ __all__ = [
     "repeated",
     "trial",
     "trials",
+    "write_together",
 ]

@@ -15,7 +15,7 @@ Paper:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -28,6 +28,7 @@ from attncourse.reference.relative import rotate
 from attncourse.softmax import softmax
 
 Text: TypeAlias = "str | np.ndarray"
+Attend: TypeAlias = Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 ROWS = 4  # contexts that are read together: the logits and scores of more would fill the cache
 
 
@@ -216,6 +217,29 @@ class Model:
                 ids.append(int(rng.choice(len(last), p=softmax(last.astype(float) / temperature))))
         return self.decode(ids[start:])
 
+    def layers(self, ids: np.ndarray, attend: Attend) -> np.ndarray:
+        """Return the logits (B, T, n_ids) of ids (B, T), with attention by a function.
+
+        Args:
+            ids: int (B, T).
+            attend: Called for each layer with its number and with q, k and v, (B, H, T, D), not
+                yet turned by their positions; returns (B, H, T, D).
+        """
+        weights, shape = self.weights, self.shape
+        x = weights["embedding"][ids] * np.float32(shape.width**0.5)  # (B, T, width)
+        for i in range(shape.n_layers):
+            name = f"layers.{i}."
+            qkv = _norm(x, weights[name + "attention_norm"]) @ weights[name + "qkv"].T
+            q, k, v = qkv.reshape(*ids.shape, 3, shape.n_heads, -1).transpose(2, 0, 3, 1, 4)
+            out = attend(i, q, k, v)  # (B, H, T, D)
+            for layer, head in self.silent:
+                if layer == i:
+                    out[:, head] = 0
+            x = x + out.swapaxes(1, 2).reshape(*ids.shape, -1) @ weights[name + "out"].T
+            hidden = np.maximum(_norm(x, weights[name + "mlp_norm"]) @ weights[name + "up"].T, 0)
+            x = x + (hidden * hidden) @ weights[name + "down"].T
+        return _norm(x, weights["norm"]) @ weights["embedding"].T
+
     def _forward(self, ids: np.ndarray, past: list, seen: list | None = None) -> np.ndarray:
         """Return the logits (B, T, n_ids) of ids (B, T).
 
@@ -224,28 +248,19 @@ class Model:
             past: For each layer the keys and values before them, or None; it gets those after them.
             seen: For each layer a list that gets its q, k and v.
         """
-        weights, shape = self.weights, self.shape
-        x = weights["embedding"][ids] * np.float32(shape.width**0.5)  # (B, T, width)
-        for i, attend in enumerate(self.attention):
-            name = f"layers.{i}."
-            qkv = _norm(x, weights[name + "attention_norm"]) @ weights[name + "qkv"].T
-            q, k, v = qkv.reshape(*ids.shape, 3, shape.n_heads, -1).transpose(2, 0, 3, 1, 4)
+
+        def attend(i: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
             before = 0 if past[i] is None else past[i][0].shape[-2]
             positions = np.arange(before, before + ids.shape[-1])
-            q, k = (rotate(y, positions, base=shape.base) for y in (q, k))  # (B, H, T, D)
+            q, k = (rotate(y, positions, base=self.shape.base) for y in (q, k))
             if past[i] is not None:
                 k, v = (np.concatenate(pair, axis=-2) for pair in zip(past[i], (k, v), strict=True))
             past[i] = k, v
             if seen is not None:
                 seen[i] += q, k, v
-            out = attend(q, k, v)
-            for layer, head in self.silent:
-                if layer == i:
-                    out[:, head] = 0
-            x = x + out.swapaxes(1, 2).reshape(*ids.shape, -1) @ weights[name + "out"].T
-            hidden = np.maximum(_norm(x, weights[name + "mlp_norm"]) @ weights[name + "up"].T, 0)
-            x = x + (hidden * hidden) @ weights[name + "down"].T
-        return _norm(x, weights["norm"]) @ weights["embedding"].T
+            return self.attention[i](q, k, v)
+
+        return self.layers(ids, attend)
 
     def _layer(self, where: str, layer: int) -> int:
         n = self.shape.n_layers

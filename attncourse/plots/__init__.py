@@ -24,6 +24,7 @@ from attncourse.plots.base import (
 )
 from attncourse.plots.boards import LiveBoard, board
 from attncourse.plots.brackets import LiveBrackets
+from attncourse.plots.caches import LiveKept, LivePool
 from attncourse.plots.distributions import distribution, numbers, table
 from attncourse.plots.guesses import guess
 from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
@@ -47,6 +48,7 @@ from attncourse.plots.programs import LiveProgram
 from attncourse.plots.records import LiveComparison, benchmark
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
 from attncourse.plots.scale import LiveScale, scale_legend
+from attncourse.plots.schedules import LiveSchedule
 from attncourse.plots.sentences import LiveSentence
 from attncourse.plots.steps import LiveOnline, launches, lifetimes
 from attncourse.plots.traces import LiveTiles, tiles
@@ -67,14 +69,17 @@ __all__ = [
     "LiveErrors",
     "LiveGraph",
     "LiveHeatmap",
+    "LiveKept",
     "LiveMask",
     "LiveMoves",
     "LiveOnline",
     "LivePage",
+    "LivePool",
     "LiveProgram",
     "LiveReach",
     "LiveRoofline",
     "LiveScale",
+    "LiveSchedule",
     "LiveSentence",
     "LiveTiles",
     "Move",

@@ -10,7 +10,10 @@ from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_new_tokens, check_scale, int_sizes
 from attncourse.reference import grouped
 from attncourse.reference._parts import pieces
+from attncourse.reference._parts.evicting import survivors
 from attncourse.reference._parts.growing import KVCache, size_bytes
+
+__all__ = ["KVCache", "attention", "cost", "replay", "size_bytes", "start", "step", "survivors"]
 
 
 def start(k: np.ndarray, v: np.ndarray, *, capacity: int | None = None) -> KVCache:

@@ -1,4 +1,4 @@
-"""Numbers in 8 bits: quantise and dequantise, and a store of keys and values that does."""
+"""Numbers in 8 bits or fewer: quantise, dequantise, and a store of keys and values that does."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from attncourse.inputs import check_qkv, check_scale
+from attncourse.inputs import check_count, check_qkv, check_scale
 from attncourse.softmax import nan_to_keys
 
 LEVELS = 127  # int8 from -127 to 127: the same on both sides of 0
 
 
-def quantise(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+def quantise(array: np.ndarray, axis: int, *, bits: int = 8) -> tuple[np.ndarray, np.ndarray]:
     """Return int8 numbers and their scales: x ≈ number · scale, wrong by half a scale at most.
 
     The scale is the largest magnitude along `axis` over 127. One outlier makes the scale coarse
@@ -21,16 +21,22 @@ def quantise(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     Args:
         array: (..., T, D) floating.
         axis: -1: the D numbers of a token share a scale; -2: the T numbers of a channel do.
+        bits: 2 to 8; with 4 the numbers are -7 to 7, and two of them would fit a byte. They are
+            not packed here.
 
     Returns:
         int8 (..., T, D), and the scales with 1 along `axis`, in float32 at least.
     """
+    bits = check_count("quantised_cache.quantise", "bits", bits, least=2)
+    if bits > 8:
+        raise ValueError(f"quantised_cache.quantise: bits must be at most 8, got {bits}")
+    levels = 2 ** (bits - 1) - 1
     work = np.result_type(array.dtype, np.float32)
     largest = np.abs(array).max(axis=axis, keepdims=True, initial=0).astype(np.float64)
     with np.errstate(invalid="ignore"):  # what is not finite needs no number: its scale says so
         # in float64, so that a tie falls the same way in every dtype
-        numbers = np.rint(array * np.float64(LEVELS) / np.where(largest == 0, 1, largest))
-        return numbers.astype(np.int8), (largest / LEVELS).astype(work)
+        numbers = np.rint(array * np.float64(levels) / np.where(largest == 0, 1, largest))
+        return numbers.astype(np.int8), (largest / levels).astype(work)
 
 
 def dequantise(numbers: np.ndarray, scales: np.ndarray) -> np.ndarray:
