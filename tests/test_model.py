@@ -101,8 +101,15 @@ def test_a_file_is_read_by_the_safetensors_library_too(tmp_path):
         (lambda data: data.replace(b"[0, ", b"[4, ", 1), "which does not fit"),
         (lambda data: data.replace(b"F32", b"F64", 1), "is F64"),
         (lambda data: data.replace(b'"norm"', b'"nrom"', 1), "norm must have shape"),
-        (lambda data: data.replace(b'\\"width\\": 8', b'\\"width\\": 9', 1), "must have shape"),
+        (lambda data: data.replace(b'\\"width\\": 8', b'\\"width\\": 4', 1), "must have shape"),
         (lambda data: data.replace(b'"shape": "{', b'"shapx": "{', 1), "no model of this course"),
+        (
+            lambda data: data.replace(b'layers\\": 2', b'layers\\": 0', 1),
+            "n_layers must be at least",
+        ),
+        (lambda data: data.replace(b'heads\\": 2', b'heads\\": 0', 1), "n_heads must be at least"),
+        (lambda data: data.replace(b'heads\\": 2', b'heads\\": 3', 1), "heads of an even width"),
+        (lambda data: data.replace(b'ids\\": 300', b'ids\\": 1.5', 1), "n_ids must be an integer"),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line(tmp_path, spoil, says):
@@ -276,6 +283,9 @@ def test_each_causal_mechanism_of_the_catalogue_goes_in(small, stem):
         (lambda m: m.without((0, 2)), "head must be 0 ... 1, got 2"),
         (lambda m: m.without((0, -1)), "head must be at least 0"),
         (lambda m: m.loss("a"), "at least 2 tokens, got 1"),
+        (lambda m: m.logits(""), "at least 1 token, got none"),
+        (lambda m: m.attention_maps(np.zeros(0, int)), "at least 1 token, got none"),
+        (lambda m: model.compare(m, {"new": model.load()}), "'new' has another vocabulary"),
         (lambda m: m.loss(np.array([1, 300])), "ids must be 0 ... 299, got 1 ... 300"),
         (lambda m: m.generate("a", -1), "n must be at least 0"),
         (lambda m: m.generate("a", 1, temperature=-1), "temperature must be at least 0"),
@@ -332,6 +342,9 @@ def test_temperature_decides_how_even_the_draws_are(shipped):
     cold, hot = (shipped.generate("def ", 60, temperature=t, seed=0) for t in (0.01, 5.0))
     assert cold == shipped.generate("def ", 60)
     assert len(set(hot)) > len(set(cold))
+    for least in (1e-300, 5e-324):
+        assert shipped.generate("def ", 3, temperature=least) == shipped.generate("def ", 3)
+    assert len(shipped.generate("def ", 3, temperature=np.inf)) > 0
 
 
 # scores
@@ -393,6 +406,9 @@ def test_a_run_that_was_cut_ends_like_one_that_was_not(tmp_path, monkeypatch):
     assert whole.log[-1]["held_out"] == again.log[-1]["held_out"]
     with pytest.raises(SystemExit, match="remove it to start anew"):
         train.Run(5, 0.5, 0, tmp_path / "cut", TRAINED)
+    monkeypatch.setattr(corpus, "library", lambda: {"a.py": text[1:]})
+    with pytest.raises(SystemExit, match="remove it to start anew"):
+        run("cut")  # another Python's library
 
 
 @pytest.mark.parametrize(
@@ -564,6 +580,16 @@ def test_a_trial_is_what_its_parts_are(shipped):
     )
     silent = model.compare(shipped, {"": shipped.without((1, 1))})[""]
     assert "FLOPs" not in str(silent)
+
+
+def test_a_trial_of_a_model_that_does_not_copy_says_so(shipped):
+    deaf = shipped.without(*[(layer, head) for layer in range(4) for head in range(4)])
+    found = model.compare(deaf, {"": deaf.swap("window", window=4)})[""]
+    assert np.isnan(found.copied) and "there was no copying to lose" in str(found)
+
+
+def test_the_name_of_attention_says_knobs_of_numpy_too():
+    assert str(Attention("window", {"window": np.int64(4)})) == "window window=4"
 
 
 def test_attention_of_a_layer_is_that_of_the_reference():

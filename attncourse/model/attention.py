@@ -69,7 +69,7 @@ class Attention:
 
     def __str__(self) -> str:
         """Return the name, with the knobs that have a number or a word."""
-        plain = {n: v for n, v in self.knobs.items() if isinstance(v, int | float | str)}
+        plain = {n: v for n, v in self.knobs.items() if isinstance(v, str) or np.ndim(v) == 0}
         return " ".join([self.stem, *(f"{name}={value}" for name, value in plain.items())])
 
 

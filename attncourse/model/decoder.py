@@ -36,6 +36,9 @@ ROWS = 4  # contexts that are read together: the logits and scores of more would
 class Shape:
     """The sizes of a model.
 
+    Raises:
+        TypeError, ValueError: A size that no model has; heads that do not divide the width.
+
     Attributes:
         n_ids: How many different tokens it knows.
         n_layers: Layers.
@@ -53,6 +56,19 @@ class Shape:
     hidden: int = 512
     context: int = 512
     base: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no model has."""
+        least = {"n_ids": 256, "context": 1, "n_layers": 1, "n_heads": 1, "width": 1, "hidden": 1}
+        for name, lowest in least.items():
+            check_count("model.Shape", name, getattr(self, name), least=lowest)
+        if self.width % (2 * self.n_heads):
+            raise ValueError(
+                f"model.Shape: width must be {self.n_heads} heads of an even width, "
+                f"got {self.width}"
+            )
+        if isinstance(self.base, str) or not 0 < self.base < float("inf"):
+            raise ValueError(f"model.Shape: base must be a positive number, got {self.base!r}")
 
     @property
     def head_width(self) -> int:
@@ -139,7 +155,7 @@ class Model:
 
     def logits(self, text: Text) -> np.ndarray:
         """Return what the model gives to each id as the next one: float32 (T, n_ids)."""
-        return self._forward(self.encode(text)[None], [None] * self.shape.n_layers)[0]
+        return self._forward(self._some(text), [None] * self.shape.n_layers)[0]
 
     def losses(self, text: Text) -> np.ndarray:
         """Return -log p of each token but the first, given those before it, in nats: (T - 1,).
@@ -182,7 +198,7 @@ class Model:
     def qkv(self, text: Text) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Return what attention gets in each layer, (H, T, D); q and k turned by position."""
         seen: list = [[] for _ in range(self.shape.n_layers)]
-        self._forward(self.encode(text)[None], [None] * self.shape.n_layers, seen)
+        self._forward(self._some(text), [None] * self.shape.n_layers, seen)
         return [tuple(x[0] for x in layer) for layer in seen]
 
     def generate(
@@ -214,7 +230,9 @@ class Model:
             if temperature == 0:
                 ids.append(int(last.argmax()))
             else:
-                ids.append(int(rng.choice(len(last), p=softmax(last.astype(float) / temperature))))
+                with np.errstate(over="ignore"):  # far below the highest is never drawn
+                    scores = (last - last.max()).astype(float) / temperature
+                ids.append(int(rng.choice(len(last), p=softmax(scores))))
         return self.decode(ids[start:])
 
     def layers(self, ids: np.ndarray, attend: Attend) -> np.ndarray:
@@ -261,6 +279,13 @@ class Model:
             return self.attention[i](q, k, v)
 
         return self.layers(ids, attend)
+
+    def _some(self, text: Text) -> np.ndarray:
+        """Return the ids of a text that has some, (1, T)."""
+        ids = self.encode(text)
+        if not len(ids):
+            raise ValueError("model: text must have at least 1 token, got none")
+        return ids[None]
 
     def _layer(self, where: str, layer: int) -> int:
         n = self.shape.n_layers

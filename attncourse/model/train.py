@@ -11,6 +11,7 @@ import json
 import platform
 import sys
 import time
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -72,7 +73,6 @@ class Run:
     def __init__(
         self, steps: int, repeats: float, seed: int, checkpoint: Path, shape: Shape = SHAPE
     ) -> None:
-        self.settings = {"steps": steps, "repeats": repeats, "seed": seed}
         self.steps, self.repeats, self.seed = steps, repeats, seed
         self.checkpoint = checkpoint
         texts = list(corpus.library().values())
@@ -80,6 +80,9 @@ class Run:
         self.tokenizer = tokenizer.learn("".join(texts), shape.n_ids)
         self.ids = corpus.tokens(texts, self.tokenizer)
         self.unseen = corpus.tokens(corpus.held_out(), self.tokenizer)
+        # Another Python has another library, with which a run cannot go on.
+        self.settings = {"steps": steps, "repeats": repeats, "seed": seed}
+        self.goes_on_with = self.settings | {"text": zlib.crc32(self.ids.tobytes())}
         torch.manual_seed(seed)
         self.network = Network(shape)
         inner = list(self.network.layers.parameters())
@@ -170,20 +173,22 @@ class Run:
         _say(f"{self.log[-1]}\n")
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         kept = {
-            "settings": self.settings,
+            "settings": self.goes_on_with,
             "step": self.step,
             "seconds": self.seconds,
             "log": self.log,
             "network": self.network.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        torch.save(kept, self.checkpoint)
+        new = self.checkpoint.with_suffix(".new")
+        torch.save(kept, new)
+        new.replace(self.checkpoint)  # a run that ends meanwhile leaves the old one whole
 
     def _resume(self) -> None:
         kept = torch.load(self.checkpoint)
-        if kept["settings"] != self.settings:
+        if kept["settings"] != self.goes_on_with:
             raise SystemExit(
-                f"{self.checkpoint} is of a run with {kept['settings']}, not {self.settings}: "
+                f"{self.checkpoint} is of a run with {kept['settings']}, not {self.goes_on_with}: "
                 "remove it to start anew"
             )
         self.step, self.seconds, self.log = kept["step"], kept["seconds"], kept["log"]

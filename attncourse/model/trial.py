@@ -26,7 +26,7 @@ class Trial:
         loss: Its loss on unseen text, in nats a token.
         full_loss: That of the model it comes from.
         copied: What the second time of a shuffled segment gains, as a share of what it gains the
-            model it comes from.
+            model it comes from; NaN if that gains less than 0.1 nats and so does not copy.
         pieces: The tokens of the page.
         excess: What each of them loses against the model it comes from, in nats; 0 for the first.
         costs: Attention of all layers together: number of tokens read -> cost, in float16.
@@ -44,11 +44,12 @@ class Trial:
 
     def __str__(self) -> str:
         """Return loss, copying and, where it differs, cost in a sentence or two."""
-        copied = f"{min(1.0, self.copied):.0%}" if self.copied > 0.1 else "hardly any"
-        said = (
-            f"On other unseen text {self.loss:.2f} nats a token instead of {self.full_loss:.2f}; "
-            f"{copied} of the copying is left."
-        )
+        said = f"On other unseen text {self.loss:.2f} nats a token instead of {self.full_loss:.2f}"
+        if np.isnan(self.copied):
+            said += "; there was no copying to lose."
+        else:
+            copied = f"{min(1.0, self.copied):.0%}" if self.copied > 0.1 else "hardly any"
+            said += f"; {copied} of the copying is left."
         if self.costs == self.full_costs:
             return said
         flops = " and ".join(
@@ -95,7 +96,14 @@ def trials(model: Model, stem: str, *, layers: Any = None, **knobs: Any) -> dict
 
 
 def compare(model: Model, changed: Mapping[Any, Model]) -> dict[Any, Trial]:
-    """Measure models made from one by `swap` or `without`, against it."""
+    """Measure models made from one by `swap`, `without` or tuning, against it.
+
+    Raises:
+        ValueError: One has another vocabulary.
+    """
+    for name, one in changed.items():
+        if not np.array_equal(one.tokenizer.merges, model.tokenizer.merges):
+            raise ValueError(f"model.compare: {name!r} has another vocabulary than the model")
     size = CONTEXTS * model.shape.context + 1
     texts = held_out()  # as much of each
     unseen = np.concatenate([model.encode(text)[: -(-size // len(texts))] for text in texts])[:size]
@@ -113,7 +121,7 @@ def compare(model: Model, changed: Mapping[Any, Model]) -> dict[Any, Trial]:
             model=one,
             loss=loss,
             full_loss=full_loss,
-            copied=gain / full_gain,
+            copied=gain / full_gain if full_gain > 0.1 else np.nan,
             pieces=model.tokenizer.pieces(ids),
             excess=np.concatenate([[0.0], losses - full_losses]),
             costs={n: _cost(one, n) for n in LENGTHS},
