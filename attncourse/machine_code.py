@@ -49,6 +49,8 @@ class Compiled:
         threads: Of a program.
         products: The tensor cores' instructions for products, without their operands, each once;
             none if products are done one by one.
+        copies: The instructions that copy tiles to shared memory while the rest goes on, each
+            once; `cp.async.bulk.tensor` would be the tensor memory accelerator's.
         ptx_lines: How long its PTX is.
     """
 
@@ -57,6 +59,7 @@ class Compiled:
     shared_bytes: int
     threads: int
     products: list[str]
+    copies: list[str]
     ptx_lines: int
 
 
@@ -152,15 +155,21 @@ def _compile(kernel: Any, job: Mapping[str, Any], arch: int) -> Compiled:
             [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
         ).stdout
     ptx = binary.asm["ptx"]
-    products = re.findall(r"^\s*((?:wgmma\.mma|mma\.sync)\S+)", ptx, re.MULTILINE)
     return Compiled(
         registers=int(re.search(r"REG:(\d+)", usage)[1]),  # type: ignore[index]
         spilled_bytes=int(re.search(r"STACK:(\d+)", usage)[1]),  # type: ignore[index]
         shared_bytes=binary.metadata.shared,
         threads=32 * binary.metadata.num_warps,
-        products=list(dict.fromkeys(products)),
+        products=_instructions(ptx, r"wgmma\.mma|mma\.sync"),
+        copies=_instructions(ptx, r"cp\.async\.(?!commit|wait)"),
         ptx_lines=len(ptx.splitlines()),
     )
+
+
+def _instructions(ptx: str, beginning: str) -> list[str]:
+    """Return the instructions that begin so, without operands, each once."""
+    found = re.findall(rf"^\s*(?:@\S+ )?((?:{beginning})\S*)", ptx, re.MULTILINE)
+    return list(dict.fromkeys(found))
 
 
 def _answer() -> None:

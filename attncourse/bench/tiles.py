@@ -1,5 +1,7 @@
 """Tiles that were tried: how fast a kernel is at each of several sizes, recorded or measured here.
 
+`python -m attncourse.bench.tiles 4096 64` measures on a GPU that is here: tokens, width of a head.
+
 A record, results/tiles-gpu-<date>.json, has three tables. "tiles": a kernel of ours at a tile of so
 many rows (queries) and columns (keys), with so many warps and stages; for "linear" the rows are
 tokens, the columns a slice of the values. "default": torch's attention, timed beside it. "bench":
@@ -9,11 +11,13 @@ the kernel as it is launched, and its peers, from the run of `attncourse bench` 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import attncourse
+from attncourse.units import format_seconds
 
 
 class Tile(NamedTuple):
@@ -123,7 +127,16 @@ def measure(
     return dict(sorted(found.items(), key=lambda pair: pair[1]))
 
 
+def _main(n: int, width: int) -> None:
+    for tile, seconds in measure(n, width).items():
+        print(f"{tile!s:<30} {format_seconds(seconds)}")
+
+
 def _bench(call: Callable[[], Any]) -> float:
     from triton.testing import do_bench
 
     return do_bench(call, return_mode="median") / 1e3
+
+
+if __name__ == "__main__":
+    _main(*map(int, sys.argv[1:]))

@@ -781,12 +781,10 @@ if torch:
     from attncourse.kernels import block_sparse
 
     layout = np.array([[1, 0, 0, 1], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]], bool)
-    four = [tensor[None, None, :64].contiguous() for tensor in tensors]
-    listed = trace.record(block_sparse.attention, *four, layout=layout, block=16)
-    read = sum(one.bytes for one in listed.accesses if one.tensor == "k")
-    print(
-        f"{int(layout.sum())} tiles of 16 × 16 in the list: {read // (16 * 16 * 4)} tiles of k read"
-    )
+    inputs = [torch.from_numpy(array) for array in random_qkv(4 * 32, width=16)]
+    listed = trace.record(block_sparse.attention, *inputs, layout=layout, block=32)
+    read = len([one for one in listed.accesses if one.tensor == "k"])
+    print(f"{layout.sum()} tiles of 32 × 32 are in the list, {read} tiles of keys were read")
 
 # %% [markdown]
 # What does skipping bring in time? A text gives a factor; on this CPU it is another, and it grows
