@@ -155,8 +155,8 @@ if record:
 
 # %% [markdown]
 # `acc` alone needs $b^2 / \text{threads}$ registers a thread: $128^2 / 128 = 128$ with four warps,
-# and $256^2 / 128 = 512$, which nobody has. Eight warps halve it. So registers and shared memory set
-# the largest tile, and [part one](10_triton.ipynb#A-tile-of-a-product) wants the largest. (The
+# and $256^2 / 128 = 512$, which nobody has. Eight warps halve it. So registers and shared memory
+# limit the tile, and [part one](10_triton.ipynb#A-tile-of-a-product) wants a large one. (The
 # course's own kernels, compiled so: [registers](../docs/registers.md).)
 
 # %% [markdown] covers="O8"
@@ -235,7 +235,7 @@ for batch, heads, n in ((1, 12, 512), (1, 12, 1024), (1, 12, 4096), (8, 16, 4096
     programs = batch * heads * -(-n // 128)
     count, busy = occupancy.waves(programs, 2)
     print(
-        f"batch {batch}, {heads} heads, n = {n:>4}: {programs:>4} programs, {count} wave(s),",
+        f"batch {batch}, {heads} heads, n = {n:>4}: {programs:>4} programs, waves: {count},",
         end=" ",
     )
     print(f"{busy:4.0%} of the places used")
@@ -272,21 +272,29 @@ for n in (512, 4096, 16384) if tried else ():
 
 
 # %% folded=true
+def ends():
+    """The fastest and the slowest of them, with their seconds."""
+    times = list(tiles.tried(tried, "flash bwd", 64, False, 16384).items())
+    return times[0], times[-1]
+
+
 def slowest_over_fastest():
-    times = list(tiles.tried(tried, "flash bwd", 64, False, 16384).values())
-    return times[-1] / times[0]
+    (_, least), (_, most) = ends()
+    return most / least
 
 
+# %% folded=true
 if tried:
-    widgets_shown = widgets.guess(
+    asked = widgets.guess(
         "Eleven tiles for the same backward pass of flash on an H200, all of them right: how many "
         "times as long as the fastest does the slowest take?",
         slowest_over_fastest,
         unit="times",
-        explain="n = 16384, heads of 64, float16: read from the record. Half as many warps for the "
-        "same tile, and it spills.",
+        explain=lambda answer: (
+            f"In the record, n = 16384, heads of 64: {ends()[0][0]} against {ends()[1][0]}."
+        ),
     )
-    display(widgets_shown)
+    display(asked)
 
 # %% [markdown]
 # All that was tried on one H200. The fastest tile stands first: is it the same one for another
@@ -449,12 +457,13 @@ for shape in ((16, 16), (64, 32), (64, 24), (50, 32), (50, 24)) if torch else ()
 if torch:
     x = torch.arange(1.0, 1 + 64 * 24).reshape(64, 24)
     run = trace.record(means, x)
-    for (program, *_), [(rows, columns)] in run.tiles("x").items():
-        print(f"program {program}: rows {rows[0]:>2} to {rows[1] - 1:>2}, columns {columns}")
+    for (program, *_), [(rows, _)] in run.tiles("x").items():
+        found = f"rows {rows[0]:>2} to {rows[1] - 1:>2}" if rows else "no row that is there"
+        print(f"program {program}: {found}")
     print(f"loaded {run.bytes_loaded('x')} bytes of {x.nbytes}")
 
 # %% [markdown]
-# Sixteen rows became more, and the last program finds none: rows lie `n_cols` apart, not `COLS`.
+# Sixteen rows became more, and the last program found none: rows lie `n_cols` apart, not `COLS`.
 # Mend that, and all values are still wrong by one factor, 24 / 32: a sum of 24 numbers, divided by
 # 32. The store without a mask is the third.
 
@@ -509,4 +518,4 @@ for shape in ((1, 1), (64, 24), (50, 32), (37, 41)) if torch else ():
 text = "Paste a text of your own here."
 programs = 16 * -(-len(text.split()) // 64)
 count, busy = occupancy.waves(programs, 2)
-print(f"{programs} programs in tiles of 64 words: {count} wave(s), {busy:.0%} of the places used")
+print(f"{programs} programs in tiles of 64 words: waves: {count}, {busy:.0%} of the places used")
