@@ -120,9 +120,10 @@ def _recorded(source: str, jobs: Sequence[Mapping[str, Any]], arch: int) -> tupl
     record = table()
     if record and (record["source"], record["arch"]) == (digest(source), arch):
         known = {tuple(sorted(row["job"].items())): row["found"] for row in record["rows"]}
-        found = [known.get(tuple(sorted(job.items()))) for job in jobs]
-        if None not in found:
-            return [Compiled(**one) for one in found], f"Triton {record['triton']}, recorded"
+        asked = [tuple(sorted(job.items())) for job in jobs]
+        if all(job in known for job in asked):
+            found = [Compiled(**known[job]) for job in asked]
+            return found, f"Triton {record['triton']}, recorded"
     raise RuntimeError(
         "machine_code.compiled: there is no Triton here, which is made for Linux, and "
         "results/compiled.json does not have this kernel at these sizes"

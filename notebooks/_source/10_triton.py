@@ -1,10 +1,9 @@
 # %% [markdown]
 # # 10 · Triton: from a pointer to flash
 #
-# A GPU does not know arrays. It knows addresses, and thousands of programs that all run the same
-# code. This chapter writes such code from the first line, six kernels, each with one idea more:
-# add, softmax, product, flash, window, scan. You see each at work, tile by tile, and count its
-# bytes. [Part two](10_tuning.ipynb) asks what a real GPU makes of them.
+# A GPU does not know arrays. It knows addresses, and thousands of programs that run the same code.
+# You write such code from the first line: six kernels, each with one idea more, seen at work tile
+# by tile, with their bytes counted. [Part two](10_tuning.ipynb) asks what a GPU makes of them.
 #
 # **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
 #
@@ -41,12 +40,11 @@ print("kernels run in Triton's interpreter" if torch else "no Triton here: kerne
 # %% [markdown] covers="S3"
 # ## One program, one tile
 #
-# Add two vectors of a million numbers. In Python one would write a loop. On a GPU the obvious idea
-# is a program for each number: a million programs, and each has to be started, to find its
-# address, and to wait for its four bytes. The opposite, one program for all, leaves 131 of an
-# H100's 132 processors without work.
+# Add two vectors of a million numbers. On a GPU the obvious idea is a program for each number: a
+# million programs, and each has to be started and to wait for its four bytes. The opposite, one
+# program for all, leaves 131 of an H100's 132 processors without work.
 #
-# So each program takes a *tile*: a block of numbers, handled with one instruction each.
+# So each program takes a *tile*: a block of numbers, on which each operation works as a whole.
 
 # %% [markdown]
 # A program knows only its number, and where the vectors begin. The rest is arithmetic. For ten
@@ -188,17 +186,17 @@ if torch:
     display(widgets.explore(draw_spoiled, live_spoiled.figure, columns=(5, 12, 1, 6)))
 
 # %% [markdown]
-# Column 6 of row 2 has an address, and it is that of row 3, column 0. The tile at the right edge
-# reads and doubles **its neighbour's numbers**. No tool can object: the address is a valid one.
-# Only where the last row runs out does the tile leave the tensor. There `trace` notes it and keeps
-# the rest of memory safe; on a GPU it is someone else's data, or the end of the program.
+# Column 6 of row 2 has an address: that of row 3, column 0. The tile at the right edge doubles
+# **its neighbour's numbers**, and no tool objects, since the address is valid. Only at the last row
+# does the tile leave the tensor. There `trace` notes it, and keeps the rest of memory safe; on a
+# GPU it is someone else's data, or the end of the program.
 
 # %% [markdown] covers="O7"
 # ### Padding, and what it wastes
 #
 # Masks fit a tile to any matrix. But the tile itself must suit the hardware: in Triton its sides
-# are powers of two, and those of a dot at least 16. What lies beyond the matrix is multiplied as
-# zeros, for nothing.
+# are powers of two, and a dot wants them to be at least 16. What lies beyond the matrix is
+# multiplied as zeros, for nothing.
 
 # %%
 for width in (16, 48, 64, 80, 96, 128, 160):
@@ -206,8 +204,8 @@ for width in (16, 48, 64, 80, 96, 128, 160):
     print(f"heads of {width:>3}: tile of {whole:>3}, {1 - width / whole:4.0%} of the work is zeros")
 
 # %% [markdown]
-# A head of 80 pays for 128. Text lengths matter less, since only the last tile is cut; and there
-# are many. How the units of the GPU want it, a textbook says like this:
+# A head of 80 pays for 128. Text lengths matter less: of many tiles only the last one is cut. What
+# do tensor cores want? A textbook says:
 
 # %%
 claims.check("C142")
@@ -524,16 +522,21 @@ if torch:
 
 
 # %%
+def overlap(ours, theirs):
+    """Whether two spans share a place; None is a whole axis."""
+    return not (ours and theirs) or max(ours[0], theirs[0]) < min(ours[1], theirs[1])
+
+
+# %%
 def shared(run):
     """The pairs of programs that store to the same place of a tensor."""
-    stores = [one for one in run.accesses if one.kind != "load" and one.columns]
-    full_height = (0, 1)
+    stores = [one for one in run.accesses if one.kind != "load"]
     return {
         (one.program, other.program)
         for one, other in itertools.combinations(stores, 2)
-        if (one.tensor, one.rows or full_height) == (other.tensor, other.rows or full_height)
-        and one.program != other.program
-        and max(one.columns[0], other.columns[0]) < min(one.columns[1], other.columns[1])
+        if (one.tensor, one.program != other.program) == (other.tensor, True)
+        and overlap(one.rows, other.rows)
+        and overlap(one.columns, other.columns)
     }
 
 

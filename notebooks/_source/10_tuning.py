@@ -2,9 +2,9 @@
 # # 10 · Triton: what a GPU does with it
 #
 # A kernel that is right in the interpreter ([part one](10_triton.ipynb)) is right arithmetic, and
-# no more. Whether it is fast is decided by what a GPU has little of: registers, shared memory,
-# places for warps. All three can be counted without owning one. Then come times from a real GPU,
-# what Triton does not reach, and how to find bugs that round sizes hide.
+# no more. How fast it can be depends on what a GPU has little of: registers, shared memory, places
+# for warps. You count all three without owning one. Then: times from a real GPU, what Triton does
+# not reach, and bugs that round sizes hide.
 #
 # **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
 #
@@ -83,9 +83,9 @@ for dtype in ("float32", "float16", "bfloat16") if torch else ():
     print(f"{dtype:<8} times the identity: {'right' if off == 0 else 'WRONG'}")
 
 # %% [markdown]
-# No error, no warning: the interpreter multiplies bfloat16's bits as if they were whole numbers.
-# (The course's kernels refuse it there.) And does it refuse a tile of 4 × 4, which no tensor core
-# can multiply?
+# If a line says WRONG, the interpreter multiplied the bits of bfloat16 as if they were whole
+# numbers, without error or warning. (So the course's kernels refuse it there.) And does it refuse
+# a tile of 4 × 4, which no tensor core can multiply?
 
 # %%
 if torch:
@@ -113,12 +113,12 @@ for job in measure.progress(jobs, "compiling", expect_seconds=6):
         print(f"tile of {job['BLOCK']}: {str(refused)[:150]}")
 
 # %% [markdown]
-# Four things to read there:
+# What to read there:
 #
 # - **Registers** are a thread's own memory: 255 at most, four bytes each. `acc` lives in them.
 # - What does not fit is **spilled**: written to slow memory and read back. It should be 0.
-# - **Shared memory** holds the tiles of `a` and `b` on their way, several of them at once, so that
-#   the next ones arrive while these are multiplied: `num_stages`. A program has 227 KiB at most.
+# - **Shared memory** holds the tiles of `a` and `b` on their way. Several are there at once
+#   (`num_stages`): the next arrive while these are multiplied. A program has 227 KiB at most.
 
 # %% [markdown]
 # - The **product** is an instruction, such as `wgmma.mma_async…m64n64k16.f32.f16.f16`: four warps
@@ -162,9 +162,10 @@ if record:
 # %% [markdown] covers="O8"
 # ## Occupancy by hand
 #
-# A warp that waits for memory does nothing, for some 500 cycles. An SM hides that by working on
-# another one. So it wants many warps *resident*, at most 64 on an H100: **occupancy** is the share
-# of them that it has. Registers and shared memory of all resident programs must exist at once.
+# A *warp*, 32 threads, that waits for memory does nothing for hundreds of cycles. An SM hides that
+# by working on another warp. So it wants many of them *resident*, at most 64 on an H100;
+# **occupancy** is the share that it has. All resident programs keep their registers and their
+# shared memory.
 
 # %% [markdown]
 # By hand, for the tile of 64 as recorded: an SM has 65,536 registers and 228 KiB of shared memory,
@@ -255,8 +256,8 @@ for n in (512, 4096, 16384) if tried else ():
     print(f"n = {n:>5}: at the peak {format_seconds(least)}, {', '.join(shown)}")
 
 # %% [markdown]
-# At $n = 512$ a call is made of everything but its arithmetic, in anybody's kernel. Where many
-# short calls follow one another, one lets the GPU replay them as one (a CUDA graph), or fuses them.
+# At $n = 512$, which share of a call is arithmetic, in anybody's kernel? Where many short calls
+# follow one another, one lets the GPU replay them as one (a CUDA graph), or fuses them.
 
 # %% [markdown]
 # ## Tiles that were tried
@@ -377,12 +378,12 @@ else:
     print("no such run is recorded")
 
 # %% [markdown]
-# Why is there a gap at all, if both use the same tensor cores? Since Hopper, three things must
-# happen at once, and a Triton program says none of them:
+# Both use the same tensor cores. To keep those of a Hopper GPU busy, three things must happen at
+# once, and a kernel like ours says none of them:
 #
 # - **Copies without threads.** The tensor memory accelerator (TMA) fetches a whole tile by one
-#   instruction of one thread. Pointers, offsets and masks, as we write them, are computed by all
-#   threads, in registers. (Triton has tensor descriptors for it.)
+#   instruction of one thread. Our pointers, offsets and masks are computed by all threads, in
+#   registers. (Triton has tensor descriptors for TMA.)
 
 # %% [markdown]
 # - **Warps with roles.** Some only load, others only multiply: *warp specialisation*. Loaders need
@@ -407,9 +408,9 @@ if record:
 
 # %% [markdown]
 # In the versions that we tried, 3.6 and 3.9, Triton does not split warps by roles on Hopper: asked
-# for it, it compiles the same code or fails. So this is the trade. A kernel of thirty lines, which
-# you can change in an afternoon, against thousands of lines of CUDA for one chip and the last half
-# of its speed. For a pattern that nobody has written, it is no question.
+# for it, it compiles the same code or fails. So this is the trade: thirty lines, which you can
+# change in an afternoon, against thousands of lines of CUDA for one kind of chip, and the bars
+# above. For a pattern that nobody has written, it is no question.
 
 # %% [markdown] covers="W15"
 # ## Six bugs
