@@ -54,7 +54,7 @@ class LiveRun:
         self.runs = {name: _Run(trace) for name, trace in runs.items()}
         self.steps = max(len(run.accesses) for run in self.runs.values())
         self.figure, (self.ax, self.below) = figure(
-            2, 1, width=7.6, height=4.6, height_ratios=(6, 1)
+            2, 1, width=7.6, height=4.1, height_ratios=(5.5, 1)
         )
         for ax, high in ((self.ax, HIGH), (self.below, 1)):
             ax.set(xlim=(0, WIDE), ylim=(0, high), xticks=[], yticks=[])

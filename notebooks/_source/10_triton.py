@@ -868,10 +868,16 @@ if torch:
     slider, kernels = (0, live_all.steps, 1, 16), widgets.choice(list(runs), "flash")
     display(widgets.explore(live_all.draw, live_all.figure, step=slider, kernel=kernels))
 
-# %%
-for name, run in runs.items():
-    moved = (run.bytes_loaded() + run.bytes_stored()) / live_all.runs[name].least
-    print(f"{name:<8} programs: {len(run.programs):>2}, bytes: {moved:.2f} of the least possible")
+# %% folded=true
+if torch:
+    times_least = {
+        f"{name}: {len(run.programs)} programs": (run.bytes_loaded() + run.bytes_stored())
+        / live_all.runs[name].least
+        for name, run in runs.items()
+    }
+    axes = plots.bars(times_least, unit="of the least", title="bytes moved")
+    said = ", ".join(f"{name} {moved:.2f}" for name, moved in times_least.items())
+    plots.show(axes, f"Bytes, as a multiple of the least possible: {said}.")
 
 # %% [markdown]
 # ## In a real model

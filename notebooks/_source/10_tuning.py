@@ -135,15 +135,17 @@ limits = {"registers of a thread": 255, "shared memory": 227 * 1024}
 live_code = plots.LiveBars(dict.fromkeys(limits, 0.0), unit="% of the limit", high=110)
 
 
+# %% folded=true
 def draw_code(BLOCK, num_warps, dtype):
-    one = known.get((dtype, BLOCK, num_warps))
+    name, one = f"{dtype}, tile of {BLOCK}, {num_warps} warps", known.get((dtype, BLOCK, num_warps))
     if one is None:
-        return f"{dtype} in tiles of {BLOCK} is not recorded: it spills, and takes minutes."
+        live_code.update(dict.fromkeys(limits, 0.0), name)
+        return f"{name}: not recorded, since it spills and takes minutes."
     used = one["registers"] / 255, one["shared_bytes"] / limits["shared memory"]
-    live_code.update(dict(zip(limits, (100 * x for x in used), strict=True)), f"tile of {BLOCK}")
-    fits = "" if max(used) <= 1 else ": it does NOT fit"
-    by = ", ".join(one["products"]) or "one by one"
-    return f"{one['spilled_bytes']} B spilled, products {by}{fits}."
+    live_code.update(dict(zip(limits, (100 * x for x in used), strict=True)), name)
+    fits = "" if max(used) <= 1 else " It does NOT fit."
+    products = ", ".join(one["products"]) or "one by one"
+    return f"{name}: {one['spilled_bytes']} B spilled, products {products}.{fits}"
 
 
 # %% folded=true
@@ -199,17 +201,31 @@ live_sm = plots.LiveBars(dict.fromkeys(names, 0), unit="programs", high=32)
 
 
 def draw_sm(registers, shared_KiB, num_warps, gpu):
-    allowed = occupancy.limits(registers, 1024 * shared_KiB, num_warps, gpu=gpu)
-    live_sm.update({name: min(32, number) for name, number in allowed.items()}, f"an SM of {gpu}")
+    sizes = registers, 1024 * shared_KiB, num_warps
+    allowed, share = occupancy.limits(*sizes, gpu=gpu), occupancy.occupancy(*sizes, gpu=gpu)
+    name = f"{gpu}: {registers} registers, {shared_KiB} KiB, {num_warps} warps"
+    live_sm.update({limit: min(32, number) for limit, number in allowed.items()}, name)
     binding = min(allowed, key=allowed.get)
-    share = occupancy.occupancy(registers, 1024 * shared_KiB, num_warps, gpu=gpu)
-    return f"{binding} binds: {allowed[binding]} programs, {share:.0%} of the warps."
+    return f"{name}. The limit is {binding}: {allowed[binding]} programs, {share:.0%} of the warps."
 
 
 # %% folded=true
 some, gpus = widgets.choice([1, 2, 4, 8, 16], 8), list(occupancy.MULTIPROCESSORS)
 sizes = {"registers": (16, 255, 1, 32), "shared_KiB": (0, 227, 1, 16)}
 widgets.explore(draw_sm, live_sm.figure, **sizes, num_warps=some, gpu=gpus)
+
+# %% [markdown]
+# Registers cost by steps: with whole programs, one register too many throws out a whole one.
+
+# %% folded=true
+per_thread = np.arange(16, 256)
+stairs = {
+    f"{warps} warps": [100 * occupancy.occupancy(int(r), 0, warps) for r in per_thread]
+    for warps in (4, 8, 16)
+}
+axis = {"x_label": "registers of a thread", "y_label": "occupancy in %"}
+axes = plots.curves(per_thread, stairs, **axis)
+plots.show(axes, "Occupancy falls in steps as registers grow; with 16 warps the steps are longest.")
 
 # %% [markdown]
 # More is not always better: a large tile with few warps may load so much less that it wins, as long
@@ -363,10 +379,12 @@ def seconds_of(n, width, causal):
 def draw_peers(n, width, causal):
     flops = 4 * 16 * n**2 * int(width) / (2 if causal else 1)
     rates = [flops / seconds / 1e12 for seconds in seconds_of(n, width, causal)]
-    live_peers.update(dict(zip(peers, rates, strict=True)), f"n = {n}, heads of {width}")
+    name = f"n = {n}, heads of {width}{', causal' if causal else ''}"
+    live_peers.update(dict(zip(peers, rates, strict=True)), name)
+    best_tile, default, ours, second_version, cudnn = rates
     return (
-        f"As launched {rates[2] / rates[4]:.2f} of cuDNN's speed and {rates[2] / rates[3]:.2f} of "
-        f"FlashAttention-2's; the best tile {rates[0] / rates[1]:.2f} of torch's default."
+        f"{name}: as launched {ours / cudnn:.2f} of cuDNN's speed and {ours / second_version:.2f} "
+        f"of FlashAttention-2's; the best tile {best_tile / default:.2f} of torch's default."
     )
 
 
