@@ -225,7 +225,7 @@ stairs = {
 }
 axis = {"x_label": "registers of a thread", "y_label": "occupancy in %"}
 axes = plots.curves(per_thread, stairs, **axis)
-plots.show(axes, "Occupancy falls in steps as registers grow; with 16 warps the steps are longest.")
+plots.show(axes, "Occupancy falls in steps; the more warps a program has, the longer the steps.")
 
 # %% [markdown]
 # More is not always better: a large tile with few warps may load so much less that it wins, as long
@@ -251,11 +251,8 @@ widgets.guess(
 for batch, heads, n in ((1, 12, 512), (1, 12, 1024), (1, 12, 4096), (8, 16, 4096)):
     programs = batch * heads * -(-n // 128)
     count, busy = occupancy.waves(programs, 2)
-    print(
-        f"batch {batch}, {heads} heads, n = {n:>4}: {programs:>4} programs, waves: {count},",
-        end=" ",
-    )
-    print(f"{busy:4.0%} of the places used")
+    said = f"{programs:>4} programs, waves: {count:>2}, {busy:4.0%} of the places used"
+    print(f"batch {batch}, {heads} heads, n = {n:>4}: {said}")
 
 # %% [markdown]
 # (Query tiles of 128, two programs an SM.) Short texts leave most of a GPU idle, whatever the
@@ -319,7 +316,8 @@ if tried:
 
 # %% folded=true
 MOST = 12
-live_tried = plots.LiveBars({f"{i}": 0.0 for i in range(MOST)}, unit="s")
+_, ax = plots.figure(height=4.2)
+live_tried = plots.LiveBars({f"{i}": 0.0 for i in range(MOST)}, ax, unit="s")
 
 
 def draw_tried(what):
