@@ -22,7 +22,7 @@ os.environ["TRITON_INTERPRET"] = "1"  # in this process; a compiler gets one of 
 import numpy as np
 from IPython.display import display
 
-from attncourse import cost, machine_code, measure, occupancy, plots, widgets
+from attncourse import claims, cost, machine_code, measure, occupancy, plots, widgets
 from attncourse.bench import tiles
 from attncourse.grading.stand_ins import tl, torch, triton
 from attncourse.units import format_bytes, format_seconds
@@ -348,9 +348,17 @@ if tried:
         print(f"{what:<40} {tile}")
 
 # %% [markdown]
-# Two cautions. A tile that wins is not a law: it holds for this GPU, this compiler, this size. And
-# tuning multiplies the code that must be right: **check the values of every configuration, not of
-# the winner only**. `python -m attncourse.bench.tiles 4096 64` does both on your GPU.
+# A tile that wins is not a law: it holds for this GPU, this compiler, this size. And tuning
+# multiplies the code that must be right: **check the values of every configuration, not of the
+# winner only**. `python -m attncourse.bench.tiles 4096 64` times and checks them on your GPU.
+#
+# Some texts print one factor for all of this. Here is one, beside what this CPU finds:
+
+# %% tags=["nbval-ignore-output"]
+claims.check("C067")
+
+# %% [markdown]
+# The check to keep: **a factor has two sides**. Ask for both kernels, the GPU and the size.
 
 # %% [markdown] covers="S6"
 # ## Where Triton stops
