@@ -269,8 +269,15 @@ for n in (512, 4096, 16384) if tried else ():
     print(f"n = {n:>5}: at the peak {format_seconds(least)}, {', '.join(shown)}")
 
 # %% [markdown]
-# At $n = 512$, which share of a call is arithmetic, in anybody's kernel? Where many short calls
-# follow one another, one lets the GPU replay them as one (a CUDA graph), or fuses them.
+# At $n = 512$, which share of a call is arithmetic, in anybody's kernel? That is also why a speedup
+# printed for short texts says little. A decision guide has one; beside it an H100's record:
+
+# %%
+claims.check("C341")
+
+# %% [markdown]
+# The check to keep: **below the floor, two kernels are compared by their launches.** Where many
+# short calls follow one another, one lets the GPU replay them as one (a CUDA graph), or fuses them.
 
 # %% [markdown]
 # ## Tiles that were tried
