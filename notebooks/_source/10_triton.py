@@ -909,7 +909,7 @@ def with_kernel(left):
     return dataclasses.replace(small, attention=layers).losses(page)
 
 
-losses = {left: with_kernel(left) for left in (8, 32, 128, 512)}
+losses = {left: with_kernel(left) for left in (8, 32, 512)}
 for left, by_kernel in losses.items():
     by_reference = small.swap("window", window=left).losses(page)
     np.testing.assert_allclose(by_kernel, by_reference, atol=1e-3)
