@@ -24,8 +24,9 @@ SOURCES = {
     path.stem: path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "notebooks" / "_source").glob("[0-9][0-9]_*.py"))
 }
-READERS = [stem for stem, text in SOURCES.items() if "bench.latest" in text or "show_gpu" in text]
-READS = re.compile(r"bench\.latest|show_gpu|\brecorded\b")
+FINDS = re.compile(r"(bench|tiles)\.latest|show_gpu|machine_code\.table")
+READERS = [stem for stem, text in SOURCES.items() if FINDS.search(text)]
+READS = re.compile(rf"{FINDS.pattern}|\brecorded\b")
 
 
 def run(chapter, folder, compare, clock=None):

@@ -47,6 +47,7 @@ from attncourse.plots.points import scatter
 from attncourse.plots.programs import LiveProgram
 from attncourse.plots.records import LiveComparison, benchmark
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
+from attncourse.plots.runs import LiveRun
 from attncourse.plots.scale import LiveScale, scale_legend
 from attncourse.plots.schedules import LiveSchedule
 from attncourse.plots.sentences import LiveSentence
@@ -78,6 +79,7 @@ __all__ = [
     "LiveProgram",
     "LiveReach",
     "LiveRoofline",
+    "LiveRun",
     "LiveScale",
     "LiveSchedule",
     "LiveSentence",
