@@ -666,7 +666,7 @@ if torch:
 # %% [markdown]
 # Compare your loop with [the course's kernel](../attncourse/kernels/flash.py): it adds strides,
 # heads that share keys, a causal loop, and base 2.
-# [Exercise 10.4](../exercises/10_triton.ipynb#10.4-Flash-in-one-loop) leaves the loop to you.
+# [Exercise 10.4](../exercises/10_triton.ipynb#10.4-Flash-in-one-loop) leaves all of it to you.
 
 # %% [markdown] covers="F28"
 # ## Only the tiles of a window
@@ -847,7 +847,8 @@ if torch:
 # a whole head**. Sixteen heads keep 16 of 132 processors busy. Real kernels cut the text, let many
 # programs sum their part, and add up the states
 # ([`kernels/linear.py`](../attncourse/kernels/linear.py)); that is a second trip.
-# [Exercise 10.6](../exercises/10_triton.ipynb#10.6-A-state-instead-of-keys) is this loop.
+# [Exercise 10.6](../exercises/10_triton.ipynb#10.6-A-state-instead-of-keys) is this loop with a
+# memory that fades.
 
 # %% [markdown]
 # ## All of them
