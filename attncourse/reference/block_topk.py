@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
 import numpy as np
 
 from attncourse import masks
 from attncourse.cost import Cost
-from attncourse.definitions.block_choice import check_knobs, groups
+from attncourse.definitions.block_choice import check_knobs
 from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference._parts.block import attend, held_bytes
+from attncourse.reference._parts.glance import choices, steps, summaries
 from attncourse.softmax import nan_to_keys
 
-STEP = 16  # queries handled together, or one group of more
+__all__ = ["attention", "cost", "mask_of", "select", "summaries"]
 
 
 def attention(
@@ -64,7 +62,7 @@ def attention(
     out = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
     for head in np.ndindex(q.shape[:-2]):
         k_, v_ = nan_to_keys(k[head], v[head])
-        for step, chosen in _choices(q[head], k[head], *knobs, factor):
+        for step, chosen in choices(q[head], k[head], *knobs, factor):
             keys, hidden = _tokens(chosen, step.rows, len(q[head]), len(k_), knobs[0], causal)
             part = attend(q[head][step.rows], k_, v_, keys, hidden, factor)
             out[head][step.rows.ravel()] = part.reshape(-1, v.shape[-1])
@@ -95,7 +93,7 @@ def select(
     factor = check_scale(where, scale, q.shape[-1])
     kept = np.full((*q.shape[:-1], min(knobs[1], -(-k.shape[-2] // knobs[0]))), -1)
     for head in np.ndindex(q.shape[:-2]):
-        for step, chosen in _choices(q[head], k[head], *knobs, factor):
+        for step, chosen in choices(q[head], k[head], *knobs, factor):
             late = causal & (chosen > step.own[:, None])
             shown = np.where(late, -1, chosen)[:, None, :]  # (groups, 1, count)
             kept[head][step.rows, : chosen.shape[-1]] = shown
@@ -110,29 +108,6 @@ def mask_of(chosen: np.ndarray, n_keys: int, *, block: int, causal: bool = False
     np.put_along_axis(visible, chosen, True, axis=-1)  # the last column takes the -1
     shown = visible[..., np.arange(n_keys) // block]  # (..., Tq, Tk)
     return shown & masks.causal(chosen.shape[-2], n_keys) if causal else shown
-
-
-def summaries(k: np.ndarray, *, block: int, bound: bool = False) -> np.ndarray:
-    """Return what a glance at each block sees: the mean of its keys, or their extremes.
-
-    Args:
-        k: (..., Tk, D) floating.
-        block: Keys in a block; the last one may have fewer.
-        bound: The largest number in each of the D dimensions and the smallest, not the mean.
-
-    Returns:
-        (..., blocks, D), with `bound` (..., blocks, 2·D), in float32 at least.
-    """
-    block = check_count("block_topk.summaries", "block", block, least=1)
-    bound = check_flag("block_topk.summaries", "bound", bound)
-    work = np.result_type(k.dtype, np.float32)
-    n_blocks = -(-k.shape[-2] // block)
-    seen = np.empty((*k.shape[:-2], n_blocks, k.shape[-1] * (1 + bound)), work)
-    for number in range(n_blocks):  # float16 is widened a block at a time
-        own = k[..., number * block : (number + 1) * block, :]
-        parts = [own.max(-2), own.min(-2)] if bound else [own.mean(-2, dtype=work)]
-        np.concatenate(parts, axis=-1, out=seen[..., number, :], casting="same_kind")
-    return seen
 
 
 @int_sizes
@@ -160,7 +135,7 @@ def cost(
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     size, width = min(block, Tk), D * (1 + bound)
     flops = loaded = largest = 0
-    for step in _steps(Tq, Tk, *knobs):
+    for step in steps(Tq, Tk, *knobs):
         (n_groups, rows), keys = step.rows.shape, step.count * size
         flops += 2 * n_groups * (step.seen * width + 2 * rows * keys * D)
         loaded += (n_groups * (rows + 2 * keys) + step.seen * (1 + bound)) * D
@@ -176,57 +151,6 @@ def cost(
         bytes_written=out,
         peak_bytes=out + held + largest,
     )
-
-
-class _Step(NamedTuple):
-    """Groups of queries handled together.
-
-    Attributes:
-        rows: int (groups, rows), their queries; the last one of a shorter group is repeated.
-        own: int (groups,), the block that each group stands in; negative before all keys.
-        seen: Blocks from the first that any of them may choose.
-        count: Blocks that each of them reads.
-    """
-
-    rows: np.ndarray
-    own: np.ndarray
-    seen: int
-    count: int
-
-
-def _steps(n_queries, n_keys, block, keep, choose_every, bound, causal) -> Iterator[_Step]:
-    starts, own = groups(n_queries, n_keys, block, choose_every, causal)
-    if not len(own) or not n_keys:
-        return
-    longest = int(np.diff(starts).max())
-    n_groups = max(1, STEP // longest)
-    for first in range(0, len(own), n_groups):
-        some = slice(first, first + n_groups)
-        last = starts[1:][some] - 1
-        rows = np.minimum(starts[:-1][some, None] + np.arange(longest), last[:, None])
-        seen = int(own[some][-1]) + 1 if causal else -(-n_keys // block)
-        yield _Step(rows, own[some], seen, min(keep, seen))
-
-
-def _choices(
-    q, k, block, keep, choose_every, bound, causal, factor
-) -> Iterator[tuple[_Step, np.ndarray]]:
-    """Yield steps of one head, and the blocks int (groups, count) that their groups choose."""
-    seen = summaries(k, block=block, bound=bound)
-    largest = np.finfo(seen.dtype).max
-    for step in _steps(len(q), len(k), block, keep, choose_every, bound, causal):
-        first = q[step.rows[:, 0]].astype(seen.dtype, copy=False) * np.sign(factor)
-        if bound:  # each number of a query meets the extreme that makes most of it
-            first = np.concatenate([np.maximum(first, 0), np.minimum(first, 0)], axis=-1)
-        # matmul sums in an order that depends on the column: equal blocks would get unequal scores
-        scores = np.einsum("gd,bd->gb", first, seen[: step.seen])  # (groups, seen)
-        np.nan_to_num(scores, copy=False, nan=largest, posinf=largest, neginf=-largest)
-        blocks = np.arange(step.seen)
-        scores[blocks == step.own[:, None]] = np.inf
-        if causal:
-            scores[blocks > step.own[:, None]] = -np.inf
-        order = np.argsort(-scores, axis=-1, kind="stable")
-        yield step, np.sort(order[:, : step.count], axis=-1)
 
 
 def _tokens(chosen, rows, n_queries, n_keys, block, causal) -> tuple[np.ndarray, np.ndarray]:
