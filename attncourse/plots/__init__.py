@@ -26,6 +26,7 @@ from attncourse.plots.boards import LiveBoard, board
 from attncourse.plots.brackets import LiveBrackets
 from attncourse.plots.distributions import distribution, numbers, table
 from attncourse.plots.guesses import guess
+from attncourse.plots.hashing import LiveSectors, LiveTable
 from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
 from attncourse.plots.matrices import (
     LiveGraph,
@@ -75,7 +76,9 @@ __all__ = [
     "LiveReach",
     "LiveRoofline",
     "LiveScale",
+    "LiveSectors",
     "LiveSentence",
+    "LiveTable",
     "LiveTiles",
     "Move",
     "arcs",
