@@ -464,7 +464,7 @@ MECHANISMS: dict[str, Mechanism] = {
             paper="Lu et al. 2025, arXiv:2502.13189, section 2.2",
             chapter="08",
             exact="softmax attention to the blocks that each query chooses",
-            memory="D · n/block + 16 · n/block + keep · block · D",
+            memory="(D + 32) · n/block + keep · block · D",
             knobs=(
                 Knob("block", 64, 1, 128, 1, "keys in a block"),
                 Knob("keep", 8, 1, 64, 1, "blocks that a query reads, its own included"),

@@ -48,7 +48,7 @@ def attention(
         ValueError: block, keep or choose_every < 1.
 
     Memory:
-        One head at a time: the vectors of its blocks, and of 16 queries, or of one group of more,
+        One head at a time: the vectors of its blocks, and of 32 queries, or of one group of more,
         the scores of all blocks and the gathered keys or values (groups, keep · block, D).
 
     Paper:

@@ -17,9 +17,9 @@
 # %% role="setup"
 import numpy as np
 
-from attncourse import claims, measure, model, plots, widgets
+from attncourse import claims, model, plots, widgets
 from attncourse.inputs import random_qkv, stream
-from attncourse.reference import block_topk, flash, full, lsh, topk, window
+from attncourse.reference import block_topk, flash, full, lsh, topk
 
 # %% [markdown] covers="H1"
 # ## A few keys carry the weight
@@ -79,20 +79,24 @@ claims.check("C008")
 # ## Keep the best
 #
 # So keep the best few and drop the rest. *Top-k attention* lets each query keep its `keep` highest
-# scores, and runs the softmax over these alone. What does head 2.1 keep, in lines of a real page?
+# scores, and runs the softmax over these alone. What do two heads keep, in lines of a real page?
 
 # %%
 page = small.tokenizer.pieces(small.encode(model.page()))
-q, k, v = (array[1] for array in small.qkv(model.page())[2])
-kept = topk.select(q, k, keep=4, causal=True)
-for token in (91, 105, 118):
-    read, best = "".join(page[token - 7 : token + 1]), [page[j] for j in kept[token]]
-    print(f"{read.strip()!r:<32} then looks at {best}")
+for layer, head, token in ((3, 0, 97), (3, 1, 105)):
+    q, k, _ = (array[head] for array in small.qkv(model.page())[layer])
+    kept = topk.select(q, k, keep=4, causal=True)[token]
+    line, best = "".join(page[token - 9 : token + 1]), ["".join(page[j - 1 : j + 1]) for j in kept]
+    print(f"head {layer}.{head} reads {line!r}\n    and looks at the ends of {best}")
+
+# %% [markdown]
+# Having read *fun*, the first looks at what came after *fun* before: a *c*. The second, at the end
+# of a line, looks at the ends of other lines. First the test that everything here has to pass:
 
 # %%
 q, k, v = (array[1] for array in layers[2])  # head 2.1 again, of the first text
 everything = topk.attention(q, k, v, keep=512, causal=True)
-np.testing.assert_allclose(everything, full.attention(q, k, v, causal=True), atol=1e-6)
+np.testing.assert_allclose(everything, full.attention(q, k, v, causal=True), atol=1e-5)
 print("keep as many as there are, and top-k is full attention")
 
 # %% [markdown]
@@ -144,9 +148,9 @@ widgets.explore(draw_held, live_held.figure, keep=widgets.choice(keeps.tolist(),
 #    2\,n^2 D \;\to\; 2\,n^2 r \;+\; \text{projections} $$
 
 # %% [markdown]
-# $A$ and $B$ are learned from texts that the model has read before. Of all pairs of this rank,
-# [`fit_predictor`](../attncourse/reference/_parts/predictor.py) finds the one with the least squared
-# error. We fit on one module of the standard library and test on another.
+# $A$ and $B$ are learned from other texts. Of all pairs of this rank,
+# [`fit_predictor`](../attncourse/reference/_parts/predictor.py) finds the one with the least
+# squared error. We fit on one module of the standard library and test on another.
 
 # %%
 learned_from = small.qkv(small.encode(model.held_out()[1])[:512])
@@ -232,9 +236,8 @@ def draw_sectors(buckets, seed):
     hashes = lsh.hash_vectors(circle, rays)[0]
     live_sectors.update(hashes, rays[0])
     sizes = lsh.bucket_sizes(hashes, buckets)
-    return (
-        f"{buckets} buckets of {sizes.min()} to {sizes.max()} points; {(sizes == 0).sum()} empty."
-    )
+    empty = (sizes == 0).sum()
+    return f"{buckets} buckets, from {sizes.min()} to {sizes.max()} points; {empty} empty."
 
 
 widgets.explore(draw_sectors, live_sectors.figure, buckets=(2, 12, 2, 6), seed=(0, 9, 1, 1))
@@ -333,7 +336,7 @@ for name, part in zip(("smallest", "second", "third", "largest"), np.split(same,
 # 5. **Undo** the sort.
 
 # %%
-line = slice(76, 100)  # self.timefunc = timefunc, and the line after it
+line = slice(82, 106)  # self.timefunc = timefunc, and the line after it
 q, k, v = (array[0] for array in small.qkv(model.page())[0])  # head 0.0
 words = [piece.strip() or "⏎" for piece in page[line]]
 R = lsh.draw_rotations(32, n_buckets=4, n_rounds=1, seed=4)
@@ -365,8 +368,8 @@ widgets.explore(draw_table, live_table.figure, token=(0, 24, 1, 24), seed=(0, 9,
 
 # %% [markdown]
 # Chunks are cut by count, wherever a bucket ends; so a bucket may begin in the chunk before, and
-# that is why one looks there. (The first chunk looks at the last: the order is a ring.) And the next
-# bucket in the table is no neighbour in direction. Its number is a name.
+# that is why one looks there. (The first chunk looks at the last: the order is a ring.) The bucket
+# above in the table is no neighbour in direction; its number is only a name.
 
 
 # %%
@@ -384,13 +387,12 @@ def one_round(q, k, v, buckets, chunk):
 keys = lsh.unit_keys(q[line])  # see below
 mine = one_round(q[line], keys, v[line], buckets, chunk=6)
 ours = lsh.attention(q[line], keys, v[line], n_buckets=4, n_rounds=1, chunk=6, seed=4)
-np.testing.assert_allclose(mine, ours, atol=1e-6)
+np.testing.assert_allclose(mine, ours, atol=1e-5)
 
 # %% [markdown]
-# The undoing hides in `out[own] = …`. With the chunk as large as the text it is full attention, as
-# [the tests](../tests/test_lsh.py) hold. Where do the keys in this code come from? A token is hashed
-# as a query and as a key. If both are trained apart, they land in different buckets, and its chunk
-# of queries faces the wrong keys:
+# The undoing hides in `out[own] = …`. Where do `keys` come from? A token is hashed as a query and
+# as a key. If both are trained apart, they land in different buckets, and a chunk of queries faces
+# the keys of other tokens:
 
 # %%
 R = lsh.draw_rotations(32, n_buckets=8, n_rounds=1)
@@ -492,9 +494,9 @@ lengths = widgets.choice([256, 1024, 4096, 16_384, 65_536], 4096)
 widgets.explore(draw_cost, live_cost.figure, n=lengths, buckets=widgets.choice(powers, 8))
 
 # %% [markdown]
-# While $b$ stays, the cost is quadratic, with a smaller factor. Only if $b$ grows with the text does
-# the *order* fall, to $n^{3/2}$ at best, and fuller: with $b = n / 64$, chunks of 64, looking is
-# linear and hashing quadratic again. [The audit](17_audit.ipynb) holds what the texts say of that.
+# While $b$ stays, the cost is quadratic, with a smaller factor. Only if $b$ grows with the text
+# does the *order* fall, to $n^{3/2}$ at best. With more buckets still, such as $b = n / 64$,
+# looking is linear and hashing quadratic. [The audit](17_audit.ipynb) has what the texts say of it.
 
 # %% [markdown] covers="H9"
 # ## More rounds, more luck
@@ -540,11 +542,9 @@ live_pairs = plots.LiveCurves(rounds, start, right, y_label="pairs looked at", *
 def draw_rounds(rounds, keys):
     for place, live in enumerate((live_found, live_pairs)):
         live.update({f"{b} buckets": luck[keys, b][place] for b in (8, 16, 32)}, at=rounds)
-    said = (
-        f"{b} buckets find {luck[keys, b][0][rounds - 1]:.0%} for {luck[keys, b][1][rounds - 1]:.0%}"
-        for b in (8, 16, 32)
-    )
-    return f"Keys {keys}, {rounds} rounds: {'; '.join(said)} of the pairs."
+    at = {b: [part[rounds - 1] for part in luck[keys, b]] for b in (8, 16, 32)}
+    said = (f"{b} buckets find {best:.0%} for {cost:.0%}" for b, (best, cost) in at.items())
+    return f"Keys {keys}, rounds: {rounds}. {'; '.join(said)} of the pairs."
 
 
 controls = {"rounds": (1, 8, 1, 1), "keys": ["as trained", "shared"]}
@@ -553,14 +553,15 @@ widgets.explore(draw_rounds, figure, **controls)
 # %%
 found, pairs = (np.array(part) for part in luck["as trained", 16])
 for r in (1, 4):
-    print(f"{r} rounds find {found[r - 1]:.0%} of the best in {pairs[r - 1]:.0%} of the pairs")
+    print(f"rounds: {r}; found {found[r - 1]:.0%} of the best in {pairs[r - 1]:.0%} of the pairs")
 cosine = np.sort(lsh.unit_keys(q) @ lsh.unit_keys(k).T, axis=-1)[256:, -32:].mean()
 print(f"mean cosine of a query and its 32 nearest keys: {cosine:.2f}")
 
 # %% [markdown]
-# Better than chance, and not by much. The best keys of a head trained with full attention are not
-# *near* its queries, at such cosines the curve above is still low; and a large product may also come
-# from a long key, which no direction tells. LSH wants a model that grew up with it.
+# By how much is that better than chance, which finds as many of the best as of the pairs? The best
+# keys of a head trained with full attention are not *near* its queries: at such cosines the curve
+# above is still low. And a large product may come from a long key, which no direction tells. LSH
+# wants a model that grew up with it.
 #
 # ### How rounds are merged
 #
@@ -634,11 +635,11 @@ print("scores", np.round(looks, 1), "blocks", chosen)
 keys = (chosen[:, None] * 64 + np.arange(64)).ravel()
 by_hand = full.attention(q[-1:], k[keys], v[keys])
 ours = block_topk.attention(q, k, v, block=64, keep=3, causal=True)
-np.testing.assert_allclose(ours[-1:], by_hand, atol=1e-6)
+np.testing.assert_allclose(ours[-1:], by_hand, atol=1e-5)
 
 # %%
 everything = block_topk.attention(q, k, v, block=64, keep=8, causal=True)
-np.testing.assert_allclose(everything, full.attention(q, k, v, causal=True), atol=1e-6)
+np.testing.assert_allclose(everything, full.attention(q, k, v, causal=True), atol=1e-5)
 print("all blocks: full attention")
 
 # %% [markdown]
@@ -671,8 +672,8 @@ widgets.explore(draw_blocks, live_blocks.figure, head=head, **controls)
 # ### What a mean hides
 #
 # Let one key in the block be the query itself, of length 1, and the others random. Their products
-# with the query have the deviation $1/\sqrt D$. In the mean of $B$ of them, the needle adds $1/B$, and
-# the others a noise of $\sqrt B / (B \sqrt D)$:
+# with the query have the deviation $1/\sqrt D$. To a mean of $B$ keys the needle adds $1/B$, and the
+# others a noise of $\sqrt B / (B \sqrt D)$:
 #
 # $$ \frac{\text{signal}}{\text{noise}} = \frac{1/B}{1/\sqrt{B D}} = \sqrt{D / B} $$
 #
@@ -682,16 +683,17 @@ widgets.explore(draw_blocks, live_blocks.figure, head=head, **controls)
 
 # %%
 def probe(attend, cosine=None, n=512, width=64):
-    """Share of queries that give most of their weight to the key that they look for."""
+    """Share of queries whose output is the value of the key that they look for."""
     rng = stream("chapter 08, recall", 0)
     k = rng.standard_normal((n, width))
     k /= np.linalg.norm(k, axis=1, keepdims=True)
     if cosine:  # each key of the second half is nearly one of the first half
         k[n // 2 :] = cosine * k[: n // 2] + np.sqrt(1 - cosine**2) * k[n // 2 :]
         k /= np.linalg.norm(k, axis=1, keepdims=True)
-    wanted = rng.permutation(n)
+    wanted, values = rng.permutation(n), rng.choice([-1.0, 1.0], (n, width))
     q = k[wanted] + 0.3 * rng.standard_normal((n, width)) / np.sqrt(width)
-    return (attend(64 * q, k, np.eye(n)).argmax(axis=-1) == wanted).mean()
+    out = attend(64 * q, k, values)
+    return ((out @ values.T).argmax(axis=-1) == wanted).mean()
 
 
 # %%
@@ -723,27 +725,31 @@ said = (f"{way} {one:.0%} and {two:.0%}" for way, (one, two) in zip(ways, shares
 plots.show(axes, f"Found among single keys and among near-duplicates: {'; '.join(said)}.")
 
 # %% [markdown]
-# Each line of blocks reads 128 keys; what a glance sees makes the difference. A near-duplicate
-# leads nobody astray here: it lies in another place, and both are read or neither. LSH gets them
-# both, if it gets one.
+# Each line of blocks reads 128 keys; what its glances see makes the difference. A near-duplicate
+# looks almost as good to the block that holds it, and takes a place among the blocks read.
 #
-# Another glance keeps each dimension's largest and smallest number of the block, and adds up what
-# is best for the query. No key of the block can score more. This *bound* never misses a block for
-# being diluted, but it may promise too much:
+# Another glance keeps each dimension's largest and smallest number of a block, and adds up what is
+# best for the query. No key of the block can score more than this *bound*, so no needle is diluted.
+# Is it the better glance?
 
 # %%
-for block, keep in ((64, 2), (16, 8), (4, 32)):
-    mean, bound = (probe(blocks(block, keep, bound=bound)) for bound in (False, True))
+bounds = [probe(blocks(block, keep, bound=True)) for block, keep in ((64, 2), (16, 8), (4, 32))]
+for block, mean, bound in zip((64, 16, 4), shares[4:, 0], bounds, strict=True):
     print(f"blocks of {block:>2}: {mean:4.0%} found by the mean, {bound:4.0%} by the bound")
+
+# %% [markdown]
+# Not for keys like these. A block of many random keys promises much to everyone, and what everyone
+# promises tells nothing. A bound pays where a few dimensions are large, as in the trained models
+# for which Quest was made. **A glance is a guess; test it on your keys.**
 
 # %% [markdown]
 # ### The glance as a kernel
 #
 # A list of blocks is all that the block-sparse kernel of
 # [chapter 05](05_sparse_tiles.ipynb) asks for. So
-# [`kernels/block_topk.py`](../attncourse/kernels/block_topk.py) has no kernel of its own: it glances
-# and chooses, and hands over a list for each head. One thing is new. A tile of queries walks over
-# one list, so its queries must share a choice. `choose_every=16` lets the first of 16 choose for all.
+# [`kernels/block_topk.py`](../attncourse/kernels/block_topk.py) has no kernel of its own: it
+# glances, chooses, and hands over a list for each head. But a tile of queries walks along one list,
+# so they must share a choice: `choose_every=16` lets the first of 16 choose for all.
 
 # %%
 q, k, v = layers[2]
@@ -761,8 +767,8 @@ try:
     from attncourse import trace
     from attncourse.kernels import block_topk as block_topk_kernel
 
-    tensors = [torch.from_numpy(array[None, :1, :128]) for array in layers[2]]
-    sizes, knobs = (1, 1, 128, 128, 32), {"block": 32, "keep": 2, "choose_every": 16}
+    tensors = [torch.from_numpy(array[None, :1, :64]) for array in layers[2]]
+    sizes, knobs = (1, 1, 64, 64, 32), {"block": 16, "keep": 2, "choose_every": 16}
     walked = trace.record(block_topk_kernel.attention, *tensors, **knobs, causal=True)
     counts = (block_topk_kernel.cost, block_topk_kernel.torch_cost)
     whole, apart = (count(*sizes, **knobs, causal=True).bytes_read for count in counts)
@@ -784,25 +790,33 @@ except (ImportError, RuntimeError) as reason:
 # $-\ln p$ grew. With how many blocks do the words come back that a line further up has used?
 
 # %% folded=true
-tried = model.trials(small, "block_topk", keep=[2, 4, 8], block=16, choose_every=1)
-widgets.in_a_real_model("keep", tried, start=2)
+swapped = {
+    keep: small.swap("block_topk", keep=keep, block=16, choose_every=1) for keep in (2, 4, 8)
+}
+swapped |= {
+    "best 32 keys": small.swap("topk", keep=32),
+    "the last 128 keys": small.swap("window", window=127),
+    "LSH, two chunks of 64": small.swap("lsh", n_buckets=8, n_rounds=1, chunk=64),
+}
+tried = model.compare(small, swapped)
+widgets.in_a_real_model("keep", {keep: tried[keep] for keep in (2, 4, 8)}, start=2)
 
 # %% [markdown]
-# And the others? Each of these shows a token at most 128 keys; only LSH has seen the text through
-# a hash for which nobody trained it. *Copying* is what a model gains when it reads 128 shuffled
-# tokens a second time.
+# And the others? *Copying* is what a model gains when it reads 128 shuffled tokens a second time.
+# All but the first of these read up to 128 keys a token, and LSH as many pairs, of any direction
+# in time.
 
 # %%
-ways = {
-    "best 128 keys": small.swap("topk", keep=128),
-    "8 blocks of 16": tried[8].model,
-    "the last 128": small.swap("window", window=127),
-    "LSH, 2 rounds": small.swap("lsh", n_buckets=16, n_rounds=2, chunk=32),
-}
-for way, found in model.compare(small, ways).items():
+for way in ("best 32 keys", 8, "the last 128 keys", "LSH, two chunks of 64"):
+    found, name = tried[way], "8 blocks of 16" if way == 8 else way
     copied = min(1, max(0, found.copied))
-    print(f"{way:<15} {found.loss:.2f} nats, {copied:4.0%} of the copying")
-print(f"full attention  {found.full_loss:.2f} nats")
+    print(f"{name:<22} {found.loss:.2f} nats, {copied:4.0%} of the copying")
+print(f"{'full attention':<22} {found.full_loss:.2f} nats")
+
+# %% [markdown]
+# None of the four was tuned to what it replaced. Few keys are enough if they are the best; blocks
+# come near at a fraction of the ranking; and LSH hashes queries and keys that nobody asked to share
+# a direction. Models that choose blocks or hash are trained with it.
 
 # %% [markdown]
 # ## Try it on your own text

@@ -10,7 +10,7 @@ import numpy as np
 from attncourse.definitions.block_choice import groups
 from attncourse.inputs import check_count, check_flag
 
-TOGETHER = 16  # queries handled together, or one group of more
+TOGETHER = 32  # queries handled together, or one group of more
 
 
 def summaries(k: np.ndarray, *, block: int, bound: bool = False) -> np.ndarray:
@@ -78,7 +78,8 @@ def choices(
             first = np.concatenate([np.maximum(first, 0), np.minimum(first, 0)], axis=-1)
         # matmul sums in an order that depends on the column: equal blocks would get unequal scores
         scores = np.einsum("gd,bd->gb", first, seen[: step.seen])  # (groups, seen)
-        np.nan_to_num(scores, copy=False, nan=largest, posinf=largest, neginf=-largest)
+        scores[np.isnan(scores)] = largest
+        np.clip(scores, -largest, largest, out=scores)
         blocks = np.arange(step.seen)
         scores[blocks == step.own[:, None]] = np.inf
         if causal:
