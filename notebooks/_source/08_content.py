@@ -36,7 +36,6 @@ row = np.sort(weights[2, 1, -1])[::-1]
 print("head 2.1, last token:", np.round(row[:6], 2), "… of", len(row))
 
 
-# %%
 def keys_needed(weights, share=0.9):
     """How many keys it takes, the heaviest first, to hold this share of each row's weight."""
     heaviest = -np.sort(-weights, axis=-1)
@@ -60,6 +59,7 @@ def draw_needed(median):
     plots.show(axes, f"From {found.min():.0f} to {found.max():.0f} keys, by layer and head.")
 
 
+# %% folded=true
 widgets.guess(
     "Of up to 512 keys, how many hold 90 % of the weight, in the median of the 16 heads?",
     lambda: float(np.median(needed_by_head())),
@@ -192,9 +192,8 @@ plots.show(axes, f"Found for a quarter of the work, by layer: {quarter}.")
 
 # %% [markdown]
 # A cheap guess finds most of what matters, and the heads that are hard to guess are those that look
-# at everything. Trained together with the model, such a scorer does better than fitted afterwards:
-# DeepSeek-V3.2 has one beside its attention, with few and narrow heads. The
-# pattern of who reads whom is *learned*.
+# at everything. Then the pattern of who reads whom is *learned*. Better than fitted afterwards is a
+# scorer trained with its model: DeepSeek-V3.2 has one beside its attention, its *indexer*.
 #
 # Yet it still compares each with each, at a smaller price. Can we find neighbours without comparing
 # at all?
@@ -258,9 +257,9 @@ pairs = np.zeros((2, 31, 32))
 pairs[0, :, 0], pairs[1, :, 0], pairs[1, :, 1] = 1, cosines, np.sqrt(1 - cosines**2)
 
 
-def sharing(buckets, rounds=2000):
+def sharing(buckets, rounds=4000):
     """In which share of many random hashes both vectors of each pair share a bucket."""
-    drawn = lsh.draw_rotations(32, n_buckets=buckets, n_rounds=rounds, seed=1)
+    drawn = lsh.draw_rotations(32, n_buckets=buckets, n_rounds=rounds)
     return lsh.collision_rate(*pairs, drawn)
 
 
@@ -303,16 +302,12 @@ claims.check("C359")
 
 # %%
 rng = stream("chapter 08, edges", 0)
-x = rng.standard_normal((4000, 32))
-across = rng.standard_normal((4000, 32))
-across -= (across * x).sum(1, keepdims=True) / (x * x).sum(1, keepdims=True) * x
-tan = np.sqrt(1 / 0.95**2 - 1)  # so far across, for a cosine of 0.95
-y = x + tan * np.linalg.norm(x, axis=1, keepdims=True) * across / np.linalg.norm(
-    across, axis=1, keepdims=True
-)
+x, across = (lsh.unit_keys(rng.standard_normal((4000, 32))) for _ in range(2))
+across = lsh.unit_keys(across - (across * x).sum(axis=1, keepdims=True) * x)
+y = 0.95 * x + np.sqrt(1 - 0.95**2) * across
 R = lsh.draw_rotations(32, n_buckets=8, n_rounds=1, seed=2)
 largest = np.sort(np.abs(x @ R[0]), axis=1)
-order = np.argsort((largest[:, -1] - largest[:, -2]) / np.linalg.norm(x, axis=1))
+order = np.argsort(largest[:, -1] - largest[:, -2])
 same = lsh.collision_rate(x, y, R)[order]
 for name, part in zip(("smallest", "second", "third", "largest"), np.split(same, 4), strict=True):
     print(f"{name:>8} margins: {part.mean():.0%} of the neighbours share the bucket")
@@ -476,8 +471,10 @@ powers = [2**i for i in range(1, 12)]
 parts = {"hashing": powers, "looking": powers, "both": powers}
 axis = {"x_label": "buckets b", "y_label": "FLOPs, as a share of full attention", "log_x": True}
 live_cost = plots.LiveCurves(powers, parts, **axis, high=1.0)
+lengths = widgets.choice([256, 1024, 4096, 16_384, 65_536], 4096)
 
 
+# %% folded=true
 def draw_cost(n, buckets):
     every = full.cost(1, 1, n, n, 64).flops
     knobs = [{"n_buckets": b, "n_rounds": 1, "chunk": max(1, n // b)} for b in powers]
@@ -490,7 +487,6 @@ def draw_cost(n, buckets):
     return f"n = {n:,}, {buckets} buckets: {share:.1%} of full attention; least at {least} buckets."
 
 
-lengths = widgets.choice([256, 1024, 4096, 16_384, 65_536], 4096)
 widgets.explore(draw_cost, live_cost.figure, n=lengths, buckets=widgets.choice(powers, 8))
 
 # %% [markdown]
@@ -523,6 +519,7 @@ def hashed(q, k, b):
     return [(one & best).sum() / best.sum() for one in seen], [one.sum() / visible for one in seen]
 
 
+# %% folded=true
 q, k, _ = (array[3] for array in layers[2])  # head 2.3
 shared = lsh.unit_keys(q)
 luck = {
@@ -539,6 +536,7 @@ live_found = plots.LiveCurves(rounds, start, left, y_label="best keys found", **
 live_pairs = plots.LiveCurves(rounds, start, right, y_label="pairs looked at", **words)
 
 
+# %% folded=true
 def draw_rounds(rounds, keys):
     for place, live in enumerate((live_found, live_pairs)):
         live.update({f"{b} buckets": luck[keys, b][place] for b in (8, 16, 32)}, at=rounds)
@@ -636,44 +634,45 @@ keys = (chosen[:, None] * 64 + np.arange(64)).ravel()
 by_hand = full.attention(q[-1:], k[keys], v[keys])
 ours = block_topk.attention(q, k, v, block=64, keep=3, causal=True)
 np.testing.assert_allclose(ours[-1:], by_hand, atol=1e-5)
-
-# %%
 everything = block_topk.attention(q, k, v, block=64, keep=8, causal=True)
 np.testing.assert_allclose(everything, full.attention(q, k, v, causal=True), atol=1e-5)
-print("all blocks: full attention")
+print("that is block_topk; and all blocks are full attention")
 
 # %% [markdown]
-# Who reads what is now decided anew for each input: *dynamic* sparsity. Choose a head and look at
-# its blocks. Which heads need no glance, because their own block would do? Where does the weight
-# lie that is missed?
+# Who reads what is now decided anew for each input: *dynamic* sparsity. Choose a head, and fewer or
+# larger blocks. Dark is what a row of weights gives more than 2 % to, and nobody reads. Which heads
+# need no glance, since their own block would do?
 
 # %% folded=true
-names = ("not read", "read", "read, and weighty")
-live_blocks = plots.LiveHeatmap(np.zeros((512, 512)), title=" ", words=names)
+names = ("not read", "read", "weight that is missed")
+axis = {"x": "keys, in fours", "y": "queries, in fours", "title": " "}
+live_blocks = plots.LiveHeatmap(np.zeros((128, 128)), words=names, **axis)
 heads_by_name = {f"head {layer}.{head}": (layer, head) for layer in range(4) for head in range(4)}
+head = widgets.choice(heads_by_name, (2, 1))
 
 
+# %% folded=true
 def draw_blocks(head, block, keep):
     layer, number = head
     q, k, _ = (array[number] for array in layers[layer])
     chosen = block_topk.select(q, k, block=block, keep=keep, causal=True)
     read = block_topk.mask_of(chosen, 512, block=block, causal=True)
-    row = weights[layer, number]
-    live_blocks.update(read + (read & (row > 0.02)), f"head {layer}.{number}")
-    caught, most = (row * read)[256:].sum(-1).mean(), keep * block
+    rows = weights[layer, number]
+    kinds = np.where(~read & (rows > 0.02), 2, read)  # what is missed: over 2 % of a row
+    live_blocks.update(kinds.reshape(128, 4, 128, 4).max(axis=(1, 3)), f"head {layer}.{number}")
+    caught, most = (rows * read)[256:].sum(axis=-1).mean(), keep * block
     return f"Up to {most} keys a token hold {caught:.0%} of the weight of the last 256 tokens."
 
 
 controls = {"block": widgets.choice([4, 8, 16, 32, 64], 16), "keep": (1, 16, 1, 8)}
-head = widgets.choice(heads_by_name, (2, 1))
 widgets.explore(draw_blocks, live_blocks.figure, head=head, **controls)
 
 # %% [markdown]
 # ### What a mean hides
 #
 # Let one key in the block be the query itself, of length 1, and the others random. Their products
-# with the query have the deviation $1/\sqrt D$. To a mean of $B$ keys the needle adds $1/B$, and the
-# others a noise of $\sqrt B / (B \sqrt D)$:
+# with the query have the deviation $1/\sqrt D$. To a mean of $B$ keys the needle adds $1/B$, and
+# the others a noise of $\sqrt B / (B \sqrt D)$:
 #
 # $$ \frac{\text{signal}}{\text{noise}} = \frac{1/B}{1/\sqrt{B D}} = \sqrt{D / B} $$
 #
@@ -685,11 +684,10 @@ widgets.explore(draw_blocks, live_blocks.figure, head=head, **controls)
 def probe(attend, cosine=None, n=512, width=64):
     """Share of queries whose output is the value of the key that they look for."""
     rng = stream("chapter 08, recall", 0)
-    k = rng.standard_normal((n, width))
-    k /= np.linalg.norm(k, axis=1, keepdims=True)
+    k = lsh.unit_keys(rng.standard_normal((n, width)))
     if cosine:  # each key of the second half is nearly one of the first half
         k[n // 2 :] = cosine * k[: n // 2] + np.sqrt(1 - cosine**2) * k[n // 2 :]
-        k /= np.linalg.norm(k, axis=1, keepdims=True)
+        k = lsh.unit_keys(k)
     wanted, values = rng.permutation(n), rng.choice([-1.0, 1.0], (n, width))
     q = k[wanted] + 0.3 * rng.standard_normal((n, width)) / np.sqrt(width)
     out = attend(64 * q, k, values)
@@ -705,6 +703,7 @@ def rounds_of(n_rounds):
     return lambda *qkv: lsh.attention(*qkv, n_buckets=16, n_rounds=n_rounds, chunk=32)
 
 
+# %%
 ways = {
     "full attention": full.attention,
     "top 8": lambda *qkv: topk.attention(*qkv, keep=8),
@@ -738,9 +737,9 @@ for block, mean, bound in zip((64, 16, 4), shares[4:, 0], bounds, strict=True):
     print(f"blocks of {block:>2}: {mean:4.0%} found by the mean, {bound:4.0%} by the bound")
 
 # %% [markdown]
-# Not for keys like these. A block of many random keys promises much to everyone, and what everyone
-# promises tells nothing. A bound pays where a few dimensions are large, as in the trained models
-# for which Quest was made. **A glance is a guess; test it on your keys.**
+# For keys like these it is not. A block of many random keys promises much to everyone, and what
+# everyone promises tells nothing. A bound pays where few dimensions decide. **A glance is a guess:
+# test it on keys of your own.**
 
 # %% [markdown]
 # ### The glance as a kernel
@@ -803,8 +802,8 @@ widgets.in_a_real_model("keep", {keep: tried[keep] for keep in (2, 4, 8)}, start
 
 # %% [markdown]
 # And the others? *Copying* is what a model gains when it reads 128 shuffled tokens a second time.
-# All but the first of these read up to 128 keys a token, and LSH as many pairs, of any direction
-# in time.
+# The first reads 32 keys a token, the next two up to 128. So does LSH, but for those that lie in
+# the future and are hidden.
 
 # %%
 for way in ("best 32 keys", 8, "the last 128 keys", "LSH, two chunks of 64"):
@@ -814,9 +813,8 @@ for way in ("best 32 keys", 8, "the last 128 keys", "LSH, two chunks of 64"):
 print(f"{'full attention':<22} {found.full_loss:.2f} nats")
 
 # %% [markdown]
-# None of the four was tuned to what it replaced. Few keys are enough if they are the best; blocks
-# come near at a fraction of the ranking; and LSH hashes queries and keys that nobody asked to share
-# a direction. Models that choose blocks or hash are trained with it.
+# None of them was trained in its place. LSH has the hardest time: nobody asked these queries and
+# keys to share a direction. Models that hash, or choose blocks, are trained with it.
 
 # %% [markdown]
 # ## Try it on your own text
