@@ -124,14 +124,14 @@ for n in (1024, 16_384):
 late = -np.sort(-weights[:, :, 256:], axis=-1).cumsum(axis=-1).mean(axis=2)  # (4, 4, keys)
 keeps = np.array([1, 2, 4, 8, 16, 32, 64, 128, 256])
 some = {"1.1": (1, 1), "2.1": (2, 1), "3.0": (3, 0), "0.0": (0, 0)}
-held = {f"head {name}": late[at][keeps - 1] for name, at in some.items()}
+by_keep = {f"head {name}": late[at][keeps - 1] for name, at in some.items()}
 axis = {"x_label": "keys kept of each query", "y_label": "share of the weight", "log_x": True}
-live_held = plots.LiveCurves(keeps, held, **axis, high=1.0)
+live_held = plots.LiveCurves(keeps, by_keep, **axis, high=1.0)
 
 
 def draw_held(keep):
-    live_held.update(held, at=keep)
-    shares = (f"{name} {late[some[name[5:]]][keep - 1]:.0%}" for name in held)
+    live_held.update(by_keep, at=keep)
+    shares = (f"{name} {late[some[name[5:]]][keep - 1]:.0%}" for name in by_keep)
     return f"The best {keep} keys hold: {', '.join(shares)}."
 
 
@@ -253,14 +253,14 @@ widgets.explore(draw_sectors, live_sectors.figure, buckets=(2, 12, 2, 6), seed=(
 
 # %%
 cosines = np.linspace(-0.5, 1, 31)
-pairs = np.zeros((2, 31, 32))
-pairs[0, :, 0], pairs[1, :, 0], pairs[1, :, 1] = 1, cosines, np.sqrt(1 - cosines**2)
+vectors = np.zeros((2, 31, 32))
+vectors[0, :, 0], vectors[1, :, 0], vectors[1, :, 1] = 1, cosines, np.sqrt(1 - cosines**2)
 
 
 def sharing(buckets, rounds=4000):
     """In which share of many random hashes both vectors of each pair share a bucket."""
     drawn = lsh.draw_rotations(32, n_buckets=buckets, n_rounds=rounds)
-    return lsh.collision_rate(*pairs, drawn)
+    return lsh.collision_rate(*vectors, drawn)
 
 
 two = 1 - np.arccos(cosines) / np.pi
@@ -332,10 +332,10 @@ for name, part in zip(("smallest", "second", "third", "largest"), np.split(same,
 
 # %%
 line = slice(82, 106)  # self.timefunc = timefunc, and the line after it
-q, k, v = (array[0] for array in small.qkv(model.page())[0])  # head 0.0
+line_q, _, line_v = (array[0, line] for array in small.qkv(model.page())[0])  # head 0.0
 words = [piece.strip() or "⏎" for piece in page[line]]
 R = lsh.draw_rotations(32, n_buckets=4, n_rounds=1, seed=4)
-buckets = lsh.hash_vectors(q[line], R)[0]
+buckets = lsh.hash_vectors(line_q, R)[0]
 order = np.argsort(buckets, kind="stable")
 print(*np.array(words)[order])
 back = np.argsort(order)
@@ -352,7 +352,7 @@ live_table = plots.LiveTable(words, buckets, 4, chunk=6)
 
 def draw_table(token, seed):
     rays = lsh.draw_rotations(32, n_buckets=4, n_rounds=1, seed=seed)
-    buckets = lsh.hash_vectors(q[line], rays)[0]
+    buckets = lsh.hash_vectors(line_q, rays)[0]
     live_table.update(token, buckets)
     sizes = np.bincount(buckets[:token], minlength=4)
     last = f"{words[token - 1]!r} goes to bucket {buckets[token - 1]}" if token else "It is empty"
@@ -379,9 +379,9 @@ def one_round(q, k, v, buckets, chunk):
     return out
 
 
-keys = lsh.unit_keys(q[line])  # see below
-mine = one_round(q[line], keys, v[line], buckets, chunk=6)
-ours = lsh.attention(q[line], keys, v[line], n_buckets=4, n_rounds=1, chunk=6, seed=4)
+keys = lsh.unit_keys(line_q)  # see below
+mine = one_round(line_q, keys, line_v, buckets, chunk=6)
+ours = lsh.attention(line_q, keys, line_v, n_buckets=4, n_rounds=1, chunk=6, seed=4)
 np.testing.assert_allclose(mine, ours, atol=1e-5)
 
 # %% [markdown]
@@ -531,9 +531,9 @@ luck = {
 # %% folded=true
 figure, (left, right) = plots.figure(1, 2, height=3.4)
 start = {f"{b} buckets": luck["as trained", b][0] for b in (8, 16, 32)}
-words = {"x_label": "rounds", "high": 1.0}
-live_found = plots.LiveCurves(rounds, start, left, y_label="best keys found", **words)
-live_pairs = plots.LiveCurves(rounds, start, right, y_label="pairs looked at", **words)
+axis = {"x_label": "rounds", "high": 1.0}
+live_found = plots.LiveCurves(rounds, start, left, y_label="best keys found", **axis)
+live_pairs = plots.LiveCurves(rounds, start, right, y_label="pairs looked at", **axis)
 
 
 # %% folded=true
