@@ -56,12 +56,13 @@ def attention(
     check_grid(where, {"heads": H, "batch": B})
     scale = check_scale(where, scale, D)
     out = q.new_zeros(B, H, Tq, Dv)  # causal queries before all keys are in no program
-    lists = _lists(Tq, Tk, max(D, Dv), q.element_size(), *knobs)
+    asked = Tq, Tk, max(D, Dv), q.element_size(), *knobs
+    lists = _lists(*asked)
     if not len(lists.items):
         return out
     lse = q.new_empty(B, H, Tq, dtype=torch.float32)
     with torch.cuda.device_of(q):
-        items, pictures, *orders, first, own, entries = _on(lists, q.device)
+        items, pictures, *orders, first, own, entries = _on(q.device, *asked)
         chosen = _choose(q, k, first, own, *knobs, scale)
         named = _name(chosen, entries, lists.key_tiles, -(-Tk // knobs[0]))
         tables, blocks = (named, pictures, *orders), (lists.BLOCK_Q, lists.BLOCK_K)
@@ -172,8 +173,10 @@ def _tile_sizes(rows: int, size: int, width: int, dtype_bytes: int) -> tuple[int
     return min(padded(rows), BLOCK_Q), min(side if side >= 32 else padded(size), BLOCK_K)
 
 
-def _on(lists: _Lists, device: torch.device) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.from_numpy(array).to(device) for array in lists[:7])
+@functools.lru_cache(maxsize=4)
+def _on(device: torch.device, *asked) -> tuple[torch.Tensor, ...]:
+    """Return the arrays of `_lists` on a device; the last few are kept there."""
+    return tuple(torch.from_numpy(array).to(device) for array in _lists(*asked)[:7])
 
 
 def _choose(q, k, first, own, block, keep, choose_every, bound, causal, scale) -> torch.Tensor:
