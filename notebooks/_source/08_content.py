@@ -359,7 +359,7 @@ def draw_table(token, seed):
     return f"{last}; the buckets hold {', '.join(map(str, sizes))} tokens."
 
 
-widgets.explore(draw_table, live_table.figure, token=(0, 24, 1, 24), seed=(0, 9, 1, 4))
+widgets.explore(draw_table, live_table.figure, token=(0, 24, 1, 23), seed=(0, 9, 1, 4))
 
 # %% [markdown]
 # Chunks are cut by count, wherever a bucket ends; so a bucket may begin in the chunk before, and
