@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from attncourse import plots
 from attncourse.reference._parts.sorted_chunks import sorted_chunks
@@ -40,6 +41,11 @@ def test_other_buckets_move_the_words():
     live.update(12, BUCKETS[::-1])
     places = {text.get_text(): text.get_position() for text in live.texts}
     assert places["w0"] == (0, 0)
+    with pytest.raises(ValueError, match=r"plots\.LiveTable\.update: .* at most 4 tokens, got 12"):
+        live.update(3, np.zeros(12, int))
+    roomy = plots.LiveTable(WORDS, BUCKETS, 3, chunk=4, columns=12)
+    roomy.update(12, np.zeros(12, int))
+    assert roomy.cells.get_array()[0].all()
 
 
 def test_sectors_wear_the_number_of_their_bucket():

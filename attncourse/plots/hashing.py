@@ -73,7 +73,14 @@ class LiveTable:
     """
 
     @styled
-    def __init__(self, words: Sequence[str], buckets: np.ndarray, n_buckets: int, chunk: int):
+    def __init__(
+        self,
+        words: Sequence[str],
+        buckets: np.ndarray,
+        n_buckets: int,
+        chunk: int,
+        columns: int | None = None,
+    ):
         """Draw the full table.
 
         Args:
@@ -81,6 +88,8 @@ class LiveTable:
             buckets: int (words,).
             n_buckets: Rows of the table.
             chunk: Tokens in a chunk.
+            columns: Cells of a row, for the fullest bucket that `update` may bring; as many as the
+                fullest one holds now if not given.
         """
         n = len(words)
         self.figure, grid = figure(2, 2, height=4.9, height_ratios=[n_buckets, 9])
@@ -89,7 +98,7 @@ class LiveTable:
         self.ax = self.figure.add_subplot(grid[0, 0].get_gridspec()[0, :])
         self.words, self.buckets, self.chunk = list(words), np.asarray(buckets), chunk
         self.n_buckets = n_buckets
-        most = max(int(np.bincount(self.buckets).max()), 8)
+        most = columns or int(np.bincount(self.buckets).max())
         self.cells = self.ax.imshow(
             np.zeros((n_buckets, most)), cmap=ListedColormap(TILE_COLOURS[:2]), vmin=0, vmax=1,
             aspect="auto", interpolation="nearest",
@@ -115,9 +124,18 @@ class LiveTable:
     def update(
         self, step: int, buckets: np.ndarray | None = None, title: str | None = None
     ) -> None:
-        """Show the table after so many tokens; with other buckets if they are given."""
+        """Show the table after so many tokens; with other buckets if they are given.
+
+        Raises:
+            ValueError: A bucket holds more tokens than the table has columns.
+        """
         if buckets is not None:
             self.buckets = np.asarray(buckets)
+        most, columns = np.bincount(self.buckets).max(), self.cells.get_array().shape[1]
+        if most > columns:
+            raise ValueError(
+                f"plots.LiveTable.update: a bucket must hold at most {columns} tokens, got {most}"
+            )
         known, n = self.buckets[:step], len(self.words)
         filled, place = np.zeros(self.cells.get_array().shape), np.zeros(self.n_buckets, int)
         for token, text in enumerate(self.texts):
