@@ -465,6 +465,26 @@ MECHANISMS: dict[str, Mechanism] = {
             collapse=lambda n_queries, n_keys: {"keep": max(n_keys, 1)},
         ),
         Mechanism(
+            stem="block_topk",
+            family="content",
+            title="Block top-k attention (select blocks, then attend)",
+            paper="Lu et al. 2025, arXiv:2502.13189, section 2.2",
+            chapter="08",
+            exact="softmax attention to the blocks that each query chooses",
+            memory="(D + 32) · n/block + keep · block · D",
+            knobs=(
+                Knob("block", 64, 1, 128, 1, "keys in a block"),
+                Knob("keep", 8, 1, 64, 1, "blocks that a query reads, its own included"),
+                Knob("choose_every", 16, 1, 64, 1, "queries that share a choice"),
+            ),
+            has=frozenset({"kernel"}),
+            collapse=lambda n_queries, n_keys: {
+                "block": 8,
+                "keep": max(n_keys, 1),
+                "choose_every": 3,
+            },
+        ),
+        Mechanism(
             stem="lsh",
             family="content",
             title="LSH attention (Reformer)",

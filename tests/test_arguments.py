@@ -9,6 +9,7 @@ from attncourse import graph, softmax, spectra
 from attncourse.inputs import random_qkv
 from attncourse.reference import (
     block_sparse,
+    block_topk,
     flash,
     full,
     linear,
@@ -83,6 +84,8 @@ CALLS = {
     "topk.select": lambda a: topk.select(a.q, a.k, keep=3),
     "topk.mask_of": lambda a: topk.mask_of(a.kept, 12),
     "topk.recall": lambda a: topk.recall(a.kept, a.kept),
+    "block_topk.select": lambda a: block_topk.select(a.q, a.k, block=3, keep=2, bound=True),
+    "block_topk.mask_of": lambda a: block_topk.mask_of(a.kept, 36, block=3, causal=True),
     "lsh.found": lambda a: lsh.found(a.q, a.k, **LSH),
     "lsh.unit_keys": lambda a: lsh.unit_keys(a.q),
     "lsh.hash_vectors": lambda a: lsh.hash_vectors(a.q, a.rotations),

@@ -12,6 +12,7 @@ from attncourse import MECHANISMS, layouts, masks
 from attncourse.inputs import random_qkv
 from attncourse.reference import (
     block_sparse,
+    block_topk,
     full,
     grouped,
     linear,
@@ -147,6 +148,9 @@ def run_the_rest():
     )
     yield run(masks.blocks, 67, 71, block=8)
     yield run(topk.select, q, k, keep=4)
+    chosen = block_topk.select(q, k, block=5, keep=3)
+    yield run(block_topk.select, q, k, block=5, keep=3)
+    yield run(block_topk.mask_of, chosen, 71, block=5)
     yield run(lsh.found, q, k, n_buckets=4, n_rounds=2, chunk=8)
     yield run(offsets.attention, q, k, v, offsets=(0, 3))
     yield run(pooled.attention, q, k, v, pool=4, kind="learned", pooling_vector=q[0, 0, 0])

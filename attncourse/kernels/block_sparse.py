@@ -106,12 +106,15 @@ def _block_sparse_fwd_kernel(
     stride_kb, stride_kh, stride_kt, stride_kd,
     stride_vb, stride_vh, stride_vt, stride_vd,
     stride_ob, stride_oh, stride_ot, stride_od,
-    stride_lb, stride_lh, stride_lt,
+    stride_lb, stride_lh, stride_lt, stride_eb, stride_eh,
     Tq, Tk, n_rows, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One program: BLOCK_Q queries of one head, along their list of key tiles or a share of it."""
+    """One program: BLOCK_Q queries of one head, along their list of key tiles or a share of it.
+
+    Lists are as long in all heads; what they name is the same where the strides of entries are 0.
+    """
     row, first, first_cut, end, share = program_of(items_ptr)
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
@@ -120,6 +123,7 @@ def _block_sparse_fwd_kernel(
     v_ptr += batch * stride_vb + head * stride_vh
     out_ptr += batch * stride_ob + head * stride_oh
     lse_ptr += batch * stride_lb + head * stride_lh
+    entries_ptr += batch * stride_eb + head * stride_eh
 
     queries = tokens_of(q_order_ptr, row, BLOCK_Q)
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
@@ -236,24 +240,39 @@ class _BlockSparseAttention(torch.autograd.Function):
 
 def _along(q, k, v, plan: Plan, scale, out, lse) -> None:
     """Write attention along one plan into out and lse."""
+    whole, shares, entries, splits, pictures, *orders = plan.on(q.device, "rows")
+    lists, blocks = (entries, pictures, *orders), (plan.BLOCK_Q, plan.BLOCK_K)
+    walk(q, k, v, whole, lists, blocks, scale, out, lse)
+    if len(shares):
+        parts = _new_shares(out, len(shares), plan.BLOCK_Q)
+        walk(q, k, v, shares, lists, blocks, scale, *parts)
+        _join(*parts, out, lse, splits, orders[0], 1, plan.BLOCK_Q)
+
+
+def walk(q, k, v, items, lists, blocks, scale, out, lse) -> None:
+    """Write attention along lists of key tiles into out and lse, one program an item and head.
+
+    Args:
+        q: (B, H, Tq, D), checked, as are k and v.
+        k: (B, H, Tk, D).
+        v: (B, H, Tk, Dv).
+        items: int32 (n, 5), as of `Lists`.
+        lists: Entries, pictures and both orders, as of `Lists` and `Plan`; entries may also be
+            (B, H, n, 2), of each head its own.
+        blocks: BLOCK_Q and BLOCK_K.
+        scale: Factor of the scores.
+        out: (B, H, rows, Dv), rows being queries, or those of shares.
+        lse: (B, H, rows) float32.
+    """
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
-    BLOCK_Q, BLOCK_K = plan.BLOCK_Q, plan.BLOCK_K
+    of_heads = lists[0].stride()[:2] if lists[0].ndim == 4 else (0, 0)
     options = launch_options(max(D, Dv), q.element_size())
-    whole, shares, entries, splits, pictures, *orders = plan.on(q.device, "rows")
-
-    def launch(items, out, lse):
-        _block_sparse_fwd_kernel[(len(items), H, B)](
-            q, k, v, out, lse, items, entries, pictures, *orders,
-            *q.stride(), *k.stride(), *v.stride(), *out.stride(), *lse.stride(),
-            Tq, Tk, out.shape[2], scale, D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_K, **options,
-        )  # fmt: skip
-
-    launch(whole, out, lse)
-    if len(shares):
-        parts = _new_shares(out, len(shares), BLOCK_Q)
-        launch(shares, *parts)
-        _join(*parts, out, lse, splits, orders[0], 1, BLOCK_Q)
+    _block_sparse_fwd_kernel[(len(items), H, B)](
+        q, k, v, out, lse, items, *lists,
+        *q.stride(), *k.stride(), *v.stride(), *out.stride(), *lse.stride(), *of_heads,
+        Tq, Tk, out.shape[2], scale, D, Dv, padded(D), padded(Dv), *blocks, **options,
+    )  # fmt: skip
 
 
 def _new_shares(out, n_shares: int, BLOCK_Q: int) -> tuple[torch.Tensor, torch.Tensor]:

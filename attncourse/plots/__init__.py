@@ -27,6 +27,7 @@ from attncourse.plots.brackets import LiveBrackets
 from attncourse.plots.caches import LiveKept, LivePool
 from attncourse.plots.distributions import distribution, numbers, table
 from attncourse.plots.guesses import guess
+from attncourse.plots.hashing import LiveSectors, LiveTable
 from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
 from attncourse.plots.matrices import (
     LiveGraph,
@@ -82,7 +83,9 @@ __all__ = [
     "LiveRun",
     "LiveScale",
     "LiveSchedule",
+    "LiveSectors",
     "LiveSentence",
+    "LiveTable",
     "LiveTiles",
     "Move",
     "arcs",

@@ -662,8 +662,8 @@ for way, found in {"predictor of rank 16": guessed, "chance": by_chance}.items()
     print(f"of the 32 best keys, {topk.recall(found, best):.0%} found by {way}")
 
 # %% [markdown]
-# Reformer (chapter 08) takes that road and finds near keys by hashing. Others leave the idea of a
-# mask: Linformer and Synthesizer (06), Linear Transformer and Performer
+# Reformer ([chapter 08](08_content.ipynb)) takes that road and finds near keys by hashing. Others
+# leave the idea of a mask: Linformer and Synthesizer (06), Linear Transformer and Performer
 # ([07](07_linear.ipynb)).
 
 # %% [markdown]

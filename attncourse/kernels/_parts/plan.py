@@ -164,7 +164,7 @@ def build(
         shown = shown | (i == n_queries)  # what nobody sees needs no mask
         for tile, seen in zip(some, shown, strict=True):
             if kept[tile] and not seen.all():
-                words = _words(seen)
+                words = words_of(seen)
                 picture[tile] = known.setdefault(words.tobytes(), len(known))
                 if len(pictures) < len(known):
                     pictures.append(words)
@@ -181,7 +181,7 @@ def build(
     )
 
 
-def _words(seen: np.ndarray) -> np.ndarray:
+def words_of(seen: np.ndarray) -> np.ndarray:
     """Return each row of up to 64 booleans as an integer, the first one as its lowest bit."""
     octets = np.packbits(seen, axis=1, bitorder="little")
     return np.pad(octets, ((0, 0), (0, 8 - octets.shape[1]))).view("<i8")[:, 0].astype(np.int64)
