@@ -1,10 +1,15 @@
 """Chapter 03: the examples of its prompts, and what its prose says of the model that ships."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from test_exercises import answer, exercise
 
 from attncourse import model
+
+ROOT = Path(__file__).parent.parent
 
 
 def result(exercise_id, *arguments):
@@ -65,3 +70,22 @@ def test_a_longer_text_than_was_trained_hurts_and_a_window_does_not(small, unsee
             one.row_losses(unseen[None, 8000 - n : 8128])[0, -128:].mean() for n in (384, 896)
         ]
         assert (losses[1] > losses[0] + 0.3) == worse
+
+
+def test_the_training_without_repeats_is_what_the_chapter_says():
+    def log(name):
+        return json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
+
+    shipped, without = log("model.json"), log("model-without-repeats.json")
+    assert without["settings"] == shipped["settings"] | {"repeats": 0.0}
+    formed = []
+    for training in (shipped, without):
+        assert np.max(training["log"][-1]["induction"]) > 0.4
+        best = [np.max(row["induction"]) for row in training["log"]]
+        formed.append(training["log"][int(np.argmax(np.array(best) > 0.2))]["step"])
+    assert abs(formed[0] - formed[1]) <= 200
+    gains = [
+        run["log"][-1]["first_pass"] - run["log"][-1]["second_pass"] for run in (shipped, without)
+    ]
+    assert gains[0] > gains[1] > 2  # better at copying, not possible
+    assert shipped["log"][-1]["held_out"] > without["log"][-1]["held_out"]

@@ -422,8 +422,8 @@ plots.show(figure, f"Tokens in a bucket, on average 64: {'; '.join(spans)}.")
 # Keys of a trained head share a common part, and lean the same way. On average a bucket has $n/b$
 # tokens, but the average token sits in a large one. Chunks of equal size keep the *work* even; what
 # suffers is the finding, when a bucket is longer than two chunks. [Exercise
-# 08.3](../exercises/08_content.ipynb#08.3-Sort,-cut-and-put-back) asks for the last four steps; ours is
-# [`reference/lsh.py`](../attncourse/reference/lsh.py).
+# 08.3](../exercises/08_content.ipynb#08.3-Sort,-cut-and-put-back) asks for the last four steps;
+# ours is [`reference/lsh.py`](../attncourse/reference/lsh.py).
 
 # %% [markdown] covers="H8"
 # ## b buckets give b/2
