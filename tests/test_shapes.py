@@ -15,6 +15,8 @@ from attncourse.reference import (
     block_topk,
     full,
     grouped,
+    kv_cache,
+    latent,
     linear,
     longformer,
     lsh,
@@ -152,6 +154,9 @@ def run_the_rest():
     yield run(block_topk.select, q, k, block=5, keep=3)
     yield run(block_topk.mask_of, chosen, 71, block=5)
     yield run(lsh.found, q, k, n_buckets=4, n_rounds=2, chunk=8)
+    yield run(kv_cache.survivors, square[0], square[1], room=9, recent=4)
+    up = np.ones((4, 5, 3), q.dtype)  # R = 5, and 3 numbers that are turned
+    yield run(latent.unfolded, k[:, :1], v[:, :1], key_up=up, value_up=up)
     yield run(offsets.attention, q, k, v, offsets=(0, 3))
     yield run(pooled.attention, q, k, v, pool=4, kind="learned", pooling_vector=q[0, 0, 0])
     yield run(relative.rotate, q)
