@@ -124,19 +124,24 @@ def press_enter(guess):
     guess.field._handle_custom_msg({"event": "submit"}, [])
 
 
+def click_commit(guess):
+    guess.button.click()
+
+
+@pytest.mark.parametrize("commit", [press_enter, click_commit])
 @pytest.mark.parametrize("text_comes", ["before", "after"])
-def test_enter_commits_the_text_that_comes_with_it_once(monkeypatch, text_comes):
-    monkeypatch.setattr(guesses, "ENTER_SECONDS", 0.01)
+def test_enter_or_a_click_commits_the_text_that_comes_with_it_once(monkeypatch, text_comes, commit):
+    monkeypatch.setattr(guesses, "TEXT_SECONDS", 0.01)
     found = []
     guess = asked(lambda: found.append(guess.field.value) or 2**26)
 
     async def type_and_enter():
         if text_comes == "before":
             guess.field.value = "4 MiB"
-            press_enter(guess)
+            commit(guess)
             assert not found
         else:
-            press_enter(guess)
+            commit(guess)
             guess.field.value = "4 MiB"
             assert found
         await asyncio.sleep(0.05)
@@ -219,7 +224,8 @@ def test_a_terminal_gets_the_same_lines(capsys):
         (60, 64, "", "You said 60; it is 64: right within a tenth."),
         (40, 60, "", "You said 40; it is 60: 1.5 times as much, within a factor of two."),
         (0.1, 0.003, "s", "You said 100 ms; it is 3 ms: your guess is 33.3 times as much."),
-        (1, 99.9, "times", "You said 1 time; it is 99.9 times: 99.9 times as much."),
+        (1, 99.9, "times", "You said 1 time; it is 99.9 times: more by a factor of 99.9."),
+        (8, 4, "times", "You said 8 times; it is 4 times: less by a factor of 2, within a factor"),
         (3, 34_359_738_368, "FLOPs", "You said 3 FLOPs; it is 34.4 billion FLOPs: 11.5 billion"),
         (40, 20, "%", "You said 40 %; it is 20 %: your guess is 2 times as much, within a factor"),
     ],

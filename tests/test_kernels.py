@@ -505,7 +505,7 @@ def test_a_growing_cache_compiles_nothing_anew():
         assert steps[0] and not any(steps[1:])
 
 
-@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("arch", [pytest.param(80, marks=pytest.mark.nightly), 90])
 def test_every_kernel_compiles(arch, page):
     reports = registers.reports(arch)
     if registers.PINNED:

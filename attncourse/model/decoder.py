@@ -61,7 +61,8 @@ class Shape:
         """Refuse sizes that no model has."""
         least = {"n_ids": 256, "context": 1, "n_layers": 1, "n_heads": 1, "width": 1, "hidden": 1}
         for name, lowest in least.items():
-            check_count("model.Shape", name, getattr(self, name), least=lowest)
+            count = check_count("model.Shape", name, getattr(self, name), least=lowest)
+            object.__setattr__(self, name, count)  # a plain int, whatever came
         if self.width % (2 * self.n_heads):
             raise ValueError(
                 f"model.Shape: width must be {self.n_heads} heads of an even width, "

@@ -188,7 +188,7 @@ def size_bytes(
         rotary: Dr, numbers in a turned key.
         layers: Layers of the model.
         batch: Sequences.
-        dtype_bytes: Bytes of one number.
+        dtype_bytes: Bytes of one number that is kept.
     """
     return tokens * (rank + rotary) * layers * batch * dtype_bytes
 

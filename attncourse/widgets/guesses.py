@@ -16,7 +16,7 @@ from attncourse import plots, progress
 from attncourse.units import format_quantity, parse_quantity
 from attncourse.widgets import outputs, parts
 
-ENTER_SECONDS = 0.2  # how long Enter waits for the text that belongs to it
+TEXT_SECONDS = 0.2  # how long Enter or a click waits for the text that belongs to it
 LEAST, LARGEST = 1e-30, 1e30
 LIMITS = "above 1e-30 and below 1e30"
 FACTORS = ("", "times")
@@ -69,7 +69,7 @@ class Guess(ipywidgets.VBox):
         self.question, self.unit = question, unit
         self._answer, self._explain = answer, explain
         self._examples = EXAMPLES.get(unit, ("12", "4e6", "3 million"))
-        self._entering: asyncio.TimerHandle | None = None
+        self._waiting: asyncio.TimerHandle | None = None
         self._doubted = ""  # the text that was asked back for
         self._following = False  # whether field or slider moves because the other did
         self._outputs: list[outputs.Output] = []
@@ -95,7 +95,7 @@ class Guess(ipywidgets.VBox):
         self.field.observe(self._typed, names="value")
         self.field.on_msg(self._entered)
         self.slider.observe(self._slid, names="value")
-        self.button.on_click(self._pressed)
+        self.button.on_click(self._soon)
         self.former.on_click(self._remembered)
         controls = [self.field, self.slider, self.button]
         self._counts = progress.load().guesses.get(question)
@@ -133,18 +133,20 @@ class Guess(ipywidgets.VBox):
         for output in self._outputs:
             outputs.show(output)
 
-    # A browser sends Enter first, and then the text if it is not the one sent last; so Enter waits
-    # for it. A text that comes alone was left without Enter: it is no commit.
+    # A browser may send Enter or the click first, and then the text if it is not the one sent last;
+    # so both wait for it. A text that comes alone was left without either: it is no commit.
 
     def _entered(self, widget: object, content: dict, buffers: object) -> None:
-        if content.get("event") != "submit":
-            return
+        if content.get("event") == "submit":
+            self._soon()
+
+    def _soon(self, button: object = None) -> None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             self._pressed()
         else:
-            self._entering = loop.call_later(ENTER_SECONDS, self._pressed)
+            self._waiting = self._waiting or loop.call_later(TEXT_SECONDS, self._pressed)
 
     def _typed(self, change: object) -> None:
         if self._following:
@@ -153,7 +155,7 @@ class Guess(ipywidgets.VBox):
             said = self._read(self.field.value)
             steps = [step for _, step in self.slider.options]
             self._follow(self.slider, min(steps, key=lambda step: abs(math.log(step / said))))
-        if self._entering:
+        if self._waiting:
             self._pressed()
 
     def _slid(self, change: object) -> None:
@@ -165,10 +167,10 @@ class Guess(ipywidgets.VBox):
         control.value = value
         self._following = False
 
-    def _pressed(self, button: object = None) -> None:
-        if self._entering:
-            self._entering.cancel()
-            self._entering = None
+    def _pressed(self) -> None:
+        if self._waiting:
+            self._waiting.cancel()
+            self._waiting = None
         self._commit(self.field.value)
 
     def _remembered(self, button: object) -> None:
@@ -320,7 +322,10 @@ def compare(said: float, answer: float, unit: str) -> tuple[str, str]:
     if factor <= 1.1:
         how_far = "right within a tenth"
     else:
-        how_far = f"{times} as much" if said < answer else f"your guess is {times} as much"
+        if unit == "times":  # "3 times … 2 times as much" would say two things by one word
+            how_far = f"{'more' if said < answer else 'less'} by a factor of {digits}"
+        else:
+            how_far = f"{times} as much" if said < answer else f"your guess is {times} as much"
         how_far += ", within a factor of two" if factor <= 2 else ""
     return f"You said {guessed}; it is {right}: {how_far}.", times
 

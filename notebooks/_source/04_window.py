@@ -789,9 +789,9 @@ def draw_program(program):
 widgets.explore(draw_program, live_program.figure, program=(0, 3, 1, 1))
 
 # %% [markdown]
-# **Dot.** `tl.dot` multiplies two tiles, which is what a GPU is best at; each side is at least 16.
-# That completes a program that makes one tile of attention's scores: load a tile of q, load a tile
-# of k, multiply, store.
+# **Dot.** `tl.dot` multiplies two tiles, which is what a GPU is best at; the side that they share
+# is at least 16 (before Triton 3.7, every side). That completes a program that makes one tile of
+# attention's scores: load a tile of q, load a tile of k, multiply, store.
 
 
 # %%
