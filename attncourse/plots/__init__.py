@@ -46,6 +46,7 @@ from attncourse.plots.points import scatter
 from attncourse.plots.programs import LiveProgram
 from attncourse.plots.records import LiveComparison, benchmark
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
+from attncourse.plots.runs import LiveRun
 from attncourse.plots.scale import LiveScale, scale_legend
 from attncourse.plots.sentences import LiveSentence
 from attncourse.plots.steps import LiveOnline, launches, lifetimes
@@ -74,6 +75,7 @@ __all__ = [
     "LiveProgram",
     "LiveReach",
     "LiveRoofline",
+    "LiveRun",
     "LiveScale",
     "LiveSentence",
     "LiveTiles",

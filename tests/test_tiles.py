@@ -1,0 +1,50 @@
+import pytest
+
+from attncourse.bench import tiles
+from attncourse.bench.tiles import Tile
+
+RECORD = tiles.latest()
+
+
+def test_the_record_names_its_machine_and_has_what_the_chapter_asks_for():
+    assert {"gpu", "driver", "versions"} <= RECORD["machine"].keys() and RECORD["commit"]
+    for name, rows in ((name, RECORD[name]) for name in RECORD["columns"]):
+        assert rows and {len(row) for row in rows} == {len(RECORD["columns"][name])}
+    for setting in tiles.settings(RECORD).values():
+        times = tiles.tried(RECORD, *setting)
+        assert list(times.values()) == sorted(times.values())
+    assert tiles.peers(RECORD, "flash fwd", 64, False, 16384).keys() >= {"Triton", "SDPA, cuDNN"}
+
+
+def test_without_a_record_there_is_none(tmp_path):
+    assert tiles.latest(tmp_path) is None
+
+
+def test_a_tile_is_said_in_words():
+    assert str(Tile(128, 64, 8, 3)) == "128 × 64, 8 warps, 3 stages"
+
+
+def test_each_tile_is_timed_and_checked():
+    pytest.importorskip("triton")
+    from attncourse import kernels
+
+    if not kernels.INTERPRETED:
+        pytest.skip("kernels run on a GPU here, which has its own clock")
+    given = iter([3.0, 1.0])
+    two = Tile(32, 16, 4, 2), Tile(16, 32, 4, 2)
+    found = tiles.measure(40, 16, causal=True, tiles=two, heads=2, clock=lambda call: next(given))
+    assert list(found.items()) == [(two[1], 1.0), (two[0], 3.0)]
+    with pytest.raises(RuntimeError, match="no GPU here"):
+        tiles.measure(40)
+
+
+def test_a_tile_that_computes_something_else_is_named(monkeypatch):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    from attncourse import kernels
+
+    if not kernels.INTERPRETED:
+        pytest.skip("kernels run on a GPU here, which has its own clock")
+    monkeypatch.setattr(torch, "allclose", lambda *args, **kwargs: False)
+    with pytest.raises(RuntimeError, match="16 × 16, 4 warps, 2 stages gives another result"):
+        tiles.measure(20, 16, tiles=[Tile(16, 16, 4, 2)], heads=1, clock=lambda call: 1.0)
