@@ -437,7 +437,7 @@ def test_the_default_run_on_a_gpu_begins_with_what_is_worth_most():
 
 
 def test_the_default_run_on_a_gpu_fits_its_minutes():
-    """An estimate from a run on an H200, where 695 measurements with 107 compiled kernels took 360 s.
+    """By a run on an H200, where 695 measurements with 107 compiled kernels took 360 s.
 
     It timed calls for twice as long. A minute is left to the peers that compile for seconds.
     """

@@ -171,7 +171,9 @@ def _jobs_at(point: Point, mechanism: Mechanism, setting: Setting, stage: _Stage
         for peer in theirs
         if peer.name not in setting.without and stage.slow in (None, peer.slow)
     ]
-    for peer in wanted[:1] if stage.strongest else wanted:
+    if stage.strongest:  # of those that are here, or it is told that it is not
+        wanted = sorted(wanted, key=lambda peer: peer.absent)[:1]
+    for peer in wanted:
         yield _peer_job(mechanism, peer, point, setting, own)
 
 
