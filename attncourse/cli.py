@@ -19,6 +19,7 @@ COMMANDS = {
     "reset": ("attncourse.grading.commands", "put back the exercises of a chapter as released"),
     "watch": ("attncourse.grading.commands", "grade a notebook each time it is saved"),
     "bench": ("attncourse.bench.command", "measure every mechanism on this machine"),
+    "gpu-run": ("attncourse.gpu_run.command", "tests, bench, tiles and chapters on a GPU"),
     "build": ("attncourse.authoring", "build the notebooks from their text sources"),
     "new": ("attncourse.skeletons", "write the skeleton of a chapter or an exercise"),
 }

@@ -684,7 +684,7 @@ def test_make_test_all_leaves_nothing_to_the_night(make):
 def test_commands_in_the_text_exist(name):
     text = TEXTS[name]
     makes = re.findall(r"^ +make ([\w-]+)|`make ([\w-]+)", text, re.MULTILINE)
-    commands = re.findall(r"^ +attncourse (\w+)|[`/]attncourse (\w+)", text, re.MULTILINE)
+    commands = re.findall(r"^ +attncourse ([\w-]+)|[`/]attncourse ([\w-]+)", text, re.MULTILINE)
     assert makes and commands
     assert {a or b for a, b in makes} <= set(TARGETS)
     assert {a or b for a, b in commands} <= set(cli.COMMANDS)

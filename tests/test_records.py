@@ -33,13 +33,19 @@ def test_old_records_get_their_setting():
     assert records.rows(old, width=64) == []
 
 
-def test_the_recorded_run_can_be_read():
-    recorded = bench.latest("gpu")
-    assert records.device_of(recorded) is DEVICES["H100 80 GB"]
+def test_the_recorded_run_can_be_read_and_says_what_to_mind():
+    recorded = bench.latest("gpu", mechanisms=["full", "flash", "window"], **bench.SHOWN)
+    assert records.device_of(recorded) is DEVICES["H200"]
     text = reports.tables(recorded)
-    assert "NVIDIA H100 80GB HBM3" in text and recorded["commit"][:12] in text
-    crossed = {stem: words for stem, *words in records.crossovers(recorded)}
-    assert crossed["window"] and "linear" in crossed
+    assert "NVIDIA H200" in text and recorded["commit"][:12] in text
+    assert recorded["caveats"] and all(f"- {caveat}" in text for caveat in recorded["caveats"])
+    crossed = {stem: words for stem, *words in records.crossovers(recorded, **bench.SHOWN)}
+    assert crossed["window"][0] == "at every length here" and "linear" in crossed
+
+
+def test_a_setting_that_the_newest_run_lacks_is_found_in_an_older_one():
+    older = bench.latest("gpu", mechanisms=["full", "flash"], n=1024, **bench.SHOWN)
+    assert older["machine"]["gpu"] == "NVIDIA H100 80GB HBM3" and older["complete"]
 
 
 @pytest.mark.parametrize(

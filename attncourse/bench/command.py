@@ -14,7 +14,7 @@ from pathlib import Path
 from attncourse.bench import jobs, measuring, records, reports, runner, store
 from attncourse.bench.settings import DEFAULTS, QUICK_LENGTHS, QUICK_REPEATS, Setting
 
-MINUTES = 8.0  # for one run on a GPU
+MINUTES = 6.0  # for one run on a GPU
 
 
 def add_parsers(subparsers: argparse._SubParsersAction) -> None:

@@ -17,10 +17,8 @@ from attncourse.cost import NUMBER_BYTES, Cost
 from attncourse.inputs import random_qkv
 
 CUDA = "cuda"
-# The default run on a GPU: every length forward at the first width, these in the other modes, and
-# two for peers that compile or prepare for seconds.
-FEW_LENGTHS = (512, 4096, 16384, 131072)
-SLOW_PEER_LENGTHS = (4096, 16384)
+# The default run on a GPU: these lengths in every mode, the others forward at the first width.
+MAIN_LENGTHS = (4096, 16384)
 CHECKED_UP_TO = 4096  # tokens: to here a peer's result on a GPU is compared with ours
 DECODE_BATCH, DECODE_HEADS, DECODE_GROUPS = 8, 32, 8
 # Chapter E counts 512 keys on each side of a query.
@@ -62,56 +60,83 @@ class Job:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """Points that are measured together, and by whom.
+
+    Attributes:
+        points: Where.
+        slow: Whether peers that compile or prepare for seconds are measured: they alone, or none;
+            None is both.
+        strongest: Whether only the strongest of a mechanism's other peers is.
+        stems: The mechanisms, all if not given.
+    """
+
+    points: list[Point]
+    slow: bool | None = False
+    strongest: bool = False
+    stems: frozenset[str] | None = None
+
+
 def sweep(setting: Setting) -> Iterator[Job]:
     """Yield the jobs of a run, what is worth most first; nothing twice."""
     seen = set()
-    for points, slow in _stages(setting):
-        for point in points:
+    for stage in _stages(setting):
+        for point in stage.points:
             for mechanism in MECHANISMS.values():
-                for job in _jobs_at(point, mechanism, setting, slow=slow):
-                    if job.key not in seen:
-                        seen.add(job.key)
-                        yield job
+                if stage.stems is None or mechanism.stem in stage.stems:
+                    for job in _jobs_at(point, mechanism, setting, stage):
+                        if job.key not in seen:
+                            seen.add(job.key)
+                            yield job
 
 
-def _stages(setting: Setting) -> Iterator[tuple[list[Point], bool | None]]:
-    """Yield points, and which peers to measure there: the slow ones, the others, or (None) all.
-
-    The default run on a GPU: chapter E's own setting; four lengths in every mode; decoding; the
-    slow peers; then every other length forward, for the crossovers.
-    """
+def _stages(setting: Setting) -> Iterator[_Stage]:
     if setting.device == "cpu":
-        yield _points(setting, setting.lengths), None
-        return
-    default = dataclasses.replace(setting, without=()) == DEFAULTS["gpu"]
-    if default:
-        yield (
-            [
-                Point(n, **records.CHAPTER_E, knobs=CHAPTER_E_KNOBS)
-                for n in records.CHAPTER_E_SPEEDUPS
-            ],
-            False,
-        )
-    yield _points(setting, FEW_LENGTHS if default else setting.lengths), False
-    if "decode" in setting.modes:
-        yield (
-            [
-                Point(
-                    n, width, DECODE_HEADS, DECODE_BATCH, DECODE_GROUPS, causal=True, mode="decode"
-                )
-                for width in setting.widths
-                for n in setting.lengths
-                if n >= 8192 or n == max(setting.lengths)
-            ],
-            None,
-        )
-    if not default:
-        yield _points(setting, setting.lengths), True
-        return
-    forward = dataclasses.replace(setting, widths=setting.widths[:1], modes=("forward",))
-    plain = dataclasses.replace(forward, causal=setting.causal[:1])
-    yield _points(plain, SLOW_PEER_LENGTHS), True
-    yield _points(forward, setting.lengths), False
+        yield _Stage(_points(setting, setting.lengths), slow=None)
+    elif dataclasses.replace(setting, without=()) == DEFAULTS["gpu"]:
+        yield from _default_stages(setting)
+    else:
+        yield _Stage(_points(setting, setting.lengths))
+        if "decode" in setting.modes:
+            yield _Stage(_decoding(setting), slow=None)
+        yield _Stage(_points(setting, setting.lengths), slow=True)
+
+
+def _default_stages(setting: Setting) -> Iterator[_Stage]:
+    """Yield the stages of the default run, since a GPU may be there for minutes only.
+
+    Chapter E's own setting; every mechanism beside its strongest peer at two lengths, in both
+    modes; decoding; the slow peers; the second width, causal where the mechanism can be trained;
+    the other peers; then the other lengths forward, for the crossovers.
+    """
+    narrow, wide = (dataclasses.replace(setting, widths=(width,)) for width in setting.widths)
+    forward, backward = ({"modes": (mode,)} for mode in ("forward", "backward"))
+    plain = dataclasses.replace(narrow, causal=(False,), **forward)
+    trained = frozenset({"full"}) | {m.stem for m in MECHANISMS.values() if "backward" in m.has}
+    chapter_e = [
+        Point(n, **records.CHAPTER_E, knobs=CHAPTER_E_KNOBS) for n in records.CHAPTER_E_SPEEDUPS
+    ]
+    printed = frozenset({"full"}).union(*records.CHAPTER_E_SPEEDUPS.values())
+    yield _Stage(chapter_e, strongest=True, stems=printed)
+    yield _Stage(_points(narrow, MAIN_LENGTHS), strongest=True)
+    yield _Stage(_decoding(setting), slow=None)
+    yield _Stage(_points(plain, MAIN_LENGTHS), slow=True)
+    wide_plain = dataclasses.replace(wide, causal=(False,), **forward)
+    yield _Stage(_points(wide_plain, MAIN_LENGTHS), strongest=True)
+    yield _Stage(_points(dataclasses.replace(wide, **backward), MAIN_LENGTHS), strongest=True)
+    yield _Stage(_points(wide, MAIN_LENGTHS), strongest=True, stems=trained)
+    yield _Stage(_points(plain, MAIN_LENGTHS))
+    yield _Stage(_points(plain, setting.lengths), strongest=True)
+
+
+def _decoding(setting: Setting) -> list[Point]:
+    return [
+        Point(n, width, DECODE_HEADS, DECODE_BATCH, DECODE_GROUPS, causal=True, mode="decode")
+        for width in setting.widths
+        for n in setting.lengths
+        if n >= 8192 or n == max(setting.lengths)
+    ]
 
 
 def _points(setting: Setting, lengths: Iterable[int]) -> list[Point]:
@@ -125,9 +150,7 @@ def _points(setting: Setting, lengths: Iterable[int]) -> list[Point]:
     ]
 
 
-def _jobs_at(
-    point: Point, mechanism: Mechanism, setting: Setting, *, slow: bool | None
-) -> Iterator[Job]:
+def _jobs_at(point: Point, mechanism: Mechanism, setting: Setting, stage: _Stage) -> Iterator[Job]:
     """Yield our own implementation, if there is one, and its peers."""
     if point.mode == "decode":
         own = _decode_job(mechanism, point, setting)
@@ -135,7 +158,7 @@ def _jobs_at(
         own = own_job(mechanism, point, setting)
     if own is None:
         return
-    if not slow:
+    if not stage.slow:
         yield own
     if point.mode == "decode":
         theirs = [peer for peer in peers.DECODING if peer.fits(mechanism)]
@@ -143,9 +166,15 @@ def _jobs_at(
         theirs = peers.of(mechanism, setting.device)
     if point.mode == "backward":
         theirs = [peer for peer in theirs if peer.backward]
-    for peer in theirs:
-        if peer.name not in setting.without and (slow is None or peer.slow == slow):
-            yield _peer_job(mechanism, peer, point, setting, own)
+    wanted = [
+        peer
+        for peer in theirs
+        if peer.name not in setting.without and stage.slow in (None, peer.slow)
+    ]
+    if stage.strongest:  # of those that are here, or it is told that it is not
+        wanted = sorted(wanted, key=lambda peer: peer.absent)[:1]
+    for peer in wanted:
+        yield _peer_job(mechanism, peer, point, setting, own)
 
 
 def own_job(mechanism: Mechanism, point: Point, setting: Setting) -> Job | None:

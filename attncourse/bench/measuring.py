@@ -16,7 +16,8 @@ from attncourse.bench.settings import Setting
 from attncourse.catalogue import MECHANISMS
 from attncourse.units import format_bytes, format_seconds
 
-MOST_SECONDS = 0.2  # for the timed calls of one measurement: then there are fewer repeats
+# For the timed calls of one measurement: then there are fewer repeats.
+MOST_SECONDS = {"cpu": 0.2, "gpu": 0.1}
 LEAST_CALLS = {"cpu": 5, "gpu": 1}  # but not fewer than these
 LONGEST_CALL = 0.5  # seconds, on a GPU: where a call should take longer, it is skipped
 
@@ -67,7 +68,7 @@ def measure_job(
         if job.check is not None and (differs := _difference(job, function, args, kwargs)):
             measured["differs"] = differs
         call = functools.partial(function, **kwargs)
-        limits = {"at_least": LEAST_CALLS[setting.device], "at_most": MOST_SECONDS}
+        limits = {"at_least": LEAST_CALLS[setting.device], "at_most": MOST_SECONDS[setting.device]}
         timing = measure.seconds(call, *args, repeats=setting.repeats, flush=on_gpu, **limits)
     except (ModuleNotFoundError, NotImplementedError) as error:
         measured["absent"] = _first_line(error)

@@ -3,7 +3,7 @@
 Each peer computes what our reference computes, or, for random features and random hashes, an
 estimate of the same quality. It takes torch tensors (B, H, T, D). A module that projects its input
 is given q, k and v in place of its projections, so that only the attention is compared. A peer
-whose package is missing is listed as absent.
+whose package is missing is listed as absent. Of a mechanism's peers the strongest stands first.
 """
 
 from __future__ import annotations
@@ -389,7 +389,6 @@ def _is_pattern(mechanism: Mechanism) -> bool:
 _GPU = ("gpu",)
 PEERS = (
     Peer("SDPA", "torch", _is("full"), _sdpa, backward=True),
-    Peer("SDPA, flash", "torch", _is("flash"), _sdpa_backend("FLASH_ATTENTION"), backward=True),
     Peer(
         "SDPA, cuDNN",
         "torch",
@@ -398,6 +397,7 @@ PEERS = (
         devices=_GPU,
         backward=True,
     ),
+    Peer("SDPA, flash", "torch", _is("flash"), _sdpa_backend("FLASH_ATTENTION"), backward=True),
     Peer(
         "SDPA, memory-efficient",
         "torch",

@@ -85,6 +85,8 @@ def _head(record: Mapping[str, Any], device: Device | None) -> str:
             f"Shares are of {device.name}: {_per_second(device.peak(), 'FLOP')} and "
             f"{_per_second(device.bytes_per_second, 'B')} ({device.source})."
         )
+    if caveats := record.get("caveats"):
+        lines.append("\n".join(f"- {caveat}" for caveat in caveats))
     return "\n\n".join(lines)
 
 

@@ -13,7 +13,7 @@ from attncourse.bench.jobs import Job
 from attncourse.bench.settings import Setting
 from attncourse.bench.store import write
 
-KEPT_EVERY = 5.0  # seconds from one writing of a record to the next
+KEPT_EVERY = 2.0  # seconds from one writing of a record to the next
 _KEY = ("mechanism", "implementation", "n", "batch", "heads", "width", "causal", "mode")
 
 

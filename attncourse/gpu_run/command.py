@@ -1,0 +1,213 @@
+"""`attncourse gpu-run`: tests, bench, tiles and chapters, one by one, each within its limit."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import attncourse
+from attncourse.gpu_run import summary
+from attncourse.gpu_run.lines import add
+
+ROOT = Path(attncourse.__file__).parents[1]
+MINUTES = 9.0
+# Seconds of nine minutes; without Jupyter's parts the chapters' go to the bench and the tiles. What
+# a part leaves over, the next ones have.
+LIMITS = {"tests": 120.0, "bench": 280.0, "tiles": 40.0, "chapters": 100.0}
+LIMITS_WITHOUT_CHAPTERS = {"tests": 120.0, "bench": 360.0, "tiles": 60.0}
+GRACE = 5.0  # seconds, within the limit, to end in good order
+LOST = 75  # the status of a worker to which the GPU no longer answers: the next begins anew
+JUPYTER = ("nbclient", "nbformat", "ipykernel", "ipywidgets", "matplotlib", "seaborn")
+SHOW_A_GPU = ("04", "07", "09", "10", "13")  # chapters with cells that time kernels: one at a time
+
+
+def add_parsers(subparsers: argparse._SubParsersAction) -> None:
+    """Add `attncourse gpu-run` to a command line."""
+    parser = subparsers.add_parser("gpu-run", help="tests, bench, tiles and chapters on a GPU")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"in all; {MINUTES:g}")
+    parser.add_argument("--parts", nargs="+", choices=LIMITS, help="these only, in this order")
+    parser.add_argument("--workers", type=int, default=8, help="processes that test at once")
+    parser.add_argument("--out", type=Path, help="folder of the results; gpu-run/ if not given")
+    parser.add_argument("--notebooks", type=Path, default=ROOT / "notebooks", help="the chapters")
+    parser.add_argument(
+        "--rehearse", action="store_true",
+        help="on the CPU, in Triton's interpreter, at tiny sizes: do all parts do their work here?",
+    )  # fmt: skip
+    parser.add_argument("--summary", action="store_true", help="only say what --out holds")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the parts, and return the exit status.
+
+    Returns:
+        0 if each part ended well or ran out of its time, 1 if one failed or there is no GPU.
+    """
+    out = (args.out or Path("gpu-run")).resolve()
+    if args.summary:
+        print(summary.of(out))
+        return 0
+    if not args.rehearse and not _has_cuda():
+        print(
+            "gpu-run: torch finds no CUDA device here. `attncourse gpu-run --rehearse` tries "
+            "everything in Triton's interpreter instead.",
+            file=sys.stderr,
+        )
+        return 1
+    out.mkdir(parents=True, exist_ok=True)
+    missing = [name for name in JUPYTER if importlib.util.find_spec(name) is None]
+    limits = LIMITS_WITHOUT_CHAPTERS if missing else LIMITS
+    chosen = [part for part in args.parts or limits if part in limits]
+    for part in set(args.parts or LIMITS) - set(chosen):
+        add(out / "run.jsonl", part=part, ended=f"left out: it needs {', '.join(missing)}")
+    share = 60 * args.minutes / sum(limits[part] for part in chosen)
+    deadline, status = time.monotonic(), 0
+    for part in chosen:
+        deadline += share * limits[part]
+        began = time.monotonic()
+        add(out / "run.jsonl", part=part, limit=round(deadline - began, 1))
+        print(f"{part}: at most {deadline - began:.0f} s", file=sys.stderr)
+        try:
+            ended = PARTS[part](args, out, deadline)
+        except Exception as error:  # one broken part must not cost the others their time
+            ended = f"failed: {type(error).__name__}: {error}"
+        status |= ended.startswith("failed")
+        took = round(time.monotonic() - began, 1)
+        add(out / "run.jsonl", part=part, ended=ended, seconds=took)
+    text = summary.of(out)
+    (out / "summary.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return int(status)
+
+
+def _tests(args: argparse.Namespace, out: Path, deadline: float) -> str:
+    paths = sorted(str(path) for path in (ROOT / "tests").glob("test_*.py"))
+    if args.rehearse:
+        from attncourse.gpu_run import rehearsal
+
+        paths = [str(ROOT / path) for path in rehearsal.TESTS]
+    else:
+        paths = [path for path in paths if "mark.gpu" in Path(path).read_text(encoding="utf-8")]
+    with tempfile.TemporaryDirectory() as claims:
+        command = [
+            sys.executable, "-m", "pytest", "-p", "attncourse.gpu_run.sharing",
+            "-p", "no:cacheprovider", "-o", "addopts=", "--continue-on-collection-errors", "-q",
+            f"--rootdir={ROOT}", f"--results={out / 'tests.jsonl'}", f"--claims={claims}", *paths,
+        ]  # fmt: skip
+        # A worker whose process lost the GPU is followed by another, which goes on.
+        return _within(
+            deadline, out / "run.log", [command] * args.workers, args.workers, again=LOST
+        )
+
+
+def _bench(args: argparse.Namespace, out: Path, deadline: float) -> str:
+    module, sizes = "attncourse.cli", []
+    if args.rehearse:
+        from attncourse.gpu_run import rehearsal
+
+        module, sizes = "attncourse.gpu_run.rehearsal", rehearsal.BENCH
+    minutes = max(0.0, deadline - GRACE - time.monotonic()) / 60
+    command = [
+        sys.executable, "-m", module, "bench", "--gpu", "--minutes", f"{minutes:.3f}",
+        "--out", str(out), *sizes,
+    ]  # fmt: skip
+    return _within(deadline, out / "run.log", [command])
+
+
+def _tiles(args: argparse.Namespace, out: Path, deadline: float) -> str:
+    module = "attncourse.gpu_run.rehearsal" if args.rehearse else "attncourse.gpu_run.tuning"
+    command = [sys.executable, "-m", module, *["tiles"] * args.rehearse, str(out)]
+    return _within(deadline, out / "run.log", [command])
+
+
+def _chapters(args: argparse.Namespace, out: Path, deadline: float) -> str:
+    paths = sorted(args.notebooks.resolve().glob("*.ipynb"))
+    showing = [path for path in paths if path.name[:2] in SHOW_A_GPU]
+    rest = [path for path in paths if path not in showing]
+    ended = "done"
+    for some, at_once in ((showing, 1), (rest, args.workers)):
+        commands = [
+            [sys.executable, "-m", "attncourse.gpu_run.chapter", str(path), str(out)]
+            for path in some
+        ]
+        said = _within(deadline, out / "run.log", commands, at_once)
+        ended = said if said != "done" else ended
+    return ended
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Path, float], str]] = {
+    "tests": _tests,
+    "bench": _bench,
+    "tiles": _tiles,
+    "chapters": _chapters,
+}
+
+
+def _within(
+    deadline: float,
+    log: Path,
+    commands: Iterable[Sequence[str]],
+    at_once: int = 1,
+    again: int | None = None,
+) -> str:
+    """Run commands, so many at once, until the deadline; say how they ended.
+
+    Args:
+        deadline: By `time.monotonic`. `GRACE` seconds before it what still runs is interrupted, as
+            by Ctrl-C; at the deadline it is killed.
+        log: Where all that they print goes.
+        commands: What to run.
+        at_once: How many at the same time.
+        again: A status with which a command asks to be started again.
+    """
+    waiting, running = list(commands), dict[subprocess.Popen, Sequence[str]]()
+    interrupted, failed = False, 0
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # the same tests whatever is installed beside pytest
+    }
+    with log.open("ab") as into:
+        while waiting or running:
+            while waiting and len(running) < at_once and not interrupted:
+                command = waiting.pop(0)
+                started = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=into, stderr=into,
+                    cwd=ROOT, env=environment,
+                )  # fmt: skip
+                running[started] = command
+            time.sleep(0.05)
+            now = time.monotonic()
+            if now > deadline - GRACE and not interrupted:
+                interrupted, waiting = True, []
+                for process in running:
+                    process.send_signal(signal.SIGINT)
+            if now > deadline:
+                for process in running:
+                    process.kill()
+                    process.wait()
+                return "out of time, killed" if running else "out of time"
+            for process in [process for process in running if process.poll() is not None]:
+                command = running.pop(process)
+                if process.returncode == again and not interrupted:
+                    waiting.append(command)
+                elif process.returncode not in (0, 5) and not interrupted:  # 5: no tests were left
+                    failed += 1
+    if interrupted:
+        return "out of time"
+    return f"failed: {failed} processes, see {log.name}" if failed else "done"
+
+
+def _has_cuda() -> bool:
+    from attncourse.bench import measuring
+
+    return measuring.has_cuda()
