@@ -1011,20 +1011,6 @@ def test_kernel_traffic_is_what_its_cost_says(mechanism):
         assert (traced.bytes_loaded(), traced.bytes_stored()) == expected, knobs
 
 
-@pytest.mark.gpu
-@having("kernel")
-def test_kernel_reads_beyond_32_bits(mechanism):
-    import torch
-
-    kernel = kernel_of(mechanism)
-    from twins import far_apart
-
-    far = far_apart()
-    near = [tensor.contiguous() for tensor in far]
-    outs = [run(mechanism, *x, module=kernel, **mechanism.values) for x in (far, near)]
-    assert torch.equal(*outs)
-
-
 EVERY_TWIN = """
 import torch
 from attncourse import MECHANISMS

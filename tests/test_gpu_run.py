@@ -163,6 +163,19 @@ def test_the_parts_fit_nine_minutes(limits):
     assert limits["tests"] == 120
 
 
+def test_all_tests_of_kernels_and_all_that_need_a_gpu_are_tried():
+    names = {path.stem for path in command.test_files()}
+    assert {"test_kernels", "test_kernels_lsh", "test_kernels_far", "test_bench"} <= names
+    assert "test_house" not in names and "test_gpu_run" not in names
+
+
+def test_chapters_alone_need_jupyter(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "JUPYTER", ("no_such_package",))
+    arguments = ["gpu-run", "--rehearse", "--out", str(tmp_path), "--parts", "chapters"]
+    assert cli.main(arguments) == 0
+    assert "- chapters: left out: it needs no_such_package" in capsys.readouterr().out
+
+
 def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "_has_cuda", lambda: False)
     assert cli.main(["gpu-run", "--out", str(tmp_path / "out")]) == 1

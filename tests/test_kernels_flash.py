@@ -263,7 +263,6 @@ def test_a_larger_query_tile_reads_less_and_causal_reads_half():
 def bad_calls():
     q, k, v = tensors(6, 6, 16)
     wide = tensors(2, 2, 257, 16)
-    many = [t.expand(1, 70_000, 6, 16) for t in (q, k, v)]
     yield TypeError, "q must be a torch tensor, got ndarray", (q.cpu().numpy(), k, v), {}
     yield ValueError, "q and k must have the same width", (q, k[..., 1:], v), {}
     yield ValueError, "D must be between 1 and 256, got 257", wide, {}
@@ -271,7 +270,6 @@ def bad_calls():
     yield ValueError, "one device", (q, k.to("meta"), v), {}
     yield ValueError, "block_q must be at least 1, got 0", (q, k, v), {"block_q": 0}
     yield TypeError, "block_k must be an integer, got float 16.0", (q, k, v), {"block_k": 16.0}
-    yield ValueError, "heads must be at most 65535, got 70000", many, {}
 
 
 @pytest.mark.parametrize("number", range(len(list(bad_calls()))))

@@ -321,7 +321,6 @@ def test_long_lists_do_not_hold_up_the_others():
 def bad_calls():
     q, k, v = tensors(8, 8, 16)
     grid = np.ones((2, 2), bool)
-    many = [t.expand(1, 70_000, 8, 16) for t in (q, k, v)]
     yield TypeError, "q must be a torch tensor, got ndarray", (q.cpu().numpy(), k, v), {}
     yield ValueError, "D must be between 1 and 256, got 257", tensors(8, 8, 257, 16), {}
     yield ValueError, "one device", (q, k.to("meta"), v), {}
@@ -335,7 +334,6 @@ def bad_calls():
         {"layout": q[0, 0] > 0},
     )
     yield ValueError, "partial blocks need visible, got None", (q, k, v), {"partial": grid}
-    yield ValueError, "heads must be at most 65535, got 70000", many, {}
 
 
 @pytest.mark.parametrize("number", range(len(list(bad_calls()))))

@@ -43,6 +43,14 @@ def test_the_recorded_run_can_be_read_and_says_what_to_mind():
     assert crossed["window"][0] == "at every length here" and "linear" in crossed
 
 
+def test_beside_each_speedup_stands_what_a_fused_baseline_gains():
+    sdpa = row("full", "SDPA", seconds=0.5e-3)
+    both = record(row("full", seconds=4e-3), sdpa, row(seconds=1e-3))
+    words = "Over it torch's SDPA, which is fused, gains 8.0× at n = 4096."
+    assert words in reports.tables(both) and "unfused" in reports.tables(both)
+    assert records.fused_words(record(row("full"))) == "" == records.fused_words(record(sdpa))
+
+
 def test_a_setting_that_the_newest_run_lacks_is_found_in_an_older_one():
     older = bench.latest("gpu", mechanisms=["full", "flash"], n=1024, **bench.SHOWN)
     assert older["machine"]["gpu"] == "NVIDIA H100 80GB HBM3" and older["complete"]

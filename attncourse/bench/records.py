@@ -205,6 +205,20 @@ def speedup_words(gains: Mapping[int, float]) -> str:
     return ", ".join(f"{gains[n]:.1f}× at n = {n}" for n in ends) or "no such run is recorded"
 
 
+def fused_words(record: Mapping[str, Any], **setting: Any) -> str:
+    """Say how SDPA compares with our standard attention, over which speedups are told; or ""."""
+    found = lines(record, **setting)
+    fused = found.get(("full", "SDPA"), {})
+    unfused = times(record, "full", **setting)
+    gains = {n: unfused[n] / fused[n] for n in sorted(set(unfused) & set(fused))}
+    if not gains:
+        return ""
+    return (
+        "Standard attention here is unfused: its scores go through memory. Over it torch's SDPA, "
+        f"which is fused, gains {speedup_words(gains)}."
+    )
+
+
 def chapter_e(record: Mapping[str, Any]) -> list[tuple[int, str, float, float]]:
     """Return (n, mechanism, printed, measured speedup over standard attention) where measured."""
     ours = {

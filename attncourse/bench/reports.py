@@ -59,6 +59,7 @@ def tables(record: Mapping[str, Any]) -> str:
             parts.append(
                 _table(("mechanism", "faster than standard", "faster than flash"), crossed)
             )
+            parts.append(records.fused_words(record, **setting))
         parts.append(_not_measured(found))
     if printed := records.chapter_e(record):
         parts.append("### Chapter E's speedups over standard attention, in its own setting")
@@ -67,6 +68,7 @@ def tables(record: Mapping[str, Any]) -> str:
             for n, stem, said, found in printed
         ]
         parts.append(_table(("n", "mechanism", "printed", "measured", "reached"), body))
+        parts.append(records.fused_words(record, mode="forward", causal=False, **records.CHAPTER_E))
     return "\n\n".join(part for part in parts if part)
 
 

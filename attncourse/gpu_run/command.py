@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = [part for part in args.parts or limits if part in limits]
     for part in set(args.parts or LIMITS) - set(chosen):
         add(out / "run.jsonl", part=part, ended=f"left out: it needs {', '.join(missing)}")
-    share = 60 * args.minutes / sum(limits[part] for part in chosen)
+    share = 60 * args.minutes / max(1.0, sum(limits[part] for part in chosen))
     deadline, status = time.monotonic(), 0
     for part in chosen:
         deadline += share * limits[part]
@@ -88,19 +88,28 @@ def run(args: argparse.Namespace) -> int:
     return int(status)
 
 
+def test_files() -> list[Path]:
+    """Return the files with tests of kernels, or with any that need a GPU."""
+    return [
+        path
+        for path in sorted((ROOT / "tests").glob("test_*.py"))
+        if path.name.startswith("test_kernels") or "mark.gpu" in path.read_text(encoding="utf-8")
+    ]
+
+
 def _tests(args: argparse.Namespace, out: Path, deadline: float) -> str:
-    paths = sorted(str(path) for path in (ROOT / "tests").glob("test_*.py"))
     if args.rehearse:
         from attncourse.gpu_run import rehearsal
 
-        paths = [str(ROOT / path) for path in rehearsal.TESTS]
+        paths = [ROOT / path for path in rehearsal.TESTS]
     else:
-        paths = [path for path in paths if "mark.gpu" in Path(path).read_text(encoding="utf-8")]
+        paths = test_files()
     with tempfile.TemporaryDirectory() as claims:
         command = [
             sys.executable, "-m", "pytest", "-p", "attncourse.gpu_run.sharing",
             "-p", "no:cacheprovider", "-o", "addopts=", "--continue-on-collection-errors", "-q",
-            f"--rootdir={ROOT}", f"--results={out / 'tests.jsonl'}", f"--claims={claims}", *paths,
+            f"--rootdir={ROOT}", f"--results={out / 'tests.jsonl'}", f"--claims={claims}",
+            *map(str, paths),
         ]  # fmt: skip
         # A worker whose process lost the GPU is followed by another, which goes on.
         return _within(

@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config, items):
 def _is_wanted(item: pytest.Item) -> bool:
     if item.get_closest_marker("nightly"):
         return False
-    return item.path.name.startswith("test_kernels_") or bool(item.get_closest_marker("gpu"))
+    return item.path.name.startswith("test_kernels") or bool(item.get_closest_marker("gpu"))
 
 
 @pytest.hookimpl(tryfirst=True)

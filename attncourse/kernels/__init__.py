@@ -27,10 +27,13 @@ cost(B, H, Tq, Tk, D, *, <knobs>, causal=False, dtype_bytes=4) -> Cost
     `torch_cost` is the part of `cost` that is torch's: products with given matrices, hashing,
     sorting, copying.
 
+More heads or sequences than the 65,535 of a CUDA grid are computed one part after the other, and
+joined: then the output is held twice.
+
 Errors are those of the reference. Besides, TypeError: no torch tensor, another dtype. ValueError:
-other than four axes, devices that differ or run no kernel, a width above 256, more heads or batches
-than the 65,535 of a CUDA grid. Where `full` and the caches find no room, torch.OutOfMemoryError
-says how many bytes were asked for, how many are free, and what would fit.
+other than four axes, devices that differ or run no kernel, a width above 256. Where `full` and the
+caches find no room, torch.OutOfMemoryError says how many bytes were asked for, how many are free,
+and what would fit.
 
 Where no CUDA device is available the kernels run in Triton's interpreter, program by program on
 the CPU. Triton decides that when it is first imported, so this package must come before it.

@@ -14,10 +14,12 @@ from attncourse.definitions import patterns
 from attncourse.inputs import int_sizes
 from attncourse.kernels import block_sparse
 from attncourse.kernels._parts import layout_plan
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.plan import Plan, plan_cost
 from attncourse.kernels._parts.tiles import check_tensors
 
 
+@in_grids()
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,

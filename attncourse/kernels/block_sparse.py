@@ -23,11 +23,11 @@ from attncourse.kernels._parts.block_sparse_tiles import (
     rows_to_store,
     tokens_of,
 )
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.layout_plan import layout_plan, of_layout, tile_sizes
 from attncourse.kernels._parts.plan import Plan
 from attncourse.kernels._parts.tiles import (
     LOG2E,
-    check_grid,
     check_tensors,
     finite,
     load_tile,
@@ -38,6 +38,7 @@ from attncourse.kernels._parts.tiles import (
 )
 
 
+@in_grids()
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -92,7 +93,6 @@ def run(
     Where one order of the queries does not suit all keys, there is a plan for each order. Their
     results are joined as those of shares are. q, k and v are checked, the scale is not.
     """
-    check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
     scale = check_scale(where, scale, q.shape[-1])
     with torch.cuda.device_of(q):
         return _BlockSparseAttention.apply(q, k, v, plans, scale)

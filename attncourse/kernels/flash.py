@@ -10,9 +10,9 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
-    check_grid,
     check_tensors,
     finite,
     key_tiles,
@@ -26,6 +26,7 @@ from attncourse.kernels._parts.tiles import (
 )
 
 
+@in_grids()
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -53,7 +54,6 @@ def attention(
     block_k = check_count(where, "block_k", block_k, least=1)
     causal = check_flag(where, "causal", causal)
     scale = check_scale(where, scale, q.shape[-1])
-    check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
     return attend(q, k, v, block_q, block_k, causal, scale)
 
 

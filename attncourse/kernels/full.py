@@ -8,8 +8,8 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_flag, check_scale, int_sizes
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.tiles import (
-    check_grid,
     check_no_grad,
     check_tensors,
     finite,
@@ -25,6 +25,7 @@ from attncourse.kernels._parts.tiles import (
 MAX_KEYS = 2**20  # the most numbers of a tile in Triton
 
 
+@in_grids(mask=(-4, -3), bias=(-4, -3))
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -56,7 +57,6 @@ def attention(
             f"{where}: k must have at most {MAX_KEYS} keys, for a row of scores is one tile, "
             f"got {Tk}; flash.attention has no such limit"
         )
-    check_grid(where, {"heads": H, "batch": B})
     mask, bias = (
         _broadcast(where, *named, q, (B, H, Tq, Tk)) for named in (("mask", mask), ("bias", bias))
     )

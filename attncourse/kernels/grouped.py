@@ -5,11 +5,13 @@ import torch
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels import flash
-from attncourse.kernels._parts.tiles import check_grid, check_tensors
+from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.tiles import check_tensors
 
 TILE = {"block_q": 128, "block_k": 64}  # cut to what fits on chip: see `flash.tile_sizes`
 
 
+@in_grids()
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -35,7 +37,6 @@ def attention(
     check_grouped(where, q, k, v)
     causal = check_flag(where, "causal", causal)
     scale = check_scale(where, scale, q.shape[-1])
-    check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
     return flash.attend(q, k, v, **TILE, causal=causal, scale=scale)
 
 

@@ -16,6 +16,7 @@ from attncourse.inputs import (
     int_sizes,
 )
 from attncourse.kernels._parts import splits
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.splits import attend_tile, key_tiles, packed_rows, visible_keys
 from attncourse.kernels._parts.tiles import (
     load_rows,
@@ -152,6 +153,7 @@ def _kv_cache_fwd_kernel(
     tl.store(lse_ptr, lse, mask=in_rows)
 
 
+@in_grids()
 def _attend(q, keys, values, chunk, causal, scale):
     """Launch the kernels over the keys and values so far."""
     B, H, Tq, D = q.shape

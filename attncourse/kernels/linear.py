@@ -8,12 +8,14 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, int_sizes
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.linear_backward import (
     _linear_dk_kernel,
     _linear_dq_kernel,
     _linear_dv_kernel,
 )
 from attncourse.kernels._parts.linear_tiles import (
+    MAX_SLICES,
     all_strides,
     cut,
     existing,
@@ -45,6 +47,7 @@ def elu_plus_one(x: torch.Tensor) -> torch.Tensor:
     return x.clamp(max=0).exp() + x.clamp(min=0)
 
 
+@in_grids(each=MAX_SLICES)
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,

@@ -12,7 +12,6 @@ from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
 from attncourse.kernels import flash
 from attncourse.kernels._parts.tiles import (
     check_beside,
-    check_grid,
     check_tensors,
     shrunk_product,
 )
@@ -48,7 +47,6 @@ def attention(
     scale = check_scale(where, scale, q.shape[-1])
     check_beside(where, q, key_projection=key_projection, value_projection=value_projection)
     _check_shapes(where, key_projection, value_projection, k)
-    check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
     # only scores need the factor: mixed values must fit in their dtype, as the output does
     mixed_k, factor = shrunk_product(_each_head(key_projection, k), k)
     mixed_v = torch.matmul(_each_head(value_projection, v), v)

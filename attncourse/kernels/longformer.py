@@ -15,10 +15,12 @@ from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_positions, int_sizes
 from attncourse.kernels import block_sparse
 from attncourse.kernels._parts import plan as planning
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.plan import Plan, plan_cost
 from attncourse.kernels._parts.tiles import check_tensors, tiling
 
 
+@in_grids(q_global=(-4, -3), k_global=(-4, -3), v_global=(-4, -3))
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,

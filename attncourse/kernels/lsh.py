@@ -15,9 +15,9 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.definitions.directions import check_buckets, draw_rotations
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
-    check_grid,
     check_no_grad,
     check_tensors,
     finite,
@@ -30,6 +30,7 @@ from attncourse.kernels._parts.tiles import (
 )
 
 
+@in_grids()
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -65,7 +66,6 @@ def attention(
     check_no_grad(where, q, k, v)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
-    check_grid(where, {"heads": H, "batch": B})
     scale = check_scale(where, scale, D)
     if not Tq or not Tk:
         return q.new_zeros(B, H, Tq, Dv)

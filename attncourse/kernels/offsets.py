@@ -10,9 +10,9 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.definitions.patterns import offset_steps
 from attncourse.inputs import check_flag, check_scale, int_sizes
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
-    check_grid,
     check_no_grad,
     check_tensors,
     load_tile,
@@ -24,6 +24,7 @@ from attncourse.kernels._parts.tiles import (
 from attncourse.kernels.random_keys import queries_of_tile, see_key
 
 
+@in_grids()
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -48,7 +49,6 @@ def attention(
     check_no_grad(where, q, k, v)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
-    check_grid(where, {"heads": H, "batch": B})
     steps = torch.from_numpy(_steps(where, offsets, causal, Tq, Tk)).to(q.device)
     scale = check_scale(where, scale, D)
     BLOCK_Q = queries_of_tile(max(D, Dv))

@@ -10,7 +10,8 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.definitions.directions import draw_directions
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.linear_tiles import slices_of
+from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.linear_tiles import MAX_SLICES, slices_of
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     MAX_WIDTH,
@@ -26,6 +27,7 @@ from attncourse.kernels.linear import scan, scan_cost
 FEATURES = ("positive", "trigonometric")
 
 
+@in_grids(each=MAX_SLICES)
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,

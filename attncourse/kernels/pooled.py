@@ -6,10 +6,10 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
-    check_grid,
     check_no_grad,
     check_tensors,
     finite,
@@ -25,6 +25,7 @@ from attncourse.kernels._parts.tiles import (
 KINDS = ("mean", "max", "learned", "adaptive")
 
 
+@in_grids(pooling_vector=(-3, -2))
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -53,7 +54,6 @@ def attention(
     pool = _check_knobs(where, pool, kind, pooling_vector, causal)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
-    check_grid(where, {"heads": H, "batch": B})
     if pooling_vector is not None:
         pooling_vector = _each_head(where, pooling_vector, q)
     check_no_grad(where, q, k, v, pooling_vector)

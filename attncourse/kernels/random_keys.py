@@ -15,9 +15,9 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.definitions import patterns
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
-    check_grid,
     check_no_grad,
     check_tensors,
     finite,
@@ -29,6 +29,7 @@ from attncourse.kernels._parts.tiles import (
 )
 
 
+@in_grids()
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -56,7 +57,6 @@ def attention(
     check_no_grad(where, q, k, v)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
-    check_grid(where, {"heads": H, "batch": B})
     n_random = check_count(where, "n_random", n_random)
     seed = check_count(where, "seed", seed)
     drawn = torch.from_numpy(_drawn(where, Tq, Tk, n_random, seed, causal)).to(q.device)

@@ -6,10 +6,10 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
-    check_grid,
     check_no_grad,
     check_tensors,
     finite,
@@ -23,6 +23,7 @@ from attncourse.kernels._parts.tiles import (
 )
 
 
+@in_grids()
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -52,7 +53,6 @@ def attention(
     check_beside(where, q, relative_keys=relative_keys, relative_values=relative_values)
     _check_tables(where, relative_keys, relative_values, D, Dv)
     check_no_grad(where, q, k, v, relative_keys, relative_values)
-    check_grid(where, {"heads": H, "batch": B})
     scale = check_scale(where, scale, D)
     BLOCK_Q, BLOCK_K, SPAN, options = _tiling(max(D, Dv), q.element_size())
     out = q.new_empty(B, H, Tq, Dv)

@@ -6,10 +6,10 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
-    check_grid,
     check_no_grad,
     check_tensors,
     join_tile,
@@ -23,6 +23,7 @@ from attncourse.kernels._parts.tiles import (
 )
 
 
+@in_grids()
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -53,7 +54,6 @@ def attention(
     check_beside(where, q, **parameters)
     _check_shapes(where, D, **parameters)
     check_no_grad(where, q, k, v, *parameters.values())
-    check_grid(where, {"heads": H, "batch": B})
     scale = check_scale(where, scale)
     BLOCK_Q, BLOCK_K, options = _tiling(Dv, q.element_size())
     with torch.cuda.device_of(q):

@@ -9,11 +9,11 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, int_sizes
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     MAX_WIDTH,
     check_beside,
-    check_grid,
     check_no_grad,
     check_tensors,
     join_tile,
@@ -43,6 +43,7 @@ class Logits:
     matrices: Mapping[str, torch.Tensor]
 
 
+@in_grids(logits=(-4, -3))
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -72,7 +73,6 @@ def attention(
         )
     check_beside(where, q, **logits.matrices)
     check_no_grad(where, q, v, *logits.matrices.values())
-    check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
     B, H, Tq, _ = q.shape
     Tk, Dv = v.shape[2:]
     with torch.cuda.device_of(q):

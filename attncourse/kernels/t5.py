@@ -10,10 +10,10 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.definitions.buckets import check_table, rows_by_distance
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
-    check_grid,
     check_no_grad,
     check_tensors,
     join_tile,
@@ -29,6 +29,7 @@ from attncourse.kernels._parts.tiles import (
 from attncourse.kernels.relative import clip, stretches
 
 
+@in_grids(table=(None, -1))
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -57,7 +58,6 @@ def attention(
     check_beside(where, q, table=table)
     max_distance = check_table(where, table, H, max_distance, causal)
     check_no_grad(where, q, k, v, table)
-    check_grid(where, {"heads": H, "batch": B})
     scale = check_scale(where, scale, D)
     BLOCK_Q, BLOCK_K, options = _tiling(max(D, Dv), q.element_size())
     out = q.new_empty(B, H, Tq, Dv)

@@ -1,11 +1,14 @@
 """Window attention in Triton: a program loops over the key tiles of its window, and no others."""
 
+import numbers
+
 import torch
 import triton
 import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
@@ -21,6 +24,13 @@ from attncourse.kernels._parts.tiles import (
 )
 
 
+def _classes(q, k, dilation=1, **knobs):
+    """Return how many programs share a block of one head: one for each class of residues."""
+    longest = q.shape[2] + k.shape[2]
+    return min(dilation, longest) if isinstance(dilation, numbers.Integral) else 1
+
+
+@in_grids(each=_classes)
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,

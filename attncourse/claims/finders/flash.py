@@ -131,7 +131,7 @@ def _speedup(claim: Claim) -> Found:
     words = ", ".join(f"{gain:.1f}× at n = {n:,}" for n, gain in gains.items())
     return Found(
         words,
-        f"our flash kernel over our standard one, {record['machine']['gpu']}, "
+        f"our flash kernel over our standard one, which is unfused, {record['machine']['gpu']}, "
         f"{record['date'][:10]}, {record['settings']['dtype']}, "
         f"{records.setting_words(SHOWN)}",
         agrees=all(2 <= gain <= 4 for gain in gains.values()),

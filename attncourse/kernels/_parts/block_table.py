@@ -6,9 +6,9 @@ import triton.language as tl
 
 from attncourse.inputs import check_flag, check_scale
 from attncourse.kernels._parts import splits
+from attncourse.kernels._parts.grids import cuts, join
 from attncourse.kernels._parts.splits import attend_tile, key_tiles, packed_rows, visible_keys
 from attncourse.kernels._parts.tiles import (
-    check_grid,
     load_rows,
     nonzero,
     padded,
@@ -138,6 +138,17 @@ def launch(q, key_pages, value_pages, table, lengths, longest, causal, scale):
     """Return `attend` of tensors that are checked; `longest` is the largest of the lengths."""
     S, H, Tq, D = q.shape
     _, G, page, Dv = value_pages.shape
+    if parts := cuts(S, H, G):
+        more = longest, causal, scale
+        return join(
+            [
+                [
+                    launch(q[s, h], key_pages[:, g], value_pages[:, g], table[s], lengths[s], *more)
+                    for h, g in heads
+                ]
+                for s, heads in parts
+            ]
+        )
     shared = H // max(1, G)
     rows = max(1, Tq) * shared
     BLOCK_R, BLOCK_K, options = splits.tile_sizes(rows, max(D, Dv), q.element_size())
@@ -170,7 +181,6 @@ def check_pages(where, q, key_pages, value_pages, table, lengths) -> None:
             f"got {len(key_pages)} and {len(value_pages)}"
         )
     splits.check(where, q[:0], key_pages[:0], value_pages[:0])  # a page is a k without a batch
-    check_grid(where, {"sequences": len(q)})
     for name, tensor, n_axes in (("table", table, 2), ("lengths", lengths, 1)):
         dtype = getattr(tensor, "dtype", type(tensor).__name__)
         if dtype not in (torch.int32, torch.int64):

@@ -9,6 +9,7 @@ import triton.language as tl
 from attncourse.kernels._parts.tiles import finite, nonzero, padded
 
 PROGRAMS = 512  # enough to keep the 132 multiprocessors of an H100 busy
+MAX_SLICES = 16  # of one head: 256 columns, the most that there are, in slices of 16
 MAX_PARTS = 16  # a program adds up the states of all parts before its own
 
 

@@ -6,6 +6,7 @@ import triton.language as tl
 
 from attncourse.inputs import check_flag, check_qkv, check_scale
 from attncourse.kernels._parts.block_table import check_pages, launch, token_rows
+from attncourse.kernels._parts.grids import cuts
 from attncourse.kernels._parts.tiles import load_tile, padded, store_rows, tiling
 
 
@@ -93,13 +94,21 @@ class PagedCache:
             self._on_device = None
         table, lengths = self._tensors()
         _, BLOCK_K, options = tiling(max(D, Dv), k.element_size())
-        with torch.cuda.device_of(k):
-            _paged_append_kernel[(triton.cdiv(T, BLOCK_K), G, B)](
-                k, v, table, lengths, self.key_pages, self.value_pages,
-                *k.stride(), *v.stride(), *table.stride(), *lengths.stride(),
-                *self.key_pages.stride(), *self.value_pages.stride(),
-                T, D, Dv, padded(D), padded(Dv), BLOCK_K, page, **options,
-            )  # fmt: skip
+        pools = self.key_pages, self.value_pages
+        launches = [(k, v, table, lengths, *pools)]
+        if parts := cuts(B, G, G):
+            launches = [
+                (k[b, g], v[b, g], table[b], lengths[b], *(pool[:, g] for pool in pools))
+                for b, groups in parts
+                for g, _ in groups
+            ]
+        for inputs in launches:
+            grid = (triton.cdiv(T, BLOCK_K), inputs[0].shape[1], inputs[0].shape[0])
+            with torch.cuda.device_of(k):
+                _paged_append_kernel[grid](
+                    *inputs, *(stride for x in inputs for stride in x.stride()),
+                    T, D, Dv, padded(D), padded(Dv), BLOCK_K, page, **options,
+                )  # fmt: skip
         lengths += T
         self.lengths = [length + T for length in self.lengths]
 

@@ -13,7 +13,6 @@ from attncourse.cost import Cost
 from attncourse.kernels import INTERPRETED
 from attncourse.kernels._parts.tiles import (
     LOG2E,
-    check_grid,
     check_no_grad,
     finite,
     load_rows,
@@ -192,7 +191,6 @@ def check(where: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None
     """Refuse what the kernels of the caches cannot run on, gradients included."""
     check_grouped(where, q, k, v)
     check_no_grad(where, q, k, v)
-    check_grid(where, {"heads": q.shape[1], "batch": q.shape[0]})
 
 
 def cost(

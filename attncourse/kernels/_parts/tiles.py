@@ -10,10 +10,10 @@ import triton.language as tl
 from attncourse import measure
 from attncourse.inputs import check_qkv
 from attncourse.kernels import INTERPRETED
+from attncourse.kernels._parts.grids import MAX_GRID
 from attncourse.units import format_bytes
 
 MAX_WIDTH = 256  # a wider tile of q, k and v no longer fits on chip
-MAX_GRID = 65_535  # CUDA's limit for the second and third axis of a grid
 
 # The GPU has an instruction for 2ˣ, none for eˣ. Since eˢ = 2^(s·log2 e), the factor goes into the
 # scale of the scores, where it costs nothing.
