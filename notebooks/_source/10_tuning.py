@@ -118,14 +118,15 @@ for job in measure.progress(jobs, "compiling", expect_seconds=6):
 # - A program is run by `num_warps` **warps** of 32 **threads**, which share its tile's lanes.
 # - **Registers** are a thread's own memory: 255 at most, four bytes each. `acc` lives in them.
 # - What does not fit is **spilled**: written to slow memory and read back. It should be 0.
-# - **Shared memory** holds the tiles of `a` and `b` on their way. Several are there at once
-#   (`num_stages`): the next arrive while these are multiplied. A program has 227 KiB at most.
 
 # %% [markdown]
+# - **Shared memory** holds the tiles of `a` and `b` on their way. Several are there at once
+#   (`num_stages`): the next arrive while these are multiplied. A program has 227 KiB at most.
 # - The **product** is an instruction, such as `wgmma.mma_async…m64n64k16.f32.f16.f16`: four warps
 #   multiply 64 × 16 by 16 × 64, float16 in, float32 out, and go on meanwhile. If there is none,
 #   each multiplication is done alone, many times slower.
-#
+
+# %% [markdown]
 # Now move the tile. At which size does it stop to fit? What do eight warps change? And which
 # product does float32 get?
 
