@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from attncourse.inputs import check_count
 
+# The units of allocation are those of CUDA's cuda_occupancy.h.
 WARP = 32  # threads
 REGISTERS = 255  # of a thread, at most
 REGISTER_UNIT = 256  # a warp gets a multiple of it

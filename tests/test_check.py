@@ -1276,8 +1276,8 @@ def test_a_kernel_that_passes_is_told_what_it_moved_over_the_least(kernel, monke
     passed = "✓ 99.1 Toy: passed, 3/3 points\n"
     for answer, said in (
         (answers.loaded_twice, "moved 1.50 times the least possible"),
-        (answers.doubled, "moved 1.00 times the least possible; your best so far 1.50"),
-        (answers.loaded_twice, "moved 1.50 times the least possible; your best so far 1.00"),
+        (answers.doubled, "moved 1.00 times the least possible; your best before 1.50"),
+        (answers.loaded_twice, "moved 1.50 times the least possible; your best before 1.00"),
     ):
         check("99.1", answer)
         assert capsys.readouterr().out == f"{passed}          {said}\n"

@@ -95,6 +95,20 @@ def test_a_draw_function_without_a_sentence_is_refused():
 
 
 @pytest.mark.parametrize(
+    ("options", "orientation"),
+    [
+        (["fp16", "fp32"], "horizontal"),
+        (["tiles skipped", "tiles masked"], "vertical"),
+        (["H100", "H200", "A100", "RTX 4090"], "vertical"),  # in a row, the buttons were cut off
+    ],
+)
+def test_radio_buttons_stand_beside_each_other_where_there_is_room(options, orientation):
+    live = plots.LiveHeatmap(np.zeros((1, 1)), title="")
+    explorer = widgets.explore(lambda what: what, live.figure, what=options)
+    assert explorer.controls["what"].orientation == orientation
+
+
+@pytest.mark.parametrize(
     ("given", "kind", "value"),
     [
         ((0, 9, 1, 4), ipywidgets.IntSlider, 4),

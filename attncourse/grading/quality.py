@@ -85,6 +85,6 @@ def words(verdict: Verdict, before: Entry) -> str:
         (verdict.roofline, before.roofline, "reached {} of this GPU's roofline", "{:.0%}"),
     ):
         if now is not None:
-            best = f"; your best so far {number.format(then)}" if then else ""
+            best = f"; your best before {number.format(then)}" if then else ""
             return said.format(number.format(now)) + best
     return ""

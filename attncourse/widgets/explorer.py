@@ -95,7 +95,7 @@ def explore(draw: Callable[..., str], figure: Figure, **controls: Any) -> Explor
 # Up to so many categories are radio buttons, which Tab and Space choose; in a drop-down list that
 # is closed JupyterLab takes the arrow keys and the letters for itself.
 RADIO = 6
-ROW = 20  # letters of labels that have room beside each other
+ROW = 28  # letters that have room beside each other, with four for each button
 
 
 def choice(options: list | dict[str, Any], value: Any) -> ipywidgets.Widget:
@@ -151,7 +151,7 @@ def _control(name: str, given: Any) -> ipywidgets.Widget:
     control.layout.width, control.layout.max_width = "28em", "100%"
     if isinstance(control, ipywidgets.RadioButtons):  # the name before the buttons, not above them
         control.layout.display, control.layout.flex_flow = "flex", "row"
-        if sum(map(len, control._options_labels)) <= ROW:
+        if sum(4 + len(label) for label in control._options_labels) <= ROW:
             control.orientation = "horizontal"
     return control
 

@@ -56,9 +56,9 @@ for program in range(3):
     print(f"program {program}: offsets {at}, inside {at < 10}")
 
 # %% [markdown]
-# The last tile overruns the vector. Its *lanes* 10 and 11, the places in the tile, have nothing
-# to do, and the mask says so. The same five steps in Triton (the six words, *program, pointer,
-# offset, mask, load and store, dot*, are explained in
+# The last tile overruns the vector: its last two *lanes*, as the places in a tile are called, have
+# nothing to do, and the mask says so. In Triton these are the first two lines of five (the six
+# words, *program, pointer, offset, mask, load and store, dot*, are explained in
 # [a kernel in twenty lines](04_window.ipynb#A-kernel-in-twenty-lines)):
 
 
@@ -129,8 +129,8 @@ def draw_lanes(n, tile):
     return f"n = {n}, tiles of {tile}: {programs[n - 1]} programs, {idle[n - 1]:.1f} % idle lanes."
 
 
-some = widgets.choice([64, 256, 1024], 1024)
-widgets.explore(draw_lanes, live_lanes.figure, n=(1, 4096, 1, 1025), tile=some)
+some = widgets.choice([64, 256, 1024], 256)
+widgets.explore(draw_lanes, live_lanes.figure, n=(1, 4096, 1, 300), tile=some)
 
 # %% [markdown]
 # The teeth get lower with each tile more: what counts is how many tiles there are.
@@ -165,7 +165,8 @@ def doubled(n_cols, n_rows=7):
 spoiled = {n_cols: trace.record(doubled, n_cols) for n_cols in range(5, 13)} if torch else {}
 for n_cols, run in spoiled.items():
     right = bool((run.result == 2).all())
-    print(f"{n_cols:>2} columns: {'right' if right else 'WRONG'}, {len(run.out_of_bounds)} out")
+    beyond = f"{len(run.out_of_bounds)} accesses out of bounds"
+    print(f"{n_cols:>2} columns: {'right' if right else 'WRONG'}, {beyond}")
 
 # %% [markdown]
 # With 8 and with 12 columns it is right, and a test with a round size would pass. What goes wrong
@@ -181,7 +182,7 @@ if torch:
         live_spoiled.update(values, f"7 × {columns}, tiles of 4 × 4")
         beyond = sum(access.out_of_bounds for access in spoiled[columns].out_of_bounds)
         again = int((values == 2).sum())
-        return f"{columns} columns: {again} numbers doubled twice, {beyond} accesses out of bounds."
+        return f"{columns} columns: {again} numbers doubled twice, {beyond} lanes out of bounds."
 
     display(widgets.explore(draw_spoiled, live_spoiled.figure, columns=(5, 12, 1, 6)))
 
@@ -195,8 +196,8 @@ if torch:
 # ### Padding, and what it wastes
 #
 # Masks fit a tile to any matrix. But the tile itself must suit the hardware: in Triton its sides
-# are powers of two, and a dot wants them to be at least 16. What lies beyond the matrix is
-# multiplied as zeros, for nothing.
+# are powers of two, and a dot sums over 16 numbers at least (if the other sides are smaller, the
+# compiler pads them). What lies beyond the matrix is multiplied as zeros, for nothing.
 
 # %%
 for width in (16, 48, 64, 80, 96, 128, 160):
@@ -770,11 +771,11 @@ def computed_share(mask, block):
 
 
 for block in (16, 32, 64, 128):
-    shares = [computed_share(window.mask(1024, 1024, window=w), block) for w in (8, 32, 128)]
+    shares = [computed_share(window.mask(1024, 1024, window=w), block) for w in (8, 64, 256)]
     print(f"tiles of {block:>3}:", ", ".join(f"{share:4.0%}" for share in shares), "visible")
 
 # %% [markdown]
-# (For 8, 32 and 128 keys on each side.) Small tiles waste less; large tiles move less and multiply
+# (For 8, 64 and 256 keys on each side.) Small tiles waste less; large tiles move less and multiply
 # faster. Patterns made *of* blocks waste nothing, and one kernel serves them all: it walks over a
 # list of tiles instead of from first to last
 # ([chapter 05](05_sparse_tiles.ipynb), [`block_sparse`](../attncourse/kernels/block_sparse.py)).
@@ -865,13 +866,13 @@ if torch:
 # %% folded=true
 if torch:
     times_least = {
-        f"{name}: {len(run.programs)} programs": (run.bytes_loaded() + run.bytes_stored())
+        f"{name}, grid of {len(run.programs)}": (run.bytes_loaded() + run.bytes_stored())
         / live_all.runs[name].least
         for name, run in runs.items()
     }
-    axes = plots.bars(times_least, unit="of the least", title="bytes moved")
-    said = ", ".join(f"{name} {moved:.2f}" for name, moved in times_least.items())
-    plots.show(axes, f"Bytes, as a multiple of the least possible: {said}.")
+    axes = plots.bars(times_least, unit="×", title="bytes moved, each tensor once = 1")
+    most = max(times_least, key=times_least.get)
+    plots.show(axes, f"{most}, moves most: {times_least[most]:.2f} times the least possible.")
 
 # %% [markdown]
 # ## In a real model
@@ -952,15 +953,17 @@ if torch:
     counted = trace.record(windowed, *layer, 32, 0, BLOCK=128)
     heads = small.shape.n_heads
     print("counted per head:", format_bytes(counted.bytes_loaded() // heads), "loaded,", end=" ")
-    print(format_bytes(counted.bytes_stored() // heads), "stored;", counted.out_of_bounds, "out")
+    print(format_bytes(counted.bytes_stored() // heads), "stored")
+    assert not counted.out_of_bounds
     assert counted.bytes_loaded() + counted.bytes_stored() == heads * page_bytes(32)[0]
 
 # %% [markdown]
 # ## Try it on your own text
 #
-# Your text has no round length either. Paste it, and the kernel reads it as the model's first
-# layer would. Which window makes the bytes half of flash's? Which tile wastes least? Then go on to
-# [part two](10_tuning.ipynb): registers, occupancy, and six bugs.
+# Your text has no round length either. Paste some paragraphs, and the kernel reads them as the
+# model's first layer would. A window of 1000 sees all that came before: which window makes its
+# bytes half? Which tile wastes least? Then go on to [part two](10_tuning.ipynb): registers,
+# occupancy, and six bugs.
 
 # %%
 text = "Now is better than never, although never is often better than *right* now."

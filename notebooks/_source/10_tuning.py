@@ -115,16 +115,18 @@ for job in measure.progress(jobs, "compiling", expect_seconds=6):
 # %% [markdown]
 # What to read there:
 #
+# - A program is run by `num_warps` **warps** of 32 **threads**, which share its tile's lanes.
 # - **Registers** are a thread's own memory: 255 at most, four bytes each. `acc` lives in them.
 # - What does not fit is **spilled**: written to slow memory and read back. It should be 0.
-# - **Shared memory** holds the tiles of `a` and `b` on their way. Several are there at once
-#   (`num_stages`): the next arrive while these are multiplied. A program has 227 KiB at most.
 
 # %% [markdown]
+# - **Shared memory** holds the tiles of `a` and `b` on their way. Several are there at once
+#   (`num_stages`): the next arrive while these are multiplied. A program has 227 KiB at most.
 # - The **product** is an instruction, such as `wgmma.mma_async…m64n64k16.f32.f16.f16`: four warps
 #   multiply 64 × 16 by 16 × 64, float16 in, float32 out, and go on meanwhile. If there is none,
 #   each multiplication is done alone, many times slower.
-#
+
+# %% [markdown]
 # Now move the tile. At which size does it stop to fit? What do eight warps change? And which
 # product does float32 get?
 
@@ -158,16 +160,20 @@ if record:
 # %% [markdown]
 # `acc` alone needs $b^2 / \text{threads}$ registers a thread: $128^2 / 128 = 128$ with four warps,
 # and $256^2 / 128 = 512$, which nobody has. Eight warps halve it. So registers and shared memory
-# limit the tile, and [part one](10_triton.ipynb#A-tile-of-a-product) wants a large one. (The
-# course's own kernels, compiled so: [registers](../docs/registers.md).)
+# limit the tile, and [part one](10_triton.ipynb#A-tile-of-a-product) wants a large one.
+
+# %% [markdown]
+# Float32 gets no tensor core here, since the kernel asks for `ieee`: they would round its factors
+# to TF32, which keeps ten bits after the point. (The course's own kernels, compiled so:
+# [registers](../docs/registers.md).)
 
 # %% [markdown] covers="O8"
 # ## Occupancy by hand
 #
-# A *warp*, 32 threads, that waits for memory does nothing for hundreds of cycles. An SM hides that
-# by working on another warp. So it wants many of them *resident*, at most 64 on an H100;
-# **occupancy** is the share that it has. All resident programs keep their registers and their
-# shared memory.
+# A warp that waits for memory does nothing for hundreds of cycles. An *SM*, one of a GPU's
+# processors, hides that by working on another warp. So it wants many of them *resident*, at most
+# 64 on an H100; **occupancy** is the share that it has. All resident programs keep their registers
+# and their shared memory.
 
 # %% [markdown]
 # By hand, for the tile of 64 as recorded: an SM has 65,536 registers and 228 KiB of shared memory,
@@ -215,7 +221,9 @@ sizes = {"registers": (16, 255, 1, 32), "shared_KiB": (0, 227, 1, 16)}
 widgets.explore(draw_sm, live_sm.figure, **sizes, num_warps=some, gpu=gpus)
 
 # %% [markdown]
-# Registers cost by steps: with whole programs, one register too many throws out a whole one.
+# A warp gets its registers in lots of 256, eight a thread: 33 cost as much as 40. With those an SM
+# holds six programs of 8 warps instead of eight, and a quarter of its warps is gone. So occupancy
+# falls in steps, of lots and of whole programs:
 
 # %% folded=true
 per_thread = np.arange(16, 256)
@@ -225,7 +233,7 @@ stairs = {
 }
 axis = {"x_label": "registers of a thread", "y_label": "occupancy in %"}
 axes = plots.curves(per_thread, stairs, **axis)
-plots.show(axes, "Occupancy falls in steps; the more warps a program has, the longer the steps.")
+plots.show(axes, "The more warps a program has, the longer the steps.")
 
 # %% [markdown]
 # More is not always better: a large tile with few warps may load so much less that it wins, as long
@@ -409,7 +417,7 @@ else:
     print("no such run is recorded")
 
 # %% [markdown]
-# Both use the same tensor cores. To keep those of a Hopper GPU busy, three things must happen at
+# All use the same tensor cores. To keep those of a Hopper GPU busy, three things must happen at
 # once, and a kernel like ours says none of them:
 #
 # - **Copies without threads.** The tensor memory accelerator (TMA) fetches a whole tile by one
@@ -496,8 +504,9 @@ if torch:
 
 # %% [markdown]
 # Sixteen rows became more, and the last program found none: rows lie `n_cols` apart, not `COLS`.
-# Mend that, and all values are still wrong by one factor, 24 / 32: a sum of 24 numbers, divided by
-# 32. The store without a mask is the third.
+# (The count of bytes looks right. It says how much, not where.) Mend that, and all values are still
+# wrong by one factor, 24 / 32: a sum of 24 numbers, divided by 32. The store without a mask is the
+# third.
 
 
 # %%
@@ -534,7 +543,7 @@ for shape in ((1, 1), (64, 24), (50, 32), (37, 41)) if torch else ():
 # | wrong for wide or narrow matrices | `tiles(…)`: do rows and columns stand where they should? |
 # | right, but too many bytes | `bytes_loaded(…)` beside the formula: a loop bound |
 # | other numbers in each run | who stores where: two owners of one tile |
-# | right here, wrong on a GPU | the dtype of the sums; int32 offsets beyond 2³¹; tiles below 16 |
+# | right here, not on a GPU | the dtype of the sums; int32 offsets beyond 2³¹; too small a dot |
 
 # %% [markdown]
 # [Exercise 10.8](../exercises/10_triton.ipynb#10.8-Six-planted-bugs) plants six, each of another

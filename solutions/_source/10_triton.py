@@ -140,6 +140,9 @@ Spec(
              says="your last program reads past the ends of x and y",
              next="give both loads a mask: the last place is n - 1, so at < n",
              also=[edit(", mask=inside, other=0.0", "")]),
+        edit(AT, f"({AT}) % n",
+             says="your places beyond the end wrap around: numbers are loaded and stored again",
+             next="mask those places away instead of taking them % n"),
         edit("at < n", "tl.arange(0, BLOCK) < n",
              says="your mask looks at the place within the tile, which is below n in each program",
              next="compare the places themselves: at < n"),
@@ -317,7 +320,8 @@ Spec(
 # **Traffic limit**: what tiles of 32 × 32 move. Each tile of the result loads its rows of a and its
 # columns of b once, and is stored once.
 #
-# Larger tiles move less; what stops them, part 2 of the chapter shows.
+# Larger tiles move less, and the interpreter takes any; what stops them on a GPU, part 2 of the
+# chapter shows.
 
 
 # %% role="answer" exercise="10.3"
@@ -551,6 +555,7 @@ def random_heads(rng):
 
 IN_ROWS = "(rows[:, None] < n_queries) & (cols < D)"
 IN_KEYS = "(keys[:, None] < n_keys) & (cols < D)"
+LOAD_K = "k = tl.load(k_ptr + at_keys, mask=in_keys, other=0.0)"
 NO_RESCALE = (" * rescale[:, None]", "", " * rescale", "")
 HIDDEN = 'tl.where(keys[None, :] < n_keys, scores, float("-inf"))'
 
@@ -593,6 +598,10 @@ Spec(
         edit(IN_ROWS, "cols < D", IN_KEYS, "cols < D",
              says="your tiles run on beyond the last row of a head",
              next="mask the rows as well: (rows[:, None] < n_queries) &, and so for the keys"),
+        edit(LOAD_K, LOAD_K.replace("0.0", 'float("-inf")'), HIDDEN, "scores",
+             says="keys beyond the end are loaded as -inf: q · k is then NaN, or +inf",
+             next="load zeros, and set the scores of those keys to -inf",
+             also=[edit(LOAD_K, LOAD_K.replace("0.0", 'float("-inf")'))]),
         edit(HIDDEN, "scores",
              says="keys beyond the end take part: a masked load gives zeros, and exp(0) is 1",
              next="set their scores to -inf: tl.where(keys[None, :] < n_keys, scores, "
@@ -919,6 +928,11 @@ def random_fading(rng):
 
 
 SINCE, LEFT = "(place + 1) * log2_decay", "(BLOCK - 1 - place) * log2_decay"
+STATE = """\
+        left = tl.exp2((BLOCK - 1 - place) * log2_decay)  # and each key at the end of the chunk
+        state = state * tl.exp2(BLOCK * log2_decay)
+        state += tl.dot(tl.trans(k * left[:, None]), v, input_precision="ieee")
+"""
 FADE = "tl.exp2(tl.where(age >= 0, age, 0) * log2_decay)"
 
 Spec(
@@ -975,6 +989,9 @@ Spec(
         edit("out += tl.dot(q * since[:, None], state,", "out += 0.0 * tl.dot(q, state,",
              says="your queries see their own chunk only",
              next="add (q · since) state"),
+        edit(STATE, "", "        since = ", STATE + "        since = ",
+             says="your chunk joins the state before its queries have used it: they see it twice",
+             next="out and its store first, then the state"),
         edit("tl.trans(k * left[:, None]), v", "tl.trans(v), k * left[:, None]",
              says="your state is transposed: vᵀ k instead of kᵀ v",
              next="rows of the state belong to k, columns to v"),
@@ -1089,6 +1106,9 @@ Spec(
         *draws(6, lambda rng: (int(rng.choice((4, 8, 16))), *rng.integers((40, 1), (256, 70)))),
     ],
     mistakes=[
+        edit("return programs, most // 32", "return programs, 0",
+             says="your second number is always 0",
+             next="where only registers run out, fewer of them make room for one program more"),
         edit(PER_WARP, "registers * 32",
              says="your registers are not rounded up to whole lots",
              next="a warp takes 32 · registers, rounded up to a multiple of 256"),
