@@ -124,6 +124,29 @@ def test_memory_grows_with_the_blocks_not_with_the_pairs():
     assert extra(4096, choose_every=32, bound=True) < 2 * extra(4096)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    "knobs",
+    [{"block": 1, "keep": 9}, {"block": 2, "keep": 2, "choose_every": 2}, {"block": 7, "keep": 3}],
+    ids=lambda knobs: f"blocks of {knobs['block']}",
+)
+def test_cost_predicts_the_peak_of_small_blocks(knobs, dtype):
+    """Their scores are the most that is held: in float32, no wider, and once."""
+    q, k, v = random_qkv(2048, width=32, dtype=dtype)
+    size = np.dtype(dtype).itemsize
+    predicted = block_topk.cost(1, 1, 2048, 2048, 32, dtype_bytes=size, **knobs).peak_bytes
+    peak = measure.peak_bytes(block_topk.attention, q, k, v, **knobs)
+    assert abs(peak / predicted - 1) <= 0.1, (peak, predicted)
+
+
+def test_equal_blocks_look_equal_whatever_their_place_in_memory():
+    q, k, _ = random_qkv(60, width=7)
+    k[...] = np.tile(k[..., :3, :], (20, 1))  # 20 blocks of 3, of odd lengths in bytes
+    for bound in (False, True):
+        chosen = block_topk.select(q, k, block=3, keep=4, bound=bound)[0, 0]
+        assert chosen[-1].tolist() == [0, 1, 2, 19]
+
+
 def test_errors():
     q, k, _ = random_qkv(6, width=8)
     with pytest.raises(ValueError, match=r"block_topk\.select: keep must be at least 1, got 0"):

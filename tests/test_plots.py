@@ -224,6 +224,8 @@ def test_a_line_that_ends_early_has_its_name_at_its_end():
         (note,) = [text for text in ax.texts if text.get_text() == "scoring"]
         assert note.xy[0] == 128
     plots.benchmark(toy_record(full=()))  # nothing was measured: nothing is drawn
+    few = plots.benchmark(toy_record(full=(64, 128), scoring=(64, 128)), mechanisms={"scoring"})
+    assert {text.get_text() for ax in few.axes for text in ax.texts} == {"scoring"}
 
 
 def toy_record(**lengths):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,19 @@ FAMILIES = ("dense", "exact tiled", "pattern", "content", "kernel", "low rank")
 
 
 @styled
-def benchmark(record: Mapping[str, Any], setting: Mapping[str, Any] | None = None) -> Figure:
+def benchmark(
+    record: Mapping[str, Any],
+    setting: Mapping[str, Any] | None = None,
+    *,
+    mechanisms: Collection[str] | None = None,
+) -> Figure:
     """Draw one record of `attncourse bench`: our implementations, a line each.
 
     Args:
         record: As read from results/.
         setting: One of `records.settings_of(record)`; if not given, the one with the most lengths,
             the first of them.
+        mechanisms: Those that are drawn; all that were measured if not given.
 
     Returns:
         Two Axes side by side: seconds of one call with their quartiles, and peak bytes, over n.
@@ -45,6 +51,8 @@ def benchmark(record: Mapping[str, Any], setting: Mapping[str, Any] | None = Non
         settings = records.settings_of(record)
         setting = max(settings, key=lambda one: len({r["n"] for r in records.rows(record, **one)}))
     rows = records.rows(record, **setting)
+    if mechanisms is not None:
+        rows = [row for row in rows if row["mechanism"] in mechanisms]
     n_lines = len({row["mechanism"] for row in rows})
     fig, axes = figure(1, 2, width=11, height=max(5.0, 1.2 + 0.25 * n_lines))
     for ax, unit, of in zip(axes, ("s", "bytes"), (_seconds, _peak), strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from attncourse import masks
-from attncourse.cost import Cost
+from attncourse.cost import NUMPY_BUFFER, Cost
 from attncourse.definitions.block_choice import check_knobs
 from attncourse.inputs import check_count, check_flag, check_qkv, check_scale, int_sizes
 from attncourse.reference._parts.block import attend, held_bytes
@@ -134,17 +134,21 @@ def cost(
     block, _, _, bound, causal = knobs
     work_bytes = max(4, dtype_bytes)  # float16 is computed in float32
     size, width = min(block, Tk), D * (1 + bound)
-    flops = loaded = largest = 0
+    flops = loaded = largest = all_groups = 0
     for step in steps(Tq, Tk, *knobs):
         (n_groups, rows), keys = step.rows.shape, step.count * size
         flops += 2 * n_groups * (step.seen * width + 2 * rows * keys * D)
         loaded += (n_groups * (rows + 2 * keys) + step.seen * (1 + bound)) * D
         gathered = held_bytes(n_groups, rows, keys, D, dtype_bytes, gathered=True)
         hidden = n_groups * keys * (8 + (rows if causal else 1))
-        glance = n_groups * step.seen * (2 * work_bytes + 8)
-        largest = max(largest, gathered + hidden, glance)
+        all_groups += n_groups
+        scores = n_groups * step.seen
+        marking = scores * (work_bytes + 1) + min(NUMPY_BUFFER, scores) * 2 * 8  # own, later blocks
+        largest = max(largest, gathered + hidden, scores * (work_bytes + 8), marking)
+    # groups are found by five integers of 8 bytes and three booleans a query, and kept as two
+    largest = max(43 * Tq, 2 * 8 * all_groups + largest)
     out = B * H * Tq * D * dtype_bytes
-    held = -(-Tk // block) * width * work_bytes if largest else 0
+    held = -(-Tk // block) * width * work_bytes if all_groups else 0
     return Cost(
         flops=B * H * flops,
         bytes_read=B * H * (loaded + Tk * D) * dtype_bytes,

@@ -55,13 +55,14 @@ def needed_by_head():
 def draw_needed(median):
     found = needed_by_head()
     names = [f"layer {i}" for i in range(4)], [f"head {i}" for i in range(4)]
-    axes = plots.numbers(np.round(found).astype(int), *names, title="keys for 90 % of the weight")
+    axes = plots.numbers(found, *names, title="keys for 90 % of the weight", form=".0f")
     plots.show(axes, f"From {found.min():.0f} to {found.max():.0f} keys, by layer and head.")
 
 
 # %% folded=true
 widgets.guess(
-    "Of up to 512 keys, how many hold 90 % of the weight, in the median of the 16 heads?",
+    "Of up to 512 keys, how many hold 90 % of a token's weight, on average, in the median of the "
+    "16 heads?",
     lambda: float(np.median(needed_by_head())),
     unit="keys",
     explain=draw_needed,
@@ -138,7 +139,7 @@ def draw_held(keep):
 widgets.explore(draw_held, live_held.figure, keep=widgets.choice(keeps.tolist(), 8))
 
 # %% [markdown] covers="F22 X1"
-# ## Let a small network guess
+# ## Let a cheaper product guess
 #
 # Ranking needs no exact scores. Project queries and keys from $D$ to $r$ dimensions, and rank by
 # the product there; only the winners get their true scores:
@@ -169,30 +170,31 @@ def found_by_rank(rank):
 
 assert np.all(found_by_rank(32) > 0.99)  # with all dimensions it is the ranking itself
 
+
+# %% folded=true
+def draw_ranks(answer):
+    ranks = [1, 2, 4, 8, 16, 32]
+    by_rank = np.array([found_by_rank(rank) for rank in ranks])  # (ranks, layers)
+    curves = {f"layer {layer}": by_rank[:, layer] for layer in range(4)}
+    words = {"x_label": "work of ranking, as a share of all scores", "y_label": "best keys found"}
+    axes = plots.curves([rank / 32 for rank in ranks], curves, log_x=True, **words)
+    quarter = ", ".join(f"{share:.0%}" for share in by_rank[3])
+    luck = "By luck it would be 32 of some 384 keys, 8 %"
+    plots.show(axes, f"{luck}. Found for a quarter of the work, by layer: {quarter}.")
+
+
 # %% folded=true
 widgets.guess(
-    "A predictor with 8 of the 32 dimensions: how many of the 32 best keys does it find?",
+    "A predictor with 8 of the 32 dimensions: which share of the 32 best keys does it find, on "
+    "average over all heads?",
     lambda: 100 * found_by_rank(8).mean(),
     unit="%",
-    explain="By luck alone it would be 32 of some 384. The picture below has the other ranks.",
+    explain=draw_ranks,
 )
-
-# %% folded=true
-ranks = [1, 2, 4, 8, 16, 32]
-by_rank = np.array([found_by_rank(rank) for rank in ranks])  # (ranks, layers)
-axes = plots.curves(
-    [rank / 32 for rank in ranks],
-    {f"layer {layer}": by_rank[:, layer] for layer in range(4)},
-    x_label="work of ranking, as a share of all scores",
-    y_label="best keys found",
-    log_x=True,
-)
-quarter = ", ".join(f"{share:.0%}" for share in by_rank[3])
-plots.show(axes, f"Found for a quarter of the work, by layer: {quarter}.")
 
 # %% [markdown]
-# A cheap guess finds most of what matters, and the heads that are hard to guess are those that look
-# at everything. Then the pattern of who reads whom is *learned*. Better than fitted afterwards is a
+# A cheap guess finds most of what matters; hardest to guess is layer 0, whose heads look at
+# everything. Then the pattern of who reads whom is *learned*. Better than fitted afterwards is a
 # scorer trained with its model: DeepSeek-V3.2 has one beside its attention, its *indexer*.
 #
 # Yet it still compares each with each, at a smaller price. Can we find neighbours without comparing
@@ -245,11 +247,7 @@ widgets.explore(draw_sectors, live_sectors.figure, buckets=(2, 12, 2, 6), seed=(
 # A direction that is shorter than one beside it never wins. In 32 dimensions that is rare: random
 # directions are almost at right angles there.
 #
-# How likely do two vectors share a bucket? With one direction it is a line of geometry. Seen in
-# their plane, the direction's dividing line parts them if it falls into the angle $\theta$ between
-# them, and it falls anywhere:
-#
-# $$ P(\text{same bucket of } 2) = 1 - \theta / \pi $$
+# How likely do two vectors share a bucket? Measure it, for pairs at many angles:
 
 # %%
 cosines = np.linspace(-0.5, 1, 31)
@@ -263,12 +261,6 @@ def sharing(buckets, rounds=4000):
     return lsh.collision_rate(*vectors, drawn)
 
 
-two = 1 - np.arccos(cosines) / np.pi
-print("2 buckets: the formula is off by at most", np.abs(sharing(2) - two).max().round(2))
-
-# %% [markdown]
-# More buckets, smaller ones: strangers part more often. And friends?
-
 # %% folded=true
 widgets.guess(
     "Two vectors at cosine 0.9 and 8 buckets: how often do they share one?",
@@ -277,6 +269,20 @@ widgets.guess(
     explain="A cosine of 0.9 is an angle of 26 degrees, and in high dimensions a bucket has many "
     "edges, each of which may lie between the two.",
 )
+
+# %% [markdown]
+# With one direction, so two buckets, it is a line of geometry. Seen in their plane, the direction's
+# dividing line parts two vectors if it falls into the angle $\theta$ between them, and it falls
+# anywhere:
+#
+# $$ P(\text{same bucket of } 2) = 1 - \theta / \pi $$
+
+# %%
+two = 1 - np.arccos(cosines) / np.pi
+print("2 buckets: the formula is off by at most", np.abs(sharing(2) - two).max().round(2))
+
+# %% [markdown]
+# More buckets, smaller ones: strangers part more often. And friends?
 
 # %% folded=true
 axes = plots.curves(
@@ -402,6 +408,25 @@ print(f"8 buckets: query and key of a token share one for {least:.0%} to {most:.
 # key is its query, at length 1, and hashes as it does. Then every token would like itself best, and
 # looks at itself only if it finds nobody else.
 #
+# [Exercise 08.3](../exercises/08_content.ipynb#08.3-Sort,-cut-and-put-back) asks for the last four
+# steps; ours is [`reference/lsh.py`](../attncourse/reference/lsh.py).
+
+# %% [markdown] covers="H8"
+# ## What b buckets save
+#
+# Of $n$ tokens a bucket holds $n/b$, if all are alike. What is saved?
+
+# %% folded=true
+widgets.guess(
+    "4096 tokens in 8 even buckets. Each token looks at its own bucket and the one before: how "
+    "many times fewer pairs than in full attention?",
+    lambda: 4096 / (2 * 4096 / 8),
+    unit="times",
+    explain="A query sees 2n/b keys instead of n, and n / (2n/b) = b/2. Looking next door "
+    "costs a factor of two.",
+)
+
+# %% [markdown]
 # Are buckets even? The model's keys, beside random vectors:
 
 # %% folded=true
@@ -421,24 +446,9 @@ plots.show(figure, f"Tokens in a bucket, on average 64: {'; '.join(spans)}.")
 # %% [markdown]
 # Keys of a trained head share a common part, and lean the same way. On average a bucket has $n/b$
 # tokens, but the average token sits in a large one. Chunks of equal size keep the *work* even; what
-# suffers is the finding, when a bucket is longer than two chunks. [Exercise
-# 08.3](../exercises/08_content.ipynb#08.3-Sort,-cut-and-put-back) asks for the last four steps;
-# ours is [`reference/lsh.py`](../attncourse/reference/lsh.py).
-
-# %% [markdown] covers="H8"
-# ## b buckets give b/2
+# suffers is the finding, when a bucket is longer than two chunks.
 #
-# What is saved? A bucket holds $n/b$ tokens, and each looks at two chunks of that size.
-
-# %% folded=true
-widgets.guess(
-    "4096 tokens, 8 even buckets, each looks at its own and the one before: how many times fewer "
-    "pairs than in full attention?",
-    lambda: 4096 / (2 * 4096 / 8),
-    unit="times",
-    explain="A query sees 2n/b keys instead of n, and n / (2n/b) = b/2. Looking next door "
-    "costs a factor of two.",
-)
+# How many pairs, then, with chunks of $n/b$?
 
 # %%
 q, k, _ = (array[0, 0] for array in random_qkv(4096))
@@ -618,8 +628,8 @@ print("four merged rounds: full attention over what any of them has found")
 #    q \cdot \bar k_B = \operatorname*{mean}_{j \in B} \; q \cdot k_j $$
 
 # %% [markdown]
-# A glance costs $n$ divided by the block. The own block is always read, since a text's last words
-# matter; later blocks never. This is MoBA (Lu et al. 2025, arXiv:2502.13189); NSA
+# A query scores $n$ / block means, not $n$ keys. The own block is always read, since a text's last
+# words matter; later blocks never. This is MoBA (Lu et al. 2025, arXiv:2502.13189); NSA
 # (arXiv:2502.11089) and Quest (arXiv:2406.10774) differ in how they look. By hand, for the last
 # query of a text of 512 tokens and blocks of 64:
 
@@ -640,7 +650,7 @@ print("that is block_topk; and all blocks are full attention")
 
 # %% [markdown]
 # Who reads what is now decided anew for each input: *dynamic* sparsity. Choose a head, and fewer or
-# larger blocks. Dark is what a row of weights gives more than 2 % to, and nobody reads. Which heads
+# larger blocks. Dark is what holds more than 2 % of a row's weight and is not read. Which heads
 # need no glance, since their own block would do?
 
 # %% folded=true
@@ -660,7 +670,7 @@ def draw_blocks(head, block, keep):
     rows = weights[layer, number]
     kinds = np.where(~read & (rows > 0.02), 2, read)  # what is missed: over 2 % of a row
     live_blocks.update(kinds.reshape(128, 4, 128, 4).max(axis=(1, 3)), f"head {layer}.{number}")
-    caught, most = (rows * read)[256:].sum(axis=-1).mean(), keep * block
+    caught, most = (rows * read)[256:].sum(axis=-1).mean(), min(512, keep * block)
     return f"Up to {most} keys a token hold {caught:.0%} of the weight of the last 256 tokens."
 
 
@@ -724,8 +734,9 @@ said = (f"{way} {one:.0%} and {two:.0%}" for way, (one, two) in zip(ways, shares
 plots.show(axes, f"Found among single keys and among near-duplicates: {'; '.join(said)}.")
 
 # %% [markdown]
-# Each line of blocks reads 128 keys; what its glances see makes the difference. A near-duplicate
-# looks almost as good to the block that holds it, and takes a place among the blocks read.
+# Each line of blocks reads 128 keys, each round of LSH 64; what a glance sees makes the difference.
+# A near-duplicate makes its block look almost as good, and that takes a place among the blocks
+# read.
 #
 # Another glance keeps each dimension's largest and smallest number of a block, and adds up what is
 # best for the query. No key of the block can score more than this *bound*, so no needle is diluted.
@@ -795,6 +806,7 @@ swapped = {
 swapped |= {
     "best 32 keys": small.swap("topk", keep=32),
     "the last 128 keys": small.swap("window", window=127),
+    "the last 127 keys": small.swap("window", window=126),
     "LSH, two chunks of 64": small.swap("lsh", n_buckets=8, n_rounds=1, chunk=64),
 }
 tried = model.compare(small, swapped)
@@ -803,16 +815,19 @@ widgets.in_a_real_model("keep", {keep: tried[keep] for keep in (2, 4, 8)}, start
 # %% [markdown]
 # And the others? *Copying* is what a model gains when it reads 128 shuffled tokens a second time.
 # The first reads 32 keys a token, the next two up to 128. So does LSH, but for those that lie in
-# the future and are hidden.
+# the future and are hidden. And what is one key worth?
 
 # %%
-for way in ("best 32 keys", 8, "the last 128 keys", "LSH, two chunks of 64"):
+for way in ("best 32 keys", 8, "the last 128 keys", "the last 127 keys", "LSH, two chunks of 64"):
     found, name = tried[way], "8 blocks of 16" if way == 8 else way
     copied = min(1, max(0, found.copied))
     print(f"{name:<22} {found.loss:.2f} nats, {copied:4.0%} of the copying")
 print(f"{'full attention':<22} {found.full_loss:.2f} nats")
 
 # %% [markdown]
+# A window finds by place: what is to be copied stands 127 tokens back, and 126 are not enough. The
+# content finds it at any distance. On other text, most of what helps is near.
+#
 # None of them was trained in its place. LSH has the hardest time: nobody asked these queries and
 # keys to share a direction. Models that hash, or choose blocks, are trained with it.
 

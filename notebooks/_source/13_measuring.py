@@ -834,7 +834,8 @@ widgets.explore(draw_implied, live_implied.figure, **choices)
 setting = bench.SHOWN
 recorded = bench.latest("gpu", mechanisms=["full", "flash"], **setting)
 if recorded:
-    figure = plots.benchmark(recorded, setting)
+    few = {"full", "flash", "window", "linear", "linformer", "lsh"}
+    figure = plots.benchmark(recorded, setting, mechanisms=few)
     plots.show(figure, "Time and peak memory of the kernels on a GPU, over n, as recorded.")
     print(f"{recorded['machine']['gpu']}, {recorded['settings']['dtype']}, {recorded['date'][:10]}")
     rows_gpu = records.rows(recorded, mechanism="flash", **setting)

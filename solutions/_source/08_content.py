@@ -584,6 +584,9 @@ Spec(
         edit("out = v.astype(q.dtype)", "out = np.zeros_like(v)",
              says="your tokens that see nobody get zeros",
              next="here such a token gets its own value: start from a copy of v"),
+        edit("= -np.inf", "= -1e9", "        scores = scores[sees]\n", "", "own[sees]", "own",
+             says="your tokens that see nobody get the mean of what is hidden from them",
+             next="such a token gets its own value: write only the rows that see somebody"),
         edit("out = v.astype(q.dtype)", "out = np.full_like(v, np.nan)",
              says="your tokens that see nobody are NaN",
              next="such a token gets its own value: leave its row out of the softmax"),
@@ -615,7 +618,7 @@ Spec(
 # ## 08.4 What b buckets save
 #
 # *12 minutes · difficulty 2 of 3 · 2 points*
-# · [section](../notebooks/08_content.ipynb#b-buckets-give-b/2)
+# · [section](../notebooks/08_content.ipynb#What-b-buckets-save)
 #
 # Bucket i holds `sizes[i]` tokens. Each token attends to all of its own bucket, itself included,
 # and of bucket i − 1; before bucket 0 comes the last. How many times fewer multiply-adds does that

@@ -71,18 +71,23 @@ def choices(
 ) -> Iterator[tuple[Step, np.ndarray]]:
     """Yield steps of one head, and the blocks int (groups, count) that their groups choose."""
     seen = summaries(k, block=block, bound=bound)
-    largest = np.finfo(seen.dtype).max
     for step in steps(len(q), len(k), block, keep, choose_every, bound, causal):
-        first = q[step.rows[:, 0]].astype(seen.dtype, copy=False) * np.sign(factor)
+        first = q[step.rows[:, 0]].astype(seen.dtype, copy=False) * float(np.sign(factor))
         if bound:  # each number of a query meets the extreme that makes most of it
             first = np.concatenate([np.maximum(first, 0), np.minimum(first, 0)], axis=-1)
-        # matmul sums in an order that depends on the column: equal blocks would get unequal scores
-        scores = np.einsum("gd,bd->gb", first, seen[: step.seen])  # (groups, seen)
-        scores[np.isnan(scores)] = largest
-        np.clip(scores, -largest, largest, out=scores)
-        blocks = np.arange(step.seen)
-        scores[blocks == step.own[:, None]] = np.inf
-        if causal:
-            scores[blocks > step.own[:, None]] = -np.inf
-        order = np.argsort(-scores, axis=-1, kind="stable")
-        yield step, np.sort(order[:, : step.count], axis=-1)
+        yield step, _best(first, seen[: step.seen], step, causal)  # holds no scores meanwhile
+
+
+def _best(first, seen, step: Step, causal) -> np.ndarray:
+    """Return the blocks int (groups, count) that look best to the queries `first`, ascending."""
+    # matmul sums in an order that depends on the column: equal blocks would get unequal scores
+    scores = np.einsum("gd,bd->gb", first, seen)  # (groups, seen)
+    largest = np.finfo(scores.dtype).max
+    scores[np.isnan(scores)] = largest
+    np.clip(scores, -largest, largest, out=scores)
+    blocks = np.arange(step.seen)
+    scores[blocks == step.own[:, None]] = np.inf
+    if causal:
+        scores[blocks > step.own[:, None]] = -np.inf
+    order = np.argsort(np.negative(scores, out=scores), axis=-1, kind="stable")
+    return np.sort(order[:, : step.count], axis=-1)
