@@ -364,8 +364,8 @@ for name, need in {
 claims.check("C194")
 
 # %% [markdown]
-# The scores fit, and little else does. What is there already has to be subtracted first. A layer has
-# about $12 d^2$ *parameters*, the numbers that training adjusts. For each, training holds the
+# The scores fit, and little else does. What is there already has to be subtracted first. A layer
+# has about $12 d^2$ *parameters*, the numbers that training adjusts. For each, training holds the
 # number, its *gradient*, which says how the error changes with it, and two *moments*, the optimizer
 # Adam's averages of past gradients and of their squares: 16 bytes. Then the number of texts is
 #

@@ -834,8 +834,7 @@ widgets.explore(draw_implied, live_implied.figure, **choices)
 setting = bench.SHOWN
 recorded = bench.latest("gpu", mechanisms=["full", "flash"], **setting)
 if recorded:
-    few = {"full", "flash", "window", "linear", "linformer", "lsh"}
-    figure = plots.benchmark(recorded, setting, mechanisms=few)
+    figure = plots.benchmark(recorded, setting, mechanisms=["full", "flash", "window", "lsh"])
     plots.show(figure, "Time and peak memory of the kernels on a GPU, over n, as recorded.")
     print(f"{recorded['machine']['gpu']}, {recorded['settings']['dtype']}, {recorded['date'][:10]}")
     rows_gpu = records.rows(recorded, mechanism="flash", **setting)
