@@ -12,14 +12,16 @@ Paper:
 from __future__ import annotations
 
 import ast
+import io
+import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from attncourse.cost import DEVICES, Device
-from attncourse.inputs import check_count, stream
+from attncourse.inputs import check_count, check_flag, stream
 
 
 @dataclass(frozen=True)
@@ -132,15 +134,19 @@ class _Text:
     written: int = 0
     slot: int = -1
     start: float = 0.0
-    done: float = -1.0
+    done: float = math.nan
 
     @property
     def length(self) -> int:
         return self.prompt + self.written
 
+    @property
+    def is_done(self) -> bool:
+        return self.written == self.answer
+
 
 def serve(
-    requests: Sequence[Request],
+    requests: Iterable[Request],
     *,
     slots: int,
     join: bool = True,
@@ -164,10 +170,14 @@ def serve(
         clock: What a step takes.
 
     Raises:
-        ValueError: No requests, slots < 1, or a request that never fits.
+        TypeError: Tokens that are no integers.
+        ValueError: No requests, slots < 1, a request that never fits, one without tokens, or one
+            that never comes.
     """
     where = "serving.serve"
+    requests = [_check_request(where, number, one) for number, one in enumerate(requests)]
     slots = check_count(where, "slots", slots, least=1)
+    join = check_flag(where, "join", join)
     clock = Clock() if clock is None else clock
     room = clock.room if room is None else check_count(where, "room", room, least=1)
     if not requests:
@@ -179,12 +189,16 @@ def serve(
     def held(tokens: int) -> int:
         return longest if page is None else -(-tokens // page) * page
 
-    if max(held(needs), needs) > room or (page is None and needs > longest):
+    if page is None and needs > longest:
         raise ValueError(
-            f"{where}: the longest request has {needs} tokens, and there is room for "
-            f"{room if page is not None else min(room, longest)}"
+            f"{where}: longest must be at least {needs}, as the longest request has, got {longest}"
         )
-    return _Engine(list(requests), slots, join, held, room, clock).run()
+    if held(needs) > room:
+        raise ValueError(
+            f"{where}: room must be at least {held(needs)}, which the longest request of {needs} "
+            f"tokens takes, got {room}"
+        )
+    return _Engine(requests, slots, join, held, room, clock).run()
 
 
 class _Engine:
@@ -249,24 +263,24 @@ class _Engine:
         self.now += self.clock.seconds(tokens, sum(text.length for text in old))
         self.served.steps += 1
         for text in self.batch:
-            if text.done >= 0:
+            if text.is_done:
                 continue  # it only waits for the others of its batch
             text.written += 1
             if text.written == 1:
                 self.served.first[text.number] = self.now
-            if text.written == text.answer:
+            if text.is_done:
                 text.done = self.served.last[text.number] = self.now
-        leaving = [text for text in self.batch if text.done >= 0]
+        leaving = [text for text in self.batch if text.is_done]
         if self.join or len(leaving) == len(self.batch):
             for text in leaving:
                 self._leave(text, text.done)
 
     def _make_room(self) -> None:
         """Throw out the text that came last until all others have room for their next token."""
-        while sum(self.held(text.length + (text.done < 0)) for text in self.batch) > self.room:
-            writing = [text for text in self.batch if text.done < 0]
+        while sum(self.held(text.length + (not text.is_done)) for text in self.batch) > self.room:
+            writing = [text for text in self.batch if not text.is_done]
             if len(writing) == 1:  # then those go that only wait for it
-                for text in [text for text in self.batch if text.done >= 0]:
+                for text in [text for text in self.batch if text.is_done]:
                     self._leave(text, text.done)
                 continue
             text = writing[-1]
@@ -281,19 +295,30 @@ class _Engine:
         self.served.spans.append(Span(text.slot, text.start, done, self.now, text.number))
 
 
+def _check_request(where: str, number: int, one: Request) -> Request:
+    prompt, answer = (
+        check_count(where, f"{name} of request {number}", getattr(one, name), least=1)
+        for name in ("prompt", "answer")
+    )
+    if not math.isfinite(one.arrival):
+        raise ValueError(f"{where}: arrival of request {number} must be finite, got {one.arrival}")
+    return Request(one.arrival, prompt, answer)
+
+
 def functions_of(text: str, length: Callable[[str], int]) -> list[tuple[int, int]]:
     """Return a prompt's and an answer's tokens for each function of a Python source.
 
     The prompt is a function's head with its docstring, the answer the rest of it, as if somebody
-    had asked for it.
+    had asked for it. A function on one line has no such parts, and is left out.
 
     Args:
         text: The source.
         length: Counts the tokens of a piece of it.
     """
-    lines, found = text.splitlines(keepends=True), []
+    # as the parser counts lines: a form feed ends none
+    lines, found = io.StringIO(text, newline=None).readlines(), []
     for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.FunctionDef):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         asked = ast.get_docstring(node, clean=False) is not None and len(node.body) > 1
         first = node.body[int(asked)].lineno - 1

@@ -99,6 +99,13 @@ def test_cost_of_a_real_layer_is_exact_and_its_peak_close(dtype, causal):
     assert abs(measure.peak_bytes(latent.attention, q, k, v, **call) / cost.peak_bytes - 1) < 0.1
 
 
+def test_peak_is_close_where_latents_are_wider_than_the_scores_of_a_row():
+    sizes = {"heads": 3, "rank": 400, "content": 60, "rotary": 4, "value": 64}
+    (q, k, v), m = drawn(301, 300, batch=1, dtype=np.float32, **sizes)
+    cost = latent.cost(1, 3, 301, 300, 64, rank=400, rotary=4, groups=1)
+    assert abs(measure.peak_bytes(latent.attention, q, k, v, **m) / cost.peak_bytes - 1) < 0.05
+
+
 def test_no_key_and_no_value_is_built():
     sizes = {"heads": 16, "rank": 32, "content": 64, "rotary": 16, "value": 64}
     (q, k, v), m = drawn(1, 4000, batch=1, dtype=np.float32, **sizes)
@@ -113,6 +120,10 @@ def test_what_is_kept_does_not_depend_on_the_heads():
     # 2 · 128 · 128: as much as 2.25 heads
     assert latent.size_bytes(1, 512, 64, dtype_bytes=1) == 2.25 * 2 * 128
     assert latent.size_bytes(10, 512, 64, layers=60, batch=3) == 10 * 576 * 60 * 3 * 2
+    small = np.int8(100)  # whose products overflow
+    assert latent.size_bytes(small, small, small, layers=small) == 4 * 10**6
+    with pytest.raises(ValueError, match=r"latent\.size_bytes: rank must be at least 0, got -1"):
+        latent.size_bytes(1, -1, 64)
 
 
 def test_infinity_in_the_content_of_a_query_spoils_its_row_only():
@@ -149,6 +160,8 @@ def test_values_that_are_no_latents_are_refused():
     (q, k, _), m = drawn(5, 5)
     with pytest.raises(ValueError, match=r"latent\.attention: v must have 6 .*, got 8"):
         latent.attention(q, k, k, **m)
+    with pytest.raises(TypeError, match=r"latent\.attention: q must be an array, got list"):
+        latent.attention(q.tolist(), k, k[..., :6], **m)
     with pytest.raises(ValueError, match=r"latent\.attention: q must have a multiple of the heads"):
         latent.attention(q, np.repeat(k, 2, 1), np.repeat(k[..., :6], 2, 1), **m)
     with pytest.raises(ValueError, match=r"latent\.cost: rotary must be at most the width D = 8"):

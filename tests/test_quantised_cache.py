@@ -171,6 +171,11 @@ def test_int8_halves_a_float16_cache_but_for_the_scales():
     assert 1.9 < ratio < 2
     coarse = quantised_cache.size_bytes(group=1, **model)  # a scale for every number of the keys
     assert coarse > kv_cache.size_bytes(**model)
+    small = {name: np.int8(number % 100) for name, number in model.items()}  # products overflow
+    plain = {name: int(number) for name, number in small.items()}
+    assert kv_cache.size_bytes(**small) == kv_cache.size_bytes(**plain)
+    sizes = (quantised_cache.size_bytes(group=4, **each) for each in (small, plain))
+    assert len(set(sizes)) == 1
 
 
 def test_attention_never_holds_the_whole_cache_in_floating_numbers():

@@ -112,6 +112,17 @@ def test_functions_are_requests():
     assert serving.functions_of("x = 1\n", len) == []
 
 
+def test_functions_are_cut_at_the_lines_that_the_parser_counts():
+    source = 'x = 1\n\x0c\nasync def f(x):\n    """Say."""\n    return x\n'
+    assert serving.functions_of(source, lambda piece: piece.count("\n")) == [(2, 1)]
+
+
+def test_clocks_before_zero_and_numbers_of_numpy_are_served_too():
+    early = [Request(-5, np.int8(100), np.int8(100)), Request(-3, np.int8(1), np.int8(1))]
+    served = serving.serve(iter(early), slots=np.int64(1), clock=FLAT, room=np.int16(200))
+    np.testing.assert_allclose(served.last, [95, 96])
+
+
 def test_arrivals_are_the_same_each_time_and_sooner_at_a_higher_rate():
     slow, fast = (serving.arrivals([(1, 2), (3, 4)], 200, rate=rate) for rate in (2.0, 8.0))
     assert slow == serving.arrivals([(1, 2), (3, 4)], 200, rate=2.0)
@@ -127,12 +138,21 @@ def test_arrivals_are_the_same_each_time_and_sooner_at_a_higher_rate():
         (lambda: serving.serve([Request(0, 1, 1)], slots=0), "slots must be at least 1, got 0"),
         (
             lambda: serving.serve([Request(0, 5, 5)], slots=1, page=4, room=11),
-            "the longest request has 10 tokens, and there is room for 11",
+            "room must be at least 12, which the longest request of 10 tokens takes, got 11",
         ),
         (
             lambda: serving.serve([Request(0, 5, 5)], slots=1, longest=9),
-            "the longest request has 10 tokens, and there is room for 9",
+            "longest must be at least 10, as the longest request has, got 9",
         ),
+        (
+            lambda: serving.serve([Request(0, 1, 1), Request(0, 3, 0)], slots=1),
+            "answer of request 1 must be at least 1, got 0",
+        ),
+        (
+            lambda: serving.serve([Request(0, 0, 1)], slots=1),
+            "prompt of request 0 must be at least 1",
+        ),
+        (lambda: serving.serve([Request(np.nan, 1, 1)], slots=1), "arrival of request 0 .* finite"),
         (lambda: serving.arrivals([(1, 1)], 3, rate=0), "rate must be above 0, got 0"),
         (lambda: serving.arrivals([], 3, rate=1), "lengths must be at least one pair, got none"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,7 @@ def attention(
         seen = (*k.shape[:-2], stop)
         mixed = pieces.attend(lowered, kept, latents, seen, v.shape[-1], causal, factor)
         out[..., rows, :] = np.matmul(mixed, up)
+        del lowered, mixed  # before the next block makes its own
     return out
 
 
@@ -110,9 +112,12 @@ def random_matrices(
         seed: The same seed gives the same numbers, in any dtype.
         dtype: A NumPy floating dtype.
     """
-    rank = check_count("latent.random_matrices", "rank", rank, least=1)
+    where = "latent.random_matrices"
+    heads, rank = check_count(where, "heads", heads), check_count(where, "rank", rank, least=1)
+    widths = {"width": width, "value_width": value_width}
+    sizes = [check_count(where, name, value) for name, value in widths.items()]
     generator = stream("latent", seed)
-    drawn = (generator.standard_normal((heads, rank, n)) for n in (width, value_width))
+    drawn = (generator.standard_normal((heads, rank, n)) for n in sizes)
     key_up, value_up = ((array / rank**0.5).astype(dtype) for array in drawn)
     return key_up, value_up
 
@@ -165,8 +170,8 @@ def cost(
         converted = min(pieces.PIECE, stop) * kept if work_bytes != dtype_bytes else 0
         flops += n_rows * (content * R + stop * (kept + R) + R * D)
         read += B * G * (n_rows * D + stop * (kept + R)) + matrices
-        # the queries, lowered and scaled; the mean, its sum and the last product
-        largest = max(largest, n_rows * (stop + 2 * kept + 2 * R) + converted)
+        # the queries, lowered and scaled; the mean, its sum and the last product of it
+        largest = max(largest, n_rows * (stop + 2 * kept + 3 * R) + converted)
     out = B * H * Tq * D * dtype_bytes
     widened = matrices if work_bytes != dtype_bytes else 0
     return Cost(
@@ -190,7 +195,10 @@ def size_bytes(
         batch: Sequences.
         dtype_bytes: Bytes of one number that is kept.
     """
-    return tokens * (rank + rotary) * layers * batch * dtype_bytes
+    where, numbers = "latent.size_bytes", {"rank": rank, "rotary": rotary}
+    of_token = sum(check_count(where, name, value) for name, value in numbers.items())
+    times = {"tokens": tokens, "layers": layers, "batch": batch, "dtype_bytes": dtype_bytes}
+    return of_token * math.prod(check_count(where, name, value) for name, value in times.items())
 
 
 def _lower(q: np.ndarray, down: np.ndarray) -> np.ndarray:
@@ -222,7 +230,8 @@ def _check(where: str, q, k, v, key_up, value_up) -> None:
 
 
 def _check_widths(where: str, q, k, v, rank: int, content: int, value_rank: int) -> None:
-    if rank == content or 0 in (np.ndim(q), np.ndim(k)):  # q and k are equally wide
+    arrays = all(getattr(array, "ndim", 0) for array in (q, k))
+    if rank == content or not arrays:  # q and k are equally wide, or refused
         grouped.check_grouped(where, q, k, v)
     else:
         wide = np.shape(q)[-1] - content + rank

@@ -75,7 +75,7 @@ class GrowingCache:
         # END SOLUTION
 
     def step(self, q, k, v):
-        """Take in new tokens, q and k (T, D), v (T, Dv); return their attention (T, Dv)."""
+        """Take in tokens, q and k (T, D), v (T, Dv); return their attention (T, Dv), float32."""
         # BEGIN SOLUTION
         end = self.length + len(k)
         if end > len(self.keys):
@@ -262,7 +262,7 @@ Spec(
 # ## 12.2 Bytes a token
 #
 # *10 minutes · difficulty 1 of 3 · 2 points*
-# · [section](../notebooks/12_inference.ipynb#One-small-vector-for-all-heads)
+# · [section](../notebooks/12_inference.ipynb#Fewer-bits)
 #
 # What does one more token add to the cache of a model with `layers` layers of `heads` query heads
 # of width d? Count `dtype_bytes` a number. Return a dict of five ways to keep it, in bytes.
@@ -270,8 +270,8 @@ Spec(
 # %% [markdown] role="prompt" exercise="12.2"
 # - `mha`: a key and a value for each query head; `gqa`: for each of `groups` heads; `mqa`: for all;
 # - `latent`: one vector of `rank` numbers and one key of `rotary`, for all heads;
-# - `int8`: `gqa` in 1-byte numbers, and float32 scales: one a value, and one a channel of the keys,
-#   which `span` tokens share.
+# - `int8`: `gqa` in 1-byte numbers; float32 scales: each value vector has one, and so has each
+#   channel of `span` key vectors.
 
 # %% [markdown] role="prompt" exercise="12.2"
 # `kept_bytes(1, 4, 2, 8, 16, 4, 2, 32)`: 128, 64, 32, 40 and 42.0.

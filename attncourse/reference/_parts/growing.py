@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from attncourse.inputs import check_flag, check_qkv, check_scale
+from attncourse.inputs import check_count, check_flag, check_qkv, check_scale
 from attncourse.reference import grouped
 from attncourse.reference._parts import pieces
 from attncourse.softmax import nan_to_keys
@@ -95,4 +97,7 @@ def size_bytes(
         batch: Sequences.
         dtype_bytes: Bytes of one number.
     """
-    return 2 * tokens * groups * width * layers * batch * dtype_bytes
+    sizes = {"tokens": tokens, "groups": groups, "width": width}
+    sizes |= {"layers": layers, "batch": batch, "dtype_bytes": dtype_bytes}
+    checked = (check_count("kv_cache.size_bytes", name, value) for name, value in sizes.items())
+    return 2 * math.prod(checked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -163,5 +164,9 @@ def size_bytes(
         layers: Layers of the model.
         batch: Sequences.
     """
-    scales = tokens // group * width + tokens
-    return (2 * tokens * width + 4 * scales) * groups * layers * batch
+    where, sizes = "quantised_cache.size_bytes", {"tokens": tokens, "width": width}
+    tokens, width = (check_count(where, name, value) for name, value in sizes.items())
+    scales = tokens // check_count(where, "group", group, least=1) * width + tokens
+    times = {"groups": groups, "layers": layers, "batch": batch}
+    heads = math.prod(check_count(where, name, value) for name, value in times.items())
+    return (2 * tokens * width + 4 * scales) * heads
