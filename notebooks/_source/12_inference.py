@@ -74,7 +74,7 @@ for n in (1, 128, 512):
 
 # %%
 def flops(new, seen):
-    """To read `new` tokens, the last of `seen`."""
+    """To read `new` tokens, the last of `seen`, and to score what comes after each."""
     weights = sum(array.size for array in small.weights.values() if array.ndim == 2)
     attention = grouped.cost(1, 4, new, seen, 32, causal=True).flops
     return 2 * new * weights + 4 * attention
@@ -100,10 +100,10 @@ widgets.guess(
 # longer. Which points will lie far above their line?
 
 # %%
-lengths = [16, 32, 64]
+lengths = [16, 64, 128]
 ways = {"without a cache": False, "with a cache": True}
 a_token, expected = {}, {}
-for way, cache in measure.progress(ways.items(), "writing", expect_seconds=3):
+for way, cache in measure.progress(ways.items(), "writing", expect_seconds=5):
     runs = [
         measure.seconds(small.generate, "", n, cache=cache, repeats=2, warmup=0, at_most=1)
         for n in lengths
@@ -119,9 +119,10 @@ axes.set_ylabel("time for one token")
 plots.show(axes, "Seconds a token over the length of the text; dashed, what FLOPs predict.")
 
 # %% [markdown]
-# With a cache the clock stays far from its line. One token alone gives each weight one
-# multiplication; to fetch the weights, and to call NumPy, takes longer than to multiply. That is no
-# flaw of this machine: [two sections on](#Prefill-and-decode) it is the law of writing.
+# With a cache the clock stays far from its line, and short texts lie above theirs, too. One token
+# alone gives each weight one multiplication; to fetch the weights, and to call NumPy, takes longer
+# than to multiply. That is no flaw of this machine: [two sections on](#Prefill-and-decode) it is
+# the law of writing.
 
 # %% [markdown] covers="N2"
 # ## The token sees itself
@@ -144,9 +145,9 @@ print("first row of weights", full.weights(*random_qkv(3)[:2], mask=np.tri(3, k=
 print(f"loss {small.loss(unseen):.3f} nats a token, blinded {blind.loss(unseen):.3f}")
 
 # %% [markdown]
-# The first token attends to nothing; the others lose the key that they know best. And the loss? A
-# token reaches its own layer's output past attention too, so this slip can hide behind a loss that
-# looks like any other. **No loss shows it; a comparison does.** The card compares one step:
+# The first token attends to nothing, the others not to themselves. And the loss? A token also goes
+# round attention, in the sum that each layer adds to. So a slip like this can hide behind a loss
+# that looks like any other. **Do not look at the loss; compare.** The card compares one step:
 
 # %%
 claims.check("C037")
@@ -202,7 +203,7 @@ print(f"{used} are used, {held} are held: the price of spare room")
 
 # %% [markdown]
 # Take 32 layers of 32 heads of 128, about $12 \cdot 32 \cdot 4096^2$ weights, 6.4 billion, in 16
-# bits. $N$ weights and the cache have
+# bits. For $N$ weights, and for the cache, the intensity is
 #
 # $$ \text{weights: } \frac{2 N \cdot \text{tokens at once}}{2 N} = \text{tokens at once},
 #    \qquad \text{cache: } \frac{4 H n D}{2 \cdot 2\, G n D} = \frac{H}{G} $$
@@ -249,8 +250,9 @@ widgets.guess(
 )
 
 # %% [markdown]
-# **Raise the batch: which of the points climbs, and which one never moves?** Weights are fetched
-# once for all texts of a batch, but each text has its own cache. Then lower the groups.
+# **Raise the batch, then the context: which point climbs with which, and which one with neither?**
+# Weights are fetched once for all texts of a batch, but each text has its own cache. Then lower
+# the groups.
 
 # %% folded=true
 start = {name: f / moved for name, (f, moved) in work(8, 4096, 32).items()}
@@ -287,7 +289,7 @@ widgets.explore(draw_roof, live_roof.figure, batch=batches, context=contexts, gr
 # head $h$ reads
 #
 # $$ g(h) = \lfloor h \,/\, (H / G) \rfloor, \qquad
-#    \text{bytes a token} = 2 \cdot L \cdot G \cdot D \cdot b $$
+#    \text{numbers a token} = 2 \cdot L \cdot G \cdot D $$
 #
 # With $H = 4$ and $G = 2$, heads 0 and 1 read the first, 2 and 3 the second. Repeating each key
 # head gives the definition; the same numbers must come out without a copy:
@@ -347,20 +349,20 @@ if file.exists():
     axes = plots.curves(steps, losses, **axis)
     axes.set_ylim(bottom=min(map(min, losses.values())) - 0.2)
     said = [f"{name} goes from {run[0]:.2f} to {run[-1]:.2f}" for name, run in losses.items()]
-    plots.show(axes, f"{'; '.join(said)} nats.")
+    plots.show(axes, f"On more unseen text than above, {'; '.join(said)} nats.")
 else:
     print("No tuning is recorded here; the command above makes the record.")
 
 # %% [markdown]
-# $G = 4$ is the control: what learning on does to a model from which nothing was taken. How much
-# of what the mean destroyed has come back, and at how many bytes a token would you stop?
+# $G = 4$ is the control: it shows what learning on does to a model from which nothing was taken.
+# How much of what the mean destroyed has come back, and at how many bytes a token would you stop?
 
 # %% [markdown] covers="N11"
 # ## One small vector for all heads
 #
 # Sharing heads throws keys away. Could one keep something *smaller than keys*, from which all keys
 # can be made? A first idea: keep what the layer reads, $x$. Our layer makes $2 H D = 256$ numbers
-# out of 128, so $x$ is half the cache and nothing is lost. Why does nobody do it?
+# out of 128, so $x$ is half the cache and nothing is lost. What does that cost?
 
 
 # %%
@@ -383,7 +385,7 @@ print(
 #    \sum_j p_j\, (c_j W_h) \;=\; \Bigl(\sum_j p_j\, c_j\Bigr)\, W_h $$
 #
 # Instead of all latents up to keys, one query goes down to the latents: the projection is
-# *absorbed*.
+# *absorbed*. For one head, with latents of 64 and keys of 128:
 
 # %%
 rng = np.random.default_rng(12)
@@ -502,8 +504,6 @@ plots.show(
 # Compare 64 numbers here with the 64 of $G = 1$ above, before its tuning. The heads differ, but
 # what they are made of they have in common. (Our keys are turned as a whole, so this model could
 # not absorb; one has to train for it.)
-# [Exercise 12.2](../exercises/12_inference.ipynb#12.2-Bytes-a-token) counts all of these caches
-# exactly.
 
 # %% [markdown] covers="N12"
 # ## Fewer bits
@@ -554,7 +554,8 @@ def in_bits(bits, axis):
 
 # %% folded=true
 widgets.guess(
-    "Four bits instead of 32 for each number: by how many nats a token does the loss grow?",
+    "Four bits instead of 32 for each number, and a scale for each channel of the keys: by how "
+    "many nats a token does the loss grow?",
     lambda: in_bits(4, -2).loss(unseen) - small.loss(unseen),
     unit="nats",
     explain=lambda grown: f"From {small.loss(unseen):.3f} nats: {grown / small.loss(unseen):.1%}.",
@@ -573,13 +574,18 @@ plots.show(axes, f"In float32 {small.loss(unseen):.3f}; bits, in this order: {';
 # A scale is a number too: with one of 16 bits for 32 numbers, 4 bits cost 4.5. A shorter run is
 # more exact and pays more. The reference,
 # [`quantised_cache`](../attncourse/reference/quantised_cache.py), keeps the newest run as it came,
-# because a channel's scale is known only when its run is full, and states its own error:
+# because a channel's scale is known only when its run is full, and bounds its own error:
 
 # %%
 q, k, v = random_qkv(1, 500)
 off = np.abs(quantised_cache.attention(q, k, v, group=64) - full.attention(q, k, v)).max()
 bound = quantised_cache.error_bound(q, k, v).max()
 print(f"int8 against exact: off by {off:.4f}, at most {bound:.2f} by the bound")
+
+# %% [markdown]
+# The bound is for the worst case, where all roundings push one way.
+# [Exercise 12.2](../exercises/12_inference.ipynb#12.2-Bytes-a-token) counts the bytes of all these
+# caches.
 
 # %% [markdown] covers="N13"
 # ## Forget
@@ -682,7 +688,9 @@ for groups, one in tried.items():
 
 # %% [markdown]
 # Heads that copy look for exactly one thing, and the mean of two such heads looks for neither. A
-# model that is to share its heads is better trained, or at least tuned, with shared heads.
+# model that is to share its heads is better trained, or at least tuned, with shared heads. (What
+# is shared are bytes: fewer FLOPs are counted only because `grouped` passes over blocks that the
+# mask hides, whatever $G$ is.)
 
 # %% [markdown]
 # ## Try it on a text of your own

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 12 · Many texts at once
 #
-# [The first part](12_inference.ipynb) ended with a batch: weights are fetched once for many texts.
-# But texts differ in length, come when they want and end when they are done. Here you pack them:
-# pages instead of stretches, a batch that changes at every step, and keys that are split.
+# A batch fetches the weights once for many texts, says
+# [the first part](12_inference.ipynb#Prefill-and-decode). But texts differ in length, come when
+# they want and end when they are done. Here you pack them: pages instead of stretches, a batch that
+# changes at every step, and keys that are split.
 #
 # <!-- summary: ragged batches and what padding wastes; pages, a block table, sharing and copy on
 # write; texts that join and leave a batch at every step, simulated with real lengths; one query
@@ -180,7 +181,7 @@ def draw_pool(event):
 
 
 # %%
-widgets.explore(draw_pool, live_pool.figure, event=(0, len(EVENTS), 1, 6))
+widgets.explore(draw_pool, live_pool.figure, event=(0, len(EVENTS), 1, 5))
 
 # %% [markdown]
 # [Exercise 12.5](../exercises/12_inference.ipynb#12.5-Pages-that-nobody-can-corrupt) is this pool.
@@ -193,7 +194,7 @@ claims.check("C038")
 
 # %% [markdown]
 # Pages of one batch, each text with its own length, in one call: no row is padded, and each text
-# gets what it would get alone.
+# gets what it would get alone. The rows of the table that is printed are texts; −1 is no page.
 
 # %%
 pool = paged.PagePool(32, 4, heads=2, width=8)
@@ -265,7 +266,7 @@ widgets.guess(
 
 # %% [markdown]
 # **Who waits, and for whom?** Pale is a slot whose text is done and whose batch is not. Raise the
-# rate until the queue grows without end; which of the two gives in first? Then add slots.
+# rate until texts wait for seconds; which of the two gives in first? Then add slots.
 
 # %% folded=true
 live_slots = plots.LiveSchedule(["static", "joining"], 32.0)
@@ -335,8 +336,9 @@ plots.show(
 # ## One query, many keys
 #
 # The last thing to pack is the chip. In decode each head has one query. Flash attention gives a
-# program to each tile of queries ([chapter 09](09_flash_backward.ipynb)); with eight key/value
-# heads and one text there are eight programs, one after the other over all keys.
+# program to each tile of queries ([chapter 09](09_flash_backward.ipynb)). The heads of a group make
+# one tile, so with eight key/value heads and one text there are eight programs, each of which walks
+# over all keys.
 
 # %% folded=true
 widgets.guess(
