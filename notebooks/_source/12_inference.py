@@ -121,8 +121,8 @@ plots.show(axes, "Seconds a token over the length of the text; dashed, what FLOP
 # %% [markdown]
 # With a cache the clock stays far from its line, and short texts lie above theirs, too. One token
 # alone gives each weight one multiplication; to fetch the weights, and to call NumPy, takes longer
-# than to multiply. That is no flaw of this machine: [two sections on](#Prefill-and-decode) it is the law
-# of writing.
+# than to multiply. That is no flaw of this machine: [two sections on](#Prefill-and-decode) it is
+# the law of writing.
 
 # %% [markdown] covers="N2"
 # ## The token sees itself
