@@ -53,6 +53,7 @@ def record_in(folder, kind):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.nightly  # by day the one that is killed midway
 def test_a_rehearsal_does_every_part_with_nothing_but_torch_triton_numpy_and_pytest(tmp_path):
     process = start(tmp_path, bare=True)
     said, complaints = process.communicate(timeout=250)

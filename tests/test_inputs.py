@@ -84,5 +84,5 @@ def test_nothing_else_makes_generators():
         if making.search(path.read_text(encoding="utf-8"))
     }
     # a grader's cases are a learner's input; one claim is about a seed that two draws share
-    graders = {"grading/judging.py", "grading/spec.py"}
+    graders = {"grading/judging.py", "grading/quality.py", "grading/spec.py"}
     assert found == {"inputs.py", "claims/finders/performer.py"} | graders

@@ -14,9 +14,9 @@ from attncourse.cost import Cost
 from attncourse.definitions.block_choice import check_knobs, groups
 from attncourse.inputs import check_scale, int_sizes
 from attncourse.kernels import block_sparse
+from attncourse.kernels._parts.grids import in_grids
 from attncourse.kernels._parts.plan import FULL, words_of
 from attncourse.kernels._parts.tiles import (
-    check_grid,
     check_no_grad,
     check_tensors,
     padded,
@@ -24,6 +24,7 @@ from attncourse.kernels._parts.tiles import (
 )
 
 
+@in_grids()
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -53,7 +54,6 @@ def attention(
     check_no_grad(where, q, k, v)
     B, H, Tq, D = q.shape
     Tk, Dv = v.shape[2:]
-    check_grid(where, {"heads": H, "batch": B})
     scale = check_scale(where, scale, D)
     out = q.new_zeros(B, H, Tq, Dv)  # causal queries before all keys are in no program
     asked = Tq, Tk, max(D, Dv), q.element_size(), *knobs
