@@ -76,6 +76,7 @@ TWINS = [mechanism for mechanism in MECHANISMS.values() if "kernel" in mechanism
 
 
 @pytest.mark.parametrize("mechanism", TWINS, ids=[mechanism.stem for mechanism in TWINS])
+@pytest.mark.nightly
 def test_tiles_have_the_shapes_that_comments_say(mechanism):
     widths = {"width": 20} if mechanism.stem == "linear" else WIDTHS  # else it takes a minute
     arrays = random_qkv(17, dtype=np.float16, **widths)
