@@ -101,7 +101,8 @@ def compiled(
             capture_output=True, encoding="utf-8", check=False,
         )  # fmt: skip
     if run.returncode:
-        raise RuntimeError(f"machine_code.compiled: {run.stderr.strip().splitlines()[-1]}")
+        said = run.stderr.strip().splitlines() or [f"the compiler ended with {run.returncode}"]
+        raise RuntimeError(f"machine_code.compiled: {said[-1]}")
     found = json.loads(run.stdout.splitlines()[-1])
     return [Compiled(**one) for one in found["found"]], f"Triton {found['triton']}, just now"
 
@@ -148,23 +149,33 @@ def _compile(kernel: Any, job: Mapping[str, Any], arch: int) -> Compiled:
         target=GPUTarget("cuda", arch, 32),
         options={name: job[name] for name in OPTIONS if name in job},
     )
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary.asm["cubin"])
-        file.flush()
-        usage = subprocess.run(
-            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
-        ).stdout
+    registers, spilled_bytes = of_a_thread(binary.asm["cubin"])
     ptx = binary.asm["ptx"]
     return Compiled(
-        registers=int(re.search(r"REG:(\d+)", usage)[1]),  # type: ignore[index]
-        spilled_bytes=int(re.search(r"STACK:(\d+)", usage)[1]),  # type: ignore[index]
+        registers=registers,
+        spilled_bytes=spilled_bytes,
         shared_bytes=binary.metadata.shared,
         threads=32 * binary.metadata.num_warps,
         products=_instructions(ptx, r"wgmma\.mma|mma\.sync"),
         copies=_instructions(ptx, r"cp\.async\.(?!commit|wait)"),
         ptx_lines=len(ptx.splitlines()),
     )
+
+
+def of_a_thread(cubin: bytes) -> tuple[int, int]:
+    """Return the registers of a thread and the bytes of its stack, from machine code."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = subprocess.run(
+            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    registers, stack = (re.search(rf"{name}:(\d+)", usage) for name in ("REG", "STACK"))
+    assert registers and stack, usage
+    return int(registers[1]), int(stack[1])
 
 
 def _instructions(ptx: str, beginning: str) -> list[str]:

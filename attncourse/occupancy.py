@@ -77,9 +77,7 @@ def limits(
     num_warps = check_count(where, "num_warps", num_warps, least=1)
     if registers > REGISTERS:
         raise ValueError(f"{where}: registers must be at most {REGISTERS}, got {registers}")
-    if gpu not in MULTIPROCESSORS:
-        raise ValueError(f"{where}: gpu must be one of {', '.join(MULTIPROCESSORS)}, got {gpu!r}")
-    sm = MULTIPROCESSORS[gpu]
+    sm = _of(where, gpu)
     of_warp = _rounded(registers * WARP, REGISTER_UNIT)
     # an SM has four parts, each with its own registers
     warps = sm.registers // 4 // of_warp * 4
@@ -105,10 +103,21 @@ def waves(n_programs: int, per_sm: int, *, gpu: str = "H100") -> tuple[int, floa
         n_programs: Of the grid; each takes as long.
         per_sm: How many an SM runs at once, at least 1.
         gpu: One of `MULTIPROCESSORS`.
+
+    Raises:
+        ValueError: A number out of range, or a GPU that is not listed.
     """
-    at_once = per_sm * MULTIPROCESSORS[gpu].count
+    n_programs = check_count("occupancy.waves", "n_programs", n_programs)
+    per_sm = check_count("occupancy.waves", "per_sm", per_sm, least=1)
+    at_once = per_sm * _of("occupancy.waves", gpu).count
     count = -(-n_programs // at_once)
     return count, n_programs / (count * at_once) if count else 0.0
+
+
+def _of(where: str, gpu: str) -> Multiprocessor:
+    if gpu not in MULTIPROCESSORS:
+        raise ValueError(f"{where}: gpu must be one of {', '.join(MULTIPROCESSORS)}, got {gpu!r}")
+    return MULTIPROCESSORS[gpu]
 
 
 def _rounded(size: int, unit: int) -> int:

@@ -4,16 +4,14 @@
 """
 
 import json
-import pathlib
 import re
-import subprocess
 import sys
-import tempfile
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from attncourse import machine_code
 from attncourse.kernels import (
     block_sparse,
     flash,
@@ -133,7 +131,6 @@ FLOAT32 = {
     "phi_ptr",
 }  # whatever the inputs are
 ROWS = 1024  # of a group: as many as a tile holds
-CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
 def of_performer(kernel, dtype, width, ones):
@@ -268,20 +265,14 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
 
 def report(kernel, dtype, width, arch, **how):
     binary = compiled(kernel, dtype, width, arch, **how)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary.asm["cubin"])
-        file.flush()
-        usage = subprocess.run(
-            [CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True
-        ).stdout
+    registers, stack = machine_code.of_a_thread(binary.asm["cubin"])
     return {
         "kernel": kernel.__name__,
         "dtype": dtype,
         "width": width,
-        "registers": int(re.search(r"REG:(\d+)", usage)[1]),
+        "registers": registers,
         # sin and cos keep 32 bytes for the multiples of 2π in huge angles
-        "spilled_bytes": int(re.search(r"STACK:(\d+)", usage)[1])
-        - 32 * ("math.sin" in binary.asm["ttir"]),
+        "spilled_bytes": stack - 32 * ("math.sin" in binary.asm["ttir"]),
         "shared_bytes": binary.metadata.shared,
         "tensor_cores": bool(re.search(r"wgmma\.mma|mma\.sync", binary.asm["ptx"])),
         "has_dot": "tt.dot" in binary.asm["ttir"],

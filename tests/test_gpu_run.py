@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("triton")
 
 from attncourse import cli
-from attncourse.bench.tiles import Tile
 from attncourse.gpu_run import chapter, command, lines, rehearsal, summary, tuning
 
 # What a bare machine with torch, triton, numpy and pytest has not.
@@ -203,17 +202,3 @@ def test_a_chapter_keeps_times_prints_and_pictures_of_cells_that_measure(tmp_pat
     assert "NameError" in failed["failed"] and failed["cell"] == 3
     lines.add(tmp_path / "run.jsonl", part="chapters")
     assert "- 04_toy: cell 3 failed: NameError" in summary.of(tmp_path)
-
-
-def test_a_tile_that_is_chosen_is_the_one_that_is_launched():
-    from attncourse.kernels import flash, linear, window
-
-    with tuning.chosen("flash", Tile(16, 32, 2, 1)):
-        options = {"num_warps": 2, "num_stages": 1}
-        assert flash.tile_sizes(64, 64, 64, 2, backward=True) == (16, 32, options)
-    with tuning.chosen("window", Tile(16, 32, 2, 1)):
-        assert window.tiling(64, 2) == (16, 32, options)
-    with tuning.chosen("linear", Tile(16, 32, 2, 1)):
-        tiles = linear.tiles_for(1, 1, 64, 64, 64, 64, 64, 2)
-        assert (tiles.BLOCK, tiles.SLICE, tiles.options) == (16, 32, options)
-    assert flash.tile_sizes(64, 64, 64, 2)[0] == 64

@@ -53,3 +53,10 @@ def test_numbers_out_of_range_are_named(arguments, message):
 def test_a_gpu_that_is_not_listed_is_named():
     with pytest.raises(ValueError, match=r"gpu must be one of H100, .*got 'H300'"):
         limits(32, 0, 4, gpu="H300")
+
+
+def test_waves_of_programs_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"occupancy.waves: per_sm must be at least 1, got 0"):
+        occupancy.waves(132, 0)
+    with pytest.raises(ValueError, match=r"gpu must be one of H100"):
+        occupancy.waves(132, 1, gpu="H300")

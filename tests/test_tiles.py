@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from attncourse.bench import tiles
@@ -18,6 +20,15 @@ def test_the_record_names_its_machine_and_has_what_the_chapter_asks_for():
 
 def test_without_a_record_there_is_none(tmp_path):
     assert tiles.latest(tmp_path) is None
+
+
+def test_a_newer_record_of_tiles_alone_leaves_the_chapter_its_own(tmp_path):
+    for date, record in (
+        ("2026-01-01", RECORD),
+        ("2026-01-02", {"tiles": RECORD["tiles"], "launched": [], "left_out": []}),
+    ):
+        (tmp_path / f"tiles-gpu-{date}.json").write_text(json.dumps(record), encoding="utf-8")
+    assert tiles.latest(tmp_path) == RECORD
 
 
 def test_a_tile_is_said_in_words():
@@ -48,3 +59,18 @@ def test_a_tile_that_computes_something_else_is_named(monkeypatch):
     monkeypatch.setattr(torch, "allclose", lambda *args, **kwargs: False)
     with pytest.raises(RuntimeError, match="16 × 16, 4 warps, 2 stages gives another result"):
         tiles.measure(20, 16, tiles=[Tile(16, 16, 4, 2)], heads=1, clock=lambda call: 1.0)
+
+
+def test_a_tile_that_is_chosen_is_the_one_that_is_launched():
+    pytest.importorskip("triton")
+    from attncourse.kernels import flash, linear, window
+
+    with tiles.chosen("flash", Tile(16, 32, 2, 1)):
+        options = {"num_warps": 2, "num_stages": 1}
+        assert flash.tile_sizes(64, 64, 64, 2, backward=True) == (16, 32, options)
+    with tiles.chosen("window", Tile(16, 32, 2, 1)):
+        assert window.tiling(64, 2) == (16, 32, options)
+    with tiles.chosen("linear", Tile(16, 32, 2, 1)):
+        found = linear.tiles_for(1, 1, 64, 64, 64, 64, 64, 2)
+        assert (found.BLOCK, found.SLICE, found.options) == (16, 32, options)
+    assert flash.tile_sizes(64, 64, 64, 2)[0] == 64

@@ -10,13 +10,17 @@ the kernel as it is launched, and its peers, from the run of `attncourse bench` 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import attncourse
+from attncourse.catalogue import MECHANISMS
 from attncourse.units import format_seconds
 
 
@@ -37,14 +41,23 @@ TRIED = (  # of the flash kernel's forward pass
     Tile(128, 64, 8, 3), Tile(128, 64, 4, 3), Tile(128, 128, 8, 2), Tile(64, 64, 4, 3),
     Tile(64, 128, 4, 3), Tile(128, 32, 4, 4),
 )  # fmt: skip
+CHOSEN_BY = {"flash": "tile_sizes", "window": "tiling", "linear": "largest_block"}
+TABLES = ("tiles", "default", "bench")
 
 
 def latest(folder: Path | None = None) -> dict[str, Any] | None:
-    """Return the newest record of results/, or None; `folder` as of `bench.latest`."""
+    """Return the newest record of results/ that has all three tables, or None.
+
+    What `attncourse gpu-run` tries has tiles alone. `folder` as of `bench.latest`.
+    """
     places = [Path(attncourse.__file__).parents[1], Path.cwd(), *Path.cwd().parents]
     folders = [place / "results" for place in places] if folder is None else [folder]
-    found = {file.name: file for place in folders for file in place.glob("tiles-gpu-*.json")}
-    return json.loads(found[max(found)].read_text(encoding="utf-8")) if found else None
+    files = {file.name: file for place in folders for file in place.glob("tiles-gpu-*.json")}
+    for name in sorted(files, reverse=True):
+        record = json.loads(files[name].read_text(encoding="utf-8"))
+        if all(record.get(table) for table in TABLES):
+            return record
+    return None
 
 
 def settings(record: dict[str, Any]) -> dict[str, tuple[str, int, bool, int]]:
@@ -90,41 +103,66 @@ def measure(
 
     Raises:
         RuntimeError: Kernels run in the interpreter here, whose time means nothing, and there is no
-            clock of yours; or a tile gives another result than the first.
+            clock of yours; or a tile gives another result than the kernel's own.
     """
     import torch
-    import triton
 
     from attncourse import kernels
-    from attncourse.kernels import flash
 
     if clock is None:
         if kernels.INTERPRETED:
             raise RuntimeError("tiles.measure: there is no GPU here; the interpreter tells no time")
-        clock = _bench
+        clock = do_bench
+    call = call_of("flash", n, width, heads, causal)
+    (right,), found = call(), {}
+    for tile in tiles:
+        with chosen("flash", tile):
+            (out,) = call()
+            if not torch.allclose(out, right, atol=1e-2):
+                raise RuntimeError(
+                    f"tiles.measure: {tile} gives another result than the kernel's own tile"
+                )
+            found[tile] = clock(call)
+    return dict(sorted(found.items(), key=lambda pair: pair[1]))
+
+
+@contextlib.contextmanager
+def chosen(stem: str, tile: Tile) -> Iterator[None]:
+    """Let a kernel take this tile, whatever its width and dtype, in both passes."""
+    owner, name = MECHANISMS[stem].kernel, CHOSEN_BY[stem]
+    if stem == "linear":  # the choice is made in a part of the kernel's module
+        owner = sys.modules[owner.tiles_for.__module__]
+    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+
+    def choice(*args, **kwargs):
+        return tile.rows, tile.columns, options
+
+    with mock.patch.object(owner, name, choice):
+        yield
+
+
+def call_of(
+    stem: str, n: int, width: int, heads: int, causal: bool, *, backward: bool = False, **knobs: int
+) -> Callable[[], tuple]:
+    """Return a call of a mechanism's kernel in float16, or of its gradients; it gives a tuple."""
+    import torch
+
+    from attncourse import kernels
+
     device = "cpu" if kernels.INTERPRETED else "cuda"
     generator = torch.Generator(device).manual_seed(0)
-    q, k, v, out = (
-        torch.randn(1, heads, n, width, device=device, generator=generator).half() for _ in range(4)
-    )
-    lse, found, first = q.new_empty(1, heads, n, dtype=torch.float32), {}, None
-    padded = triton.next_power_of_2(width)
-    for tile in tiles:
-        sizes = n, n, 1, width**-0.5, width, width, padded, padded, tile.rows, tile.columns, causal
-
-        def call(tile=tile, sizes=sizes):
-            flash._flash_fwd_kernel[(triton.cdiv(n, tile.rows), heads, 1)](
-                q, k, v, out, lse,
-                *(stride for x in (q, k, v, out, lse) for stride in x.stride()), *sizes,
-                num_warps=tile.warps, num_stages=tile.stages,
-            )  # fmt: skip
-
-        call()
-        first = out.clone() if first is None else first
-        if not torch.allclose(out, first, atol=1e-2):
-            raise RuntimeError(f"tiles.measure: {tile} gives another result than the first tile")
-        found[tile] = clock(call)
-    return dict(sorted(found.items(), key=lambda pair: pair[1]))
+    inputs = [
+        torch.randn(1, heads, n, width, device=device, generator=generator).half() for _ in range(3)
+    ]
+    mechanism = MECHANISMS[stem]
+    keywords = mechanism.tensors(n, n, width, width, inputs[0], **(mechanism.values | knobs))
+    attention = functools.partial(mechanism.kernel.attention, causal=causal, **keywords)
+    if not backward:
+        return lambda: (attention(*inputs),)
+    inputs = [x.requires_grad_() for x in inputs]
+    out = attention(*inputs)
+    gradient = torch.randn(out.shape, device=device, generator=generator).half()
+    return lambda: torch.autograd.grad(out, inputs, gradient, retain_graph=True)
 
 
 def _main(n: int, width: int) -> None:
@@ -132,10 +170,11 @@ def _main(n: int, width: int) -> None:
         print(f"{tile!s:<30} {format_seconds(seconds)}")
 
 
-def _bench(call: Callable[[], Any]) -> float:
+def do_bench(call: Callable[[], Any]) -> float:
+    """Return the median seconds of a call on the GPU, by Triton's own clock."""
     from triton.testing import do_bench
 
-    return do_bench(call, return_mode="median") / 1e3
+    return do_bench(call, warmup=5, rep=30, return_mode="median") / 1e3
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def _tiles(out: Path) -> list[str]:
             f"{row[0]}: {row[-1]}" for row in record["left_out"]
         ).items():
             found.append(f"- left out {count} times: {what}")
-        for *setting, seconds in record["default"]:
+        for *setting, seconds in record["launched"]:
             rows = [row for row in record["tiles"] if row[:4] == setting]
             best = min(rows, key=lambda row: row[-1], default=None)
             if best is not None:
