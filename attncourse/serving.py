@@ -238,15 +238,16 @@ class _Engine:
             number = self.coming.popleft()
             self.waiting.append(_Text(number, requests[number].prompt, requests[number].answer))
 
-    def _used(self) -> int:
-        return sum(self.held(text.length) for text in self.batch)
+    def _needed(self) -> int:
+        """Return what the batch will hold once each of its texts has its next token."""
+        return sum(self.held(text.length + (not text.is_done)) for text in self.batch)
 
     def _take_in(self) -> list[_Text]:
-        """Let those join for whom there is a slot, and room for the prompt and the next token."""
+        """Let those join for whom there is a slot, and room beside the next tokens of all."""
         new = []
         while self.waiting and self.slots:
             text = self.waiting[0]
-            if self._used() + self.held(text.length + 1) > self.room:
+            if self._needed() + self.held(text.length + 1) > self.room:
                 break
             self.waiting.popleft()
             text.slot, text.start = self.slots.pop(), self.now
@@ -277,7 +278,7 @@ class _Engine:
 
     def _make_room(self) -> None:
         """Throw out the text that came last until all others have room for their next token."""
-        while sum(self.held(text.length + (not text.is_done)) for text in self.batch) > self.room:
+        while self._needed() > self.room:
             writing = [text for text in self.batch if not text.is_done]
             if len(writing) == 1:  # then those go that only wait for it
                 for text in [text for text in self.batch if text.is_done]:

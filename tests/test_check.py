@@ -23,7 +23,7 @@ import pytest
 
 from attncourse import progress
 from attncourse.cost import Cost
-from attncourse.grading import causes, check, exercises, guard, hint, judging
+from attncourse.grading import causes, check, exercises, guard, hint, judging, quality
 from attncourse.grading.check import judge
 from attncourse.grading.messages import Verdict, plain
 from attncourse.grading.spec import Case, Exercise, Memory, Mistake, SpecError
@@ -1281,6 +1281,13 @@ def test_a_kernel_that_passes_is_told_what_it_moved_over_the_least(kernel, monke
     ):
         check("99.1", answer)
         assert capsys.readouterr().out == f"{passed}          {said}\n"
+
+
+def test_the_least_is_the_arguments_read_and_the_result_written(kernel):
+    exercise, _ = kernel
+    case = Case("", (np.ones(100, np.float32), 3, [np.ones(5)]))
+    least = quality.least(replace(exercise, **at_most(2)), case, np.ones((7, 2), np.float16))
+    assert (least.bytes_read, least.bytes_written) == (400 + 40, 28)
 
 
 def test_what_was_moved_is_compared_in_cases_of_one_size_only(kernel):

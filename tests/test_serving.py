@@ -61,6 +61,13 @@ def test_who_finds_no_page_for_its_next_token_is_thrown_out_and_read_again():
     np.testing.assert_allclose(alone.last, [3, 6])
 
 
+def test_who_would_have_no_room_for_its_next_token_waits_and_is_not_thrown_out():
+    requests = [Request(0, 3, 1), Request(0, 4, 1)]
+    served = serving.serve(requests, slots=2, page=1, room=8, clock=FLAT)  # 4 + 4, but not 4 + 5
+    assert served.thrown_out == 0
+    np.testing.assert_allclose(served.first, [1, 2])
+
+
 @given(requests=some_requests, slots=st.integers(1, 5), page=st.sampled_from([None, 1, 4]))
 @settings(max_examples=60, deadline=None)
 def test_all_are_served_and_no_slot_has_two(requests, slots, page):
@@ -97,7 +104,7 @@ def test_pages_never_hold_more_than_there_is_room(requests, page, room):
 
     def watched(self, new):
         step(self, new)
-        seen.append(self._used())
+        seen.append(sum(self.held(text.length) for text in self.batch))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(serving._Engine, "_step", watched)
