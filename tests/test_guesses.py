@@ -117,6 +117,12 @@ def test_factors_and_few_things_have_a_slider_without_millions(unit, most):
     assert guess.slider.options[-1][1] == most and "million" not in guess.field.placeholder
 
 
+def test_nats_have_a_slider_for_the_little_that_a_loss_grows():
+    guess = widgets.guess("By how much does the loss grow?", 0.012, unit="nats")
+    guess.field.value = "0.012"
+    assert guess.slider.value == pytest.approx(0.01) and "million" not in guess.field.placeholder
+
+
 # Enter: a browser sends it before the text, if that has changed
 
 

@@ -25,6 +25,7 @@ EXAMPLES = {
     "B": ("4 MiB", "3 GB", "4e6"),
     "s": ("3 ms", "0.5 s"),
     "%": ("40 %", "0.5 %"),
+    "nats": ("1.5", "0.02"),
 } | dict.fromkeys(FACTORS, ("12", "1/3")) | dict.fromkeys(FEW, ("12", "150"))  # fmt: skip
 
 
@@ -37,6 +38,7 @@ STEPS = {
     "B": _steps((1,), 2.0, range(51)),
     "s": _steps((1, 2, 5), 10.0, range(-9, 6)),
     "%": _steps((1, 2, 5), 10.0, range(-3, 3)),
+    "nats": _steps((1, 2, 5), 10.0, range(-4, 1)),
 }
 STEPS |= dict.fromkeys(FACTORS, _steps((1, 2, 5), 10.0, range(-2, 4)))
 STEPS |= dict.fromkeys(FEW, _steps((1, 2, 5), 10.0, range(5)))
