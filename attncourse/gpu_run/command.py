@@ -107,7 +107,8 @@ def _tests(args: argparse.Namespace, out: Path, deadline: float) -> str:
     with tempfile.TemporaryDirectory() as claims:
         command = [
             sys.executable, "-m", "pytest", "-p", "attncourse.gpu_run.sharing",
-            "-p", "no:cacheprovider", "-o", "addopts=", "--continue-on-collection-errors", "-q",
+            "-p", "no:cacheprovider", "-o", "addopts=", "-m", "not nightly", "-q",
+            "--continue-on-collection-errors",
             f"--rootdir={ROOT}", f"--results={out / 'tests.jsonl'}", f"--claims={claims}",
             *map(str, paths),
         ]  # fmt: skip

@@ -41,8 +41,6 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _is_wanted(item: pytest.Item) -> bool:
-    if item.get_closest_marker("nightly"):
-        return False
     return item.path.name.startswith("test_kernels") or bool(item.get_closest_marker("gpu"))
 
 
