@@ -338,6 +338,22 @@ def untorched(q):
 
 
 @linux
+def test_holes_of_an_old_heap_do_not_count_one_by_one():
+    """Each array of `one_after_the_other` comes to lie in a hole of its own."""
+
+    def one_after_the_other(count):
+        for i in range(count):
+            np.ones(40_000 + 2_000 * i, np.float32)
+
+    buffer = np.ones(2**23, np.float32)
+    del buffer  # from now on glibc takes arrays up to this size from its heap
+    old = [np.ones(40_000 + 1_000 * i, np.float32) for i in range(240)]
+    del old[::2]
+    grown = resident.growth(one_after_the_other, (120,), {}, before=((1,), {}), seconds=10)
+    assert grown.bytes < resident.NOISE // 2  # the largest of them takes 1.1 MiB
+
+
+@linux
 @pytest.mark.parametrize("answer", [from_malloc, in_shared_memory, past_the_meter, untorched])
 def test_the_growth_of_the_process_counts(answer, monkeypatch):
     if answer is untorched:

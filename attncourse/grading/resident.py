@@ -32,8 +32,10 @@ import psutil
 from attncourse.grading import guard
 
 NOISE = 6 * 2**20  # bytes; over all solutions and alternatives at most 3.7 MiB were seen
+LARGE = 2**17  # bytes, from which on an array is mapped
 # prctl's PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_THP_DISABLE
 _DIE_WITH_PARENT, _ADOPT_ORPHANS, _NO_HUGE_PAGES = 1, 36, 41
+_MAP_FROM = -3  # mallopt's M_MMAP_THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,52 @@ def _settle() -> None:
     for dtype in (np.float32, np.float64):
         x = np.full((256, 256), 1 / 16, dtype)  # scores of 1: exp must not overflow
         np.exp(x @ x.T - x.max(-1)).sum(-1)
+    _close_holes()
+
+
+class _MallInfo2(ctypes.Structure):
+    """What glibc's `mallinfo2` returns.
+
+    `arena` is how large the heap has become, `hblks` how many blocks lie outside of it.
+    """
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks "
+        "keepcost".split()
+    ]
+
+
+def _close_holes() -> None:
+    """Leave no hole in the heap whose use would count for more than is held at a time.
+
+    In a process that has run for long, arrays come to lie in ever other holes between what is kept,
+    and each would count once it is written to. So the child takes the large ones for good, without
+    writing: arrays of that size are then mapped, and given back when they are freed. The small ones
+    it writes to before anything is counted.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):  # another C library, or glibc before 2.33
+        return
+    libc.mallinfo2.restype = _MallInfo2
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.mallopt(_MAP_FROM, LARGE)
+
+    def grown() -> tuple[int, int]:
+        info = libc.mallinfo2()
+        return info.arena, info.hblks
+
+    small = []
+    for bits in range(24, 9, -1):
+        before = grown()
+        while grown() == before:  # until no hole of this size is left
+            place = libc.malloc(2**bits)
+            if 2**bits < LARGE:
+                ctypes.memset(place, 1, 2**bits)
+                small.append(place)
+    for place in small:
+        libc.free(place)
 
 
 def _own_bytes() -> int:
