@@ -161,6 +161,11 @@ PARTS: dict[str, Callable[[argparse.Namespace, Path, float], str]] = {
 }
 
 
+def _hear_interrupts() -> None:
+    """In a command before it begins: what a script starts with `&` would ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _within(
     deadline: float,
     log: Path,
@@ -192,7 +197,7 @@ def _within(
                 command = waiting.pop(0)
                 started = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=into, stderr=into,
-                    cwd=ROOT, env=environment,
+                    cwd=ROOT, env=environment, preexec_fn=_hear_interrupts,
                 )  # fmt: skip
                 running[started] = command
             time.sleep(0.05)
