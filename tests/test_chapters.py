@@ -40,6 +40,7 @@ def code(name):
     return [cell.source for cell in cells(name) if cell.cell_type == "code"]
 
 
+@functools.cache
 def prose(name):
     return [cell.source for cell in cells(name) if cell.cell_type == "markdown"]
 
@@ -50,6 +51,11 @@ def anchors(texts):
     for opened, inline in itertools.chain.from_iterable(map(itertools.pairwise, parsed)):
         if opened.type == "heading_open":
             yield "".join(part.content for part in inline.children).replace(" ", "-")
+
+
+@functools.cache
+def headings(name):
+    return set(anchors(prose(name)))
 
 
 def links(text):
@@ -206,7 +212,7 @@ def wrong(link, name):
         written = re.sub("^exercises/", "solutions/", there).removesuffix(".ipynb")
         if written not in SOURCES:
             return "no such notebook"
-        if anchor and anchor not in anchors(prose(written)):
+        if anchor and anchor not in headings(written):
             return "no such heading"
     return None
 

@@ -55,11 +55,11 @@ def each_exercise():
 
 
 def each_mistake():
-    """Of each exercise five by day, and all at night."""
+    """Of each exercise three by day, and all at night."""
     return [
         pytest.param(each, mistake, id=f"{each.id} {mistake.says[:60]}", marks=needs(each))
         for each in EXERCISES
-        for mistake in by_day(each.mistakes[:5], each.mistakes)
+        for mistake in by_day(each.mistakes[:3], each.mistakes)
     ]
 
 

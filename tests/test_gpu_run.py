@@ -110,6 +110,7 @@ def within(tmp_path, seconds, *codes, **how):
     return said, time.monotonic() - start
 
 
+@pytest.mark.nightly  # it waits for two limits
 def test_a_part_is_interrupted_and_then_killed_at_its_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "GRACE", 8)  # a busy machine needs seconds to end a Python
     obeys = "import time; print('begun', flush=True); time.sleep(60)"

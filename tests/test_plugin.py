@@ -111,7 +111,8 @@ def test_what_was_put_right_is_noted(handed_in):
     assert "90.12: the" not in handed_in["printed"]  # a new cell id alone is nobody's business
 
 
-@pytest.mark.parametrize("run", ["others", pytest.param("handed_in", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("run", ["others", "handed_in"])
 def test_command_line_gives_the_same_verdicts(run, request, monkeypatch):
     run = request.getfixturevalue(run)
     toy.install(monkeypatch, run["course"] / "released")

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from covering import NIGHTLY
 
 from attncourse import authoring, cli, skeletons
 from attncourse.sources import BuildError, read
@@ -48,6 +47,7 @@ def attncourse(course, *arguments):
     )
 
 
+@pytest.mark.nightly
 def test_a_chapter_and_an_exercise_build_as_a_draft_and_then_for_good(course, capsys):
     assert cli.main(["new", "chapter", "90", "new_idea"]) == 0
     capsys.readouterr()
@@ -57,10 +57,9 @@ def test_a_chapter_and_an_exercise_build_as_a_draft_and_then_for_good(course, ca
     assert build.returncode == 0, build.stderr
     assert "draft: solutions/_source/90_new_idea.py: exercise 90.1: three hints" in build.stdout
     assert "exercise 90.1: at least 5 mistakes are needed, got 1" in build.stdout
-    if NIGHTLY:  # the draft's complaints are those that else refuse it
-        strict = attncourse(course, "build", "90")
-        assert strict.returncode == 1
-        assert "exercise 90.1: at least 5 mistakes are needed, got 1" in strict.stderr
+    strict = attncourse(course, "build", "90")
+    assert strict.returncode == 1
+    assert "exercise 90.1: at least 5 mistakes are needed, got 1" in strict.stderr
 
     path = course / "solutions/_source/90_new_idea.py"
     text = path.read_text(encoding="utf-8")

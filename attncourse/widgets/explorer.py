@@ -40,7 +40,7 @@ class Explorer(ipywidgets.VBox):
         self.text, self.png = "", b""
         self.image, self.twin = ipywidgets.HTML(), ipywidgets.HTML()
         self._redraw()
-        plots.freeze(figure)
+        figure.set_layout_engine("none")  # it has been laid out; a redraw need not
         for control in controls.values():
             control.observe(self._redraw, names="value")
         # Side by side where there is room: controls, picture and sentence fit a laptop's screen.
