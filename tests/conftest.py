@@ -21,6 +21,7 @@ TOGETHER = {
         "browser",
         "chapter_03",
         "claims",
+        "coverage",
         "model",
         "plugin",
         "printed_features",

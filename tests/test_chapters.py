@@ -322,11 +322,12 @@ def read_later(tree, functions):
 def rebound(texts):
     """What a widget reads after "run all", but a later cell has bound anew: a line for each."""
     trees, functions = [ast.parse(text) for text in texts], {}
+    bound = [Bound(tree).names for tree in trees]
     for number, tree in enumerate(trees):
         functions |= {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
         names = read_later(tree, functions)
-        for text, later in zip(texts[number + 1 :], trees[number + 1 :], strict=True):
-            for name in sorted(names & Bound(later).names):
+        for text, later in zip(texts[number + 1 :], bound[number + 1 :], strict=True):
+            for name in sorted(names & later):
                 yield f"{name}: read by {texts[number]!r}, bound anew by {text!r}"
 
 

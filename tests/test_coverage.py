@@ -23,6 +23,11 @@ def written():
     return [read(path, ROOT) for path in sources(ROOT)]
 
 
+@functools.cache
+def this_course():
+    return coverage.markdown(written(), ROOT)
+
+
 def toy(text, stem="04_window", kind="chapter"):
     cells = parsed(text)[0]
     lines = list(range(1, len(cells) + 1))
@@ -212,13 +217,13 @@ def test_ranges_are_spelt_out():
 
 
 def test_the_table_names_each_id_of_a_written_chapter_once():
-    table = coverage.markdown(written(), ROOT)
-    assert "nowhere" not in table
+    page = this_course()
+    assert "nowhere" not in page
     for number in {source.stem[:2] for source in written()}:
         ids = [id for id, topic in coverage.inventory().items() if number in topic.chapters]
         if ids:
             [section] = re.findall(
-                rf"^## {number}_\w+(?:, \w+)*\n(.*?)(?=^## |\Z)", table, re.S | re.M
+                rf"^## {number}_\w+(?:, \w+)*\n(.*?)(?=^## |\Z)", page, re.S | re.M
             )
             assert [id for id in ids if section.count(f"\n| {id} | ") != 1] == []
 
@@ -233,7 +238,7 @@ def test_two_parts_of_a_chapter_share_its_topics():
 
 
 def test_a_topic_of_an_unwritten_chapter_is_planned():
-    planned = coverage.markdown(written(), ROOT).split("\n## Planned\n")[1].split("\n## ")[0]
+    planned = this_course().split("\n## Planned\n")[1].split("\n## ")[0]
     chapters = {source.stem[:2] for source in written()}
     for id, topic in coverage.inventory().items():
         rows = planned.count(f"\n| {id} | ")
@@ -241,11 +246,11 @@ def test_a_topic_of_an_unwritten_chapter_is_planned():
 
 
 def test_each_claim_stands_with_the_notebooks_that_showed_its_card():
-    table = coverage.markdown(written(), ROOT)
+    page = this_course()
     for id in claims.LEDGER:
-        [row] = re.findall(rf"^\| {id} \|.*$", table, re.M)
+        [row] = re.findall(rf"^\| {id} \|.*$", page, re.M)
         assert (f"{id} · " in SHOWN["17_audit"]) is ("[17_audit]" in row)
-    assert all(f"| [{stem}](" in table or f"; [{stem}](" in table for stem in SHOWN)
+    assert all(f"| [{stem}](" in page or f"; [{stem}](" in page for stem in SHOWN)
 
 
 def test_only_what_a_run_displayed_counts(tmp_path):
