@@ -213,6 +213,205 @@ Spec(
     alternatives=[bytes_by_events, bytes_by_cumsum],
 )  # fmt: skip
 
+# %% [markdown] role="prompt" exercise="11.2"
+# ## 11.2 Keep every k-th
+#
+# *20 minutes · difficulty 2 of 3 · 3 points*
+# · [section](../notebooks/11_training.ipynb#Compute-it-twice)
+#
+# A chain of L layers, weights `(L, d, d)`, turns x `(n, d)` into an output; the loss is half the sum
+# of its squares, so its gradient there is the output itself. Return a tuple: the gradient of x
+# `(n, d)` and those of the weights `(L, d, d)`.
+
+# %% [markdown] role="prompt" exercise="11.2"
+# Of the inputs of the layers, keep those of layers 0, `every`, 2·`every` … on the way forward; make
+# the others again, a segment at a time. The last segment may be shorter. `layer` and
+# `layer_backward` are above.
+#
+# **Memory limit** at L = 30, every = 5, x of 1024 × 16: 16 arrays as large as x, 1 MiB; all inputs
+# take 1.9 MiB.
+
+
+# %% role="answer" exercise="11.2"
+def chain_gradients(x, weights, every):
+    """Return the gradients of x (n, d) and of the weights (L, d, d), as a tuple."""
+    # BEGIN SOLUTION
+    n_layers, kept = len(weights), []
+    for i in range(n_layers):
+        if i % every == 0:
+            kept.append(x)
+        x = layer(x, weights[i])
+    grad, grads = x, np.zeros_like(weights)
+    for start in reversed(range(0, n_layers, every)):
+        end = min(start + every, n_layers)
+        inputs = [kept.pop()]
+        for i in range(start, end - 1):
+            inputs.append(layer(inputs[-1], weights[i]))
+        for i in reversed(range(start, end)):
+            grad, grads[i] = layer_backward(inputs.pop(), weights[i], grad)
+    return grad, grads
+    # END SOLUTION
+
+
+# %% role="check" exercise="11.2"
+check("11.2")
+
+# %% [markdown] role="hints" exercise="11.2"
+# 1. Write it with all inputs kept first: L inputs forward, then from the last layer to the first.
+#    Which of them does a layer need to be undone, and when is each needed last?
+# 2. Forward, append x to a list where i % every == 0, and overwrite x otherwise. Backward, take one
+#    segment at a time, the last one first: run its layers from the kept input, then undo them.
+# 3. For start in reversed(range(0, L, every)): end = min(start + every, L); inputs = [kept.pop()]
+#    and one more for each layer in range(start, end - 1); then for i from end - 1 down to start:
+#    grad, grads[i] = layer_backward(inputs.pop(), weights[i], grad).
+
+
+# %% role="spec" exercise="11.2"
+def all_kept(x, weights, every):
+    return backprop([Layer(weight) for weight in weights], x)
+
+
+def by_segments(x, weights, every):
+    """Cut into parts first; a part alone knows nothing of the others."""
+    parts = [[Layer(each) for each in weights[i : i + every]] for i in range(0, len(weights), every)]
+    starts = []
+    for part in parts:
+        starts.append(x)
+        for each in part:
+            x = each.forward(x)
+    grad, found = x, []
+    for part, start in zip(reversed(parts), reversed(starts), strict=True):
+        inputs = [start]
+        for each in part[:-1]:
+            inputs.append(each.forward(inputs[-1]))
+        for each in reversed(part):
+            grad, new = each.backward(inputs.pop(), grad)
+            found.append(new)
+    return grad, np.stack(found[::-1])
+
+
+def by_recursion(x, weights, every):
+    """Let each segment call the next: what it was called with is what is kept."""
+    grads = np.zeros(weights.shape, weights.dtype)
+
+    def undo(start, h):
+        if start >= len(weights):
+            return h
+        end, y = min(start + every, len(weights)), h
+        for weight in weights[start:end]:
+            y = Layer(weight).forward(y)
+        grad = undo(end, y)
+        del y
+        inputs = [h]
+        for weight in weights[start : end - 1]:
+            inputs.append(Layer(weight).forward(inputs[-1]))
+        for i in range(end - 1, start - 1, -1):
+            grad, grads[i] = Layer(weights[i]).backward(inputs.pop(), grad)
+        return grad
+
+    return undo(0, x), grads
+
+
+def inputs_never_freed(x, weights, every):
+    """Make the inputs of each segment again, into one list that grows to all of them."""
+    kept = {}
+    for i, weight in enumerate(weights):
+        if i % every == 0:
+            kept[i] = x
+        x = Layer(weight).forward(x)
+    grad, grads = x, np.empty_like(weights)
+    for start in range((len(weights) - 1) // every * every, -1, -every):
+        end = min(start + every, len(weights))
+        for i in range(start, end - 1):
+            kept[i + 1] = Layer(weights[i]).forward(kept[i])
+        for i in reversed(range(start, end)):
+            grad, grads[i] = Layer(weights[i]).backward(kept[i], grad)
+    return grad, grads
+
+
+def chain(name, n_layers, every, n=3, width=2, dtype=np.float32):
+    def make(rng):
+        x, weights = rng.standard_normal((n, width)), weights_of(rng, n_layers, width)
+        return Case(name, (x.astype(dtype), weights.astype(dtype), every))
+
+    return make
+
+
+def random_chain(rng):
+    n_layers, every, n, width = (int(size) for size in rng.integers((4, 2, 2, 2), (16, 7, 9, 6)))
+    return chain(f"random, {n_layers} layers, every {every}", n_layers, every, n, width)(rng)
+
+
+Spec(
+    kind="array",
+    cases=[
+        chain("1 layer", 1, 1, 1, 2),
+        chain("2 layers, every one", 2, 1),
+        chain("2 layers, one segment", 2, 2),
+        chain("4 layers, every second", 4, 2, 3, 3),
+        chain("the last segment is shorter", 5, 3, 4, 3),
+        chain("the last segment is one layer", 7, 3, 4, 3),
+        chain("a segment longer than the chain", 3, 8, 4, 3),
+        chain("every one of 6", 6, 1, 5, 2),
+        chain("1 token", 5, 2, 1, 4),
+        chain("float64", 6, 4, 3, 5, np.float64),
+        random_chain,
+        random_chain,
+    ],
+    memory=Memory(
+        chain("L = 30, every = 5", 30, 5, 1024, 16),
+        16 * 1024 * 16 * 4,
+        "16 arrays as large as x: 16 · 1024 · 16 · 4 bytes",
+    ),
+    mistakes=[
+        Mistake(all_kept,
+                says="your step holds the inputs of all layers at once",
+                next="keep x only where i % every == 0, and let go of what a segment made again "
+                "once it is undone",
+                variants=(inputs_never_freed,)),
+        edit("end = min(start + every, n_layers)", "end = start + every",
+             "range(start, end - 1)", "range(start, min(end, n_layers) - 1)",
+             "reversed(range(start, end))", "reversed(range(n_layers)[start:end][: len(inputs)])",
+             "reversed(range(0, n_layers, every))",
+             "reversed(range(0, n_layers // every * every or n_layers, every))",
+             "kept.pop()", "kept[start // every]",
+             says="your last, shorter segment is never undone",
+             next="segments start at range(0, L, every), and end at min(start + every, L)"),
+        edit("reversed(range(0, n_layers, every))", "range(0, n_layers, every)",
+             "kept.pop()", "kept.pop(0)",
+             says="your segments are undone from the first to the last",
+             next="the gradient comes from the output: begin with the last segment"),
+        edit("in reversed(range(start, end)):", "in range(start, end):",
+             "inputs.pop()", "inputs.pop(0)",
+             says="your layers in a segment are undone from the first to the last",
+             next="inside a segment, too, the last layer comes first"),
+        edit("        for i in range(start, end - 1):\n"
+             "            inputs.append(layer(inputs[-1], weights[i]))\n",
+             "        inputs = inputs * (end - start)\n",
+             says="your layers are all undone at their segment's first input",
+             next="run the segment's layers again: each has an input of its own"),
+        edit("layer(inputs[-1], weights[i])", "layer(inputs[-1], weights[end - 1])",
+             says="your segment runs again with another layer's weight",
+             next="the input of layer i + 1 is layer(input of i, weights[i])"),
+        edit("range(start, end - 1)", "range(start, end)",
+             "reversed(range(start, end)):", "reversed(range(start, end)):\n            at = inputs.pop()",
+             "layer_backward(inputs.pop()", "layer_backward(at",
+             says="your layers are undone at their outputs",
+             next="a segment of k layers has k inputs: the kept one and k - 1 made again"),
+        edit("grad, grads[i] = layer_backward", "_, grads[i] = layer_backward",
+             says="your gradient is the output's at each layer",
+             next="each layer's backward pass gives the gradient for the layer before it"),
+        edit("i % every == 0", "i % every == every - 1 or i == 0", "kept.pop()",
+             "kept.pop() if start == 0 or len(kept) > 1 else kept[0]",
+             says="your forward pass keeps the input of a segment's last layer, not of its first",
+             next="keep the inputs of layers 0, every, 2·every …: i % every == 0"),
+        edit("grad, grads = x,", "grad, grads = np.ones_like(x),",
+             says="your gradient starts with ones, as if the loss were the sum of the outputs",
+             next="half the sum of squares has the output itself as gradient"),
+    ],
+    alternatives=[by_segments, by_recursion],
+)  # fmt: skip
+
 # %% [markdown]
 # ## Your score
 #
