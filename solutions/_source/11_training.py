@@ -412,6 +412,146 @@ Spec(
     alternatives=[by_segments, by_recursion],
 )  # fmt: skip
 
+# %% [markdown] role="prompt" exercise="11.3"
+# ## 11.3 The best distance
+#
+# *12 minutes · difficulty 2 of 3 · 2 points*
+# · [section](../notebooks/11_training.ipynb#Compute-it-twice)
+#
+# L layers are cut into segments of `every`; the last may be shorter. Room is set aside for the input
+# of each segment, and for the outputs of all layers of the longest. The last segment need not run
+# again: its backward pass comes first, and its outputs are still there.
+
+# %% [markdown] role="prompt" exercise="11.3"
+# Return a dict: `held`, inputs and outputs together; `again`, layers that run a second time;
+# `times`, the work of the step over that of one that keeps everything, if a layer's backward pass
+# is twice the work of its forward pass; `best`, the distance that holds least: of several the one
+# with the fewest layers again, then the smallest.
+#
+# `checkpoint_bill(12, 3)`: 7, 9, 1.25, 4.
+
+
+# %% role="answer" exercise="11.3"
+def checkpoint_bill(n_layers, every):
+    """Return held, again and best, ints, and times, a float, as a dict."""
+
+    # BEGIN SOLUTION
+    def held(k):
+        return -(-n_layers // k) + min(k, n_layers)
+
+    def again(k):
+        return (-(-n_layers // k) - 1) * k
+
+    return {
+        "held": held(every),
+        "again": again(every),
+        "times": (3 * n_layers + again(every)) / (3 * n_layers),
+        "best": min(range(1, n_layers + 1), key=lambda k: (held(k), again(k))),
+    }
+    # END SOLUTION
+
+
+# %% role="check" exercise="11.3"
+check("11.3")
+
+# %% [markdown] role="hints" exercise="11.3"
+# 1. Write down the segments of 7 layers, three at a time. How many are there, how long is the
+#    longest, and which layers run again?
+# 2. There are ceil(L / k) segments, and the longest has min(k, L) layers. All but the last one run
+#    again, and those have k layers each. A step that keeps everything is 3 L forward passes of a
+#    layer.
+# 3. held = -(-L // k) + min(k, L); again = (-(-L // k) - 1) · k; times = (3 L + again) / (3 L);
+#    best = min(range(1, L + 1), key=lambda k: (held of k, again of k)).
+
+
+# %% role="spec" exercise="11.3"
+def bill_by_segments(n_layers, every):
+    def cut(k):
+        return [min(start + k, n_layers) - start for start in range(0, n_layers, k)]
+
+    def held(k):
+        return len(cut(k)) + max(cut(k))
+
+    least = min(map(held, range(1, n_layers + 1)))
+    candidates = [k for k in range(1, n_layers + 1) if held(k) == least]
+    fewest = min(sum(cut(k)[:-1]) for k in candidates)
+    again = sum(cut(every)[:-1])
+    return {
+        "held": held(every),
+        "again": again,
+        "times": 1 + again / (3 * n_layers),
+        "best": next(k for k in candidates if sum(cut(k)[:-1]) == fewest),
+    }
+
+
+Spec(
+    kind="number",
+    cases=[
+        case("1 layer", 1, 1),
+        case("2 layers, every second", 2, 2),
+        case("3 layers, every one", 3, 1),
+        case("12 layers, every third", 12, 3),
+        case("the last segment is shorter", 12, 5),
+        case("the last segment is one layer", 13, 4),
+        case("a segment as long as the chain", 7, 7),
+        case("a segment longer than the chain", 7, 20),
+        case("11 layers, every second", 11, 2),
+        case("100 layers, every tenth", 100, 10),
+        case("96 layers, every one", 96, 1),
+        *draws(5, lambda rng: rng.integers((5, 2), (200, 25))),
+    ],
+    mistakes=[
+        edit("return -(-n_layers // k) + min(k, n_layers)", "return -(-n_layers // k)",
+             says="your room is for the segments' inputs alone",
+             next="while a segment is undone, the outputs of its layers are held too: up to k more"),
+        edit("return (-(-n_layers // k) - 1) * k", "return n_layers",
+             says="your last segment runs again, too",
+             next="its outputs are still there: count the segments before it"),
+        edit("(3 * n_layers + again(every)) / (3 * n_layers)", "(n_layers + again(every)) / n_layers",
+             says="your step is a forward pass only",
+             next="the backward pass is twice as much work, and isn't repeated: a step is 3 L"),
+        edit('min(range(1, n_layers + 1), key=lambda k: (held(k), again(k)))',
+             'int(n_layers**0.5)',
+             says="your best distance is √L, rounded down",
+             next="try all distances: with whole segments, √L is not always best"),
+        edit("(held(k), again(k))", "held(k)",
+             says="your best distance is the smallest of those that hold least",
+             next="among equals take the one with the fewest layers again"),
+        edit("return (-(-n_layers // k) - 1) * k", "return max(0, n_layers - k)",
+             says="your last segment is as long as the others",
+             next="only full segments run again: (number of segments - 1) · k layers"),
+        edit("-(-n_layers // k) + min", "n_layers // k + min",
+             says="your segments leave out the last, shorter one",
+             next="round up: -(-L // k)"),
+        edit("-(-n_layers // k) + min", "(n_layers // k + 1) + min",
+             says="you count one segment too many where k divides L",
+             next="round up: -(-L // k) adds one only if something is left"),
+        edit("min(k, n_layers)", "k",
+             says="your longest segment is longer than the chain",
+             next="a segment has at most L layers: min(k, L)"),
+        edit("(held(k), again(k))", "(again(k), held(k))",
+             says="your best distance is the one that runs the fewest layers again",
+             next="the room counts first; the work decides among equals"),
+        edit("min(k, n_layers)\n", "min(k, n_layers) - 1\n",
+             says="your segment holds an output less than it has layers",
+             next="the segment's input is set aside beside the outputs of all its layers"),
+    ],
+    alternatives=[
+        bill_by_segments,
+        edit("(3 * n_layers + again(every)) / (3 * n_layers)", "1 + again(every) / n_layers / 3",
+             "return (-(-n_layers // k) - 1) * k", "return (n_layers - 1) // k * k"),
+    ],
+)  # fmt: skip
+
+# %% [markdown]
+# <details><summary>After your answer: three times less?</summary>
+#
+# Chapter E lets 12 layers keep every third and divides the memory by three (C297). That counts the
+# four inputs. With the three outputs of the segment that is undone, it is 12 / 7 = 1.7 times less,
+# for 1.25 times the work. Every fourth holds as little, for 1.22.
+#
+# </details>
+
 # %% [markdown]
 # ## Your score
 #
