@@ -552,6 +552,234 @@ Spec(
 #
 # </details>
 
+# %% [markdown] role="prompt" exercise="11.4"
+# ## 11.4 Undo a block
+#
+# *25 minutes · difficulty 3 of 3 · 3 points*
+# · [section](../notebooks/11_training.ipynb#Compute-it-backwards)
+#
+# A reversible block turns x1, x2 into y1 = x1 + F(x2), y2 = x2 + G(y1). F and G are a `layer` each,
+# with a weight of their own. Run blocks in a row; then, from their outputs alone, compute the inputs
+# back and the gradients with them.
+
+# %% [markdown] role="prompt" exercise="11.4"
+# `backward` may be called on a new object, that has never seen an x: all it needs is y.
+#
+# **Memory limit** for a pass there and back through 16 blocks, halves of 1024 × 16: 18 arrays as
+# large as a half, 1.1 MiB. The inputs of all blocks take 2 MiB.
+
+
+# %% role="answer" exercise="11.4"
+class Reversible:
+    """Blocks in a row that keep no activations."""
+
+    def __init__(self, f, g):
+        """Take the weights of each block's F and G, (L, d, d) each."""
+        # BEGIN SOLUTION
+        self.f, self.g = f, g
+        # END SOLUTION
+
+    def forward(self, x1, x2):
+        """Return y1, y2 of the last block, (n, d) each."""
+        # BEGIN SOLUTION
+        for f, g in zip(self.f, self.g, strict=True):
+            x1 = x1 + layer(x2, f)
+            x2 = x2 + layer(x1, g)
+        return x1, x2
+        # END SOLUTION
+
+    def backward(self, y1, y2, grad1, grad2):
+        """Return x1, x2, their gradients and those of f and g; grad1 is that of y1."""
+        # BEGIN SOLUTION
+        grad_f, grad_g = np.zeros_like(self.f), np.zeros_like(self.g)
+        for i in reversed(range(len(self.f))):
+            y2 = y2 - layer(y1, self.g[i])  # x2 of the block from here on
+            part, grad_g[i] = layer_backward(y1, self.g[i], grad2)
+            grad1 = grad1 + part
+            y1 = y1 - layer(y2, self.f[i])
+            part, grad_f[i] = layer_backward(y2, self.f[i], grad1)
+            grad2 = grad2 + part
+        return y1, y2, grad1, grad2, grad_f, grad_g
+        # END SOLUTION
+
+
+# %% role="check" exercise="11.4"
+check("11.4")
+
+# %% [markdown] role="hints" exercise="11.4"
+# 1. One block first. Of y1 and y2, which tells you at once what was added to the other? And which
+#    of the two gradients is complete from the start?
+# 2. x2 = y2 - G(y1), then x1 = y1 - F(x2). The loss sees y1 in two ways, directly and through G: to
+#    grad1 comes what `layer_backward` of G gives. Likewise x2, through F.
+# 3. From the last block: y2 -= G(y1); part, grad_g[i] = layer_backward(y1, g[i], grad2); grad1 +=
+#    part; y1 -= F(y2); part, grad_f[i] = layer_backward(y2, f[i], grad1); grad2 += part.
+
+
+# %% role="spec" exercise="11.4"
+class ReversibleByHalves:
+    """Both halves in one array, and F and G by turns: each step changes one half by the other."""
+
+    def __init__(self, f, g):
+        self.weights = [w for pair in zip(f, g, strict=True) for w in pair]
+
+    def forward(self, x1, x2):
+        halves = [np.array(x1), np.array(x2)]
+        for number, weight in enumerate(self.weights):
+            halves[number % 2] += Layer(weight).forward(halves[1 - number % 2])
+        return tuple(halves)
+
+    def backward(self, y1, y2, grad1, grad2):
+        halves, grads = [np.array(y1), np.array(y2)], [np.array(grad1), np.array(grad2)]
+        found = [[], []]
+        for number in reversed(range(len(self.weights))):
+            changed, given = number % 2, 1 - number % 2
+            one = Layer(self.weights[number])
+            halves[changed] -= one.forward(halves[given])
+            part, new = one.backward(halves[given], grads[changed])
+            grads[given] += part
+            found[changed].append(new)
+        return (*halves, *grads, *(np.stack(part[::-1]) for part in found))
+
+
+class ReversibleByPairs:
+    """Lists of weights, the last taken first; F and G written out."""
+
+    def __init__(self, f, g):
+        self.pairs = list(zip(f, g, strict=True))
+
+    def forward(self, x1, x2):
+        for f, g in self.pairs:
+            x1 = np.add(x1, np.dot(np.tanh(x2), f))
+            x2 = np.add(x2, np.dot(np.tanh(x1), g))
+        return x1, x2
+
+    def backward(self, y1, y2, grad1, grad2):
+        found = []
+        for f, g in self.pairs[::-1]:
+            active = np.tanh(y1)
+            own_g = np.einsum("ni,nj->ij", active, grad2)
+            y2 = y2 - active @ g
+            grad1 = grad1 + (1 - active) * (1 + active) * np.dot(grad2, g.T)
+            active = np.tanh(y2)
+            y1 = y1 - active @ f
+            found.append((np.einsum("ni,nj->ij", active, grad1), own_g))
+            grad2 = grad2 + (1 - active) * (1 + active) * np.dot(grad1, f.T)
+        grads = np.array(found[::-1])
+        return y1, y2, grad1, grad2, grads[:, 0], grads[:, 1]
+
+
+class InputsKept(ReversibleByHalves):
+    """Keeps on its way what came into each block, as autograd would."""
+
+    def forward(self, x1, x2):
+        self.inputs = [(x1, x2)]
+        for f, g in zip(self.weights[::2], self.weights[1::2], strict=True):
+            x1 = x1 + Layer(f).forward(x2)
+            self.inputs.append((x1, x2 + Layer(g).forward(x1)))
+            x2 = self.inputs[-1][1]
+        return x1.copy(), x2.copy()
+
+
+class InputsFirst(InputsKept):
+    """Computes the inputs of all blocks back before it takes the first gradient."""
+
+    def forward(self, x1, x2):
+        return ReversibleByHalves.forward(self, x1, x2)
+
+    def backward(self, *outputs_and_gradients):
+        back = ReversibleByHalves.backward(self, *outputs_and_gradients)
+        InputsKept.forward(self, *back[:2])
+        return back
+
+
+def there_and_back(answer, x1, x2, f, g, grad1, grad2):
+    """Go forward by one object and back by another, which has nothing but the outputs."""
+    y1, y2 = answer(f, g).forward(x1, x2)
+    seen = {"y1": y1, "y2": y2}
+    names = ("x1 computed back", "x2 computed back", "gradient of x1", "gradient of x2")
+    mine = [each.copy() for each in (y1, y2, grad1, grad2)]  # to be written to, if one likes
+    found = answer(f, g).backward(*mine)
+    names += ("gradients of f", "gradients of g")
+    return seen | dict(zip(names, found, strict=True))
+
+
+def blocks(name, n_blocks, n=3, width=2, dtype=np.float32):
+    def make(rng):
+        x1, x2, grad1, grad2 = rng.standard_normal((4, n, width))
+        f, g = weights_of(rng, 2 * n_blocks, width).reshape(2, n_blocks, width, width)
+        return Case(name, tuple(each.astype(dtype) for each in (x1, x2, f, g, grad1, grad2)))
+
+    return make
+
+
+def random_blocks(rng):
+    sizes = [int(size) for size in rng.integers((2, 2, 2), (9, 9, 6))]
+    return blocks("random, {} blocks of {} × {}".format(*sizes), *sizes)(rng)
+
+
+Spec(
+    kind="class",
+    drive=there_and_back,
+    cases=[
+        blocks("1 block, 1 token of width 1", 1, 1, 1),
+        blocks("1 block", 1, 3, 2),
+        blocks("2 blocks", 2, 3, 2),
+        blocks("3 blocks, 1 token", 3, 1, 4),
+        blocks("5 blocks of width 1", 5, 4, 1),
+        blocks("12 blocks", 12, 5, 3),
+        blocks("12 blocks in float64", 12, 5, 3, np.float64),
+        random_blocks,
+        random_blocks,
+    ],
+    memory=Memory(
+        blocks("16 blocks", 16, 1024, 16),
+        18 * 1024 * 16 * 4,
+        "18 arrays as large as a half: 18 · 1024 · 16 · 4 bytes",
+    ),
+    mistakes=[
+        edit("grad1 = grad1 + part", "grad1 = part",
+             "grad2 = grad2 + part", "grad2 = part",
+             says="your gradients lose what comes straight through the sum",
+             next="y1 = x1 + F(x2): what arrives at y1 goes on to x1, and F's part comes on top"),
+        edit("            grad1 = grad1 + part\n", "            late = part\n",
+             "            grad2 = grad2 + part\n",
+             "            grad2 = grad2 + part\n            grad1 = grad1 + late\n",
+             says="your F gets its gradient before the part that comes through G is in it",
+             next="grad1 + the part of G first, then F: y1 reaches the loss in two ways"),
+        edit("y2 = y2 - layer(y1, self.g[i])  # x2 of the block from here on\n",
+             "x1 = y1 - layer(y2, self.f[i])\n            y2 = y2 - layer(y1, self.g[i])\n",
+             "y1 = y1 - layer(y2, self.f[i])", "y1 = x1",
+             says="your x1 is computed back with F(y2)",
+             next="F was added for x2, so x2 has to be there first: x1 = y1 - F(x2)"),
+        edit("x2 = x2 + layer(x1, g)\n", "x2 = x2 + layer(x1 - layer(x2, f), g)\n",
+             says="your G sees x1, not y1",
+             next="y2 = x2 + G(y1): the half that has just changed"),
+        Mistake(InputsKept,
+                says="your pass holds the inputs of all blocks at once",
+                next="undo a block, take its gradients, and forget its inputs before the next",
+                variants=(InputsFirst,)),
+        edit("in reversed(range(len(self.f)))", "in range(len(self.f))",
+             says="your blocks are undone from the first to the last",
+             next="the last block comes first: only its outputs are known"),
+        edit("y2 = y2 - layer", "old, y2 = y2, y2 - layer",
+             "layer_backward(y2, self.f[i], grad1)", "layer_backward(old, self.f[i], grad1)",
+             says="your F is undone at y2",
+             next="F's input was x2: subtract G(y1) from y2 first"),
+        edit("            y1 = y1 - layer(y2, self.f[i])\n", "",
+             "            part, grad_g[i] =",
+             "            y1 = y1 - layer(y2, self.f[i])\n            part, grad_g[i] =",
+             says="your G is undone at x1",
+             next="G's input was y1: take its gradient before you subtract F(x2)"),
+        edit("y2 = y2 - layer", "y2 = y2 + layer", "y1 = y1 - layer", "y1 = y1 + layer",
+             says="your inverse adds once more what forward has added",
+             next="x2 = y2 - G(y1), x1 = y1 - F(x2)"),
+        edit("grad_f, grad_g\n", "grad_g, grad_f\n",
+             says="your gradients of f and g are exchanged",
+             next="return x1, x2, their gradients, then those of f, then those of g"),
+    ],
+    alternatives=[ReversibleByHalves, ReversibleByPairs],
+)  # fmt: skip
+
 # %% [markdown]
 # ## Your score
 #
