@@ -228,8 +228,8 @@ Spec(
 # the others again, a segment at a time. The last segment may be shorter. `layer` and
 # `layer_backward` are above.
 #
-# **Memory limit** at L = 30, every = 5, x of 1024 × 16: 16 arrays as large as x, 1 MiB; all inputs
-# take 1.9 MiB.
+# **Memory limit** at L = 30, every = 5, x of 1024 × 16: 20 arrays as large as x, 1.25 MiB. All
+# inputs alone take 30.
 
 
 # %% role="answer" exercise="11.2"
@@ -360,8 +360,8 @@ Spec(
     ],
     memory=Memory(
         chain("L = 30, every = 5", 30, 5, 1024, 16),
-        16 * 1024 * 16 * 4,
-        "16 arrays as large as x: 16 · 1024 · 16 · 4 bytes",
+        20 * 1024 * 16 * 4,
+        "20 arrays as large as x: 20 · 1024 · 16 · 4 bytes",
     ),
     mistakes=[
         Mistake(all_kept,
@@ -565,8 +565,8 @@ Spec(
 # %% [markdown] role="prompt" exercise="11.4"
 # `backward` may be called on a new object, that has never seen an x: all it needs is y.
 #
-# **Memory limit** for a pass there and back through 16 blocks, halves of 1024 × 16: 18 arrays as
-# large as a half, 1.1 MiB. The inputs of all blocks take 2 MiB.
+# **Memory limit** for a pass there and back through 16 blocks, halves of 1024 × 16: 20 arrays as
+# large as a half, 1.25 MiB. The inputs of all blocks alone are 32.
 
 
 # %% role="answer" exercise="11.4"
@@ -733,8 +733,8 @@ Spec(
     ],
     memory=Memory(
         blocks("16 blocks", 16, 1024, 16),
-        18 * 1024 * 16 * 4,
-        "18 arrays as large as a half: 18 · 1024 · 16 · 4 bytes",
+        20 * 1024 * 16 * 4,
+        "20 arrays as large as a half: 20 · 1024 · 16 · 4 bytes",
     ),
     mistakes=[
         edit("grad1 = grad1 + part", "grad1 = part",
@@ -779,6 +779,537 @@ Spec(
     ],
     alternatives=[ReversibleByHalves, ReversibleByPairs],
 )  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="11.5"
+# ## 11.5 A loss scale that moves
+#
+# *20 minutes · difficulty 2 of 3 · 3 points*
+# · [section](../notebooks/11_training.ipynb#Half-the-bits)
+#
+# A model computes in float16, its masters are float32. Its loss is multiplied by `scale`, so that
+# small gradients don't become 0; so `step` is given `scale` times the gradients, in float16.
+
+# %% [markdown] role="prompt" exercise="11.5"
+# A finite step subtracts `rate` times the gradient from the masters and rounds them to the
+# weights; after `interval` such steps in a row `scale` doubles. If any number is infinite or NaN,
+# nothing moves and `scale` is halved, though never below 1; then the row begins anew, as it does
+# after each doubling.
+
+
+# %% role="answer" exercise="11.5"
+class ScaledSteps:
+    """Steps of a model in float16, with `masters` (float32), `weights` (float16) and `scale`."""
+
+    def __init__(self, weights, rate, scale, interval):
+        """Take float32 weights of any shape, the rate, the first scale and the interval."""
+        # BEGIN SOLUTION
+        self.masters = weights.astype(np.float32)
+        self.weights = self.masters.astype(np.float16)
+        self.rate, self.scale, self.interval = rate, scale, interval
+        self.good = 0
+        # END SOLUTION
+
+    def step(self, scaled_grad):
+        """Take a step with `scale` times the gradients, float16; return whether anything moved."""
+        # BEGIN SOLUTION
+        if not np.isfinite(scaled_grad).all():
+            self.scale, self.good = max(self.scale / 2, 1.0), 0
+            return False
+        grad = scaled_grad.astype(np.float32) / self.scale
+        self.masters -= self.rate * grad
+        self.weights = self.masters.astype(np.float16)
+        self.good += 1
+        if self.good == self.interval:
+            self.scale, self.good = self.scale * 2, 0
+        return True
+        # END SOLUTION
+
+
+# %% role="check" exercise="11.5"
+check("11.5")
+
+# %% [markdown] role="hints" exercise="11.5"
+# 1. In which of the two dtypes must the gradient be when it is divided by the scale? Try
+#    np.float16(1e-4) / 2**14.
+# 2. First look whether all numbers are finite. If not: halve, begin the row anew, return False. If
+#    so: widen to float32, divide, subtract from the masters, round them, and only then count.
+# 3. self.masters -= self.rate * (scaled_grad.astype(np.float32) / self.scale); self.weights =
+#    self.masters.astype(np.float16); self.good += 1; at the interval double the scale and set good
+#    to 0. np.isfinite(scaled_grad).all() says whether to step.
+
+
+# %% role="spec" exercise="11.5"
+class StepsByExponent:
+    """The scale as a power of 2 beside the first one, and the row as a list."""
+
+    def __init__(self, weights, rate, scale, interval):
+        self.masters, self.rate = np.array(weights, np.float32), np.float32(rate)
+        self.weights, self.row = np.float16(self.masters), []
+        self.first, self.power, self.interval = scale, 0, interval
+
+    @property
+    def scale(self):
+        return math.ldexp(self.first, self.power)
+
+    def step(self, scaled_grad):
+        wide = np.abs(scaled_grad, dtype=np.float32)
+        if (moved := bool((wide < np.inf).all())) is False:
+            self.power -= self.scale >= 2
+            self.row.clear()
+            return moved
+        update = scaled_grad * np.float32(self.rate / self.scale)
+        self.masters = np.subtract(self.masters, update)
+        self.weights = np.float16(self.masters)
+        self.row.append(update)
+        if len(self.row) >= self.interval:
+            self.row, self.power = [], self.power + 1
+        return moved
+
+
+class StepsByCountdown:
+    """Counts down to the next doubling, and keeps the rate over the scale."""
+
+    def __init__(self, weights, rate, scale, interval):
+        self.masters = np.asarray(weights, dtype="f4").copy()
+        self.rate, self.interval = rate, interval
+        self.set(scale)
+        self.round()
+
+    def set(self, scale):
+        self.scale, self.left = float(scale), self.interval
+
+    def round(self):
+        self.weights = self.masters.astype("f2")
+
+    def step(self, scaled_grad):
+        total = scaled_grad.astype(np.float64).sum()  # finite exactly if all numbers are
+        if math.isnan(total) or math.isinf(total):
+            self.set(self.scale / 2 if self.scale > 1 else 1)
+            return False
+        self.masters = (self.masters - self.rate / self.scale * scaled_grad.astype("f8")).astype("f4")
+        self.round()
+        self.left -= 1
+        if self.left == 0:
+            self.set(2 * self.scale)
+        return True
+
+
+def take_steps(answer, weights, gradients, rate, scale, interval):
+    """Take a step with each gradient, scaled and rounded as a float16 backward pass would."""
+    made, seen = answer(weights, rate, scale, interval), {}
+    for number, gradient in enumerate(gradients, 1):
+        with np.errstate(over="ignore"):
+            scaled = (gradient.astype(np.float64) * made.scale).astype(np.float16)
+        seen[f"step {number} moved"] = made.step(scaled)
+        seen[f"scale after step {number}"] = made.scale
+        seen[f"masters after step {number}"] = made.masters.copy()
+    rounded, weights = made.masters.astype(np.float16), made.weights
+    return seen | {
+        "dtype of the weights": str(weights.dtype),
+        "weights are the masters, rounded": bool((weights == rounded).all()),
+    }
+
+
+def descent(name, sizes, scale, interval, rate=0.5, weights=1.0, shape=(4,)):
+    """Return a maker of a case with gradients of about these sizes, one or all not finite."""
+
+    def make(rng):
+        start = weights * rng.choice([-1, 1], shape) * rng.uniform(1, 2, shape)
+        gradients = rng.choice([-1, 1], (len(sizes), *shape)) * rng.uniform(0.5, 1, shape)
+        for gradient, size in zip(gradients, sizes, strict=True):
+            if math.isfinite(size):
+                gradient *= size
+            else:
+                gradient.flat[-1] = size
+        arrays = (each.astype(np.float32) for each in (start, gradients))
+        return Case(name, (*arrays, rate, float(scale), interval))
+
+    return make
+
+
+def random_descent(rng):
+    sizes = 10.0 ** rng.integers(-5, 2, 12)
+    scale, interval = 2.0 ** rng.integers(9, 15), int(rng.integers(1, 4))
+    name = f"random, scale {scale:g}, interval {interval}"
+    return descent(name, sizes, scale, interval, rate=0.01, shape=(3, 2))(rng)
+
+
+Spec(
+    kind="class",
+    drive=take_steps,
+    cases=[
+        descent("one step", (0.1,), 1, 9, shape=(1,)),
+        descent("scale 2", (0.1,), 2, 9),
+        descent("scale 2^14: divide in float32", (0.5,), 2**14, 9, 64, 0.01),
+        descent("gradients of 10^-8", (1e-8, 2e-8), 2**14, 9, 64, 1e-5),
+        descent("updates below float16's step", (3e-4,) * 6, 2**7, 9),
+        descent("doubled after 2 steps", (0.1,) * 5, 8, 2),
+        descent("doubled after each step", (0.1,) * 3, 8, 1),
+        descent("overflow", (0.1, 10, 0.1), 2**14, 9),
+        descent("one NaN", (0.1, np.nan, 0.1), 2**10, 9),
+        descent("one minus infinity", (0.1, -np.inf, 0.1), 2**10, 9),
+        descent("an overflow begins the row anew", (0.1, 0.1, np.inf, 0.1, 0.1, 0.1, 0.1), 64, 3),
+        descent("never below 1", (np.inf, np.inf, 0.1), 2, 9),
+        random_descent,
+        random_descent,
+    ],
+    mistakes=[
+        edit("scaled_grad.astype(np.float32) / self.scale",
+             "scaled_grad / np.float16(min(self.scale, 65504))",
+             says="your gradient is divided in float16, where small numbers become 0 once more",
+             next="widen first: scaled_grad.astype(np.float32) / scale"),
+        edit("        self.good += 1\n",
+             "        self.masters = self.weights.astype(np.float32)\n        self.good += 1\n",
+             says="your masters are rounded to 16 bits in each step, and small updates are lost",
+             next="the weights come from the masters, never the other way round"),
+        edit("        if not np.isfinite(scaled_grad).all():\n"
+             "            self.scale, self.good = max(self.scale / 2, 1.0), 0\n"
+             "            return False\n",
+             "        finite = bool(np.isfinite(scaled_grad).all())\n"
+             "        if not finite:\n"
+             "            self.scale, self.good = max(self.scale / 2, 1.0), -1\n"
+             "            scaled_grad = np.nan_to_num(scaled_grad, posinf=0, neginf=0)\n",
+             "return True", "return finite",
+             says="your step moves the finite ones when others overflow",
+             next="if one number is not finite, skip the whole step"),
+        edit("max(self.scale / 2, 1.0), 0", "max(self.scale / 2, 1.0), self.good",
+             says="your row of good steps goes on after an overflow",
+             next="a skipped step ends the row: begin to count at 0"),
+        edit("self.scale * 2, 0", "self.scale * 2, self.good",
+             "self.good == self.interval", "self.good >= self.interval",
+             says="your scale doubles in each step once the interval is reached",
+             next="begin to count at 0 again after a doubling"),
+        edit("self.scale, self.good = max(self.scale / 2, 1.0), 0", "self.good = 0",
+             says="your scale stays as it is after an overflow, and the next step overflows too",
+             next="halve it"),
+        edit("        self.good += 1\n        if self.good == self.interval:\n"
+             "            self.scale, self.good = self.scale * 2, 0\n", "",
+             "        grad =", "        self.good += 1\n        if self.good == self.interval:\n"
+             "            self.scale, self.good = self.scale * 2, 0\n        grad =",
+             says="your scale doubles before the gradient is divided by it",
+             next="divide by the scale that the gradient came with; double at the end"),
+        edit("max(self.scale / 2, 1.0)", "self.scale / 2",
+             says="your scale falls below 1",
+             next="halve it, but not below 1: max(scale / 2, 1.0)"),
+        edit("np.isfinite(scaled_grad).all()", "not np.isinf(scaled_grad).any()",
+             says="your step lets NaN through",
+             next="np.isfinite is False for NaN as well as for both infinities"),
+        edit("not np.isfinite(scaled_grad).all()", "not (scaled_grad < np.inf).all()",
+             says="your step lets minus infinity through",
+             next="np.isfinite is False for NaN as well as for both infinities"),
+        edit(" / self.scale\n", "\n",
+             says="your gradient is still scaled",
+             next="divide it by the scale before the update"),
+        edit("        self.weights = self.masters.astype(np.float16)\n        self.good", "        self.good",
+             says="your weights stay as they were at the start",
+             next="round the masters to float16 after each step"),
+        edit("weights.astype(np.float32)", "weights",
+             says="your masters are the caller's own array, and you write to it",
+             next="make a copy: weights.astype(np.float32)"),
+        edit("max(self.scale / 2, 1.0)", "max(self.scale / 2, 1.0) if self.good else self.scale",
+             says="your scale is halved only once if steps overflow in a row",
+             next="halve it at each overflow"),
+    ],
+    alternatives=[StepsByExponent, StepsByCountdown],
+)  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="11.6"
+# ## 11.6 A step within a budget
+#
+# *30 minutes · difficulty 3 of 3 · 4 points*
+# · [section](../notebooks/11_training.ipynb#All-on-one-table)
+#
+# There is room for `room` inputs of layers at a time, x among them. Choose which to keep, such that
+# as few layers as possible run again. Inputs that are made again need room, too; those of layers
+# already undone need none.
+
+# %% [markdown] role="prompt" exercise="11.6"
+# No layer runs forward more than twice, so room · (room + 1) / 2 is at least L: else it can't be
+# done. `layers[i]` is a `Layer` such as this, which counts its runs. As before, the gradient of the
+# output is the output itself.
+#
+# **Memory limit** at L = 36, room = 8, x of 1024 × 16: 20 arrays as large as x, 1.25 MiB.
+
+# %% role="prompt" exercise="11.6"
+class Layer:
+    def __init__(self, weight):
+        self.weight, self.runs = weight, 0
+
+    def forward(self, x):
+        self.runs += 1
+        return layer(x, self.weight)
+
+    def backward(self, x, grad):
+        """Return the gradients of the layer's input x and of its weight."""
+        return layer_backward(x, self.weight, grad)
+
+
+# %% role="answer" exercise="11.6"
+class BudgetedStep:
+    """A training step that holds at most `room` inputs at a time."""
+
+    def __init__(self, n_layers, room):
+        """Choose `kept`: the layers whose inputs are kept, a list of ints, 0 first, ascending."""
+        # BEGIN SOLUTION
+        end, self.kept = n_layers, []
+        for number in reversed(range(min(room, n_layers))):  # so many are kept before this one
+            end = max(number, end - (room - number))
+            self.kept.insert(0, end)
+        # END SOLUTION
+
+    def gradients(self, layers, x):
+        """Return the gradient of x (n, d) and a list of those of the weights."""
+        # BEGIN SOLUTION
+        inputs = []
+        for i, each in enumerate(layers):
+            if i in self.kept:
+                inputs.append(x)
+            x = each.forward(x)
+        grad, grads = x, []
+        ends = [*self.kept[1:], len(layers)]
+        for start, end in zip(reversed(self.kept), reversed(ends), strict=True):
+            for i in range(start, end - 1):
+                inputs.append(layers[i].forward(inputs[-1]))
+            for i in reversed(range(start, end)):
+                grad, new = layers[i].backward(inputs.pop(), grad)
+                grads.insert(0, new)
+        return grad, grads
+        # END SOLUTION
+
+
+# %% role="check" exercise="11.6"
+check("11.6")
+
+# %% [markdown] role="hints" exercise="11.6"
+# 1. However you choose, the layers that run again are those whose inputs were not kept. So keep how
+#    many? And while the last segment is undone, how much room is left; while the first one is?
+# 2. Keep min(room, L) inputs. While segment j, counted from 0, is undone, j + 1 kept ones are held:
+#    it may have up to room - j layers. So the first segment may be the longest, and the last, if
+#    all room is used, is one layer.
+# 3. From the end: for j in reversed(range(min(room, L))): end = max(j, end - (room - j)), and end
+#    is the layer whose input is the j-th kept. Then run as in 11.2: each segment again from its
+#    kept input, and undo it, from the last segment to the first.
+
+
+# %% role="spec" exercise="11.6"
+class FromTheFront:
+    """Gives the first segments all they may have, and the rest what is left."""
+
+    def __init__(self, n_layers, room):
+        count = min(room, n_layers)
+        sizes, left = [], n_layers
+        for number in range(count):
+            sizes.append(min(room - number, left - (count - number - 1)))
+            left -= sizes[-1]
+        self.kept = [0, *itertools.accumulate(sizes)][:-1]
+
+    def gradients(self, layers, x):
+        held = {}
+        for i in range(len(layers)):
+            if i in self.kept:
+                held[i] = x
+            x = layers[i].forward(x)
+        grad, grads = x, [None] * len(layers)
+        for i in reversed(range(len(layers))):
+            for j in range(max(j for j in held if j <= i), i):
+                held[j + 1] = layers[j].forward(held[j])
+            grad, grads[i] = layers[i].backward(held.pop(i), grad)
+        return grad, grads
+
+
+class BySearch:
+    """Tries the cuts one layer after the other, and goes back where the room does not last."""
+
+    def __init__(self, n_layers, room):
+        self.kept = self.search(n_layers, room, min(room, n_layers), 0)
+
+    def search(self, n_layers, room, count, start):
+        if count == 1:
+            return [start] if n_layers - start <= room else None
+        for size in range(1, room + 1):
+            if n_layers - start - size <= (room - 1) * room // 2:
+                rest = self.search(n_layers, room - 1, count - 1, start + size)
+                if rest:
+                    return [start, *rest]
+        return None
+
+    def gradients(self, layers, x):
+        return self.undo(layers, x, 0)
+
+    def undo(self, layers, x, number):
+        """Undo all from a segment on; its input lives as long as the call."""
+        if number == len(self.kept):
+            return x, []
+        start, end = (*self.kept, len(layers))[number : number + 2]
+        y = x
+        for each in layers[start:end]:
+            y = each.forward(y)
+        grad, grads = self.undo(layers, y, number + 1)
+        del y
+        inputs = [x]
+        for each in layers[start : end - 1]:
+            inputs.append(each.forward(inputs[-1]))
+        for each in reversed(layers[start:end]):
+            grad, new = each.backward(inputs.pop(), grad)
+            grads = [new, *grads]
+        return grad, grads
+
+
+class MoreThanPlanned(FromTheFront):
+    """Chooses well, and holds all inputs nevertheless, made again as if they had not been kept."""
+
+    def gradients(self, layers, x):
+        whole = [x]
+        for each in layers:
+            whole.append(each.forward(whole[-1]))
+        for start, end in itertools.pairwise([*self.kept, len(layers)]):
+            for i in range(start, end - 1):
+                whole[i + 1] = layers[i].forward(whole[i])
+        grad, grads = whole.pop(), []
+        for each in reversed(layers):
+            grad, new = each.backward(whole.pop(), grad)
+            grads.append(new)
+        return grad, grads[::-1]
+
+
+class FromTheStart(FromTheFront):
+    """Keeps as planned, but runs each time from x."""
+
+    def gradients(self, layers, x):
+        out = x
+        for each in layers:
+            out = each.forward(out)
+        grad, grads = out, []
+        for i in reversed(range(len(layers))):
+            own = x
+            for each in layers[:i]:
+                own = each.forward(own)
+            grad, new = layers[i].backward(own, grad)
+            grads.append(new)
+        return grad, grads[::-1]
+
+
+def without_room(kept, n_layers, room):
+    """Return how many inputs, kept or made again, are held at a time beyond the room."""
+    sizes = [end - start for start, end in itertools.pairwise([*kept, n_layers])]
+    return max([0, *(number + size - room for number, size in enumerate(sizes))])
+
+
+def run_step(answer, x, weights, room):
+    """Plan and run a step; say how many inputs are kept, and how often a layer runs."""
+    layers = [Layer(weight) for weight in weights]
+    step = answer(len(layers), room)
+    kept = [int(each) for each in step.kept]
+    seen = {
+        "inputs kept": len(kept),
+        "kept begins with 0 and ascends": kept[:1] == [0] and kept == sorted({*kept}),
+        "inputs without room": without_room(kept, len(layers), room),
+    }
+    grad, grads = step.gradients(layers, x)
+    seen |= {"layers run forward": sum(each.runs for each in layers), "gradient of x": grad}
+    return seen | {f"gradient of weight {i}": each for i, each in enumerate(grads)}
+
+
+def budget(name, n_layers, room, n=3, width=2, dtype=np.float32):
+    def make(rng):
+        x, weights = rng.standard_normal((n, width)), weights_of(rng, n_layers, width)
+        return Case(name, (x.astype(dtype), weights.astype(dtype), room))
+
+    return make
+
+
+def random_budget(least, most):
+    def make(rng):
+        room = int(rng.integers(least, most + 1))
+        n_layers = int(rng.integers(room + 1, room * (room + 1) // 2 + 1))
+        return budget(f"random, {n_layers} layers, room for {room}", n_layers, room)(rng)
+
+    return make
+
+
+Spec(
+    kind="class",
+    drive=run_step,
+    cases=[
+        budget("1 layer, room for 1", 1, 1, 1, 1),
+        budget("2 layers, room for 2", 2, 2),
+        budget("3 layers, room for 2", 3, 2),
+        budget("4 layers, room for 3", 4, 3),
+        budget("6 layers, room for 3: not one more fits", 6, 3),
+        budget("12 layers, room for 7", 12, 7, 4, 3),
+        budget("15 layers, room for 5: not one more fits", 15, 5, 4, 3),
+        budget("room for all", 5, 5),
+        budget("room to spare", 4, 9),
+        budget("float64", 9, 4, 4, 3, np.float64),
+        random_budget(3, 4),
+        random_budget(5, 6),
+    ],
+    memory=Memory(
+        budget("L = 36, room = 8", 36, 8, 1024, 16),
+        20 * 1024 * 16 * 4,
+        "8 inputs and 12 arrays to compute with: 20 · 1024 · 16 · 4 bytes",
+    ),
+    mistakes=[
+        edit("end, self.kept = n_layers, []\n",
+             "every = next(k for k in range(1, n_layers + 1) if -(-n_layers // k) + k - 1 <= room "
+             "or k * k >= n_layers)\n"
+             "        end, self.kept = n_layers, [*range(0, n_layers, every)]\n",
+             "range(min(room, n_layers))", "range(0)",
+             says="your plan keeps every k-th input, and runs more layers again than it has to",
+             next="where fewer kept ones are held, a segment may be longer: begin with long ones, "
+             "and end with short ones"),
+        edit("end, self.kept = n_layers, []\n", "end, self.kept = n_layers, [*range(n_layers)]\n",
+             "range(min(room, n_layers))", "range(0)",
+             says="your plan keeps every input, whatever the room is",
+             next="keep min(room, L) of them"),
+        edit("end, self.kept = n_layers, []\n", "end, self.kept = n_layers, [0]\n",
+             "range(min(room, n_layers))", "range(0)",
+             says="your plan keeps x alone, and runs all layers again",
+             next="each input kept is a layer that does not run again: keep min(room, L)"),
+        edit("end = max(number, end - (room - number))",
+             "end = number * n_layers // min(room, n_layers)",
+             says="your plan keeps as many as it may, in even distances: too many are held in the "
+             "last segments",
+             next="while segment j is undone, j + 1 kept inputs are held: it has room - j layers at "
+             "most"),
+        edit("end = max(number, end - (room - number))", "end = number",
+             says="your plan keeps the first inputs, and one long segment follows that doesn't fit",
+             next="the last segment is undone while all kept inputs are held: make it short"),
+        edit("end = max(number, end - (room - number))",
+             "end = 0 if number == 0 else max(number, end - 1)",
+             says="your plan keeps the last inputs, and one long segment comes before that doesn't "
+             "fit",
+             next="spread them: segment j, counted from 0, may have up to room - j layers"),
+        edit("max(number, end - (room - number))", "max(0, end - (room - number))",
+             says="your plan keeps the same input more than once",
+             next="leave at least one layer for each segment before: max(j, …)"),
+        Mistake(MoreThanPlanned,
+                says="your step holds the inputs of all layers at once",
+                next="keep those in `kept` alone, and forget each input when its layer is undone"),
+        Mistake(FromTheStart,
+                says="your step runs from x again for each layer",
+                next="run each segment again from its kept input, once, and hold what it gives"),
+        edit("range(start, end - 1)", "range(start, end)",
+             "            for i in reversed(range(start, end)):",
+             "            inputs.pop()\n            for i in reversed(range(start, end)):",
+             says="your segments run their last layer again, whose output nobody needs",
+             next="a segment of k layers has k - 1 inputs to be made again"),
+        edit("grads.insert(0, new)", "grads.append(new)",
+             says="your gradients of the weights come from the last to the first",
+             next="backward goes from the end: put each new one in front"),
+    ],
+    alternatives=[FromTheFront, BySearch],
+)  # fmt: skip
+
+# %% [markdown]
+# <details><summary>After your answer: more than two runs</summary>
+#
+# With 8 inputs, 36 layers can be undone if each runs forward twice at most. Who allows more runs
+# can undo far longer chains with the same room: Griewank (1992,
+# [doi:10.1080/10556789208805505](https://doi.org/10.1080/10556789208805505)) lets room and runs
+# both grow like log L.
+#
+# </details>
 
 # %% [markdown]
 # ## Your score
