@@ -8,9 +8,9 @@
 # No exercise needs the answer of another.
 
 # %% [markdown]
-# All is NumPy. A chain is L layers in a row, each with a weight (d, d); x is (n, d) with n ≫ d, so
-# that weights weigh nothing beside activations. The layer below needs its input, and nothing else,
-# to be undone.
+# A chain is L layers in a row, each with a weight (d, d); x is (n, d) with n ≫ d, so that weights
+# take little beside activations. To be undone, a layer needs its input alone. The loss of a chain is
+# half the sum of the squares of its output: the gradient there is the output itself.
 
 # %% role="setup"
 import numpy as np
@@ -213,20 +213,27 @@ Spec(
     alternatives=[bytes_by_events, bytes_by_cumsum],
 )  # fmt: skip
 
+# %% [markdown]
+# <details><summary>After your answer: what is never there together</summary>
+#
+# 12 layers of 196,608 parameters that keep 2,097,152 numbers each, as in the cases: 28.3 MB at
+# rest, 129.0 MB after the forward pass, 129.8 MB at the peak. Added up it is 138.4 MB: gradients
+# come as activations go.
+#
+# </details>
+
 # %% [markdown] role="prompt" exercise="11.2"
 # ## 11.2 Keep every k-th
 #
 # *20 minutes · difficulty 2 of 3 · 3 points*
 # · [section](../notebooks/11_training.ipynb#Compute-it-twice)
 #
-# A chain of L layers, weights `(L, d, d)`, turns x `(n, d)` into an output; the loss is half the sum
-# of its squares, so its gradient there is the output itself. Return a tuple: the gradient of x
-# `(n, d)` and those of the weights `(L, d, d)`.
+# On the way forward keep the inputs of layers 0, `every`, 2·`every` … of the chain. Make the others
+# again on the way back, a segment at a time; the last segment may be shorter.
 
 # %% [markdown] role="prompt" exercise="11.2"
-# Of the inputs of the layers, keep those of layers 0, `every`, 2·`every` … on the way forward; make
-# the others again, a segment at a time. The last segment may be shorter. `layer` and
-# `layer_backward` are above.
+# Return a tuple: the gradient of x, and those of the weights `(L, d, d)`. `layer` and
+# `layer_backward` stand above.
 #
 # **Memory limit** at L = 30, every = 5, x of 1024 × 16: 20 arrays as large as x, 1.25 MiB. All
 # inputs alone take 30.
@@ -273,8 +280,8 @@ def all_kept(x, weights, every):
 
 def by_segments(x, weights, every):
     """Cut into parts first; a part alone knows nothing of the others."""
-    parts = [[Layer(each) for each in weights[i : i + every]] for i in range(0, len(weights), every)]
-    starts = []
+    starts, layers = [], [Layer(weight) for weight in weights]
+    parts = [layers[i : i + every] for i in range(0, len(layers), every)]
     for part in parts:
         starts.append(x)
         for each in part:
@@ -394,7 +401,8 @@ Spec(
              says="your segment runs again with another layer's weight",
              next="the input of layer i + 1 is layer(input of i, weights[i])"),
         edit("range(start, end - 1)", "range(start, end)",
-             "reversed(range(start, end)):", "reversed(range(start, end)):\n            at = inputs.pop()",
+             "reversed(range(start, end)):",
+             "reversed(range(start, end)):\n            at = inputs.pop()",
              "layer_backward(inputs.pop()", "layer_backward(at",
              says="your layers are undone at their outputs",
              next="a segment of k layers has k inputs: the kept one and k - 1 made again"),
@@ -418,15 +426,14 @@ Spec(
 # *12 minutes · difficulty 2 of 3 · 2 points*
 # · [section](../notebooks/11_training.ipynb#Compute-it-twice)
 #
-# L layers are cut into segments of `every`; the last may be shorter. Room is set aside for the input
-# of each segment, and for the outputs of all layers of the longest. The last segment need not run
-# again: its backward pass comes first, and its outputs are still there.
+# L layers are cut into segments of `every`; the last may be shorter. Set aside room for the input of
+# each segment, and for the outputs of the layers of the longest one. The last segment doesn't run
+# again: its outputs are still there.
 
 # %% [markdown] role="prompt" exercise="11.3"
-# Return a dict: `held`, inputs and outputs together; `again`, layers that run a second time;
-# `times`, the work of the step over that of one that keeps everything, if a layer's backward pass
-# is twice the work of its forward pass; `best`, the distance that holds least: of several the one
-# with the fewest layers again, then the smallest.
+# Return a dict: `held`, inputs and outputs together; `again`, layers that run twice; `times`, the
+# work over that of a step that keeps everything, where a backward pass is twice a forward pass;
+# `best`, the distance that holds least: of several the one with least `again`, then the smallest.
 #
 # `checkpoint_bill(12, 3)`: 7, 9, 1.25, 4.
 
@@ -503,13 +510,14 @@ Spec(
     mistakes=[
         edit("return -(-n_layers // k) + min(k, n_layers)", "return -(-n_layers // k)",
              says="your room is for the segments' inputs alone",
-             next="while a segment is undone, the outputs of its layers are held too: up to k more"),
+             next="while a segment is undone, its layers' outputs are held too: up to k more"),
         edit("return (-(-n_layers // k) - 1) * k", "return n_layers",
              says="your last segment runs again, too",
              next="its outputs are still there: count the segments before it"),
-        edit("(3 * n_layers + again(every)) / (3 * n_layers)", "(n_layers + again(every)) / n_layers",
+        edit("(3 * n_layers + again(every)) / (3 * n_layers)",
+             "(n_layers + again(every)) / n_layers",
              says="your step is a forward pass only",
-             next="the backward pass is twice as much work, and isn't repeated: a step is 3 L"),
+             next="the backward pass is twice as much work, and is done once: a step is 3 L"),
         edit('min(range(1, n_layers + 1), key=lambda k: (held(k), again(k)))',
              'int(n_layers**0.5)',
              says="your best distance is √L, rounded down",
@@ -558,12 +566,12 @@ Spec(
 # *25 minutes · difficulty 3 of 3 · 3 points*
 # · [section](../notebooks/11_training.ipynb#Compute-it-backwards)
 #
-# A reversible block turns x1, x2 into y1 = x1 + F(x2), y2 = x2 + G(y1). F and G are a `layer` each,
-# with a weight of their own. Run blocks in a row; then, from their outputs alone, compute the inputs
-# back and the gradients with them.
+# A reversible block makes y1 = x1 + F(x2) and y2 = x2 + G(y1). F and G are a `layer` each. Run
+# blocks in a row; then compute the inputs back from the outputs, and the gradients on the way.
 
 # %% [markdown] role="prompt" exercise="11.4"
-# `backward` may be called on a new object, that has never seen an x: all it needs is y.
+# `backward` is called on a new object, which has seen no x: all that it needs is y1 and y2, and
+# their gradients.
 #
 # **Memory limit** for a pass there and back through 16 blocks, halves of 1024 × 16: 20 arrays as
 # large as a half, 1.25 MiB. The inputs of all blocks alone are 32.
@@ -786,14 +794,14 @@ Spec(
 # *20 minutes · difficulty 2 of 3 · 3 points*
 # · [section](../notebooks/11_training.ipynb#Half-the-bits)
 #
-# A model computes in float16, its masters are float32. Its loss is multiplied by `scale`, so that
-# small gradients don't become 0; so `step` is given `scale` times the gradients, in float16.
+# A model computes in float16; masters, its weights in float32, take the updates. The loss is
+# multiplied by `scale`, lest small gradients become 0. So `step` is given `scale` times the
+# gradients, in float16.
 
 # %% [markdown] role="prompt" exercise="11.5"
-# A finite step subtracts `rate` times the gradient from the masters and rounds them to the
-# weights; after `interval` such steps in a row `scale` doubles. If any number is infinite or NaN,
-# nothing moves and `scale` is halved, though never below 1; then the row begins anew, as it does
-# after each doubling.
+# A step subtracts `rate` times the gradient from the masters and rounds them to the weights. After
+# `interval` such steps in a row `scale` doubles, and the row begins anew. If any number is infinite
+# or NaN, nothing moves, `scale` is halved, though never below 1, and the row begins anew as well.
 
 
 # %% role="answer" exercise="11.5"
@@ -886,7 +894,8 @@ class StepsByCountdown:
         if math.isnan(total) or math.isinf(total):
             self.set(self.scale / 2 if self.scale > 1 else 1)
             return False
-        self.masters = (self.masters - self.rate / self.scale * scaled_grad.astype("f8")).astype("f4")
+        update = self.rate / self.scale * scaled_grad.astype("f8")
+        self.masters = (self.masters - update).astype("f4")
         self.round()
         self.left -= 1
         if self.left == 0:
@@ -1000,7 +1009,8 @@ Spec(
         edit(" / self.scale\n", "\n",
              says="your gradient is still scaled",
              next="divide it by the scale before the update"),
-        edit("        self.weights = self.masters.astype(np.float16)\n        self.good", "        self.good",
+        edit("        self.weights = self.masters.astype(np.float16)\n        self.good",
+             "        self.good",
              says="your weights stay as they were at the start",
              next="round the masters to float16 after each step"),
         edit("weights.astype(np.float32)", "weights",
@@ -1013,22 +1023,30 @@ Spec(
     alternatives=[StepsByExponent, StepsByCountdown],
 )  # fmt: skip
 
+# %% [markdown]
+# <details><summary>After your answer: in torch</summary>
+#
+# `torch.amp.GradScaler` moves its scale by these rules. It starts at 2^16 and doubles after 2000 good
+# steps in a row.
+#
+# </details>
+
 # %% [markdown] role="prompt" exercise="11.6"
 # ## 11.6 A step within a budget
 #
 # *30 minutes · difficulty 3 of 3 · 4 points*
 # · [section](../notebooks/11_training.ipynb#All-on-one-table)
 #
-# There is room for `room` inputs of layers at a time, x among them. Choose which to keep, such that
-# as few layers as possible run again. Inputs that are made again need room, too; those of layers
-# already undone need none.
+# There is room for `room` inputs of layers at a time, x among them. Choose which to keep, so that as
+# few layers as possible run again. An input that is made again needs room, too; that of a layer
+# already undone needs none.
 
 # %% [markdown] role="prompt" exercise="11.6"
-# No layer runs forward more than twice, so room · (room + 1) / 2 is at least L: else it can't be
-# done. `layers[i]` is a `Layer` such as this, which counts its runs. As before, the gradient of the
-# output is the output itself.
+# No layer runs forward more than twice: that can be done, as room · (room + 1) / 2 is at least L.
+# `layers[i]` is a `Layer` such as this one.
 #
 # **Memory limit** at L = 36, room = 8, x of 1024 × 16: 20 arrays as large as x, 1.25 MiB.
+
 
 # %% role="prompt" exercise="11.6"
 class Layer:
@@ -1270,15 +1288,16 @@ Spec(
              "end = number * n_layers // min(room, n_layers)",
              says="your plan keeps as many as it may, in even distances: too many are held in the "
              "last segments",
-             next="while segment j is undone, j + 1 kept inputs are held: it has room - j layers at "
-             "most"),
+             next="while segment j is undone, j + 1 kept inputs are held: it may have up to "
+             "room - j layers"),
         edit("end = max(number, end - (room - number))", "end = number",
-             says="your plan keeps the first inputs, and one long segment follows that doesn't fit",
+             says="your plan keeps the first inputs, and one long segment follows that does not "
+             "fit",
              next="the last segment is undone while all kept inputs are held: make it short"),
         edit("end = max(number, end - (room - number))",
              "end = 0 if number == 0 else max(number, end - 1)",
-             says="your plan keeps the last inputs, and one long segment comes before that doesn't "
-             "fit",
+             says="your plan keeps the last inputs, and one long segment comes before that does "
+             "not fit",
              next="spread them: segment j, counted from 0, may have up to room - j layers"),
         edit("max(number, end - (room - number))", "max(0, end - (room - number))",
              says="your plan keeps the same input more than once",
