@@ -9,8 +9,8 @@
 
 # %% [markdown]
 # A chain is L layers in a row, each with a weight (d, d); x is (n, d) with n ≫ d, so that weights
-# take little beside activations. To be undone, a layer needs its input alone. The loss of a chain is
-# half the sum of the squares of its output: the gradient there is the output itself.
+# take little beside activations. To be undone, a layer needs its input alone. The loss of a chain
+# is half the sum of the squares of its output: the gradient there is the output itself.
 
 # %% role="setup"
 import numpy as np
@@ -426,9 +426,9 @@ Spec(
 # *12 minutes · difficulty 2 of 3 · 2 points*
 # · [section](../notebooks/11_training.ipynb#Compute-it-twice)
 #
-# L layers are cut into segments of `every`; the last may be shorter. Set aside room for the input of
-# each segment, and for the outputs of the layers of the longest one. The last segment doesn't run
-# again: its outputs are still there.
+# L layers are cut into segments of `every`; the last may be shorter. Set aside room for the input
+# of each segment, and for the outputs of the layers of the longest one. The last segment doesn't
+# run again: its outputs are still there.
 
 # %% [markdown] role="prompt" exercise="11.3"
 # Return a dict: `held`, inputs and outputs together; `again`, layers that run twice; `times`, the
@@ -1026,8 +1026,8 @@ Spec(
 # %% [markdown]
 # <details><summary>After your answer: in torch</summary>
 #
-# `torch.amp.GradScaler` moves its scale by these rules. It starts at 2^16 and doubles after 2000 good
-# steps in a row.
+# `torch.amp.GradScaler` doubles and halves its scale likewise. It starts at 2^16, and doubles after
+# 2000 good steps in a row.
 #
 # </details>
 
@@ -1037,9 +1037,9 @@ Spec(
 # *30 minutes · difficulty 3 of 3 · 4 points*
 # · [section](../notebooks/11_training.ipynb#All-on-one-table)
 #
-# There is room for `room` inputs of layers at a time, x among them. Choose which to keep, so that as
-# few layers as possible run again. An input that is made again needs room, too; that of a layer
-# already undone needs none.
+# There is room for `room` inputs of layers at a time, x among them. Choose which to keep, so that
+# as few layers as possible run again. An input made again needs room, too; that of a layer already
+# undone needs none.
 
 # %% [markdown] role="prompt" exercise="11.6"
 # No layer runs forward more than twice: that can be done, as room · (room + 1) / 2 is at least L.
