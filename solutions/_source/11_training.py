@@ -625,7 +625,7 @@ check("11.4")
 
 # %% role="spec" exercise="11.4"
 class ReversibleByHalves:
-    """Both halves in one array, and F and G by turns: each step changes one half by the other."""
+    """Both halves in one list, and F and G by turns: each step changes one half by the other."""
 
     def __init__(self, f, g):
         self.weights = [w for pair in zip(f, g, strict=True) for w in pair]
@@ -729,11 +729,11 @@ Spec(
     kind="class",
     drive=there_and_back,
     cases=[
-        blocks("1 block, 1 token of width 1", 1, 1, 1),
-        blocks("1 block", 1, 3, 2),
+        blocks("1 block, 1 token", 1, 1, 3),
+        blocks("1 block, 3 tokens", 1, 3, 2),
         blocks("2 blocks", 2, 3, 2),
         blocks("3 blocks, 1 token", 3, 1, 4),
-        blocks("5 blocks of width 1", 5, 4, 1),
+        blocks("5 blocks, narrow", 5, 7, 2),
         blocks("12 blocks", 12, 5, 3),
         blocks("12 blocks in float64", 12, 5, 3, np.float64),
         random_blocks,
@@ -1105,8 +1105,8 @@ check("11.6")
 #    it may have up to room - j layers. So the first segment may be the longest, and the last, if
 #    all room is used, is one layer.
 # 3. From the end: for j in reversed(range(min(room, L))): end = max(j, end - (room - j)), and end
-#    is the layer whose input is the j-th kept. Then run as in 11.2: each segment again from its
-#    kept input, and undo it, from the last segment to the first.
+#    is the layer whose input is the j-th kept. Then run each segment again from its kept input, and
+#    undo it, from the last segment to the first.
 
 
 # %% role="spec" exercise="11.6"
