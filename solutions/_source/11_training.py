@@ -376,6 +376,10 @@ Spec(
                 next="keep x only where i % every == 0, and let go of what a segment made again "
                 "once it is undone",
                 variants=(inputs_never_freed,)),
+        edit("        if i % every == 0:\n            kept.append(x)\n", "        kept.append(x)\n",
+             "kept.pop()", "kept[start]",
+             says="your way forward keeps all inputs, though the way back makes them again",
+             next="keep x only where i % every == 0"),
         edit("end = min(start + every, n_layers)", "end = start + every",
              "range(start, end - 1)", "range(start, min(end, n_layers) - 1)",
              "reversed(range(start, end))", "reversed(range(n_layers)[start:end][: len(inputs)])",
