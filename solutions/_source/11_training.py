@@ -431,24 +431,24 @@ Spec(
 # · [section](../notebooks/11_training.ipynb#Compute-it-twice)
 #
 # L layers are cut into segments of `every`; the last may be shorter. Set aside room for the input
-# of each segment, and for the outputs of the layers of the longest one. The last segment doesn't
-# run again: its outputs are still there.
+# of each segment, and for what the layers of the longest keep, `per_layer` tensors each. The last
+# segment doesn't run again: its tensors are there.
 
 # %% [markdown] role="prompt" exercise="11.3"
-# Return a dict: `held`, inputs and outputs together; `again`, layers that run twice; `times`, the
-# work over that of a step that keeps everything, where a backward pass is twice a forward pass;
-# `best`, the distance that holds least: of several the one with least `again`, then the smallest.
+# Return a dict: `held`, all tensors; `again`, layers that run twice; `times`, the work over that of
+# a step that keeps everything, where a backward pass is twice a forward pass; `best`, the distance
+# that holds least: of several the one with least `again`, then the smallest.
 #
-# `checkpoint_bill(12, 3)`: 7, 9, 1.25, 4.
+# `checkpoint_bill(12, 3, 1)`: 7, 9, 1.25, 4.
 
 
 # %% role="answer" exercise="11.3"
-def checkpoint_bill(n_layers, every):
+def checkpoint_bill(n_layers, every, per_layer):
     """Return held, again and best, ints, and times, a float, as a dict."""
 
     # BEGIN SOLUTION
     def held(k):
-        return -(-n_layers // k) + min(k, n_layers)
+        return -(-n_layers // k) + min(k, n_layers) * per_layer
 
     def again(k):
         return (-(-n_layers // k) - 1) * k
@@ -471,17 +471,17 @@ check("11.3")
 # 2. There are ceil(L / k) segments, and the longest has min(k, L) layers. All but the last one run
 #    again, and those have k layers each. A step that keeps everything is 3 L forward passes of a
 #    layer.
-# 3. held = -(-L // k) + min(k, L); again = (-(-L // k) - 1) · k; times = (3 L + again) / (3 L);
-#    best = min(range(1, L + 1), key=lambda k: (held of k, again of k)).
+# 3. held = -(-L // k) + min(k, L) · per_layer; again = (-(-L // k) - 1) · k; times = (3 L + again)
+#    / (3 L); best = min(range(1, L + 1), key=lambda k: (held of k, again of k)).
 
 
 # %% role="spec" exercise="11.3"
-def bill_by_segments(n_layers, every):
+def bill_by_segments(n_layers, every, per_layer):
     def cut(k):
         return [min(start + k, n_layers) - start for start in range(0, n_layers, k)]
 
     def held(k):
-        return len(cut(k)) + max(cut(k))
+        return len(cut(k)) + max(cut(k)) * per_layer
 
     least = min(map(held, range(1, n_layers + 1)))
     candidates = [k for k in range(1, n_layers + 1) if held(k) == least]
@@ -498,34 +498,36 @@ def bill_by_segments(n_layers, every):
 Spec(
     kind="number",
     cases=[
-        case("1 layer", 1, 1),
-        case("2 layers, every second", 2, 2),
-        case("3 layers, every one", 3, 1),
-        case("12 layers, every third", 12, 3),
-        case("the last segment is shorter", 12, 5),
-        case("the last segment is one layer", 13, 4),
-        case("a segment as long as the chain", 7, 7),
-        case("a segment longer than the chain", 7, 20),
-        case("11 layers, every second", 11, 2),
-        case("100 layers, every tenth", 100, 10),
-        case("96 layers, every one", 96, 1),
-        *draws(5, lambda rng: rng.integers((5, 2), (200, 25))),
+        case("1 layer", 1, 1, 1),
+        case("2 layers, every second", 2, 2, 1),
+        case("3 layers, every one", 3, 1, 2),
+        case("12 layers, every third", 12, 3, 1),
+        case("the last segment is shorter", 12, 5, 1),
+        case("the last segment is one layer", 13, 4, 3),
+        case("a segment as long as the chain", 7, 7, 2),
+        case("a segment longer than the chain", 7, 20, 1),
+        case("11 layers, every second", 11, 2, 1),
+        case("100 layers, every tenth", 100, 10, 1),
+        case("96 layers, every one", 96, 1, 1),
+        case("12 layers that keep 21 tensors each", 12, 3, 21),
+        *draws(5, lambda rng: rng.integers((5, 2, 1), (200, 25, 9))),
     ],
     mistakes=[
-        edit("return -(-n_layers // k) + min(k, n_layers)", "return -(-n_layers // k)",
+        edit(" + min(k, n_layers) * per_layer", "",
              says="your room is for the segments' inputs alone",
-             next="while a segment is undone, its layers' outputs are held too: up to k more"),
+             next="while a segment is undone, what its layers keep is there too"),
         edit("return (-(-n_layers // k) - 1) * k", "return n_layers",
              says="your last segment runs again, too",
-             next="its outputs are still there: count the segments before it"),
+             next="its tensors are still there: count the segments before it"),
         edit("(3 * n_layers + again(every)) / (3 * n_layers)",
              "(n_layers + again(every)) / n_layers",
              says="your step is a forward pass only",
              next="the backward pass is twice as much work, and is done once: a step is 3 L"),
-        edit('min(range(1, n_layers + 1), key=lambda k: (held(k), again(k)))',
-             'int(n_layers**0.5)',
+        edit("min(range(1, n_layers + 1), key=lambda k: (held(k), again(k)))",
+             "int(n_layers**0.5)",
              says="your best distance is √L, rounded down",
-             next="try all distances: with whole segments, √L is not always best"),
+             next="try all distances: with whole segments √L is not always best, nor where a layer "
+             "keeps more than one tensor"),
         edit("(held(k), again(k))", "held(k)",
              says="your best distance is the smallest of those that hold least",
              next="among equals take the one with the fewest layers again"),
@@ -538,15 +540,19 @@ Spec(
         edit("-(-n_layers // k) + min", "(n_layers // k + 1) + min",
              says="you count one segment too many where k divides L",
              next="round up: -(-L // k) adds one only if something is left"),
-        edit("min(k, n_layers)", "k",
+        edit("min(k, n_layers) *", "k *",
              says="your longest segment is longer than the chain",
              next="a segment has at most L layers: min(k, L)"),
         edit("(held(k), again(k))", "(again(k), held(k))",
              says="your best distance is the one that runs the fewest layers again",
              next="the room counts first; the work decides among equals"),
-        edit("min(k, n_layers)\n", "min(k, n_layers) - 1\n",
-             says="your segment holds an output less than it has layers",
-             next="the segment's input is set aside beside the outputs of all its layers"),
+        edit("-(-n_layers // k) + min(k, n_layers) * per_layer",
+             "(-(-n_layers // k) + min(k, n_layers)) * per_layer",
+             says="your segments' inputs take per_layer tensors each",
+             next="an input is one tensor: only the layers of one segment keep per_layer each"),
+        edit(" * per_layer", "",
+             says="your layers keep one tensor each",
+             next="each layer of the segment keeps per_layer tensors"),
     ],
     alternatives=[
         bill_by_segments,
@@ -558,9 +564,9 @@ Spec(
 # %% [markdown]
 # <details><summary>After your answer: three times less?</summary>
 #
-# Chapter E lets 12 layers keep every third and divides the memory by three (C297). That counts the
-# four inputs. With the three outputs of the segment that is undone, it is 12 / 7 = 1.7 times less,
-# for 1.25 times the work. Every fourth holds as little, for 1.22.
+# Chapter E keeps every third of 12 and divides the memory by three (C297): the four inputs alone.
+# With the segment's three tensors it is 12 / 7 = 1.7 times less, for 1.25 times the work; every
+# fourth holds as little for 1.22. With 21 tensors a layer, 1 is best.
 #
 # </details>
 
@@ -1041,15 +1047,15 @@ Spec(
 # *30 minutes · difficulty 3 of 3 · 4 points*
 # · [section](../notebooks/11_training.ipynb#All-on-one-table)
 #
-# There is room for `room` inputs of layers at a time, x among them. Choose which to keep, so that
-# as few layers as possible run again. An input made again needs room, too; that of a layer already
-# undone needs none.
+# Inputs of layers, x among them, may take up to `budget` bytes at a time: `room` inputs. Choose
+# which to keep, so that as few layers as possible run again. An input made again needs room, too;
+# that of a layer undone, none.
 
 # %% [markdown] role="prompt" exercise="11.6"
 # No layer runs forward more than twice: that can be done, as room · (room + 1) / 2 is at least L.
 # `layers[i]` is a `Layer` such as this one.
 #
-# **Memory limit** at L = 36, room = 8, x of 1024 × 16: 20 arrays as large as x, 1.25 MiB.
+# **Memory limit** at L = 36, room for 8, x of 1024 × 16: 20 arrays as large as x, 1.25 MiB.
 
 
 # %% role="prompt" exercise="11.6"
@@ -1068,11 +1074,12 @@ class Layer:
 
 # %% role="answer" exercise="11.6"
 class BudgetedStep:
-    """A training step that holds at most `room` inputs at a time."""
+    """A training step whose inputs of layers take at most a budget of bytes."""
 
-    def __init__(self, n_layers, room):
+    def __init__(self, n_layers, input_bytes, budget):
         """Choose `kept`: the layers whose inputs are kept, a list of ints, 0 first, ascending."""
         # BEGIN SOLUTION
+        room = budget // input_bytes
         end, self.kept = n_layers, []
         for number in reversed(range(min(room, n_layers))):  # so many are kept before this one
             end = max(number, end - (room - number))
@@ -1105,9 +1112,9 @@ check("11.6")
 # %% [markdown] role="hints" exercise="11.6"
 # 1. However you choose, the layers that run again are those whose inputs were not kept. So keep how
 #    many? And while the last segment is undone, how much room is left; while the first one is?
-# 2. Keep min(room, L) inputs. While segment j, counted from 0, is undone, j + 1 kept ones are held:
-#    it may have up to room - j layers. So the first segment may be the longest, and the last, if
-#    all room is used, is one layer.
+# 2. Keep min(room, L) inputs, with room = budget // input_bytes. While segment j, counted from 0,
+#    is undone, j + 1 kept ones are held: it may have up to room - j layers. So the first segment
+#    may be the longest, and the last, if all room is used, is one layer.
 # 3. From the end: for j in reversed(range(min(room, L))): end = max(j, end - (room - j)), and end
 #    is the layer whose input is the j-th kept. Then run each segment again from its kept input, and
 #    undo it, from the last segment to the first.
@@ -1117,7 +1124,8 @@ check("11.6")
 class FromTheFront:
     """Gives the first segments all they may have, and the rest what is left."""
 
-    def __init__(self, n_layers, room):
+    def __init__(self, n_layers, input_bytes, budget):
+        room = budget // input_bytes
         count = min(room, n_layers)
         sizes, left = [], n_layers
         for number in range(count):
@@ -1142,7 +1150,8 @@ class FromTheFront:
 class BySearch:
     """Tries the cuts one layer after the other, and goes back where the room does not last."""
 
-    def __init__(self, n_layers, room):
+    def __init__(self, n_layers, input_bytes, budget):
+        room = int(budget / input_bytes)
         self.kept = self.search(n_layers, room, min(room, n_layers), 0)
 
     def search(self, n_layers, room, count, start):
@@ -1217,10 +1226,10 @@ def without_room(kept, n_layers, room):
     return max([0, *(number + size - room for number, size in enumerate(sizes))])
 
 
-def run_step(answer, x, weights, room):
+def run_step(answer, x, weights, room, spare):
     """Plan and run a step; say how many inputs are kept, and how often a layer runs."""
     layers = [Layer(weight) for weight in weights]
-    step = answer(len(layers), room)
+    step = answer(len(layers), x.nbytes, room * x.nbytes + spare)
     kept = [int(each) for each in step.kept]
     seen = {
         "inputs kept": len(kept),
@@ -1232,10 +1241,10 @@ def run_step(answer, x, weights, room):
     return seen | {f"gradient of weight {i}": each for i, each in enumerate(grads)}
 
 
-def budget(name, n_layers, room, n=3, width=2, dtype=np.float32):
+def budget(name, n_layers, room, n=3, width=2, dtype=np.float32, spare=0):
     def make(rng):
         x, weights = rng.standard_normal((n, width)), weights_of(rng, n_layers, width)
-        return Case(name, (x.astype(dtype), weights.astype(dtype), room))
+        return Case(name, (x.astype(dtype), weights.astype(dtype), room, spare))
 
     return make
 
@@ -1244,7 +1253,8 @@ def random_budget(least, most):
     def make(rng):
         room = int(rng.integers(least, most + 1))
         n_layers = int(rng.integers(room + 1, room * (room + 1) // 2 + 1))
-        return budget(f"random, {n_layers} layers, room for {room}", n_layers, room)(rng)
+        name = f"random, {n_layers} layers, room for {room}"
+        return budget(name, n_layers, room, spare=int(rng.integers(24)))(rng)
 
     return make
 
@@ -1260,6 +1270,7 @@ Spec(
         budget("6 layers, room for 3: not one more fits", 6, 3),
         budget("12 layers, room for 7", 12, 7, 4, 3),
         budget("15 layers, room for 5: not one more fits", 15, 5, 4, 3),
+        budget("room for 3, and for a part of one more", 5, 3, spare=23),
         budget("room for all", 5, 5),
         budget("room to spare", 4, 9),
         budget("float64", 9, 4, 4, 3, np.float64),
@@ -1267,7 +1278,7 @@ Spec(
         random_budget(5, 6),
     ],
     memory=Memory(
-        budget("L = 36, room = 8", 36, 8, 1024, 16),
+        budget("L = 36, room for 8", 36, 8, 1024, 16),
         20 * 1024 * 16 * 4,
         "8 inputs and 12 arrays to compute with: 20 · 1024 · 16 · 4 bytes",
     ),
@@ -1312,6 +1323,9 @@ Spec(
         Mistake(FromTheStart,
                 says="your step runs from x again for each layer",
                 next="run each segment again from its kept input, once, and hold what it gives"),
+        edit("budget // input_bytes", "-(-budget // input_bytes)",
+             says="your room counts an input that fits only in part",
+             next="round down: budget // input_bytes"),
         edit("range(start, end - 1)", "range(start, end)",
              "            for i in reversed(range(start, end)):",
              "            inputs.pop()\n            for i in reversed(range(start, end)):",
