@@ -56,18 +56,6 @@ class Layer:
         return (grad @ self.weight.T) * (1 - active**2), active.T @ grad
 
 
-def backprop(layers, x, grad=None):
-    """Return the gradients of x and of the weights, with all inputs kept."""
-    inputs = [x]
-    for each in layers:
-        inputs.append(each.forward(inputs[-1]))
-    grad, grads = inputs.pop() if grad is None else grad, []
-    for each, own in zip(reversed(layers), reversed(inputs[: len(layers)]), strict=True):
-        grad, new = each.backward(own, grad)
-        grads.insert(0, new)
-    return grad, np.array(grads)
-
-
 def weights_of(rng, n_layers, width):
     """Draw weights under which activations neither grow nor vanish."""
     return 1.3 * rng.standard_normal((n_layers, width, width)) / width**0.5
@@ -275,7 +263,14 @@ check("11.2")
 
 # %% role="spec" exercise="11.2"
 def all_kept(x, weights, every):
-    return backprop([Layer(weight) for weight in weights], x)
+    layers, inputs = [Layer(weight) for weight in weights], [x]
+    for each in layers:
+        inputs.append(each.forward(inputs[-1]))
+    grad, grads = inputs.pop(), []
+    for each, own in zip(reversed(layers), reversed(inputs), strict=True):
+        grad, new = each.backward(own, grad)
+        grads.append(new)
+    return grad, np.array(grads[::-1])
 
 
 def by_segments(x, weights, every):
@@ -380,10 +375,7 @@ Spec(
              "kept.pop()", "kept[start]",
              says="your way forward keeps all inputs, though the way back makes them again",
              next="keep x only where i % every == 0"),
-        edit("end = min(start + every, n_layers)", "end = start + every",
-             "range(start, end - 1)", "range(start, min(end, n_layers) - 1)",
-             "reversed(range(start, end))", "reversed(range(n_layers)[start:end][: len(inputs)])",
-             "reversed(range(0, n_layers, every))",
+        edit("reversed(range(0, n_layers, every))",
              "reversed(range(0, n_layers // every * every or n_layers, every))",
              "kept.pop()", "kept[start // every]",
              says="your last, shorter segment is never undone",
@@ -413,10 +405,6 @@ Spec(
         edit("grad, grads[i] = layer_backward", "_, grads[i] = layer_backward",
              says="your gradient is the output's at each layer",
              next="each layer's backward pass gives the gradient for the layer before it"),
-        edit("i % every == 0", "i % every == every - 1 or i == 0", "kept.pop()",
-             "kept.pop() if start == 0 or len(kept) > 1 else kept[0]",
-             says="your forward pass keeps the input of a segment's last layer, not of its first",
-             next="keep the inputs of layers 0, every, 2·every …: i % every == 0"),
         edit("grad, grads = x,", "grad, grads = np.ones_like(x),",
              says="your gradient starts with ones, as if the loss were the sum of the outputs",
              next="half the sum of squares has the output itself as gradient"),
@@ -1110,8 +1098,8 @@ class BudgetedStep:
 check("11.6")
 
 # %% [markdown] role="hints" exercise="11.6"
-# 1. However you choose, the layers that run again are those whose inputs were not kept. So keep how
-#    many? And while the last segment is undone, how much room is left; while the first one is?
+# 1. Each input that was not kept costs one run, of the layer before it. So how many do you keep?
+#    And how much room is left while the last segment is undone, and while the first one is?
 # 2. Keep min(room, L) inputs, with room = budget // input_bytes. While segment j, counted from 0,
 #    is undone, j + 1 kept ones are held: it may have up to room - j layers. So the first segment
 #    may be the longest, and the last, if all room is used, is one layer.
