@@ -934,6 +934,88 @@ def test_the_numbers_after_08_4_are_right():
     assert all(text in after for text in ("3.98", "here 128, which gives 32", "15.1"))
 
 
+# Chapter 11 --------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_chapter_11_are_right():
+    bill = answer(exercise("11.1"))((2, 3), (5, 7), 4)
+    assert list(bill.values()) == [60, 108, 80, 120, 128]
+    assert list(answer(exercise("11.3"))(12, 3, 1).values()) == [7, 9, 1.25, 4]
+    assert float(np.float16(1e-4) / np.float16(2**14)) == 0  # the first hint of 11.5
+
+
+def test_the_memory_limits_of_chapter_11_are_those_of_the_prompts():
+    for number, held in (("11.2", 30), ("11.4", 2 * 16), ("11.6", 36)):
+        memory = exercise(number).memory
+        x, *rest = memory.case(np.random.default_rng(0)).args
+        assert memory.allowed_bytes == 1.25 * 2**20 == 20 * x.nbytes
+        weights = next(each for each in rest if np.ndim(each) == 3)
+        assert len(weights) * (1 + (number == "11.4")) == held
+        [text] = [c.source for c in cells("11", "prompt", number) if "limit" in c.source]
+        assert "20 arrays as" in text and "1.25 MiB" in text
+        assert f"L = {held}," in text or f"alone take\n{held}" in text or f"are {held}." in text
+
+
+def test_the_numbers_after_the_exercises_of_chapter_11_are_right():
+    after = " ".join(" ".join(cell.source.split()) for cell in SOURCES["11"].cells)
+    bill = exercise("11.1").reference((196_608,) * 12, (2_097_152,) * 12, 4)
+    for key in ("resting", "after_forward", "peak", "added_up"):
+        assert f"{bill[key] / 1e6:.1f} MB" in after
+    third, fourth = (exercise("11.3").reference(12, k, 1) for k in (3, 4))
+    assert exercise("11.3").reference(12, 3, 21)["best"] == 1
+    assert (third["held"], f"{12 / third['held']:.1f}", third["times"]) == (7, "1.7", 1.25)
+    assert (fourth["held"], f"{fourth['times']:.2f}") == (7, "1.22") and "1.22" in after
+
+
+def slope(function, arrays, number, step=1e-6):
+    """Return how fast function(arrays) grows with the first number of one of them."""
+    moved = [[each.copy() for each in arrays] for _ in range(2)]
+    moved[0][number].flat[0] += step
+    moved[1][number].flat[0] -= step
+    return (function(*moved[0]) - function(*moved[1])) / (2 * step)
+
+
+def test_the_gradients_of_chapter_11_are_slopes():
+    chain, blocks = answer(exercise("11.2")), answer(exercise("11.4"))
+    layer = chain.__globals__["layer"]
+    rng = np.random.default_rng(0)
+    x, weights = rng.standard_normal((5, 3)), rng.standard_normal((4, 3, 3))
+
+    def loss(x, weights):
+        for weight in weights:
+            x = layer(x, weight)
+        return (x**2).sum() / 2
+
+    for number, gradient in enumerate(chain(x, weights, 3)):
+        assert math.isclose(gradient.flat[0], slope(loss, (x, weights), number), rel_tol=1e-6)
+    x1, x2, f, g = *rng.standard_normal((2, 5, 3)), *rng.standard_normal((2, 4, 3, 3))
+
+    def weighed(x1, x2, f, g):
+        y1, y2 = blocks(f, g).forward(x1, x2)
+        return y1.sum() + 2 * y2.sum()
+
+    ones = np.ones_like(x1)
+    _, _, *gradients = blocks(f, g).backward(*blocks(f, g).forward(x1, x2), ones, 2 * ones)
+    for number, gradient in enumerate(gradients):
+        expected = slope(weighed, (x1, x2, f, g), number)
+        assert math.isclose(gradient.flat[0], expected, rel_tol=1e-5)
+
+
+def test_no_plan_within_the_room_of_11_6_keeps_more():
+    plan = answer(exercise("11.6"))
+    without_room = exercise("11.6").drive.__globals__["without_room"]
+    for n_layers, room in itertools.product(range(1, 8), range(1, 8)):
+        plans = itertools.chain.from_iterable(
+            itertools.combinations(range(1, n_layers), more) for more in range(n_layers)
+        )
+        fitting = [(0, *rest) for rest in plans if not without_room((0, *rest), n_layers, room)]
+        assert bool(fitting) == (room * (room + 1) // 2 >= n_layers)
+        if fitting:
+            kept = plan(n_layers, 100, 100 * room + 99).kept
+            assert tuple(kept) in fitting
+            assert len(kept) == max(map(len, fitting)) == min(room, n_layers)
+
+
 # Chapter 12 --------------------------------------------------------------------------------------
 
 
