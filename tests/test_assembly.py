@@ -257,9 +257,42 @@ def test_an_untouched_method_is_not_attempted():
 
 
 @pytest.mark.parametrize(
-    "spec",
-    [STACK_SPEC.replace("    drive=drive,\n", ""), STACK_SPEC.replace('"class"', '"number"')],
+    ("old", "new", "complaint"),
+    [
+        ("    drive=drive,\n", "", "a class needs `drive`"),
+        ('"class"', '"kernel"', "a kernel is called, not driven"),
+    ],
 )
-def test_a_class_needs_a_drive_and_nothing_else_does(spec):
-    with pytest.raises(SpecError, match="a class needs `drive`, and nothing else does"):
-        made(answer=STACK, spec=spec)
+def test_a_class_needs_a_drive_and_a_kernel_takes_none(old, new, complaint):
+    with pytest.raises(SpecError, match=complaint):
+        made(answer=STACK, spec=STACK_SPEC.replace(old, new))
+
+
+EVEN_SPEC = """\
+from attncourse.grading.writing import Spec, case, edit
+
+def drive(answer, low):
+    found = answer(low)
+    return {"parity": "even" if found % 2 == 0 else f"{found} is odd", "above": found > low}
+
+Spec(
+    kind="number",
+    drive=drive,
+    reference=lambda low: {"parity": "even", "above": True},
+    cases=[case("above 1", 1), case("above 4", 4)],
+    mistakes=[edit("2 * low + 2", "2 * low + 1", says="yours is odd", next="add 1")],
+)
+"""
+
+
+def test_an_answer_that_is_one_of_many_right_ones_is_driven():
+    answer = "def even(low):\n    # BEGIN SOLUTION\n    return 2 * low + 2\n    # END SOLUTION\n"
+    each = made(answer=answer, spec=EVEN_SPEC)
+    for right in (lambda low: 2 * low + 2, lambda low: low + 1 + (low + 1) % 2):
+        assert judge(each, right, seed=0).status == "passed"
+    verdict = judge(each, lambda low: 2 * low + 1, seed=0)
+    assert verdict.reason == "parity: wrong value"
+    assert (verdict.case, verdict.where) == ("above 1", "expected 'even', yours '3 is odd'")
+    assert verdict.cause == "yours is odd"
+    verdict = judge(each, lambda: 2, seed=0)
+    assert verdict.hint == "compare its parameters with those of the exercise"

@@ -17,13 +17,14 @@ import pytest
 from covering import by_day
 from numpy.lib.stride_tricks import as_strided
 
+from attncourse import model
 from attncourse.claims import LEDGER
 from attncourse.grading import assembly, quality
 from attncourse.grading import exercises as registry
 from attncourse.grading.judging import judge
 from attncourse.grading.solution import stub, without_markers
 from attncourse.grading.spec import Case
-from attncourse.reference import full, kv_cache, longformer, lsh, window
+from attncourse.reference import full, kv_cache, linear, longformer, lsh, window
 from attncourse.reference._parts import int8
 from attncourse.sources import read
 from attncourse.units import format_bytes
@@ -188,7 +189,7 @@ def test_a_smallest_case_comes_first(each):
 def test_right_answers_pass_whatever_the_seed(each):
     solution = answer(each)
     right = [solution, *each.alternatives]
-    if each.kind not in ("kernel", "class"):  # whose references are called otherwise
+    if each.kind != "kernel" and not each.drive:  # whose references are called otherwise
         right += by_day([], [each.reference])  # each of its results is what is expected anyway
     for seed, (number, function) in itertools.product(seeds(each), enumerate(right)):
         if number == by_day(2, None):  # the memory of the solution and of one alternative
@@ -1145,6 +1146,63 @@ def test_the_numbers_after_the_exercises_of_chapter_13_are_right():
     assert f"{sparse / 1e6:.1f} MB" in after
     assert f"{state / 1e6:.1f} MB" in after and best == 3
     assert exercise("13.4").memory.allowed_bytes == 3.5 * 2**20 and "3.5 MiB" in after
+
+
+# Chapter 14 --------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_chapter_14_are_right():
+    scores = answer(exercise("14.1"))(np.array([np.log(16), 0.0]), ["a", "bc", "dé"])
+    np.testing.assert_allclose(scores, (4.0, 1.0, 0.8))
+    points = np.array([4, 2, 4, 8]), np.array([1.0, 2.0, 3.0, 1.0])
+    assert answer(exercise("14.4"))(*points).tolist() == [True, True, False, False]
+    losses = np.array([3.0, 2.0]), np.array([2.75, 1.75])
+    found = answer(exercise("14.5"))(*losses, np.array([np.nan, np.nan, 12.706]))
+    assert found == (-0.25, -0.25, -0.25, "better")
+
+
+def test_a_probe_of_14_2_tells_who_copies():
+    small, text = model.load(), "".join(model.held_out())
+    segments = model.repeated(small, text, n=64, rows=2)[:, :64]
+    probe = answer(exercise("14.2"))
+    first, second = probe(small.row_losses, segments)
+    expected = model.copying(small, text, n=64, rows=2)
+    np.testing.assert_allclose((first, second), expected, rtol=1e-6)
+    near_first, near_second = probe(small.swap("window", window=16).row_losses, segments)
+    assert second < 0.6 * first and near_second > 0.95 * near_first
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_14_3_gives_is_as_its_prompt_says(seed):
+    for each in exercise("14.3").cases(np.random.default_rng(seed)):
+        n, width, norm, knob = each.args
+        assert norm**2 >= 25 * width**0.5
+        low, high = {"window": (1, n - 2), "linear": (0, 0), "pooled": (2, (n - 1) // 2)}[
+            each.kwargs["mechanism"]
+        ]
+        assert low <= knob <= high
+
+
+def test_what_a_head_keeps_in_14_6_is_what_the_package_counts():
+    first, *_ = exercise("14.6").cases(np.random.default_rng(0))
+    _, held, _ = first.args
+    for kept, rows in zip(held, (512, 65, 17, 512 // 16 + 16), strict=False):
+        assert kept == kv_cache.size_bytes(rows, 1, 32, dtype_bytes=2)
+    state = linear.step(None, *np.zeros((3, 1, 32)))[1]
+    assert held[-1] == 2 * state.size
+
+
+def test_the_numbers_after_14_v12_are_right():
+    after = "\n".join(cell.source for cell in SOURCES["14"].cells)
+    assert LEDGER["C180"].printed == "256-512" and "C180" in after
+    [symbols] = [
+        each
+        for each in exercise("14.V12").cases(np.random.default_rng(0))
+        if each.name.startswith("symbols")
+    ]
+    distances = symbols.args[2]
+    assert distances.mean() == 80 and (distances > 80).mean() == 0.5
+    assert exercise("14.V12").reference(*symbols.args) == (128, 128)
 
 
 def test_the_numbers_after_the_counts_of_chapter_05_are_right():

@@ -104,8 +104,8 @@ def differences(
 
 
 def part_name(key: Any, target: Any, exercise: Exercise) -> str:
-    """Name a part of a result: "key 'window'", "value 1 of 3", of a class "out of step 2"."""
-    if exercise.kind == "class":
+    """Name a part of a result: "key 'window'", "value 1 of 3", if driven "out of step 2"."""
+    if exercise.drive and isinstance(target, dict):
         return str(key)
     return f"key {key!r}" if isinstance(target, dict) else f"value {key + 1} of {len(target)}"
 

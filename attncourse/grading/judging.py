@@ -284,8 +284,10 @@ class _Judge:
             step = "leave `tracemalloc` alone: the memory is being graded"
             return Finding("switched the memory meter off", next=step)
         reason = f"raised {kind.__name__}" + (f": {raised.message}" if raised.message else "")
-        if not raised.place and self.exercise.kind == "class":
-            step = "compare its methods, their names and parameters, with those of the exercise"
+        if not raised.place and self.exercise.drive:
+            is_class = self.exercise.kind == "class"
+            parts = "methods, their names and parameters," if is_class else "parameters"
+            step = f"compare its {parts} with those of the exercise"
             return Finding(reason, where, "it cannot be used as the exercise says", step)
         if not raised.place and issubclass(kind, TypeError):
             asked = plain(inspect.signature(self.exercise.reference))

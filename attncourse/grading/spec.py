@@ -81,13 +81,13 @@ class Memory:
 
 
 class Driven:
-    """A class that is used as each case says; its own code is what counts as the learner's."""
+    """An answer that is used as each case says; its own code is what counts as the learner's."""
 
     def __init__(self, drive: Callable, answer: Callable) -> None:
         self._drive, self.__wrapped__ = drive, answer
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Use the class, and return what came."""
+        """Use the answer, and return what came."""
         return self._drive(self.__wrapped__, *args, **kwargs)
 
 
@@ -122,7 +122,7 @@ class Exercise:
         seconds: the limit for each call.
         needs: what the machine must have: "numpy", "triton" or "gpu".
         may_return_view: whether the result may share memory with the arguments.
-        drive: of a class: `drive(answer, *args)` uses it as a case says and returns what came.
+        drive: `drive(answer, *args)` uses the answer as a case says and returns what came.
     """
 
     id: str
@@ -179,10 +179,8 @@ class Exercise:
                 self.traffic is None or self.kind == "kernel",
                 "traffic is counted for kernels only",
             ),
-            (
-                (self.drive is None) == (self.kind != "class"),
-                "a class needs `drive`, and nothing else does",
-            ),
+            (self.kind != "class" or self.drive, "a class needs `drive`"),
+            (self.kind != "kernel" or not self.drive, "a kernel is called, not driven"),
             (self.seconds > 0, f"seconds must be positive, got {self.seconds!r}"),
         ]
         for holds, complaint in rules:
@@ -190,7 +188,7 @@ class Exercise:
                 raise SpecError(f"exercise {self.id}: {complaint}")
 
     def called(self, answer: Callable) -> Callable:
-        """Return what takes the arguments of a case: the answer itself, or a class being driven."""
+        """Return what takes the arguments of a case: the answer itself, or what drives it."""
         return answer if self.drive is None else Driven(self.drive, answer)
 
     def lacks(self) -> list[str]:

@@ -151,8 +151,8 @@ class Spec:
             or `Mistake`s where an edit does not reach.
         alternatives: at least two right answers written in another way, functions or edits.
         variants: right edits, such as other tile sizes, under which each mistake is known too.
-        reference: the right answer in NumPy, if it is not the solution itself; of a class, a
-            function of a case's arguments that returns what `drive` should.
+        reference: the right answer in NumPy, if it is not the solution itself; with `drive`, a
+            function of a case's arguments that returns what that should.
         memory: the metered call, if memory is graded.
         traffic: the most bytes a kernel may load and store in a case; its `flops` are the work.
         least: the fewest bytes that any kernel can move in a case, where not each element of all
@@ -162,7 +162,8 @@ class Spec:
         seconds: the limit for each call.
         needs: "numpy", "triton" or "gpu"; empty: what the kind needs.
         may_return_view: whether the result may share memory with the arguments.
-        drive: of a class: `drive(answer, *args)` makes an object, uses it as the arguments of a
+        drive: what each class needs, and each answer whose result is not itself right or wrong:
+            `drive(answer, *args)` makes an object, or calls the function, as the arguments of a
             case say, and returns what came, best a dict that names each step.
     """
 
