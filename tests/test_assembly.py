@@ -78,6 +78,17 @@ def test_everything_is_read_from_where_it_stands():
     assert each.reference(5) == 25  # the solution itself
 
 
+def test_each_chapter_keeps_its_own_text_for_tracebacks():
+    """What a spec cell of no exercise defines may raise too, and its line is shown."""
+    for chapter, shared in (("04", "import math"), ("05", "import numpy")):
+        spec = {"role": "spec", "exercise": None, "cell_type": "code", "source": shared}
+        own = [cell | {"exercise": cell["exercise"] and f"{chapter}.1"} for cell in cells()]
+        own = [cell | {"source": cell["source"].replace("04.1", f"{chapter}.1")} for cell in own]
+        exercises([own[0], spec, *own[1:]])
+    lines = ["".join(entry[2]) for name, entry in linecache.cache.items() if "<spec 1 of" in name]
+    assert "import math" in lines and "import numpy" in lines
+
+
 def test_right_answers_pass_and_mistakes_are_named():
     each = made()
     for right in (each.reference, *each.alternatives):

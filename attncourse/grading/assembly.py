@@ -79,7 +79,8 @@ def exercises(cells: Iterable[Cell]) -> tuple[Exercise, ...]:
     """
     cells = list(cells)
     module: dict[str, Any] = {"__name__": "__main__"}
-    for exercise_id in dict.fromkeys(cell["exercise"] for cell in cells if cell["exercise"]):
+    ids = list(dict.fromkeys(cell["exercise"] for cell in cells if cell["exercise"]))
+    for exercise_id in ids:
         own = [cell for cell in cells if cell["exercise"] == exercise_id]
         [answer] = [cell for cell in own if cell["role"] == "answer"]
         name = _function(answer["source"], exercise_id)
@@ -90,7 +91,7 @@ def exercises(cells: Iterable[Cell]) -> tuple[Exercise, ...]:
     made = []
     for number, cell in enumerate(cells):
         if cell["role"] == "spec":
-            label = f"<spec {number} of {cell['exercise'] or 'the chapter'}>"
+            label = f"<spec {number} of {cell['exercise'] or f'the chapter of {ids[0]}'}>"
             value = execute(cell["source"], label, module)
             if cell["exercise"]:
                 own = [each for each in cells if each["exercise"] == cell["exercise"]]
