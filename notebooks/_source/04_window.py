@@ -12,7 +12,7 @@
 # %% [markdown]
 # **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys. Where a guess is
 # asked for, commit to a number first: being wrong by a factor of ten is how one learns what counts.
-# Code that only draws is folded away; a click on the bar beside it shows it.
+# Code that only draws is folded away; a click on its dots shows it.
 
 # %% role="setup"
 import contextlib
