@@ -727,7 +727,8 @@ works = {"softmax alone": 5 / 4, "standard": standard(64), "in tiles": tiled.int
 # a calculation is *memory-bound*, right of it *compute-bound*.
 
 # %% [markdown]
-# The softmax alone does 5 operations for 4 bytes. From how many queries a tile does attention in tiles cross the ridge?
+# The softmax alone does 5 operations for 4 bytes. From how many queries a tile does attention in
+# tiles cross the ridge?
 
 
 # %% folded=true
