@@ -228,12 +228,12 @@ widgets.guess(
 )
 
 # %% [markdown]
-# Now the time, of full attention and of two ways to the same window, at 4096 tokens on this
+# Now the time, of full attention and of two ways to the same window, at 2048 tokens on this
 # machine, with one thread. Each is the fastest of five calls, made in turns, since other programs
 # can only slow one:
 
 # %% tags=["nbval-ignore-output"]
-n = 4096
+n = 2048
 q, k, v = random_qkv(n)
 mask = window.mask(n, n, window=radius)
 ways = {
@@ -882,7 +882,7 @@ else:
 from attncourse import model
 
 small = model.load()
-tried = model.trials(small, "window", window=[8, 16, 32, 64, 128, 256])
+tried = model.trials(small, "window", window=[16, 32, 64, 128, 256])
 widgets.in_a_real_model("window", tried, start=32)
 
 # %% [markdown]

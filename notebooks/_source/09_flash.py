@@ -770,12 +770,12 @@ for length, milliseconds in printed.items():
 from attncourse import model
 
 small = model.load()
-tried = model.trials(small, "flash", block_k=[16, 64, 256], block_q=64)
+tried = model.trials(small, "flash", block_k=[32, 256], block_q=64)
 widgets.in_a_real_model("block_k", tried)
 
 # %%
 print("A layer holds, beyond q, k and v:")
-for n, whole in tried[64].full_costs.items():
+for n, whole in tried[32].full_costs.items():
     held = [f"{format_bytes(one.costs[n].peak_bytes)} ({tile})" for tile, one in tried.items()]
     print(f"n = {n:>6,}: {', '.join(held)}, instead of {format_bytes(whole.peak_bytes)}")
 
