@@ -224,7 +224,7 @@ widgets.guess(
     lambda: measure.peak_bytes(window.attention, *random_qkv(8192), window=128) - 8192 * 64 * 4,
     unit="B",
     explain="Not the band: 64 queries at a time. 80 KiB of scores (64 × 320 × 4), 20 KiB of mask, "
-    "and the block's working arrays. How, the next section shows.",
+    "and the block's working arrays. How, Blocks save shows, below.",
 )
 
 # %% [markdown]
