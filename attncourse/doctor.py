@@ -47,18 +47,19 @@ class Finding:
     advice: str = ""
 
 
-def examine() -> list[Finding]:
-    """Look at everything, in the order of the report."""
-    probe = _start_probe()  # takes seconds: the other checks run beside it
-    checks: list[Callable[[], Iterator[Finding]]] = [
-        _python,
-        _packages,
-        _memory,
-        _nbval,
-        _kernel,
-        _chromium,
-        lambda: _interpreter(probe),
-    ]
+def examine(*, quick: bool = False) -> list[Finding]:
+    """Look at everything, in the order of the report.
+
+    Args:
+        quick: Leave out what takes seconds: a kernel of its own, torch and Triton.
+    """
+    checks: list[Callable[[], Iterator[Finding]]]
+    if quick:
+        checks = [_python, _packages, _memory, _nbval, _chromium, _not_tried]
+    else:
+        probe = _start_probe()  # takes seconds: the other checks run beside it
+        checks = [_python, _packages, _memory, _nbval, _kernel, _chromium]
+        checks.append(lambda: _interpreter(probe))
     findings: list[Finding] = []
     for check in checks:
         try:
@@ -203,6 +204,11 @@ def _chromium() -> Iterator[Finding]:
         yield Finding("note", "Chromium", "not found", advice)
 
 
+def _not_tried() -> Iterator[Finding]:
+    advice = "in a terminal, attncourse doctor tries them, and says which GPU there is"
+    yield Finding("note", "kernel, torch, Triton", "not tried: this was the quick look", advice)
+
+
 def _start_probe() -> subprocess.Popen | None:
     if importlib.util.find_spec("triton") is None:
         return None
@@ -308,8 +314,8 @@ def report(findings: list[Finding]) -> str:
     return "\n".join([*lines, closing])
 
 
-def _main(as_json: bool) -> int:
-    findings = examine()
+def _main(as_json: bool, quick: bool) -> int:
+    findings = examine(quick=quick)
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
     else:
@@ -321,4 +327,5 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     """Add `attncourse doctor`."""
     parser = subparsers.add_parser("doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    parser.set_defaults(run=lambda args: _main(args.json))
+    parser.add_argument("--quick", action="store_true", help="leave out what takes seconds")
+    parser.set_defaults(run=lambda args: _main(args.json, args.quick))

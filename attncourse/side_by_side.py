@@ -61,6 +61,13 @@ STEPS = [
 ]
 
 
+# JupyterLab shows a stored page without every style that it does not know, var() and calc() among
+# them, and others show it without any: what comes first has to do there.
+CODE = "font-family:monospace;font-family:var(--jp-code-font-family,monospace)"
+WORDS = "font-family:sans-serif;font-family:var(--jp-ui-font-family,sans-serif)"
+PALE = "color:#707070;color:var(--jp-ui-font-color2,#555)"
+
+
 @dataclass(frozen=True)
 class Line:
     """A line of code: its text, and the name that it sets or the statement that it begins."""
@@ -133,8 +140,7 @@ class SideBySide:
                 rows.append(
                     '<tr style="background:none"><th colspan="3" scope="rowgroup" style="text-'
                     f"align:left;padding:0.9em 0 0.2em 6px;border-left:5px solid rgb({step});"
-                    "font-family:var(--jp-ui-font-family,sans-serif)"
-                    f'">{number} · {html.escape(heading)}</th></tr>'
+                    f'{WORDS}">{number} · {html.escape(heading)}</th></tr>'
                 )
             # Translucent: the text keeps the theme's colour, on light and on dark paper.
             tint = f"rgba({step},0.3)" if matched else "none"
@@ -144,10 +150,9 @@ class SideBySide:
                 f"{self._cell(right, left, step)}</tr>"
             )
         return (
-            '<table style="table-layout:fixed;width:100%;font-family:var(--jp-code-font-family,'
-            'monospace);font-size:12px;line-height:1.35"><caption style="text-align:left">Lines '
-            f"marked = do the same; one colour, one step.</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{''.join(rows)}</tbody></table>"
+            f'<table style="table-layout:fixed;width:100%;{CODE};font-size:12px;line-height:1.35">'
+            '<caption style="text-align:left">Lines marked = do the same; one colour, one step.'
+            f"</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
         )
 
     def _cell(self, line: Line, other: Line, step: str) -> str:
@@ -156,10 +161,7 @@ class SideBySide:
             style += f";border-left:5px solid rgba({step},0.8)"
         if not line.text:
             note = html.escape(_starting(self.notes, other))
-            return (
-                f'<td style="{style};font-family:var(--jp-ui-font-family,sans-serif);'
-                f'font-style:italic;color:var(--jp-ui-font-color2,#555)">{note}</td>'
-            )
+            return f'<td style="{style};{WORDS};font-style:italic;{PALE}">{note}</td>'
         code = line.text.strip()
         indent = len(line.text) - len(line.text.lstrip())
         code, mark, comment = code.partition("  # ")
@@ -168,13 +170,11 @@ class SideBySide:
         if name and name != "return":
             shown = shown.replace(name, f"<b>{name}</b>", 1)
         if mark:
-            shown += (
-                '<span style="color:var(--jp-ui-font-color2,#555)">&nbsp; # '
-                f"{html.escape(comment)}</span>"
-            )
-        # A long line goes on further to the right, as code does.
-        hang = f"padding-left:calc({indent + 4}ch + 4px);text-indent:-4ch"
-        return f'<td style="{style};{hang};overflow-wrap:anywhere">{shown}</td>'
+            shown += f'<span style="{PALE}">&nbsp; # {html.escape(comment)}</span>'
+        # A long line goes on further to the right, as code does; a letter is 0.6 em wide.
+        hang = 0.6 * (indent + 4)
+        style += f";padding-left:{hang + 0.3:.1f}em;text-indent:-{hang:.1f}em"
+        return f'<td style="{style};overflow-wrap:break-word">{"&nbsp;" * indent}{shown}</td>'
 
 
 def _starting(texts: Mapping[str, str], line: Line) -> str:

@@ -296,13 +296,24 @@ def test_a_check_that_breaks_is_a_finding(monkeypatch):
     assert (finding.status, finding.found) == ("problem", "ImportError: no module named zmq")
 
 
+def test_a_quick_look_starts_no_process_and_says_what_it_left_out(monkeypatch, capsys):
+    def start(*arguments, **options):
+        raise AssertionError(f"the quick look starts {arguments}")
+
+    monkeypatch.setattr(doctor.subprocess, "Popen", start)
+    assert cli.main(["doctor", "--quick"]) == 0
+    said = capsys.readouterr().out
+    assert "– kernel, torch, Triton  not tried" in said and "attncourse doctor tries them" in said
+    assert "✓ torch " in said and said.endswith("Ready.\n")
+
+
 def test_the_report_has_a_mark_words_and_advice_and_the_exit_status(monkeypatch, capsys):
     findings = [
         Finding("ok", "Python", "3.12.1"),
         Finding("note", "GPU", "none", "nothing to do"),
         Finding("problem", "kernel", "did not start", "install again"),
     ]
-    monkeypatch.setattr(doctor, "examine", lambda: findings)
+    monkeypatch.setattr(doctor, "examine", lambda quick: findings)
     assert cli.main(["doctor"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "✓ Python  3.12.1",
@@ -312,7 +323,7 @@ def test_the_report_has_a_mark_words_and_advice_and_the_exit_status(monkeypatch,
         "          → install again",
         "1 to mend: see ✗ above",
     ]
-    monkeypatch.setattr(doctor, "examine", lambda: findings[:2])
+    monkeypatch.setattr(doctor, "examine", lambda quick: findings[:2])
     assert cli.main(["doctor"]) == 0
     assert capsys.readouterr().out.endswith("Ready.\n")
     assert cli.main(["doctor", "--json"]) == 0

@@ -257,6 +257,19 @@ def test_titles_of_the_gallery_keep_apart():
     assert not any(a.overlaps(b) for i, a in enumerate(titles) for b in titles[:i])
 
 
+def test_a_logarithmic_axis_names_numbers_and_no_powers():
+    drawn = plots.curves([1, 4, 1024], {"a": [0, 1, 2]}, x_label="", y_label="", log_x=True)
+    drawn.figure.canvas.draw()
+    names = [tick.get_text() for tick in drawn.get_xticklabels()]
+    assert {"4", "64", "1\N{NARROW NO-BREAK SPACE}024"} <= set(names)
+
+
+def test_the_gallery_has_one_full_square():
+    """Latent attention has a mask too, and leaves out no pair."""
+    full = [ax.get_title(loc="left") for ax in plots.gallery(n=64).axes if ax.images[0]._A.all()]
+    assert full == ["Scaled dot-product attention"]
+
+
 def test_heads_stand_in_rows_of_layers_on_one_scale():
     maps = np.random.default_rng(0).random((2, 3, 5, 5))
     titles = {(i, j): f"layer {i}, head {j}" for i in range(2) for j in range(3)}

@@ -85,6 +85,21 @@ def test_code_is_escaped_and_names_are_set_off():
     assert len(re.findall("<tr", text)) == len(re.findall("</tr>", text))
 
 
+def test_a_page_that_lost_what_jupyterlab_does_not_know_keeps_its_indentation_and_its_letters():
+    """A stored page is cleaned: of each style that is left, the last one holds."""
+    text = beside()._repr_html_()
+    (cell,) = re.findall(r"<td style=\"([^\"]*)\">((?:&nbsp;)*)<b>total</b> \+= x", text)
+    assert cell[1] == 4 * "&nbsp;"  # in the text, since some show a page without any style
+    known = [re.sub("[^;]*[(:](?:var|calc)[(][^;]*", "", style) for style in (cell[0], table(text))]
+    assert dict(one.split(":") for one in known[0].split(";"))["padding-left"] == "5.1em"
+    assert "text-indent:-4.8em" in known[0] and "font-family:monospace;" in known[1]
+    assert not re.findall("[0-9]ch|anywhere", text)
+
+
+def table(text):
+    return re.search('<table style="([^"]*)"', text)[1]
+
+
 def test_a_step_has_one_colour_in_both_columns_and_another_than_the_next():
     same = {"for x": "for tile", "return": "store"}
     text = beside(same=same, steps={"total =": "Begin", "for x": "Walk"})._repr_html_()

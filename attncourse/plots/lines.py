@@ -331,6 +331,7 @@ class LiveCurves:
         ax.set(xlabel=x_label, ylabel=y_label)
         if log_x:
             ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_unit(value, "")))
         ax.grid(axis="y")
         set_title(ax, title)
         if len(curves) > 1:

@@ -364,21 +364,24 @@ def heads(maps: np.ndarray, titles: Mapping[tuple[int, int], str]) -> Figure:
 
 
 def gallery(n: int = 64) -> Figure:
-    """Draw the mask of every mechanism of the catalogue that has one, at n tokens."""
-    drawn = [mechanism for mechanism in MECHANISMS.values() if "mask" in mechanism.has]
-    columns = min(4, len(drawn))
-    rows = -(-len(drawn) // columns)
-    fig, axes = figure(rows, columns, width=2.3 * columns, height=2.75 * rows, squeeze=False)
-    for ax in axes.flat[len(drawn) :]:
-        ax.remove()
-    for mechanism, ax in zip(drawn, axes.flat, strict=False):
+    """Draw the masks of the catalogue at n tokens: full attention's, and all that hide pairs."""
+    drawn = {}
+    for mechanism in (one for one in MECHANISMS.values() if "mask" in one.has):
         knobs = {}
         for knob in mechanism.knobs:  # small: there are eight blocks at most
             most = 1 if knob.name.endswith("_blocks") else n // 8
             knobs[knob.name] = max(knob.low, min(knob.value, most))
         mask = mechanism.reference.mask(n, n, **knobs)
+        if mechanism.stem == "full" or not mask.all():
+            drawn[mechanism.title.partition(" (")[0]] = mask
+    columns = min(4, len(drawn))
+    rows = -(-len(drawn) // columns)
+    fig, axes = figure(rows, columns, width=2.3 * columns, height=2.75 * rows, squeeze=False)
+    for ax in axes.flat[len(drawn) :]:
+        ax.remove()
+    for (title, mask), ax in zip(drawn.items(), axes.flat, strict=False):
         heatmap(mask, ax)
-        ax.set_title(mechanism.title.partition(" (")[0], loc="left", fontsize=9)
+        ax.set_title(title, loc="left", fontsize=9)
         ax.label_outer()
     mask_legend(fig, loc="outside lower center")
     return fig

@@ -11,6 +11,7 @@ from numbers import Real
 from typing import Any
 
 import ipywidgets
+from IPython import get_ipython
 
 from attncourse import plots, progress
 from attncourse.units import format_quantity, parse_quantity
@@ -304,7 +305,15 @@ def guess(
             "widgets.guess: explain must be a sentence or a function of the answer or of nothing, "
             f"got {explain!r}"
         )
+    _set_free_last_outputs()
     return Guess(question, answer, unit, explain)
+
+
+def _set_free_last_outputs() -> None:
+    """Have IPython call this guess `_`, as is printed: a cell that sets `_` ends that for all."""
+    if shell := get_ipython():
+        for name in ("_", "__", "___"):
+            shell.user_ns.pop(name, None)
 
 
 def compare(said: float, answer: float, unit: str) -> tuple[str, str]:

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 00 · Start here
 #
-# Attention compares every token of a text with every other. That is its strength and its bill. In
-# this chapter you see the bill, make your first guess, move your first slider, and have your first
-# answer graded. Ten minutes.
+# Attention compares every token of a text with every other. That is its strength and its bill. Here
+# you see the bill, make your first guess, move your first slider, and have your first answer
+# graded. Ten minutes.
 #
-# **Run a cell with Shift + Enter**, from top to bottom. A click on the dots opens a folded cell.
+# **Run a cell with Shift + Enter**, from top to bottom. A click on its dots opens a folded cell.
 #
 # <!-- summary: what attention costs, in one picture and one slider; how to guess, run, check, ask
 # for a hint and be graded; which texts the course checks. -->
@@ -22,28 +22,22 @@ from attncourse.inputs import random_qkv
 from attncourse.reference import full, window
 from attncourse.units import format_bytes
 
-# %% [markdown] covers="A1 S7"
+# %% [markdown]
 # ## What is stored
 #
 # A *token* is a piece of text, often a word. For each token attention asks: which tokens matter to
 # it? Its *query* gives the *key* of each of them a *score*, and the *softmax* turns a row of scores
-# into *weights* that sum to 1. Sixteen tokens make 16 × 16 of them. Here they are, for queries and
-# keys drawn at random; light is much.
+# into *weights* that sum to 1.
 
-# %%
-q, k, v = random_qkv(16, width=8)
-weights = full.weights(q, k)[0, 0]
-axes = plots.heatmap(weights, title="weights of 16 tokens", label="weight")
-plots.show(axes, f"{weights.size} weights in 16 rows; each row sums to 1.")
+# %% [markdown]
+# So the scores of a text fill a square, with a row and a column for each token. One such square is
+# a *head*. A model has several heads in each of several *layers*, one after another.
 
 # %% [markdown]
 # ## Guess first
 #
 # Before the course tells you a number, it asks for yours: type it, then press Enter. To be wrong by
 # a factor of a hundred is normal, and the reason to ask. Your guesses stay on this computer.
-#
-# Two words for it: a *head* is one such square of scores. A model has several heads in each of
-# several *layers*, one after another.
 
 # %% folded=true
 widgets.guess(
@@ -54,6 +48,18 @@ widgets.guess(
     unit="B",
     explain="One text takes over twenty times the model: 144 squares of 4096 × 4096 scores.",
 )
+
+# %% [markdown] covers="A1 S7"
+# ## One head
+#
+# Here are the weights of sixteen tokens, 16 × 16 of them, for queries and keys drawn at random;
+# light is much.
+
+# %%
+q, k, v = random_qkv(16, width=8)
+weights = full.weights(q, k)[0, 0]
+axes = plots.heatmap(weights, title="weights of 16 tokens", label="weight")
+plots.show(axes, f"{weights.size} weights in 16 rows; each row sums to 1.")
 
 # %% [markdown] covers="A1 A3 A10"
 # ## The bill
@@ -70,10 +76,11 @@ widgets.guess(
 n_bytes = 512**2 * 12 * 12 * 1 * 4
 print("a text of 512 tokens:", format_bytes(n_bytes), "or", format_bytes(n_bytes, decimal=True))
 
-# %% [markdown] covers="A1 A3 A7 A11 A12 O3"
+# %% [markdown]
 # Two units for one number: MiB and GiB are powers of 2, MB and GB powers of 10. The course always
 # prints which.
-#
+
+# %% [markdown] covers="A1 A3 A7 A11 A12 O3"
 # ## The bill as a picture
 #
 # Grey lines mark where the memory of real GPUs ends. The second curve keeps only the scores of keys
@@ -109,10 +116,11 @@ sliders = {"heads": (1, 96, 1, 12), "layers": (1, 96, 1, 12), "batch": (1, 64, 1
 sizes = widgets.choice({f"{n:,}": int(n) for n in lengths}, 512)
 widgets.explore(draw, live.figure, n=sizes, **sliders, dtype=list(numbers))
 
-# %% [markdown] covers="A1 P1"
+# %% [markdown]
 # Twice the heads, twice the bill. Twice the text, four times the bill: only its length gets there
 # alone. That is the reason for this course.
-#
+
+# %% [markdown] covers="A1 P1"
 # ## Prediction meets measurement
 #
 # A *mechanism* is a way to compute attention, or something near it. Each one here states its memory
@@ -177,7 +185,8 @@ check("00.1")
 # %% [markdown]
 # It names the smallest case that fails, what came out, and, since this mistake is a known one,
 # what you forgot. Now the right way round:
-#
+
+# %% [markdown]
 # 1. Open [the exercises](../exercises/00_start.ipynb). 00.1 is this one.
 # 2. Fill in the answer, run the cell, run its check.
 # 3. Stuck? `hint("00.1")` gives three hints, one at a time.
@@ -188,23 +197,25 @@ check("00.1")
 # %% [markdown]
 # ## What this machine can do
 #
-# Everything runs without a GPU. With one, the same cells use it. `doctor` looks at what is here and
-# says what to do about what is not. Below it stands your progress: what you passed, what you
+# Everything runs without a GPU. With one, the same cells use it. The doctor looks at what is here
+# and says what to do about what is not. Below it stands your progress: what you passed, what you
 # guessed. It is kept on this computer, and a later attempt never undoes it.
 
 # %% tags=["nbval-ignore-output"]
 from attncourse.cli import main
 
-_ = main(["doctor"])
+_ = main(["doctor", "--quick"])
+print()
 _ = main(["progress"])
 
 # %% [markdown]
 # ## What is here
 #
 # Each mechanism is a NumPy module, most of them with a program for GPUs beside it, written in
-# Triton. Those below only choose pairs: a *mask* says which query may attend to which key. Here a
-# dark square is such a pair; how much it weighs stays open. Besides full attention: in which of
-# them does some token see all others, and all others see it?
+# Triton. Some only choose pairs: a *mask* says which query may attend to which key. Below, a dark
+# square is such a pair.
+#
+# Besides full attention: in which does some token see all others, and all others see it?
 
 # %%
 plots.show(plots.gallery(), "Full attention fills the square; the others leave pairs out.")
@@ -212,7 +223,8 @@ plots.show(plots.gallery(), "Full attention fills the square; the others leave p
 # %% [markdown]
 # In Longformer and BigBird: a full row is a token that sees all, a full column one that all see.
 # [Chapter 05](05_sparse.ipynb) asks what such *global* tokens are good for.
-#
+
+# %% [markdown]
 # Next: [chapter 01](01_bottleneck.ipynb) counts where the bytes go. After it go where you like: a
 # chapter that builds on another says so and links to it. Only [13](13_measuring.ipynb) and
 # [17](17_audit.ipynb) look back on all of them.

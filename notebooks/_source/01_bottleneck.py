@@ -2,10 +2,10 @@
 # # 01 · The bottleneck: where the bytes go
 #
 # Attention lets every word of a text look at every other. Here you count what that takes: bytes
-# held, operations done, bytes moved, seconds passed. Four different numbers; most wrong statements
-# about attention take one of them for another.
+# held, operations done, bytes moved, seconds passed. Four numbers; most wrong statements about
+# attention take one of them for another.
 #
-# No cell takes longer than a few seconds. On a first reading you may skip *What hardware likes*.
+# No cell takes more than seconds. On a first reading you may skip *What hardware likes*.
 #
 # <!-- summary: what attention computes, in one sentence of words; bytes held, operations, bytes
 # moved and seconds; what fits into which memory; the roofline; which times cannot be true. -->
@@ -152,8 +152,8 @@ widgets.guess(
 #
 # $$ \text{bytes} = n^2 \cdot b \cdot h \cdot L \cdot B $$
 #
-# $n$ counts twice: six factors. BERT-base, a model that will stay with us, has 12 heads in each of
-# 12 layers. Factor by factor, for 8 texts of 4096 tokens:
+# $n$ counts twice: six factors. BERT-base, which will stay with us, has 12 heads in each of 12
+# layers. Factor by factor, for 8 texts of 4096 tokens:
 
 # %%
 n_bytes = 4096**2
@@ -364,10 +364,10 @@ for name, need in {
 claims.check("C194")
 
 # %% [markdown]
-# The scores fit, and little else does. What is there already has to be subtracted first. A layer
-# has about $12 d^2$ *parameters*, the numbers that training adjusts. For each, training holds the
+# The scores fit, and little else does. What is there already has to be subtracted. A layer has
+# about $12 d^2$ *parameters*, the numbers that training adjusts. For each, training holds the
 # number, its *gradient*, which says how the error changes with it, and two *moments*, the optimizer
-# Adam's averages of past gradients and of their squares: 16 bytes. Then the number of texts is
+# Adam's averages of past gradients and of their squares: 16 bytes. The number of texts:
 #
 # $$ B = \left\lfloor
 #    \frac{\text{memory} - 16 \cdot 12 d^2 L}{\text{bytes of one text}} \right\rfloor $$
@@ -527,8 +527,10 @@ widgets.explore(draw_bill, live_bill.figure, n=sizes, **knobs)
 # Now the second of the four numbers. A 2 × 3 matrix times a 3 × 2 matrix has 4 entries, each the
 # sum of 3 products: 12 multiply-adds (the first adds to 0). Data sheets count both parts, and so
 # does the course: one multiply-add is 2 *FLOPs*, floating-point operations. Texts that count it as
-# one differ from us by a factor of 2. `count_flops` counts the matrix products that NumPy executes;
-# exp, sums and scaling it leaves out.
+# one differ from us by a factor of 2.
+
+# %% [markdown]
+# `count_flops` counts the matrix products that NumPy executes; exp, sums and scaling it leaves out.
 
 # %%
 print(measure.count_flops(np.matmul, np.ones((2, 3)), np.ones((3, 2))), "FLOPs of one product")
@@ -598,7 +600,8 @@ widgets.guess(question, softmax_share, unit="%", explain=show_steps)
 # On a CPU it is mostly exp, which costs far more than one FLOP's time. On a GPU it is the traffic:
 # the softmax fetches a square of numbers and puts another one back. Keep that in mind until the
 # third number comes up.
-#
+
+# %% [markdown]
 # Does the whole follow $n^2$, then? On paper whose axes are both logarithmic a power is a straight
 # line, and its slope is the exponent. What a call costs before it computes anything bends the left
 # end up. Other programs only ever make a call slower, so of twenty calls the shortest counts.
@@ -618,8 +621,9 @@ print(f"slope {np.polyfit(np.log(lengths), np.log(least_times), 1)[0]:.2f}; n² 
 
 # %% [markdown]
 # [Chapter E](00_start.ipynb#The-four-texts) prints six times of one mechanism on an A100. Here they
-# are beside yours. Look at the steps, not at the heights: another machine may be faster, but it
-# cannot bend the law. Noise can still lift a point; the law is the lower edge.
+# are beside yours. Look at the steps, not at the heights: a faster machine shifts the line, and
+# hardly bends it. Noise can lift a point, and so can a square too large for the cache; the law is
+# the lower edge.
 
 # %% folded=true
 printed_n = np.array([512, 1024, 2048, 4096, 8192, 16384])
@@ -709,9 +713,8 @@ print(f"float16, in tiles of 128 queries, no square written: {tiled.intensity:.1
 works = {"softmax alone": 5 / 4, "standard": standard(64), "in tiles": tiled.intensity}
 
 # %% [markdown]
-# The third line is for programs whose softmax is two steps, with the square written and read
-# between exp and division. You will meet all three numbers elsewhere: ask which type, and how
-# many passes.
+# The third line is for programs whose softmax is two steps, with the square written and read in
+# between. You will meet all three numbers: ask which type, and how many passes.
 #
 # The last line is [flash attention](09_flash.ipynb). It keeps a block of queries, a *tile*, on the
 # chip while all keys pass by. Its operations are the same; only the traffic differs.
@@ -721,8 +724,11 @@ works = {"softmax alone": 5 / 4, "standard": standard(64), "in tiles": tiled.int
 #
 # Draw what a device can reach over the intensity: at first it rises with the bandwidth, then the
 # peak of the arithmetic cuts it off. That is the *roofline*, and its edge is the ridge. Left of it
-# a calculation is *memory-bound*, right of it *compute-bound*. The softmax alone does 5 operations
-# for 4 bytes. From how many queries a tile does attention in tiles cross the ridge?
+# a calculation is *memory-bound*, right of it *compute-bound*.
+
+# %% [markdown]
+# The softmax alone does 5 operations for 4 bytes. From how many queries a tile does attention in
+# tiles cross the ridge?
 
 
 # %% folded=true
@@ -764,8 +770,8 @@ print(f"full attention reached {reached / cpu.flops_per_second:.0%} of its peak"
 #
 # The fourth number, seconds, can now be cross-examined. A time, a size and a device imply a
 # throughput. Above the peak it is impossible; below one per cent of it, something else was
-# measured, or a careless program. Chapter V gives 0.15 ms for 8192 tokens, chapter E 98 ms for
-# 4096, both for 12 heads on an A100:
+# measured, or a careless program. For 12 heads on an A100 chapter V gives 0.15 ms at 8192 tokens,
+# chapter E 98 ms at 4096:
 
 # %%
 against = "against the float16 peak, least traffic"
@@ -814,8 +820,8 @@ widgets.explore(draw_lie, live_lie.figure, milliseconds=times, n=sizes, device=n
 #
 # Few bytes are not its only wish. It wants *many numbers at once*: a CPU through its vector
 # instructions, a GPU through tensor cores, a TPU through a grid of 128 × 128 multipliers. It is
-# built for products of matrices, and models are built for it. One dot product of 2000 numbers, in a
-# Python loop and in NumPy:
+# built for products of matrices, and models for it. One dot product of 2000 numbers, in a Python
+# loop and in NumPy:
 
 # %%
 x, y = random_qkv(1, 2000, width=2000)[1][0, 0, :2]
@@ -840,13 +846,13 @@ plots.show(plots.bars(times, unit="s"), "One dot product of 2000 numbers, by a l
 normal = np.random.default_rng(0).standard_normal(4096)
 ranks = np.arange(1, 4097) / 4096
 live_mass = plots.LiveCurves(
-    ranks, {"share of the attention": ranks}, x_label="share of the keys", y_label="", high=1.0
+    ranks, {"mass": ranks}, x_label="share of the keys", y_label="share of the attention", high=1.0
 )
 
 
 def draw_mass(spread):
     mass = np.cumsum(np.sort(softmax(spread * normal[None])[0])[::-1])
-    live_mass.update({"share of the attention": mass}, f"scores spread by {spread:g}")
+    live_mass.update({"mass": mass}, f"scores spread by {spread:g}")
     needed = np.searchsorted(mass, 0.9) + 1
     return f"Spread {spread:g}: {needed / 4096:.1%} of the keys carry 90 % of the attention."
 
@@ -883,7 +889,7 @@ for name, logits in kinds.items():
 
 # %% [markdown]
 # A [window](04_window.ipynb) suits the first two, a [global token](05_sparse.ipynb) the third. The
-# fourth needs few keys, but they have to be chosen by content. The last needs all of the square:
+# fourth needs few keys, but they have to be chosen by content. The last needs most of the square:
 # there only its storage can be saved, by [tiles](09_flash.ipynb). What an approximation costs
 # depends on which heads a task needs.
 
@@ -899,7 +905,7 @@ for mechanism in MECHANISMS.values():
     predicted = mechanism.reference.cost(1, 1, 4096, 4096, 64, **mechanism.values)
     points[mechanism.stem] = predicted.flops / 1e9, predicted.peak_bytes
 axes = plots.scatter(points, x_unit="GFLOPs", y_unit="bytes", title="4096 tokens, one head")
-cheapest = min(points, key=lambda stem: points[stem][0])
+cheapest = min(points, key=lambda stem: points[stem][0]).replace("_", " ")
 plots.show(axes, f"Full attention is at the upper right; {cheapest} has the fewest operations.")
 
 # %% [markdown]
@@ -930,7 +936,8 @@ text = """The dog chased the ball until it was tired."""
 n = math.ceil(len(text.split()) * 4 / 3)  # some 4 tokens for 3 words of English
 need = n**2 * 4 * 144
 fits = [name for name, memory in budgets if memory >= need]
-print(f"about {n:,} tokens, {format_bytes(need)} of scores; fits: {', '.join(fits) or 'nowhere'}")
+print(f"about {n:,} tokens, {format_bytes(need)} of scores; fits into:")
+print(", ".join(fits) or "nothing here")
 
 # %% [markdown]
 # Next: [chapter 04](04_window.ipynb) keeps the scores near the diagonal;

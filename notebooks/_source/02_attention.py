@@ -6,7 +6,7 @@
 # at last the block that writes one language while it reads another.
 #
 # **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys. Code that only
-# draws is folded away; a click on the bar beside it shows it.
+# draws is folded away; a click on its dots shows it.
 #
 # <!-- summary: attention by hand; soft and hard; why 1/√d; an alignment map of two sentences; every
 # mask and the row that sees nothing; a softmax that does not overflow; heads; four scores and what

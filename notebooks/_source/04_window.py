@@ -12,7 +12,7 @@
 # %% [markdown]
 # **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys. Where a guess is
 # asked for, commit to a number first: being wrong by a factor of ten is how one learns what counts.
-# Code that only draws is folded away; a click on the bar beside it shows it.
+# Code that only draws is folded away; a click on its dots shows it.
 
 # %% role="setup"
 import contextlib
@@ -136,19 +136,6 @@ claims.check("C476", "the four counts above")
 # **So ask for the interval, never for the letter.** You can use that on the next paper you read:
 # find the line of code, or the figure, that says which keys the first and the middle query see.
 
-# %% folded=true
-radius_of = {"a radius": lambda w: w, "the total width": lambda w: w // 2}
-live_reading = plots.LiveMask(window.mask(64, 64, window=16))
-
-
-def draw_reading(w, w_is):
-    mask = window.mask(64, 64, window=radius_of[w_is](w))
-    live_reading.update(mask)
-    return f"w = {w} as {w_is}: query 32 sees {mask[32].sum()} keys, all together {mask.sum()}."
-
-
-widgets.explore(draw_reading, live_reading.figure, w=(0, 48, 1, 16), w_is=list(radius_of))
-
 # %% [markdown] covers="F5"
 # ## The edges
 #
@@ -170,7 +157,8 @@ for w in (8, 64, 256):
 # Who forgets the edges is a little off while $w \ll n$, and not when $w$ is a quarter of the text.
 # [Exercise 04.2](../exercises/04_window.ipynb#04.2-Count-the-connections) counts the pairs of texts
 # far too long for a mask.
-#
+
+# %% [markdown]
 # ### A picture that lies
 #
 # A textbook shows the mask of 1024 tokens with 128 keys on each side as a heat map of its top-left
@@ -225,12 +213,27 @@ multiply_adds = flops["full attention, masked"] // 2
 claims.check("C376", multiply_adds, "its code computes both products whole; only a band would save")
 
 # %% [markdown]
-# **Count what the code executes, not what its mask lets through.** The same holds for time and for
-# memory. Full attention, and two ways to the same window, at 4096 tokens on this machine, with one
-# thread; each is the fastest of five calls, made in turns, since other programs can only slow one:
+# **Count what the code executes, not what its mask lets through.** The same holds for memory and
+# for time. First the memory, at 8192 tokens. Full attention holds $8192^2$ scores of four bytes,
+# 256 MiB. The band alone would be $8192 \cdot 257$ scores, 8 MiB.
+
+# %% folded=true
+widgets.guess(
+    "8192 tokens, one head of width 64, 128 keys on each side, float32: how much does window "
+    "attention hold at most, besides its output?",
+    lambda: measure.peak_bytes(window.attention, *random_qkv(8192), window=128) - 8192 * 64 * 4,
+    unit="B",
+    explain="Not the band: 64 queries at a time. 80 KiB of scores (64 × 320 × 4), 20 KiB of mask, "
+    "and the block's working arrays. How, Blocks save shows, below.",
+)
+
+# %% [markdown]
+# Now the time, of full attention and of two ways to the same window, at 2048 tokens on this
+# machine, with one thread. Each is the fastest of five calls, made in turns, since other programs
+# can only slow one:
 
 # %% tags=["nbval-ignore-output"]
-n = 4096
+n = 2048
 q, k, v = random_qkv(n)
 mask = window.mask(n, n, window=radius)
 ways = {
@@ -249,19 +252,6 @@ plots.show(plots.bars(seconds, unit="s"), alt)
 # %% [markdown]
 # The masked way executes every product of full attention, and the masking on top. Is that what your
 # clock says? If not, other programs may have kept the machine busy: run the cell again.
-#
-# Now the memory, at 8192 tokens. Full attention holds $8192^2$ scores of four bytes, 256 MiB. The
-# band alone would be $8192 \cdot 257$ scores, 8 MiB.
-
-# %% folded=true
-widgets.guess(
-    "8192 tokens, one head of width 64, 128 keys on each side, float32: how much does window "
-    "attention hold at most, besides its output?",
-    lambda: measure.peak_bytes(window.attention, *random_qkv(8192), window=128) - 8192 * 64 * 4,
-    unit="B",
-    explain="Not the band: 64 queries at a time. 80 KiB of scores (64 × 320 × 4), 20 KiB of mask, "
-    "and the block's working arrays. How, the next section shows.",
-)
 
 # %% [markdown] covers="F2 F36"
 # ## Blocks save
@@ -344,10 +334,10 @@ plots.show(axes, "Peak bytes over n: full attention grows with n squared, the wi
 
 # %% [markdown]
 # Doubling $n$ multiplies the upper curve by four; the lower one, once the output outgrows the
-# block, by two. Were a prediction wrong by more than a tenth, the cell would have failed.
+# block, by two. No prediction is off by more than a tenth, or the cell would have failed.
 #
-# And the time? The dashed lines below take one measured point, full attention at 2048, and scale it
-# by the FLOPs of `cost`. Where does the window lie: above its line, or below?
+# And the time? The lines below scale one measured point, full attention at 2048, by the FLOPs of
+# `cost`. Where does the window lie: above its line, or below?
 
 # %%
 often = {"repeats": 30, "at_least": 5, "at_most": 0.3}  # short calls more often than long ones
@@ -685,8 +675,7 @@ for name, pattern in patterns.items():
 #
 # On a GPU nobody hands you rows. A *kernel* is a function that runs many times at once, and each
 # run, a *program*, has to find its own part of the work. In *Triton* it is written in Python, on
-# whole tiles of numbers. Six words are all that this course needs: program, pointer, offset, mask,
-# load and store, dot.
+# whole tiles of numbers. Six words will do: program, pointer, offset, mask, load and store, dot.
 
 # %% [markdown]
 # Without a GPU, Triton's interpreter runs the same kernels here, one program after the other.
@@ -884,16 +873,16 @@ else:
 # %% [markdown]
 # ## In a real model
 #
-# One comes with the course: a decoder of four layers with four heads each,
-# [trained](../attncourse/model/train.py) on Python's standard library. Below, a window takes the
-# place of its attention in every layer, nothing is trained again, and it reads a page that it never
-# saw. A token is dark if it has become less probable, in *nats*: by how much $-\ln p$ grew.
+# One comes with the course: a decoder of four layers of four heads,
+# [trained](../attncourse/model/train.py) on Python's standard library. Below, a window replaces its
+# attention in every layer, nothing is trained again, and it reads a page that it never saw. A token
+# is dark if it has become less probable, in *nats*: by how much $-\ln p$ grew.
 
 # %% folded=true
 from attncourse import model
 
 small = model.load()
-tried = model.trials(small, "window", window=[8, 16, 32, 64, 128, 256])
+tried = model.trials(small, "window", window=[16, 32, 64, 128, 256])
 widgets.in_a_real_model("window", tried, start=32)
 
 # %% [markdown]
@@ -908,14 +897,35 @@ widgets.in_a_real_model("window", tried, start=32)
 # %%
 some = [[0, 1, 2, 3], [0, 1, 2], [0, 1], [2], [3]]  # the layers that get a window
 in_layers = {str(at): small.swap("window", window=32, layers=at) for at in some}
-for at, found in model.compare(small, in_layers).items():
-    copied = max(0, found.copied)
-    print(f"window 32 in {at:<12} {found.loss:.2f} nats, {copied:4.0%} of the copying")
+tried_in = {}  # as soon as you have guessed
+
+
+def show_layers():
+    for at, found in tried_in.items():
+        copied = max(0, found.copied)
+        print(f"window 32 in {at:<12} {found.loss:.2f} nats, {copied:4.0%} of the copying")
+
+
+# %% folded=true
+def copied_with_two():
+    tried_in.update(model.compare(small, in_layers))
+    return 100 * tried_in["[0, 1]"].copied
+
+
+widgets.guess(
+    "A window of 32 in the two lower layers, all keys in the two upper ones: how much of the "
+    "copying is left?",
+    copied_with_two,
+    unit="%",
+    explain=lambda: (
+        show_layers()
+        or "The far look is one look, in the layers 2 and 3; those below can do with a window."
+    ),
+)
 
 # %% [markdown]
-# To copy is to see that a token stood once before, and what followed it. The far look is one look,
-# in the layers 2 and 3, which share it; the layers below can do with a window. Models for long
-# texts also mix both kinds, in turns ([Gemma 2](https://arxiv.org/abs/2408.00118), section 2).
+# To copy is to see that a token stood once before, and what followed it. Models for long texts mix
+# both kinds of layers, in turns ([Gemma 2](https://arxiv.org/abs/2408.00118), section 2).
 
 # %% [markdown] covers="F10 W14"
 # ## Try it on your own text

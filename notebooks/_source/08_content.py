@@ -11,8 +11,8 @@
 
 # %% [markdown]
 # **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys. Where a guess is
-# asked for, commit to a number first. Code that only draws is folded away; a click on the bar
-# beside it shows it.
+# asked for, commit to a number first. Code that only draws is folded away; a click on its dots
+# shows it.
 
 # %% role="setup"
 import numpy as np

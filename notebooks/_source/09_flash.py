@@ -5,10 +5,11 @@
 # same softmax, the same numbers, and the n × n matrix never exists. You build it in NumPy and
 # count the bytes that travel. [Part two](09_flash_backward.ipynb) goes backward, and to Triton.
 #
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
-#
 # <!-- summary: cut the queries, cut the keys; the online softmax step by step; tiles, what they
 # hold and what they move between HBM and the chip. -->
+
+# %% [markdown]
+# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
 
 # %% role="setup"
 import itertools
@@ -149,9 +150,10 @@ axis = {"x_label": "parts of the keys", "y_label": "error over largest output", 
 axes = plots.curves(counts, errors, **axis)
 plots.show(axes, "Averaged parts get worse with each cut; weighed parts stay exact.")
 
-# %% [markdown] covers="L3 R2"
+# %% [markdown]
 # So one number more for each part is enough. The online softmax keeps it while it walks.
-#
+
+# %% [markdown] covers="L3 R2"
 # ## The online softmax
 #
 # Walk along one row of scores, block by block, and keep three things: the largest score so far,
@@ -193,7 +195,8 @@ np.testing.assert_allclose(acc / running_sum, softmax(scores[None])[0] @ lengths
 # %% [markdown]
 # A block without a larger score shrinks nothing: $r = 1$. And before the first block $r = 0$,
 # because $e^{-\infty} = 0$: what was kept counts for nothing, whatever it was.
-#
+
+# %% [markdown]
 # **Slide, and watch both sums collapse at `obtain`.** Dashed is how high they stood a moment
 # before; each colour is what one block has added. Then choose an order in which nothing ever
 # shrinks.
@@ -341,8 +344,9 @@ widgets.explore(draw_walk, live_walk.figure, step=(0, 63, 1, 19), causal=False)
 
 # %% [markdown]
 # The loop bounds are the mechanism: a causal tile above the diagonal is not masked, it is never
-# visited. [Exercise 09.2](../exercises/09_flash.ipynb) counts the tiles, and
-# [09.3](../exercises/09_flash.ipynb) asks for the whole algorithm, with its memory graded.
+# visited. [Exercise 09.2](../exercises/09_flash.ipynb#09.2-Tiles-under-a-causal-mask)
+# counts the tiles, and [09.3](../exercises/09_flash.ipynb#09.3-Attention-without-a-row-of-scores)
+# asks for the whole algorithm, with its memory graded.
 
 # %% [markdown] covers="L9 L10 P1 P2"
 # ## Memory: prediction beside measurement
@@ -394,8 +398,11 @@ for heads, said in ((1, "1 matrix:"), (12, "12 matrices:")):
 claims.check("C269")
 
 # %% [markdown]
-# [Exercise 09.V2](../exercises/09_flash.ipynb) draws up such a budget, with all heads on both
-# sides. Memory is settled. But is a result that was summed up in tiles still *the* result?
+# [Exercise 09.V2](../exercises/09_flash.ipynb#09.V2-A-memory-budget,-with-Flash-in-it) draws up
+# such a budget, with all heads on both sides.
+
+# %% [markdown]
+# Memory is settled. But is a result that was summed up in tiles still *the* result?
 
 # %% [markdown]
 # ## Exact, to rounding
@@ -425,10 +432,11 @@ assert max(map(max, errors.values())) < 16
 axes = plots.distribution(errors, unit="roundings")
 plots.show(axes, "Twelve random inputs: each way stays within a few roundings of the truth.")
 
-# %% [markdown] covers="L5 L6 L17 L21"
+# %% [markdown]
 # A few roundings, all of them. Tiles are no approximation, and small ones are often the more
 # exact: a short sum rounds less often than a long one.
-#
+
+# %% [markdown] covers="L5 L6 L17 L21"
 # ## Where the bytes go
 #
 # Why would this be *faster*? A GPU has a large memory that is far away, *HBM*, and on the chip a
@@ -616,8 +624,9 @@ claims.check("C266")
 # Wide heads get hit twice: each key is larger, *and* fewer queries share it. With the largest tile
 # that fits, $B \approx M / 4Db$ for an SRAM of $M$ bytes, the traffic is about $n^2 D^2 / M$ up to
 # a constant: the theorem of the paper (Dao et al. 2022, section 3.2). Real heads have 64 to 128.
-#
-# [Exercise 09.1](../exercises/09_flash.ipynb) is this calculation, exactly.
+
+# %% [markdown]
+# [Exercise 09.1](../exercises/09_flash.ipynb#09.1-Bytes-that-travel) is this calculation, exactly.
 
 # %% [markdown] covers="L12"
 # ## Does the matrix fit in a cache?
@@ -631,11 +640,12 @@ for dtype, length in itertools.product(("float32", "float16"), (1024, 2048)):
     one = length**2 * np.dtype(dtype).itemsize / 1e6
     print(f"{dtype}, n = {length}: one head {one:4.1f} MB, 12 heads {12 * one:5.1f}; L2 cache 40")
 
-# %% [markdown] covers="A14 L11 L12 L16 L17 P4"
+# %% [markdown]
 # In float32, whose sizes the text prints, one head fits at both lengths and twelve at neither: no
 # step. In float16 all 12 heads would give it. The check to keep: **the same heads and type at both
 # ends**.
-#
+
+# %% [markdown] covers="A14 L11 L12 L16 L17 P4"
 # ## Faster, with the same arithmetic
 #
 # Tiling saves no product. But time is the larger of computing and moving. So compare the
@@ -656,7 +666,8 @@ for name, flops, intensity in (
 # %% [markdown]
 # The first line is the formula's, and chapter 01's. The second is our kernel's, which computes the
 # scores in float32 and writes them so: they weigh double, and tiling gains nearly twice as much.
-#
+
+# %% [markdown]
 # There is a third limit. Each score needs one exponential, beside 256 operations of its two
 # products at $D = 64$. But the tensor cores, which do products, have no exponential. An H100 does
 # 989 TFLOP/s of products and 3.9 TFLOP/s of special functions such as exp (Shah et al. 2024,
@@ -700,7 +711,8 @@ widgets.explore(draw_bounds, live_bounds.figure, width=widths, n=some)
 # %% [markdown]
 # Counted like this, without any cache, even tiled attention waits for memory. On a real GPU the L2
 # cache answers most of the repeated reads of k and v; then products and exponentials bind.
-#
+
+# %% [markdown]
 # And the clock? The next cell measures on a GPU if there is one. If not, it shows the latest
 # recorded run, or says that there is none.
 
@@ -713,7 +725,8 @@ bench.show_gpu("flash")
 # Mind the quartiles of the short calls. A kernel that is done within microseconds may be timed with
 # its launch, which takes longer and varies. Then a text can even seem slower than one twice as
 # long.
-#
+
+# %% [markdown]
 # The recorded run as shares of the GPU's peak, counting only what must travel at least. Which of
 # the two keeps the memory busy, and which the tensor cores?
 
@@ -757,12 +770,12 @@ for length, milliseconds in printed.items():
 from attncourse import model
 
 small = model.load()
-tried = model.trials(small, "flash", block_k=[16, 64, 256], block_q=64)
+tried = model.trials(small, "flash", block_k=[32, 256], block_q=64)
 widgets.in_a_real_model("block_k", tried)
 
 # %%
 print("A layer holds, beyond q, k and v:")
-for n, whole in tried[64].full_costs.items():
+for n, whole in tried[32].full_costs.items():
     held = [f"{format_bytes(one.costs[n].peak_bytes)} ({tile})" for tile, one in tried.items()]
     print(f"n = {n:>6,}: {', '.join(held)}, instead of {format_bytes(whole.peak_bytes)}")
 

@@ -12,6 +12,7 @@
 import inspect
 import math
 
+import ipywidgets
 import numpy as np
 import torch
 
@@ -104,7 +105,8 @@ widgets.explore(draw_merge, figure, cut=(1, 11, 1, 7))
 #
 # </details>
 #
-# [Exercise 09.4](../exercises/09_flash.ipynb) asks for `merge`, with parts that see nothing.
+# [Exercise 09.4](../exercises/09_flash.ipynb#09.4-Join-two-halves) asks for `merge`, with parts
+# that see nothing.
 
 # %% [markdown] covers="A5 A6"
 # ## What a gradient asks for
@@ -304,8 +306,10 @@ widgets.guess(
 # *checkpointing* a whole layer, where the whole forward pass runs again: a third of the step. The
 # check to keep, wherever a method is said to compute more: **count its products, forward and
 # backward apart**.
-#
-# [Exercise 09.6](../exercises/09_flash.ipynb) hides two bugs in such a backward pass.
+
+# %% [markdown]
+# [Exercise 09.6](../exercises/09_flash.ipynb#09.6-Find-two-bugs-in-a-backward-pass) hides two bugs
+# in such a backward pass.
 
 # %% [markdown] covers="L20"
 # ## The batch that fits
@@ -344,7 +348,7 @@ def draw_batch(n, layers, device):
 
 # %%
 lengths = widgets.choice([2**power for power in range(9, 17)], 8192)
-gpus = sorted(DEVICES, key=lambda name: not name.startswith("A100"))  # first the one of the texts
+gpus = ipywidgets.Dropdown(options=list(DEVICES), value="A100 40 GB")
 widgets.explore(draw_batch, live_batch.figure, n=lengths, layers=(1, 96, 1, 12), device=gpus)
 
 # %% [markdown]
@@ -359,8 +363,11 @@ claims.check("C449")
 #
 # On a GPU one *program* does what `query_tile` did in part one: it takes a tile of queries, walks
 # over the tiles of keys, and writes one tile of the output. Thousands of them run at once. What is
-# an array in NumPy is a tile in registers there. If pointers, offsets and masks are new to you,
-# read [a kernel in twenty lines](04_window.ipynb#A-kernel-in-twenty-lines) first.
+# an array in NumPy is a tile in registers there.
+
+# %% [markdown]
+# If pointers, offsets and masks are new to you, read
+# [a kernel in twenty lines](04_window.ipynb#A-kernel-in-twenty-lines) first.
 
 # %% [markdown]
 # The idea, in the seven steps that you will find again below, each in its colour: (1) find your
@@ -435,7 +442,8 @@ side_by_side.SideBySide(numpy_code, triton_code, titles=titles, **names)
 # Two tricks are Triton's alone. The GPU has an instruction for $2^x$, not for $e^x$, so the
 # factor $\log_2 e$ hides in the scale (`LOG2E`), and lse is to base 2. And the tiles that need a
 # mask come last, in a loop of their own, so that the others pay nothing for it.
-#
+
+# %% [markdown]
 # The whole files: [NumPy](../attncourse/reference/flash.py),
 # [Triton](../attncourse/kernels/flash.py), with the backward pass too.
 
@@ -463,17 +471,18 @@ if traced:
     np.testing.assert_allclose(traced.result.numpy(), expected, atol=1e-5)
     assert not traced.out_of_bounds
     sizes, tensors = (1, 1, 64, 64, 16), [tensor[:, :, :64] for tensor in tensors]
+    tile = {"block_q": 32, "block_k": 32}  # as our kernel of full attention has them
     costs = full_kernel.cost(*sizes), flash_kernel.cost(*sizes, **tile)
     predicted = [cost.bytes_read + cost.bytes_written for cost in costs]
     seen = [trace.record(full_kernel.attention, *tensors)]
     seen += [trace.record(flash_kernel.attention, *tensors, **tile)]
     counted = [one.bytes_loaded() + one.bytes_stored() for one in seen]
-    assert counted == predicted
+    assert counted == predicted and counted[0] - counted[1] == 4 * 64**2 * 4 - 64 * 4
 
 # %% [markdown]
 # It does, and no access leaves its tensor. The bytes, as predicted by `cost` and as counted access
-# by access, for 64 tokens without a mask: what S and P cost standard attention is four trips of
-# $n^2$ numbers, less one lse per query.
+# by access, for 64 tokens without a mask and the same tiles: standard attention moves more by four
+# trips of $n^2$ numbers, S and P, less one lse per query.
 
 # %% [markdown]
 # Slide through the programs of the causal kernel: how many tiles does the first one load, how many
@@ -488,10 +497,11 @@ if traced:
     tiles = plots.LiveTiles(traced)
     display(widgets.explore(tiles.draw, tiles.figure, program=(0, tiles.programs - 1, 1, 3)))
 
+# %% [markdown]
+# [Exercise 09.5](../exercises/09_flash.ipynb#09.5-The-loop-of-a-Triton-kernel) leaves the loop of
+# such a kernel to you, and counts the bytes that you load.
+
 # %% [markdown] covers="L13"
-# [Exercise 09.5](../exercises/09_flash.ipynb) leaves the loop of such a kernel to you, and counts
-# the bytes that you load.
-#
 # ## What FlashAttention-2 changed
 #
 # All this is the second version (Dao 2023, arXiv:2307.08691). The first one was as exact, but in
