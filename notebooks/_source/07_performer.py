@@ -440,7 +440,7 @@ def slope(values):
 # %% folded=true
 def draw_errors(data, inputs):
     found, free = results[data, inputs]
-    notes = {name: f"$m^{{{slope(values):.2f}}}$" for name, values in found.items()}
+    notes = {name: f"like $m^{{{slope(values):.2f}}}$" for name, values in found.items()}
     live_errors.update(found, free, f"{data}, inputs × {inputs:g}", notes)
     means = found["orthogonal"].mean(axis=0)
     below = [m for m, error in zip(COUNTS, means, strict=True) if error < free]
