@@ -504,8 +504,8 @@ plots.show(axes, "How much of this device's limit six mechanisms reach at 1024 t
 #
 # Each kernel reads its input from memory and writes its result back. In attention of three kernels
 # the scores travel four times: written, read and written by the softmax, read for the product with
-# $V$. A *fused* kernel does several steps on chip. Count what that saves at 4096 tokens, and for the
-# small steps that follow.
+# $V$. A *fused* kernel does several steps on chip. Count what that saves at 4096 tokens, and for
+# the small steps that follow.
 
 # %%
 n, d = 4096, 64
