@@ -158,7 +158,8 @@ for way in (brackets_left, brackets_right):
     print(f"{way.__name__:<15} {flops:>13,} FLOPs  {held:>4.1f} MiB held")
 
 # %% [markdown]
-# [Exercise 07.1](../exercises/07_linear.ipynb) counts both sides for any sizes.
+# [Exercise 07.1](../exercises/07_linear.ipynb#07.1-Where-to-put-the-brackets) counts both sides for
+# any sizes.
 
 # %% [markdown] covers="I3 R4"
 # ## Divide by the sum
@@ -323,8 +324,9 @@ claims.check("C175")
 # in.
 
 # %% [markdown]
-# [Exercise 07.2](../exercises/07_linear.ipynb) asks for it, with its memory graded, and
-# [07.V9](../exercises/07_linear.ipynb) for the distance.
+# [Exercise 07.2](../exercises/07_linear.ipynb#07.2-Linear-attention) asks for it, with its memory
+# graded, and [07.V9](../exercises/07_linear.ipynb#07.V9-Where-linear-and-softmax-attention-part)
+# for the distance.
 
 # %% [markdown] covers="I4"
 # ## Causal and a recurrence
@@ -488,8 +490,9 @@ chunks = widgets.choice([2**e for e in range(8)], 16)
 widgets.explore(draw_chunks, live_chunks.figure, chunk=chunks)
 
 # %% [markdown]
-# [Exercise 07.3](../exercises/07_linear.ipynb) leaves the chunks to you, and grades their memory.
-# The [reference](../attncourse/reference/linear.py) is the same loop; read it afterwards.
+# [Exercise 07.3](../exercises/07_linear.ipynb#07.3-Causal,-with-a-state) leaves the chunks to you,
+# and grades their memory. The [reference](../attncourse/reference/linear.py) is the same loop; read
+# it afterwards.
 
 # %% [markdown] covers="I5"
 # ## Prediction beside measurement
@@ -589,8 +592,8 @@ if traced:
 bench.show_gpu("linear")
 
 # %% [markdown]
-# [Exercise 07.5](../exercises/07_linear.ipynb) leaves the walk of such a kernel to you, and counts
-# its bytes.
+# [Exercise 07.5](../exercises/07_linear.ipynb#07.5-The-walk-of-a-Triton-kernel) leaves the walk of
+# such a kernel to you, and counts its bytes.
 
 # %% [markdown] covers="I5 I15"
 # ## Where it fails

@@ -145,7 +145,8 @@ for m in (16, 256, 4096, 65_536):
     print(f"m = {m:>6}: largest difference from softmax {off:.2f}")
 
 # %% [markdown]
-# [Exercise 07.4](../exercises/07_linear.ipynb) asks for these features.
+# [Exercise 07.4](../exercises/07_linear.ipynb#07.4-Positive-random-features) asks for these
+# features.
 #
 # From here on $q$ and $k$ are already divided by $D^{1/4}$, to keep the formulas short.
 
@@ -636,7 +637,8 @@ print("finite everywhere:", bool(np.isfinite(out).all()))
 # [reference](../attncourse/reference/performer.py) keeps the largest exponent *so far*, and lets
 # its state fade when that grows, as flash attention does with its running maximum.
 #
-# [Exercise 07.6](../exercises/07_linear.ipynb) hides a wrong maximum.
+# [Exercise 07.6](../exercises/07_linear.ipynb#07.6-Find-two-bugs-in-a-Performer) hides a wrong
+# maximum.
 
 # %% [markdown] covers="I15 W8"
 # ## Where it fails
@@ -698,8 +700,9 @@ for n in (4096, 32_768):
     print(f"n = {n:>6}: {ratio:>5.1f} times fewer operations; n / 2m is {n / 512:g}")
 
 # %% [markdown]
-# [Exercise 07.V3](../exercises/07_linear.ipynb) asks for all of these numbers, with the baseline.
-# The Triton kernel is in [kernels/performer.py](../attncourse/kernels/performer.py).
+# [Exercise 07.V3](../exercises/07_linear.ipynb#07.V3-How-good-is-a-Performer?) asks for all of
+# these numbers, with the baseline. The Triton kernel is in
+# [kernels/performer.py](../attncourse/kernels/performer.py).
 
 # %% [markdown]
 # ## In a real model
