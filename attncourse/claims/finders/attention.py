@@ -150,7 +150,8 @@ def dot_against_additive(claim: Claim) -> Found:
     words = ", ".join(f"{ratio:.0f} (n = {n:,})" for n, ratio in (slower | recorded).items())
     counts = ", ".join(f"{ratio:.2f} (n = {n})" for n, ratio in zip(SHORT, flops, strict=True))
     return Found(
-        f"additive attention, as a multiple of the dot product's: in time {words}; in FLOPs {counts}",
+        f"additive attention, as a multiple of the dot product's: in time {words}; "
+        f"in FLOPs {counts}",
         setting,
         min(*slower.values(), *recorded.values()) > 1,
     )
