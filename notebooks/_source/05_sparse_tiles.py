@@ -323,8 +323,8 @@ print(f"{layout.sum()} of {layout.size} blocks, {partial.sum()} of them partial:
 #
 # Now the clock, at 2048 tokens and with one thread. Each sparse way keeps a sixteenth of the pairs.
 # *Gathering* computes exactly the wanted ones: it copies each query's keys from all over the
-# memory. On a GPU such reads do not *coalesce*: neighbouring threads fetch from far places, in
-# cuSPARSE's sparse matrices too.
+# memory. On a GPU such reads do not *coalesce*: neighbouring threads fetch from far places. cuSPARSE
+# has that problem too.
 
 # %%
 q, k, v = random_qkv(2048)
@@ -527,9 +527,9 @@ widgets.explore(draw_own, live_own.figure, **ranges, hubs=(0, 8, 1, 0))
 # ## In a real model
 #
 # Blocks please the processor. Do they please a model? The course's small one (four layers of four
-# heads, trained on Python's standard library) reads a page that it never saw. Four patterns attend
-# in its place, each with about 24 keys a token. The darker a token, the less probable it has
-# become.
+# heads, trained on Python's standard library) reads a page that it never saw. Four patterns take
+# the place of its attention, each with about 24 keys a token. The darker a token, the less probable
+# it has become.
 
 # %% folded=true
 from attncourse import model
