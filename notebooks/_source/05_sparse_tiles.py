@@ -323,8 +323,8 @@ print(f"{layout.sum()} of {layout.size} blocks, {partial.sum()} of them partial:
 #
 # Now the clock, at 2048 tokens and with one thread. Each sparse way keeps a sixteenth of the pairs.
 # *Gathering* computes exactly the wanted ones: it copies each query's keys from all over the
-# memory. On a GPU such reads do not *coalesce*: neighbouring threads fetch from far places. cuSPARSE
-# has that problem too.
+# memory. On a GPU such reads do not *coalesce*: neighbouring threads fetch from far places.
+# cuSPARSE has that problem too.
 
 # %%
 q, k, v = random_qkv(2048)
