@@ -177,10 +177,22 @@ def test_growth_shows_spread_and_prediction_on_logarithmic_axes():
     ax = plots.growth([1, 2], {"full": [1.0, timing]}, {"full": [1.0, 4.0]}, unit="s")
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     words = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert words == ["full: predicted", "full: measured"]
+    assert words == ["full"]
+    assert ax.get_legend().get_title().get_text() == "points: measured\nlines: predicted"
     low, high = ax.containers[0][2][0].get_segments()[1][:, 1]
     assert (low, high) == pytest.approx((1.5, 4.0))
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2"]
+
+
+def test_growth_names_its_curves_in_the_order_in_which_they_end():
+    ends = {"low": 1.0, "high": 9.0, "middle": 4.0, "gone": float("nan"), "top": 20.0}
+    ax = plots.growth([1, 2], {label: [0.5, end] for label, end in ends.items()})
+    words = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert words == ["top", "high", "middle", "low", "gone"]
+    assert not ax.get_legend().get_title().get_text()
+    colours = np.array([container[0].get_color() for container in ax.containers])
+    apart = np.abs(colours[:, None] - colours).sum(axis=-1)
+    assert apart[~np.eye(5, dtype=bool)].min() > 0.3
 
 
 def test_growth_dashes_each_prediction_in_its_own_way():

@@ -28,7 +28,7 @@ def test_the_band_holds_every_seed_and_the_mean_has_the_name():
     np.testing.assert_allclose(band.vertices[:6], around)
     np.testing.assert_allclose(drawn.means["ours"].get_ydata(), [2.0, 1.0, 0.5])
     assert len(drawn.bands["printed"].get_paths()) == 0
-    assert [text.get_text() for text in drawn.legend.get_texts()] == ["ours", "printed"]
+    assert [text.get_text() for text in drawn.names.values()] == ["ours", "printed"]
 
 
 def test_what_lies_above_the_bar_is_shaded_and_said():
@@ -40,7 +40,7 @@ def test_what_lies_above_the_bar_is_shaded_and_said():
     assert (drawn.shade.get_y(), drawn.shade.get_height()) == (2.0, pytest.approx(8.0))
     assert set(drawn.bar.get_ydata()) == {2.0}
     assert drawn.ax.get_title(loc="left") == "another"
-    assert [text.get_text() for text in drawn.legend.get_texts()] == ["ours: m^-1.0", "printed"]
+    assert [text.get_text() for text in drawn.names.values()] == ["ours\nm^-1.0", "printed"]
 
 
 def test_words_stand_where_no_curve_is():
@@ -62,6 +62,9 @@ def test_each_band_has_its_name_at_its_end():
     drawn.update({"ours": errors["ours"], "printed": errors["ours"]}, 0.6)
     heights = sorted(text.get_position()[1] for text in drawn.names.values())
     assert heights[1] - heights[0] > 0.05
+    drawn.update({"ours": errors["ours"], "printed": errors["ours"]}, 0.6, notes={"ours": "note"})
+    heights = sorted(text.get_position()[1] for text in drawn.names.values())
+    assert heights[1] - heights[0] > 0.1  # two lines of words
 
 
 def test_axes_stay_where_they_are():

@@ -78,3 +78,11 @@ def test_values_for_other_tokens_are_refused():
     page = plots.LivePage(PIECES, np.zeros(9), high=1)
     with pytest.raises(ValueError):
         page.update(np.zeros(8))
+
+
+def test_without_a_title_a_page_is_lower_and_still_whole():
+    page = plots.LivePage(PIECES, np.zeros(9), high=1, title=None)
+    titled = plots.LivePage(PIECES, np.zeros(9), high=1)
+    assert page.figure.get_size_inches()[1] < titled.figure.get_size_inches()[1] - 0.2
+    assert page.ax.get_position().y1 < 1
+    assert not page.ink[:2, :, 3].any()  # no letter touches the edge

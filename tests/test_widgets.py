@@ -314,3 +314,10 @@ def test_in_a_real_model_shows_the_page_of_the_trial_that_is_chosen():
     control.value = 64
     assert repr(shown) == "64: good" and shown.png != before
     assert repr(widgets.in_a_real_model("window", tried, start=64)) == "64: good"
+
+
+def test_a_long_table_scrolls_in_a_box_that_the_keyboard_reaches():
+    rows = [{"id": f"<{number}>"} for number in range(100)]
+    long, short = (widgets.Table(part, "rows").value for part in (rows, rows[:5]))
+    assert "overflow:auto" in long and 'tabindex="0"' in long and long.count("<tr>") == 101
+    assert "overflow" not in short and "&lt;4&gt;" in short

@@ -67,9 +67,8 @@ class LiveErrors:
             title: In words.
             log_x: Logarithmic x, a tick at each value.
         """
-        own = ax is None
-        if own:
-            _, ax = figure(width=7.8, height=5.0)
+        if ax is None:
+            _, ax = figure(width=7.8, height=4.7)
         self.ax, self.figure, self.x = ax, ax.get_figure(), np.asarray(x, dtype=float)
         self.low, self.high = low, high
         self.shade = Rectangle(
@@ -111,9 +110,6 @@ class LiveErrors:
             ax.set_xlim(self.x[0], self.x[-1])
         ax.grid(axis="both")
         set_title(ax, title)
-        look = {"ncols": 2, "fontsize": 9.5, "handlelength": 3.0}
-        where = (self.figure, "outside lower center") if own else (ax, "best")
-        self.legend = where[0].legend(handles=list(self.means.values()), loc=where[1], **look)
         self.update(errors, bar)
 
     def update(
@@ -129,17 +125,19 @@ class LiveErrors:
             errors: For each label (seeds, x).
             bar: The error of the answer that costs nothing.
             title: In words.
-            notes: For each label what the legend says of it, such as its slope.
+            notes: For each label what stands below it, such as its slope.
         """
         seeds = []
-        for (label, values), text in zip(errors.items(), self.legend.get_texts(), strict=True):
+        for label, values in errors.items():
             rows = np.atleast_2d(values)
             edges = np.concatenate([rows.min(axis=0), rows.max(axis=0)[::-1]])
             around = np.stack([np.concatenate([self.x, self.x[::-1]]), edges], -1)
             self.bands[label].set_verts([around] if len(rows) > 1 else [])
             self.means[label].set_data(self.x, rows.mean(axis=0))
             seeds.append(rows)
-            text.set_text(f"{label}: {notes[label]}" if notes and label in notes else label)
+            if label in self.names:
+                note = notes and notes.get(label)
+                self.names[label].set_text(f"{label}\n{note}" if note else label)
         self.shade.set(y=bar, height=self.high - bar)
         self.bar.set_ydata([bar, bar])
         self._place_words(np.concatenate(seeds))
@@ -174,7 +172,8 @@ class LiveErrors:
         for name, text in self.names.items():
             text.set_visible(name in shown)
         if shown:
-            places = apart(np.array([ends[name] for name in shown]))
+            lines = max(1 + self.names[name].get_text().count("\n") for name in shown)
+            places = apart(np.array([ends[name] for name in shown]), 0.06 * lines)
             for name, place in zip(shown, places, strict=True):
                 self.names[name].set_y(place)
 

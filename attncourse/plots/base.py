@@ -49,6 +49,11 @@ TILE_COLOURS = (PAPER, "#9ed9b0", INK)  # the middle one is viridis, half way to
 MASK_COLOURS = LinearSegmentedColormap.from_list("mask", [PAPER, _cividis(0.3), INK])
 
 
+def spread_colours(count: int) -> list[tuple[float, ...]]:
+    """Return so many colours of the map, as far apart as it has room for."""
+    return [_viridis(x) for x in np.linspace(0.05, 0.88, count)]
+
+
 def figure(
     rows: int = 1, columns: int = 1, *, width: float = 7.5, height: float = 4.2, **grid: Any
 ) -> tuple[Figure, Any]:

@@ -29,6 +29,7 @@ from attncourse.plots.base import (
     in_unit,
     median_of,
     set_title,
+    spread_colours,
     styled,
     unit_axis,
 )
@@ -113,10 +114,10 @@ def growth(
     Args:
         n: The sizes.
         measured: For each label a `Timing`, drawn with its quartiles, or a number for each n.
-            NaN leaves a point out. The legend calls it measured unless the label says, after a
-            colon, what else it is: "chapter E: printed".
-        predicted: For each label a number for each n; a label of `measured` shares its colour. The
-            legend calls it predicted unless the label says otherwise, after a colon.
+            NaN leaves a point out. Beside predictions the legend calls it measured unless the
+            label says, after a colon, what else it is: "chapter E: printed".
+        predicted: For each label a number for each n; a label of `measured` shares its colour and
+            its place in the legend. Others are called predicted unless they say otherwise.
         ax: Where; an own figure if not given.
         unit: "s", "bytes" or any other word.
         title: In words.
@@ -125,14 +126,18 @@ def growth(
     if ax is None:
         _, ax = figure()
     n = np.asarray(n)
-    labels = list(dict.fromkeys([*measured, *(predicted or {})]))
-    for label, values in (predicted or {}).items():
-        place = labels.index(label) % len(SERIES)
-        style = {"color": SERIES[place], "linestyle": DASHES[place]}
-        words = label if ":" in label else f"{label}: predicted"
-        ax.plot(n, values, alpha=0.8, label=words, **style)
+    predicted = predicted or {}
+    labels = list(dict.fromkeys([*measured, *predicted]))
+    colours = SERIES if len(labels) < 5 else spread_colours(len(labels))
+    drawn: dict[str, list] = {label: [] for label in labels}
+    ends = {}
+    for label, values in predicted.items():
+        place = labels.index(label)
+        style = {"color": colours[place], "linestyle": DASHES[place % len(DASHES)]}
+        drawn[label] += ax.plot(n, values, alpha=0.8, **style)
+        ends[label] = values[-1]
     for label, values in measured.items():
-        place = labels.index(label) % len(SERIES)
+        place = labels.index(label)
         middle = np.array([median_of(value) for value in values], dtype=float)
         spread = np.array(
             [
@@ -140,18 +145,19 @@ def growth(
                 for v in values
             ]
         )
-        ax.errorbar(
+        points = ax.errorbar(
             n,
             middle,
             yerr=spread.T,
-            color=SERIES[place],
-            marker=MARKERS[place],
+            color=colours[place],
+            marker=MARKERS[place % len(MARKERS)],
             markersize=6,
             capsize=3,
-            linewidth=0 if predicted and label in predicted else 1.2,
+            linewidth=0 if label in predicted else 1.2,
             elinewidth=1.5,
-            label=label if ":" in label else f"{label}: measured",
         )
+        drawn[label].append(points)
+        ends[label] = max(middle[np.isfinite(middle)][-1:], default=0.0)
     ax.set(xscale="log", yscale="log", xlabel=x, ylabel=axis_words(unit))
     ax.xaxis.set_major_locator(FixedLocator(n))
     ax.xaxis.set_minor_locator(NullLocator())
@@ -159,7 +165,16 @@ def growth(
     unit_axis(ax, unit)
     ax.grid(axis="both")
     set_title(ax, title)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+    both = measured.keys() & predicted.keys()
+    title = "points: measured\nlines: predicted" if both else None
+    names = {
+        label: label if ":" in label or label in both or not predicted
+        else f"{label}: {'measured' if label in measured else 'predicted'}"
+        for label in sorted(labels, key=ends.__getitem__, reverse=True)  # as the curves end
+    }  # fmt: skip
+    handles = [tuple(drawn[label]) for label in names]
+    look = {"fontsize": 9, "title_fontsize": 9, "alignment": "left", "handlelength": 3.0}
+    ax.legend(handles, names.values(), title=title, loc="upper left", bbox_to_anchor=(1, 1), **look)
     return ax
 
 

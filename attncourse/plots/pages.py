@@ -33,7 +33,7 @@ class LivePage:
         *,
         high: float,
         label: str = "",
-        title: str = "",
+        title: str | None = "",
     ):
         """Set the text and colour it.
 
@@ -42,12 +42,12 @@ class LivePage:
             values: (tokens,): 0 and below is white.
             high: The value from which on a ground is darkest.
             label: What the values are, with their unit.
-            title: In words.
+            title: In words; None leaves no room for one.
         """
         lines = "".join(pieces).split("\n")
         columns = max(map(len, lines))
         self.places = _places(pieces)
-        height = LINE * len(lines) + 0.35
+        height = LINE * len(lines) + (0.13 if title is None else 0.35)
         self.figure, (self.ax, scale) = figure(1, 2, width=WIDTH, height=height)
         self.figure.set_layout_engine("none")  # letters must fall on the cells of a grid
         scale.set_position((PAGE + 0.02, 0.1, 0.015, 0.7))

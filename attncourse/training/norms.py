@@ -85,7 +85,7 @@ def train(text: str, *, depth: int, pre: bool, steps: int = 25, seed: int = 0) -
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         model = _Model(len(letters), depth, pre)
-        adam = torch.optim.Adam(model.parameters(), RATE)
+        adam = torch.optim.Adam(model.parameters(), RATE, fused=True)
         probe, losses = _stretches(ids), []
         before = _gradients(model, probe)
         for _ in range(steps):

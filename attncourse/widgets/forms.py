@@ -10,6 +10,8 @@ import ipywidgets
 
 from attncourse.widgets import parts
 
+SHORT = 12  # rows; a longer table scrolls in a box of its own
+
 
 class Form(ipywidgets.VBox):
     """Choices and a button; pressed, it runs a function with them and shows the table it returns.
@@ -120,7 +122,10 @@ def _table(rows: list[dict[str, str]]) -> str:
     if not rows:
         return ""
     cell = "text-align:left;vertical-align:top;line-height:1.3;padding:2px 12px 2px 0"
-    head = "".join(f'<th scope="col" style="{cell}">{html.escape(name)}</th>' for name in rows[0])
+    stays = "position:sticky;top:0;background:var(--jp-layout-color0, white)"
+    head = "".join(
+        f'<th scope="col" style="{cell};{stays}">{html.escape(name)}</th>' for name in rows[0]
+    )
     body = "".join(
         "<tr>"
         + "".join(
@@ -131,4 +136,9 @@ def _table(rows: list[dict[str, str]]) -> str:
         + "</tr>"
         for row in rows
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    if len(rows) <= SHORT:
+        return table
+    # so that a screen of 720 pixels shows all of the box; a keyboard scrolls what has the focus
+    box = 'role="region" style="max-height:440px;overflow:auto"'
+    return f'<div tabindex="0" aria-label="{len(rows)} rows" {box}>{table}</div>'

@@ -32,6 +32,7 @@ def in_a_real_model(name: str, trials: Mapping[Any, Trial], start: Any = None) -
         trials[first].excess,
         high=DARKEST,
         label="nats lost (white: none, or a gain)",
+        title=None,
     )
 
     def draw(chosen: Any) -> str:

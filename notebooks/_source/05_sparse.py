@@ -156,9 +156,8 @@ print("layer 2:", TEXT[62], "hears", TEXT[6], "–", far[62, 6])
 #
 # $$ i - j = 8a + r, \qquad |r| \le 4 $$
 #
-# So two layers join nearly every pair; only at the ends of the text a step may lead off the page.
-# On a page as wide as the stride this is almost a rook: along the line, then along the column. Only
-# the near step also runs over the end of a line into the next.
+# So two layers join nearly every pair, unless a step leads off the page. On a page as wide as the
+# stride this is almost a rook: along the line, then along the column.
 
 # %%
 plans = {
@@ -511,10 +510,9 @@ print("no globals: the window; window 100: full attention")
 # %% [markdown] covers="F13 G4-G6"
 # ## Reaches add
 #
-# *Chapter E* plans the dilation of a Longformer by depth: none in the first layers, 2 in the
-# middle, 4 or 8 at the top; so "information crosses the text in $O(\log n)$ layers". With a global
-# token it takes two. By its windows alone, a layer of window $w$ and dilation $d$ takes a word $wd$
-# tokens farther, and no more. So add:
+# *Chapter E* plans a Longformer's dilation by depth: none at first, 2 in the middle, 4 or 8 at the
+# top; so "information crosses the text in $O(\log n)$ layers". With a global token it takes two. By
+# windows alone, a layer of window $w$ and dilation $d$ takes a word $wd$ tokens farther. So add:
 
 # %%
 dilations = {
@@ -647,10 +645,10 @@ found = "; ".join(f"{name}: {bet}" for name, bet in zip(links, best, strict=True
 plots.show(axes, f"The share of the links that each pattern catches. Most of {found}.")
 
 # %% [markdown]
-# The picture's links are built as the patch, so its 100 % are no discovery. No column wins
-# everywhere, and nobody wins at code: a definition may stand anywhere, and chance finds it by luck.
-# One has to look at the content. *Top-k* attention does: it scores all keys and
-# keeps the best. So a cheap predictor must guess them, from a few directions of $q$ and $k$:
+# The picture's links are built as the patch, so its 100 % are no discovery. Nobody wins at code,
+# where a definition may stand anywhere. One has to look at the content. *Top-k* attention does: it
+# scores all keys and keeps the best. To save the scores, a cheap predictor guesses them, from a few
+# directions of $q$ and $k$:
 
 # %%
 q, k, _ = (array[0, 0] for array in random_qkv(1024, width=64, seed=3))

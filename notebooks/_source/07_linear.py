@@ -2,14 +2,15 @@
 # # 07 · Move the brackets: linear attention
 #
 # Attention multiplies three matrices. Put the brackets elsewhere and the $n \times n$ matrix is
-# gone, for good: a text of any length leaves behind one small array. One function stands in the
-# way, the softmax. This part replaces it by something else, and finds out what that costs. The
-# [second part](07_performer.ipynb) brings the softmax back, by throwing dice.
-#
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
+# gone: a text of any length leaves behind one small array. Only the softmax stands in the way. This
+# part replaces it, and finds out what that costs; the [second part](07_performer.ipynb) brings it
+# back, by throwing dice.
 #
 # <!-- summary: attention as a kernel, and what moving a bracket saves; causal as a recurrence, a
 # scan, in chunks; what a small state forgets. -->
+
+# %% [markdown]
+# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
 
 # %% role="setup"
 import numpy as np
@@ -35,10 +36,9 @@ print("weights", weights[0], "sum to", weights.sum())
 print("average", (weights @ v)[0])
 
 # %% [markdown]
-# An "average" of 10, 20 and 30 that is 75. Scores have both signs, so their sum may be anything,
-# 0 included. Weights must not be negative, and the exponential sees to that. But it stands
-# *between* the products: $e^{QK^\top}$, entry by entry, is no product of something of $Q$ and
-# something of $K$.
+# An "average" of 10, 20 and 30 that is 75. Scores have both signs, so their sum may even be 0.
+# Weights must not be negative, and the exponential sees to that. But it stands *between* the
+# products: $e^{QK^\top}$, entry by entry, is no product of something of $Q$ and something of $K$.
 #
 # Which functions are never negative, and do come apart?
 
@@ -86,7 +86,8 @@ print("(q · k)²    ", (scores**2)[0])
 # It comes apart, and it is never negative. A good similarity it is not: the key that points away
 # from the query, with score −7, gets the largest weight. Better ones follow. But first: what do
 # we gain?
-#
+
+# %% [markdown]
 # A text of a million tokens has gone by. You know neither its length nor its keys any more; still,
 # each later query shall get its *exact* answer. What must you have kept?
 
@@ -157,7 +158,8 @@ for way in (brackets_left, brackets_right):
     print(f"{way.__name__:<15} {flops:>13,} FLOPs  {held:>4.1f} MiB held")
 
 # %% [markdown]
-# [Exercise 07.1](../exercises/07_linear.ipynb) counts both sides for any sizes.
+# [Exercise 07.1](../exercises/07_linear.ipynb#07.1-Where-to-put-the-brackets) counts both sides for
+# any sizes.
 
 # %% [markdown] covers="I3 R4"
 # ## Divide by the sum
@@ -249,8 +251,8 @@ plots.show(axes, "The two agree below zero; above it exp(x) climbs away from the
 # %% [markdown]
 # How far apart are two rows of weights? The *total variation* is half the sum of their absolute
 # differences: the share of attention that lies on other keys. It depends on the *spread*, the
-# standard deviation of the scores $q \cdot k / \sqrt D$: how much the query prefers some keys. Take
-# 512 random tokens, each number from a standard normal distribution. Their spread is 1.
+# standard deviation of the scores: how much a query prefers some keys. Take 512 random tokens, of
+# normally distributed numbers. Their spread is 1.
 
 # %%
 tokens_q, tokens_k, _ = (array[0, 0] for array in random_qkv(512))
@@ -322,16 +324,16 @@ claims.check("C175")
 # in.
 
 # %% [markdown]
-# [Exercise 07.2](../exercises/07_linear.ipynb) asks for it, with its memory graded, and
-# [07.V9](../exercises/07_linear.ipynb) for the distance.
+# [Exercise 07.2](../exercises/07_linear.ipynb#07.2-Linear-attention) asks for it, with its memory
+# graded, and [07.V9](../exercises/07_linear.ipynb#07.V9-Where-linear-and-softmax-attention-part)
+# for the distance.
 
 # %% [markdown] covers="I4"
 # ## Causal and a recurrence
 #
-# Now no query may look ahead. With the matrix at hand one would set all above the diagonal to
-# zero. But then something stands between the products again, as the exponential did, and the
-# brackets cannot move. What the sum $\phi(K)^\top V$ holds, it holds of *all* keys. So query $i$
-# needs a sum of its own, and that sum grows by one key a token:
+# Now no query may look ahead. A matrix would be set to zero above the diagonal; but then something
+# stands between the products again, and the brackets cannot move. The sum $\phi(K)^\top V$ is of
+# *all* keys. So query $i$ needs a sum of its own, one that grows by one key a token:
 
 # %% [markdown]
 # $$
@@ -488,8 +490,9 @@ chunks = widgets.choice([2**e for e in range(8)], 16)
 widgets.explore(draw_chunks, live_chunks.figure, chunk=chunks)
 
 # %% [markdown]
-# [Exercise 07.3](../exercises/07_linear.ipynb) leaves the chunks to you, and grades their memory.
-# The [reference](../attncourse/reference/linear.py) is the same loop; read it afterwards.
+# [Exercise 07.3](../exercises/07_linear.ipynb#07.3-Causal,-with-a-state) leaves the chunks to you,
+# and grades their memory. The [reference](../attncourse/reference/linear.py) is the same loop; read
+# it afterwards.
 
 # %% [markdown] covers="I5"
 # ## Prediction beside measurement
@@ -534,9 +537,9 @@ axes = plots.growth(lengths, timings, expected, unit="s", title="time")
 plots.show(axes, "Seconds over n, measured and as the operation count predicts.")
 
 # %% [markdown]
-# Compare slopes first: they say how time grows. A point *above* its line: products too small to
-# fill the machine, and Python's loop over chunks takes its share. *Below*: softmax's 8 MiB of
-# scores at 1024 tokens may not fit a cache where the half MiB at 256 did.
+# Compare slopes first: they say how time grows. A point *above* its line: small products do not
+# fill the machine, and Python loops over the chunks. *Below*: softmax's 8 MiB of scores at 1024
+# tokens may not fit a cache where the half MiB at 256 did.
 #
 # Is causal the faster one, with twice the work? Then the machine was busy elsewhere: time again.
 
@@ -544,10 +547,9 @@ plots.show(axes, "Seconds over n, measured and as the operation count predicts."
 # ## The kernel tile by tile
 #
 # On a GPU two launches do it. The first adds up $\phi(k) v^\top$ for each part of the keys. In the
-# second a *program* (one run of the kernel's code) takes a part of the queries, adds the states
-# before it, and walks on chunk by chunk, its state in registers. [Chapter 04](04_window.ipynb)
-# explains what that needs of Triton; the code is in
-# [kernels/linear.py](../attncourse/kernels/linear.py).
+# second a *program*, one run of [the kernel](../attncourse/kernels/linear.py), takes a part of the
+# queries, adds the states before it, and walks on chunk by chunk, its state in registers.
+# ([Chapter 04](04_window.ipynb#A-kernel-in-twenty-lines) explains Triton.)
 
 # %% [markdown]
 # Triton's interpreter runs it here, in some seconds, and `trace` notes every access. Before the
@@ -590,8 +592,8 @@ if traced:
 bench.show_gpu("linear")
 
 # %% [markdown]
-# [Exercise 07.5](../exercises/07_linear.ipynb) leaves the walk of such a kernel to you, and counts
-# its bytes.
+# [Exercise 07.5](../exercises/07_linear.ipynb#07.5-The-walk-of-a-Triton-kernel) leaves the walk of
+# such a kernel to you, and counts its bytes.
 
 # %% [markdown] covers="I5 I15"
 # ## Where it fails
@@ -639,10 +641,10 @@ plots.show(axes, f"Softmax gives the right key over half from {half:g} on; elu +
 # %% [markdown] covers="I18 I19 X4"
 # ## Features can be learned
 #
-# Within the limit of rank $m$ much depends on $\phi$. The smallest map that can be learned has one
-# number, a power $p$: $\phi(x) = (\text{elu}(x) + 1)^p$, which makes large features larger. Store
-# $N$ facts, pairs of a random key and a random value, in a state of 64 × 65 numbers. Ask for each
-# by its key, and take the nearest value as the answer.
+# Within rank $m$ much depends on $\phi$. The smallest map that can be learned has one number, a
+# power $p$: $\phi(x) = (\text{elu}(x) + 1)^p$ makes large features larger. Store $N$ facts, random
+# keys with random values, in a state of 64 × 65 numbers. Ask for each by its key; the nearest value
+# is the answer.
 
 
 # %%
@@ -719,8 +721,8 @@ for name in ("all four", "the mean, all four"):
 # ## Your own text
 #
 # Which word comes after this one? Each word gets a random vector; the key of a place is its word,
-# the value the next word. Where a word comes twice, there are two right answers, so even softmax
-# does not get all. Put a text of yours here, then a longer one: when does the state forget?
+# the value the next word. A word that comes twice has two right answers, so even softmax misses
+# some. Put a text of yours here, then a longer one: when does the state forget?
 
 
 # %%

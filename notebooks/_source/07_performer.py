@@ -1,15 +1,16 @@
 # %% [markdown]
 # # 07 · Features from dice: the Performer
 #
-# [The first part](07_linear.ipynb) moved the brackets, and gave up the softmax for it: weights came
-# from features, $\phi(q) \cdot \phi(k)$, and a text left behind a state of fixed size. This part
-# wants both, the state *and* the exponential. It is possible, on average. You will derive the
-# features and their error in a few lines each, and see what "on average" is worth.
-#
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
+# [The first part](07_linear.ipynb) gave up the softmax: weights came from features, $\phi(q) \cdot
+# \phi(k)$, and a text left behind a state of fixed size. This part wants both, the state *and* the
+# exponential. It is possible, on average. You will derive features and error in a few lines each,
+# and see what "on average" is worth.
 #
 # <!-- summary: the softmax's exponential as an average over random draws; positive features against
 # sines and cosines, with both variances derived; error against m, and what it hides. -->
+
+# %% [markdown]
+# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
 
 # %% role="setup"
 import math
@@ -24,9 +25,9 @@ from attncourse.reference import full, performer
 # %% [markdown]
 # ## Two roads that end early
 #
-# Wanted: numbers $\phi(q)$ of the query alone and $\phi(k)$ of the key alone, with $\phi(q) \cdot
-# \phi(k) = e^{q \cdot k}$. First try: the exponential is a sum of powers, and each power of $q
-# \cdot k$ comes apart into products of entries, as the square did.
+# Wanted: numbers $\phi(q)$ of the query and $\phi(k)$ of the key, with $\phi(q) \cdot \phi(k) =
+# e^{q \cdot k}$. First try: the exponential is a sum of powers, and each power of $q \cdot k$ comes
+# apart into products of entries, as the square did.
 #
 # $$ e^x = 1 + x + \frac{x^2}{2} + \frac{x^3}{6} + \frac{x^4}{24} + \dots $$
 #
@@ -76,7 +77,8 @@ for x in (-4, -2, -1, 1, 2, 4):
 # E$, is the factor before it:
 #
 # $$ \mathbb E\, e^{wz} = e^{z^2/2} $$
-#
+
+# %% [markdown]
 # With $D$ numbers in $w$ and $z$, $e^{w \cdot z}$ is a product of $D$ such factors, each with its
 # own $w_a$. Draws that know nothing of each other: the average of the product is the product of the
 # averages, $e^{|z|^2/2}$.
@@ -143,7 +145,8 @@ for m in (16, 256, 4096, 65_536):
     print(f"m = {m:>6}: largest difference from softmax {off:.2f}")
 
 # %% [markdown]
-# [Exercise 07.4](../exercises/07_linear.ipynb) asks for these features.
+# [Exercise 07.4](../exercises/07_linear.ipynb#07.4-Positive-random-features) asks for these
+# features.
 #
 # From here on $q$ and $k$ are already divided by $D^{1/4}$, to keep the formulas short.
 
@@ -151,9 +154,10 @@ for m in (16, 256, 4096, 65_536):
 # ## Where draws fall
 #
 # Look once more at the two bell curves. Draws fall under the first. What the average is made of
-# lies under the second, $|q + k|$ further to the right. (Only the part of $w$ along $q + k$
-# matters, so one axis will do for any $D$.)
-#
+# lies under the second, $|q + k|$ further to the right. Only the part of $w$ along $q + k$ matters,
+# so one axis does for any $D$.
+
+# %% [markdown]
 # Slide $|q + k|$ up. When does the last tick lose sight of the dashed hill, and what becomes of the
 # estimate?
 
@@ -215,8 +219,8 @@ widgets.guess(
 # %% [markdown] covers="I7 R4"
 # ## Sines and cosines
 #
-# There is an older way. The identity also holds for an imaginary $z = \mathrm i u$, as completing
-# the square does not mind. The real part of $e^{\mathrm i\, w \cdot u}$ is a cosine:
+# There is an older way. The identity also holds for an imaginary $z = \mathrm i u$. The real part
+# of $e^{\mathrm i\, w \cdot u}$ is a cosine:
 #
 # $$ \mathbb E \cos(w \cdot u) = e^{-|u|^2/2} $$
 #
@@ -358,10 +362,10 @@ for m in (64, 256):
 # %% [markdown] covers="I10-I13 I16 V3"
 # ## An error is nothing alone
 #
-# How good is the whole attention, against $m$? Two kinds of data: *random tokens*, as textbooks
-# use, and *eight topics*, where each token belongs to a topic and looks for the keys of its own.
-# The error is the mean squared error over the mean square of the exact output. Beside it stands an
-# answer that is free: for every query the mean of $V$.
+# How good is the whole attention, against $m$? Two kinds of data: *random tokens*, as in textbooks,
+# and *eight topics*, where each token looks for the keys of one topic. The error is the mean
+# squared error over the mean square of the exact output. Beside it stands a free answer: for every
+# query the mean of $V$.
 
 
 # %%
@@ -440,7 +444,7 @@ def slope(values):
 # %% folded=true
 def draw_errors(data, inputs):
     found, free = results[data, inputs]
-    notes = {name: f"$m^{{{slope(values):.2f}}}$" for name, values in found.items()}
+    notes = {name: f"like $m^{{{slope(values):.2f}}}$" for name, values in found.items()}
     live_errors.update(found, free, f"{data}, inputs × {inputs:g}", notes)
     means = found["orthogonal"].mean(axis=0)
     below = [m for m, error in zip(COUNTS, means, strict=True) if error < free]
@@ -481,13 +485,13 @@ for scale in SCALES:
 # %% [markdown] covers="I16 V3"
 # ## A table that betrays itself
 #
-# The same table has a second column, the cosine between approximate and exact outputs. If an error
-# $e$ knows nothing of the output $o$, then $(o + e) \cdot o$ is $|o|^2$ on average, and $|o + e|^2$
-# is $|o|^2 + |e|^2$. So with $P$ for the mean square of the outputs
+# The table has a second column, the cosine between approximate and exact outputs. If an error $e$
+# knows nothing of the output $o$, then on average $(o + e) \cdot o$ is $|o|^2$, and $|o + e|^2$ is
+# $|o|^2 + |e|^2$. So with $P$ for the outputs' mean square
 #
 # $$ \cos^2 = \frac{P}{P + \text{MSE}} $$
 #
-# and each printed pair gives away the $P$ of the outputs that it was measured on:
+# and each printed pair gives away its $P$:
 
 # %%
 cosines = [0.9123, 0.9567, 0.9812, 0.9934, 0.9978, 0.9995]
@@ -518,8 +522,8 @@ for name, out in (outs | {"mean of V": free}).items():
     print(f"{name:<13} MSE {mean_square(out - exact):.4f}, cosine {cosine(out, exact):.2f}")
 
 # %% [markdown]
-# More features change nothing, and the whole method is barely better than the mean of $V$. It
-# converges all the same, but elsewhere. Where, the identity tells: $\mathbb E\, \phi(q) \cdot
+# More features change nothing, and the method is barely better than the mean of $V$. It converges
+# elsewhere. Where, the identity tells: $\mathbb E\, \phi(q) \cdot
 # \phi(k) = e^{|q + k|^2 / 2D}$, and
 #
 # $$
@@ -527,7 +531,7 @@ for name, out in (outs | {"mean of V": free}).items():
 # $$
 #
 # The scores are $\sqrt D$ times too flat, and long keys get a bonus. Three repairs are known by
-# now. As all the averages are, too, no dice are needed to try them. Does every repair help?
+# now. So are their averages: no dice are needed. Does every repair help?
 
 # %%
 q, k, v = (array[0, 0] for array in random_qkv(512))
@@ -572,10 +576,10 @@ for length in (0.5, 1, 1.5, 2, 2.8):
 # %% [markdown] covers="I11"
 # ## Unbiased kernel and biased attention
 #
-# The estimate of $e^{q \cdot k}$ is right on average: it is *unbiased*. But attention is a quotient
-# of two estimates, and an average of quotients is not the quotient of averages. Do errors cancel
-# over many draws? Take the mean output of 1000 Performers. If they do, chance alone leaves a
-# squared error of one variance over 1000.
+# The estimate of $e^{q \cdot k}$ is *unbiased*, right on average. But attention is a quotient of
+# two estimates, and an average of quotients is not the quotient of averages. Do errors cancel over
+# many draws? Take the mean output of 1000 Performers. If they do, the squared error left is one
+# variance over 1000.
 
 # %%
 q, k, v = (array[0, 0] for array in random_qkv(64, width=16))
@@ -633,7 +637,8 @@ print("finite everywhere:", bool(np.isfinite(out).all()))
 # [reference](../attncourse/reference/performer.py) keeps the largest exponent *so far*, and lets
 # its state fade when that grows, as flash attention does with its running maximum.
 #
-# [Exercise 07.6](../exercises/07_linear.ipynb) hides a wrong maximum.
+# [Exercise 07.6](../exercises/07_linear.ipynb#07.6-Find-two-bugs-in-a-Performer) hides a wrong
+# maximum.
 
 # %% [markdown] covers="I15 W8"
 # ## Where it fails
@@ -695,8 +700,9 @@ for n in (4096, 32_768):
     print(f"n = {n:>6}: {ratio:>5.1f} times fewer operations; n / 2m is {n / 512:g}")
 
 # %% [markdown]
-# [Exercise 07.V3](../exercises/07_linear.ipynb) asks for all of these numbers, with the baseline.
-# The Triton kernel is in [kernels/performer.py](../attncourse/kernels/performer.py).
+# [Exercise 07.V3](../exercises/07_linear.ipynb#07.V3-How-good-is-a-Performer?) asks for all of
+# these numbers, with the baseline. The Triton kernel is in
+# [kernels/performer.py](../attncourse/kernels/performer.py).
 
 # %% [markdown]
 # ## In a real model

@@ -10,7 +10,7 @@
 
 # %% [markdown]
 # **Run a cell with Shift + Enter.** Timings are your machine's, so your pictures and some answers
-# to the guesses differ from ours. One cell takes eight seconds or more, and says so. On a laptop,
+# to the guesses differ from ours. One cell takes five seconds or more, and says so. On a laptop,
 # plug it in first: some slow down on battery.
 
 # %% role="setup"
@@ -122,10 +122,10 @@ clocks = {"when the call returns": np.median(queued), "when the work is done": n
 plots.show(plots.bars(clocks, unit="s"), "What the clock says when the call returns, and later.")
 
 # %% [markdown]
-# **A warm cache.** Repeat a call, and its input is still near the processor. One new token against
-# a cache of keys is such a case: little arithmetic, many bytes. `flush=True` writes 64 MiB in
-# between (256 MiB on a GPU), so that the input has to come from memory again. A cache larger than
-# that, as some servers have, may keep it all the same.
+# **A warm cache.** Repeat a call, and its input is still near the processor. It matters where there
+# are many bytes for little arithmetic, as for one new token against many keys. `flush=True` writes
+# 64 MiB in between (256 MiB on a GPU), so that the input comes from memory again, unless the cache
+# is larger.
 
 # %%
 decode = functools.partial(full.attention, *random_qkv(1, 8192))
@@ -137,9 +137,9 @@ axes = plots.bars(ways, unit="s", title="one query, 8192 keys")
 plots.show(axes, "The time of one query against 8192 keys, with warm caches and with flushed ones.")
 
 # %% [markdown]
-# Which of the two is right? The one that your program meets: a server that answers one reader after
-# the other finds cold caches, a loop over layers may find warm ones. Say which you took.
-# `measure.seconds` warms up, waits, and with tensors on a GPU reads the GPU's own clock.
+# Which of the two is right? The one that your program meets: a server with many readers finds cold
+# caches, a loop over layers may find warm ones. Say which you took. `measure.seconds` warms up,
+# waits, and with tensors on a GPU reads the GPU's own clock.
 #
 # [Exercise 13.2](../exercises/13_measuring.ipynb#13.2-Repair-a-benchmark-of-a-queue) hands you a
 # benchmark of a queue to repair.
@@ -209,15 +209,14 @@ widgets.guess(
 # %% [markdown] covers="P14 P19"
 # ## Everything at once
 #
-# Now ten mechanisms of the catalogue, exact and not, on this machine: time, peak memory, and how
-# far the output is from full attention's. That last column, the *error*, is the root mean square of
-# the difference, over that of the right output. An exact answer has error 0, up to rounding; an
-# answer of zeros has error 1.
+# Now ten mechanisms, exact and not, on this machine: time, peak memory, and how far the output is
+# from full attention's. That *error* is the root mean square of the difference, over that of the
+# right output. An exact answer has error 0, up to rounding; an answer of zeros has error 1.
 
 # %% [markdown]
 # Two of the ten may be new to you: *Linformer* mixes the keys and values down to `rank` of each,
-# and *pooled* attention averages runs of neighbours into one. Each gets 15 calls, or as many as fit
-# into 0.2 s, but at least five. The cell takes eight seconds, on a busy machine three times as
+# and *pooled* attention averages runs of neighbours into one. Each gets seven calls, or as many as
+# fit into 0.2 s, but at least five. The cell takes five seconds, on a busy machine three times as
 # long.
 
 # %%
@@ -225,17 +224,16 @@ lengths = [256, 512, 1024, 2048]
 chosen = ["full", "flash", "window", "strided", "linear", "linformer"]  # for close-ups below
 stems = [*chosen, "random_keys", "bigbird", "performer", "pooled"]
 always = {"limit": 0.25, "limit_from": 1024, "always": [*chosen, "performer", "random_keys"]}
-record = bench.here(lengths, stems=stems, repeats=15, expect_seconds=8, **always)
+record = bench.here(lengths, stems=stems, repeats=7, expect_seconds=5, **always)
 assert record["complete"], "it was stopped: run this cell again before you go on"
 limits = records.device_of(record) or cost.this_cpu()
 rows = {(row["mechanism"], row["n"]): row for row in records.rows(record) if "seconds" in row}
 
 # %% [markdown]
 # A dot below is a median, the line through it goes from quartile to quartile. A bar is predicted:
-# the least time that this device needs for the mechanism's FLOPs and bytes, and the peak of its
-# `cost`. BigBird and pooled, which no later cell needs, are skipped at 1024 tokens and more if a
-# call should take over a quarter of a second. Look for the fastest, the leanest, and the exact
-# ones.
+# the least time that this device needs for the FLOPs and bytes, and the peak of `cost`. From 1024
+# tokens on, BigBird and pooled are skipped if too slow. Look for the fastest, the leanest, and the
+# exact ones.
 
 # %% folded=true
 live_all = plots.LiveComparison(record, limits, 512)
@@ -368,11 +366,10 @@ print(f"window 128         {error(window.attention(q, k, v, window=128)):.1f}")
 print(f"every 64th key     {error(strided.attention(q, k, v, stride=64)):.1f}")
 
 # %% [markdown]
-# The patterns are worse than zeros! Full attention is a weighted average over all 1024 values here,
-# and an average of many is small; who averages fewer, gets more. So this column says *different*,
-# and not *bad*, and it depends on the data. Let each query prefer its neighbours: give near places
-# near vectors, and use them as queries and keys. Then compare a window of 32 keys to each side with
-# a stride.
+# The patterns are worse than zeros! Full attention averages all 1024 values here, and an average of
+# many is small; who averages fewer, gets more. So the error says *different*, not *bad*, and hangs
+# on the data. Let each query prefer its neighbours: give near places near vectors, as queries and
+# keys. Then compare a window with a stride.
 
 # %%
 speed = np.exp(np.random.default_rng(0).uniform(np.log(0.01), 0, 32))
@@ -492,10 +489,8 @@ widgets.explore(draw_roof, live_roof.figure, n=widgets.choice(lengths, 2048))
 # %% [markdown]
 # The fastest need not stand high: it may have less to do. The *utilisation* is what was reached
 # over what the roof allows, the gap between point and roof. It says how well the machine is used,
-# and not how soon you get your result.
-#
-# Chapter E, one of the textbook chapters of [the audit](17_audit.ipynb), prints 30 to 40 % for all
-# of standard attention, without a length, a kernel or a unit: nobody can check that.
+# not how soon you get your result. [Chapter E](17_audit.ipynb) prints 30 to 40 % without a length
+# or a kernel: nobody can check that.
 
 # %%
 times = {stem: rows[stem, 1024]["seconds"]["median"] for stem in chosen}
@@ -507,10 +502,10 @@ plots.show(axes, "How much of this device's limit six mechanisms reach at 1024 t
 # %% [markdown] covers="S2 S5 Y9"
 # ### Fewer trips
 #
-# Each kernel reads its input from memory and writes its result back. For attention in three kernels
-# the scores travel four times: written as $S$, read and written by the softmax, read for the
-# product with $V$. A kernel that does several steps while the numbers are on chip is *fused*. Count
-# what that saves at 4096 tokens, and for the small steps that follow: bias, dropout, layer norm.
+# Each kernel reads its input from memory and writes its result back. In attention of three kernels
+# the scores travel four times: written, read and written by the softmax, read for the product with
+# $V$. A *fused* kernel does several steps on chip. Count what that saves at 4096 tokens, and for
+# the small steps that follow.
 
 # %%
 n, d = 4096, 64
@@ -868,10 +863,10 @@ for base in ("full", "flash"):
 # %% [markdown] covers="V10 P1"
 # ## Which holds least?
 #
-# Chapter V's last question: five variants side by side at 8192 tokens and 12 heads in float32, and
-# which needs least memory? It names sparse attention, 90 keys for each query. Its rivals are the
-# scores in full, a window of 512 keys in all, linear attention, and a rank of 256. Count what each
-# holds beside its output, which is as large for all of them.
+# Chapter V's last question: of five variants at 8192 tokens and 12 heads in float32, which needs
+# least memory? It names sparse attention, 90 keys a query. Its rivals: the full scores, a window
+# of 512 keys in all, linear attention, and a rank of 256. Count what each holds beside its output,
+# equal for all.
 
 # %%
 n, heads, d = 8192, 12, 64
@@ -898,11 +893,9 @@ assert 46 * 90 < d * (d + 1) < 47 * 90
 # %% [markdown] covers="P9 P11 P17"
 # ## What this chapter does not measure
 #
-# Quality. A percentage of "accuracy retained" cannot be repeated without its task, its data and its
-# model. Three words that you will meet there: *perplexity*, the exponential of a model's loss for
-# each token, so that it depends on what a token is; *bits per character*, the loss for each
-# character to base 2; and the *sparsity percentage*, the share of pairs that is left out, which
-# says nothing about what was in them.
+# Quality. "Accuracy retained" cannot be repeated without its task, data and model. Three words that
+# you will meet: *perplexity*, the exponential of the loss a token, which hangs on what a token is;
+# *bits per character*, the loss a character to base 2; and *sparsity*, the share of pairs left out.
 
 # %%
 loss = 0.9  # nats for each character, of a model whose tokens are characters
@@ -914,9 +907,9 @@ print(f"a window of 128 at 4096 tokens: density {kept:.1%}, sparsity {1 - kept:.
 # ## In a real model
 #
 # Error on random input says little about words. The course's [small
-# model](02_attention.ipynb#In-a-real-model) reads a page that it never saw, with one mechanism
-# after the other in place of its attention, and nothing trained again. The darker a token, the less
-# probable it has become. Each is allowed about 64 keys a query, or that much memory.
+# model](02_attention.ipynb#In-a-real-model) reads a page that it never saw, with other mechanisms
+# in place of its attention, and nothing trained again. The darker a token, the less probable it has
+# become. Each is allowed about 64 keys a query, or that much memory.
 
 # %% folded=true
 from attncourse import model
@@ -925,9 +918,8 @@ trained = model.load()
 changed = {
     "window 63": trained.swap("window", window=63),
     "every 8th key": trained.swap("strided", stride=8),
-    "64 random keys": trained.swap("random_keys", n_random=64),
     "top 64 keys": trained.swap("topk", keep=64),
-    "LSH, 16 buckets, 4 rounds": trained.swap("lsh", n_buckets=16, n_rounds=4, chunk=32),
+    "LSH, 8 buckets, 2 rounds": trained.swap("lsh", n_buckets=8, n_rounds=2, chunk=64),
     "pooled by 8": trained.swap("pooled", pool=8),
     "linear": trained.swap("linear"),
     "Performer, 64 features": trained.swap("performer", n_features=64),
@@ -966,7 +958,7 @@ print(f"linear against the window: {by_noise} on noise, and {more:.2f} nats more
 loss = {name: one.loss for name, one in tried.items()}
 assert noise["linear"] < noise["window 63"] and more > 1
 assert loss["every 8th key"] > loss["no attention at all"] - 0.5
-lsh = tried["LSH, 16 buckets, 4 rounds"]
+lsh = tried["LSH, 8 buckets, 2 rounds"]
 assert lsh.copied > 0.5 and lsh.loss > loss["window 63"]
 
 # %% [markdown]
@@ -978,16 +970,15 @@ assert lsh.copied > 0.5 and lsh.loss > loss["window 63"]
 # %% [markdown] covers="P8 P19"
 # ## Your case
 #
-# Pick the length, the heads, the batch and the type of what *you* run, and how much error you
-# accept on random input. The button measures the catalogue here, from 256 tokens up to your length,
-# and lists those within your tolerance, fastest first. Then write the result down as a benchmark
-# should: median, quartiles, machine, type, sizes, and what was warm.
+# Pick the length, heads, batch and type of what *you* run, and the error that you accept on random
+# input. The button measures the catalogue here, from 256 tokens up to your length, and lists those
+# within your tolerance, fastest first. Write the result down as a benchmark should: median,
+# quartiles, machine, type, sizes, what was warm.
 
 # %% [markdown]
 # Expect half a minute at 1024 tokens and one head, minutes with more of anything; the stop button
-# ends it. A call that should take over half a second is skipped, and one that needs over four
-# fifths of the free memory: at 4096 tokens, 12 heads and batch 4, full attention's scores take
-# 3 GiB in float32. Close what else needs memory first.
+# ends it. A call is skipped if it should take over half a second, or over four fifths of the free
+# memory: at 4096 tokens, 12 heads and batch 4, full attention's scores take 3 GiB.
 
 
 # %% folded=true

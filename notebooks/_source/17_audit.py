@@ -1,11 +1,10 @@
 # %% [markdown]
 # # 17 · The audit
 #
-# Four texts about efficient attention go round without an author: a **survey** article, a page of
+# Four texts about efficient attention go round without author: a **survey** article, a page of
 # **notes**, and two textbook chapters, **chapter E** ("Efficient Transformers") and **chapter V**
 # ("Attention Variants and Mechanisms"). This course grew out of reading them with a calculator.
-# Here are 483 statements of theirs, each with what comes out, or why nothing can. Half an hour for
-# the ten scenes, and a place to look things up.
+# Here are 483 statements, each with what comes out, or why nothing can.
 #
 # <!-- summary: 483 printed statements, computed, counted or measured again wherever their texts say
 # enough for it, each with a verdict and its reason; ten of them as scenes, and a search over all.
@@ -24,7 +23,7 @@ from attncourse.reference import full, window
 #
 # A claim has a *finder*, if it says enough for one: its formula, or a few lines that count a real
 # mask, run the printed code, draw an error curve or read a recorded measurement. The next cell runs
-# all of them. That takes fifteen seconds, and up to a minute on a busy machine.
+# all of them, in fifteen seconds, or a minute on a busy machine.
 
 # %%
 ledger = claims.LEDGER.values()
@@ -102,7 +101,8 @@ widgets.form(
 #
 # Each scene is one wrong or doubtful number, what it takes to see that, and the check that you can
 # use on the next paper you read.
-#
+
+# %% [markdown]
 # ### 1. Which prefix?
 #
 # What do the scores of 4096 tokens take? For one head in float32 the notes print 64 MB and chapter
@@ -119,7 +119,8 @@ claims.check("C480")
 # The bytes agree; the unit does not: 64 and 384 are MiB, 67 is MB, and all three are printed as MB,
 # which is why the card says inconsistent. **Before you call two sizes a contradiction,
 # divide one by the other: 1.049 is MiB against MB, 1.074 is GiB against GB.**
-#
+
+# %% [markdown]
 # ### 2. Multiply back up
 #
 # An A100 has 108 *streaming multiprocessors* (SMs), each with fast memory of its own (SRAM).
@@ -134,7 +135,8 @@ claims.check("C263")
 
 # %% [markdown]
 # The 20 MB are those of the whole chip. **A part times the number of parts must be the whole.**
-#
+
+# %% [markdown]
 # ### 3. Width of the model, or of a head?
 #
 # Linear attention keeps a *state* in place of the scores: for each head a matrix of $D \times D$,
@@ -152,7 +154,8 @@ claims.check("C478")
 # %% [markdown]
 # The third, 2.3 MB, stands in a row of a table that grows with $n$. A state does not. **Write the
 # shape down before the product.**
-#
+
+# %% [markdown]
 # ### 4. Count both sides the same way
 #
 # Attention is two products: queries with keys, weights with values. Linformer first mixes 4096 keys
@@ -170,7 +173,8 @@ claims.check("C477")
 
 # %% [markdown]
 # **Count the same things above and below the line.**
-#
+
+# %% [markdown]
 # ### 5. A time implies a rate
 #
 # Chapter E prints milliseconds for one layer of standard attention on an A100. Work that grows as
@@ -193,7 +197,8 @@ claims.check("C475")
 # What it takes to start a program on the GPU may hide the shortest lengths; steps of 1.9 and 8 for
 # the longest it cannot. And elsewhere the same layer, at 8192 tokens, takes 0.15 or 390 ms.
 # **Divide the operations by the time, and the rate by the device.**
-#
+
+# %% [markdown]
 # ### 6. "Exceeds"
 #
 # A word can be computed too. Chapter E: 38.6 GB "exceeds" an A100 with 40 GB. Does it?
@@ -204,9 +209,10 @@ print(f"{need / 1e9:.1f} GB on a card of 40 GB: {need / 40e9:.1%}")
 claims.check("C194")
 
 # %% [markdown]
-# It fits, with 1.3 GB to spare (more if GB means GiB): too little for most models' other
+# It fits, with 1.35 GB to spare (more if GB means GiB): too little for most models' other
 # activations. That would have been the sentence. **Put the number beside the word.**
-#
+
+# %% [markdown]
 # ### 7. Twice in the sum
 #
 # Let 32 of BigBird's 4096 tokens be *global*: their rows hold all keys. Any other row holds 352:
@@ -224,7 +230,8 @@ claims.check("C458")
 # The 32 global keys in each of the other rows; and chapter E takes off the 32 × 32 corner once
 # more, although these rows do not hold it. **Count rows, or columns, never both; and add up every
 # table that shows its total.**
-#
+
+# %% [markdown]
 # ### 8. A picture of the corner
 #
 # A picture in chapter E is meant to show how sparse a window of 256 keys is, 128 on each side. It
@@ -243,13 +250,13 @@ claims.check("C408")
 
 # %% [markdown]
 # **Ask what was cut away from a picture.**
-#
+
+# %% [markdown]
 # ### 9. Two columns that know of each other
 #
 # A table compares softmax attention with an average over $m$ random features, by mean squared
 # error and cosine; here are four of its six rows. If the error does not depend on the output, both
-# together fix the mean square of that output, its *power*. It is one output: the power must be one
-# number.
+# together fix that output's mean square, its *power*: one output, so one number.
 
 # %%
 table = {32: (0.0234, 0.9123), 128: (0.0034, 0.9812), 512: (0.0004, 0.9978), 1024: (0.0001, 0.9995)}
@@ -264,7 +271,8 @@ claims.check("C428")
 # The last two errors have one digit, so their powers are rough: the contradiction rests on the
 # first two. Nor does the printed code give these numbers: see C416 to C427 below. **Ask two columns
 # the same question.**
-#
+
+# %% [markdown]
 # ### 10. Logarithms need doubling
 #
 # A window of *dilation* 2 takes every second key, and reaches twice as far. With a fixed plan of
@@ -288,8 +296,8 @@ claims.check("C350")
 # ## The ledger, text by text
 #
 # The ledger is the list of all of them: each statement with what is printed, what comes out on this
-# machine, and the verdict. The reasons are in `claims.check`. A statement about several texts
-# stands under each of them.
+# machine, and the verdict. Each list scrolls in its box. The reasons are in `claims.check`. A
+# statement about several texts stands under each of them.
 
 # %%
 survey = claims.find(text="survey")

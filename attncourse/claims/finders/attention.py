@@ -147,11 +147,11 @@ def dot_against_additive(claim: Claim) -> Found:
     if record and recorded:
         where = f"{record['machine']['cpu']}, {record['date'][:10]}"
         setting += f"; beyond {SHORT[-1]} tokens recorded: {where}"
-    words = ", ".join(f"{ratio:.0f} at n = {n:,}" for n, ratio in (slower | recorded).items())
+    words = ", ".join(f"{ratio:.0f} (n = {n:,})" for n, ratio in (slower | recorded).items())
+    counts = ", ".join(f"{ratio:.2f} (n = {n})" for n, ratio in zip(SHORT, flops, strict=True))
     return Found(
-        f"additive attention takes this many times as long: {words}; it counts "
-        f"{', '.join(f'{ratio:.2f}' for ratio in flops)} of the FLOPs at n = "
-        f"{', '.join(map(str, SHORT))}",
+        f"additive attention, as a multiple of the dot product's: in time {words}; "
+        f"in FLOPs {counts}",
         setting,
         min(*slower.values(), *recorded.values()) > 1,
     )
