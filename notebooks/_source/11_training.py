@@ -6,9 +6,9 @@
 # fewer of them: by computing twice, by computing backwards, by halving the bits, and by using a
 # piece of memory again.
 #
-# <!-- summary: a training step as a timeline of live tensors, by kind; which tensors a backward pass
-# needs; checkpoints, reversible layers, 16 bits with loss scaling, each with its bytes and its price
-# counted and measured; arenas, lazy pages, mapped weights, the collector. -->
+# <!-- summary: a training step as a timeline of live tensors, by kind; which tensors a backward
+# pass needs; checkpoints, reversible layers, 16 bits with loss scaling, each with its bytes and its
+# price counted and measured; arenas, lazy pages, mapped weights, the collector. -->
 
 # %% [markdown]
 # **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys; commit to a
@@ -18,30 +18,16 @@
 # %% role="setup"
 import os
 
-# One thread: times then differ by the work, and not by who else wants the cores.
 for threads in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM"):
-    os.environ[f"{threads}_THREADS"] = "1"  # is read when NumPy is loaded
+    os.environ[f"{threads}_THREADS"] = "1"  # one thread; is read when NumPy is loaded
 
-import dataclasses
 import functools
-import json
-from pathlib import Path
 
 import numpy as np
 import torch
 
-import attncourse
 from attncourse import claims, measure, model, plots, widgets
-from attncourse.training import (
-    buffers,
-    checkpointing_cost,
-    mixed_precision,
-    resident,
-    reversible,
-    table,
-    techniques,
-    timeline,
-)
+from attncourse.training import checkpointing_cost, reversible, table, techniques, timeline
 from attncourse.units import format_bytes
 
 torch.set_num_threads(1)
@@ -155,7 +141,8 @@ widgets.explore(draw_step, live_step.figure, rows=widgets.choice([1, 2], 2), tok
 # else. The gradients of all layers stand at the end, when most activations have gone, so the peak
 # is not the sum of the two.
 #
-# [Exercise 11.1](../exercises/11_training.ipynb#11.1-The-bill-of-a-step) is the bill of such a step.
+# [Exercise 11.1](../exercises/11_training.ipynb#11.1-The-bill-of-a-step) is the bill of such a
+# step.
 
 # %% [markdown] covers="M4"
 # ## What the backward pass needs
@@ -222,13 +209,8 @@ print("counted", sum(units for units, _ in PIECES.values()), f"measured {layer_k
 # The others are made again when the backward pass comes to the layer. How much can go without one
 # matrix product more?
 
+
 # %% folded=true
-names = list(PIECES)[:-1]  # the last is what checkpoints keep
-live_kept = plots.LiveBars(
-    {name: PIECES[name][0] * one for name in names}, unit="bytes", high=4 * one, title=" "
-)
-
-
 def draw_kept(**ticked):
     kept = {name: PIECES[name][0] * one * ticked[name.replace(" ", "_")] for name in names}
     total = sum(kept.values()) + one
@@ -241,7 +223,10 @@ def draw_kept(**ticked):
     )
 
 
-# %%
+# %% folded=true
+names = list(PIECES)[:-1]  # the last is what checkpoints keep
+start = {name: PIECES[name][0] * one for name in names}
+live_kept = plots.LiveBars(start, unit="bytes", high=4 * one, title=" ")
 ticks = {name.replace(" ", "_"): True for name in names}
 widgets.explore(draw_kept, live_kept.figure, **ticks)
 
@@ -265,17 +250,7 @@ widgets.explore(draw_kept, live_kept.figure, **ticks)
 # $$ \text{held} = \Bigl\lceil \frac{L}{k} \Bigr\rceil + k, \qquad
 #    \frac{d}{dk}\Bigl(\frac{L}{k} + k\Bigr) = 1 - \frac{L}{k^2} = 0
 #    \;\Longrightarrow\; k = \sqrt{L} $$
-
-# %% folded=true
-widgets.guess(
-    "Twelve layers, a checkpoint at every third: how many times fewer tensors are held than without "
-    "checkpoints?",
-    lambda: 12 / checkpointing_cost.predict(12, 3, 512, 768).held,
-    unit="times",
-    explain="Four checkpoints wait, and three layers are made again: 12 / (4 + 3).",
-)
-
-# %% [markdown]
+#
 # Prediction beside measurement, with layers $\tanh(x W)$, by the peak of what torch allocates:
 
 # %%
@@ -298,20 +273,9 @@ claims.check("C297")
 # them, on two rows of 512 tokens. Each keeps 21 tensors of the size of $x$, not one.
 
 # %% folded=true
-LAYER = 196_864 * 4  # bytes of a layer's gradients
-MIDDLE, LOSS = (step(every=1).step_bytes - 3 * LAYER - 21 * one), (step().step_bytes - 4 * 21 * one)
-
-
-def predicted(layers, every):
-    """Bytes of a step: at its loss, or while the last segment goes back; see below."""
-    at_loss = -(-layers // every) * one + LOSS
-    going_back = (layers - every) * LAYER + every * 21 * one + MIDDLE
-    return max(at_loss, going_back)
-
-
 widgets.guess(
     "And for these: a checkpoint at every k-th of the twelve layers. Which k holds least?",
-    lambda: min(range(1, 13), key=lambda k: predicted(12, k)),
+    lambda: min(range(1, 13), key=lambda k: -(-12 // k) + 21 * k),
     explain="With m tensors a layer, L / k + m k is least at the root of L / m, here below 1. The "
     "root of L is for layers that keep no more than their input.",
 )
@@ -341,14 +305,22 @@ widgets.explore(draw_distance, live_step.figure, every=every)
 # Scratch is read from $L = 4$, $k = 1$. Does the rest foretell other $L$ and $k$?
 
 # %%
+LAYER = 196_864 * 4  # bytes of a layer's gradients: g
+s = step(every=1).step_bytes - (3 * LAYER + 21 * one)
+
+
+def predicted(layers, every):
+    return (layers - every) * LAYER + every * 21 * one + s
+
+
 for layers, every in ((4, 1), (4, 2), (4, 4), (6, 1), (6, 3)):
     found = step(layers=layers, every=every).step_bytes
     guessed = predicted(layers, every)
     print(f"L = {layers}, k = {every}: {format_bytes(guessed)} predicted, {format_bytes(found)}")
 
 # %% [markdown]
-# And the price? A layer is $y = x W$. Its forward pass is one product, $x W$; its backward pass two,
-# $\partial x = \partial y\, W^\top$ and $\partial W = x^\top \partial y$. Computing it twice:
+# And the price? A layer is $y = x W$. Its forward pass is one product, $x W$; its backward pass
+# two, $\partial x = \partial y\, W^\top$ and $\partial W = x^\top \partial y$. Computing it twice:
 #
 # $$ \frac{1 + 1 + 2}{1 + 2} = \frac43 $$
 #
@@ -363,16 +335,16 @@ print(products, f"{products['k'] / products['plain']:.3f} times")
 # in [the table below](#All-on-one-table).
 #
 # [Exercise 11.2](../exercises/11_training.ipynb#11.2-Keep-every-k-th) is the segment that is made
-# again, with its memory graded, and
-# [Exercise 11.3](../exercises/11_training.ipynb#11.3-The-best-distance) the formula, for any $L$ and
-# $k$. Ours is [`training/checkpointing.py`](../attncourse/training/checkpointing.py).
+# again, with its memory graded, and [Exercise
+# 11.3](../exercises/11_training.ipynb#11.3-The-best-distance) the formula, for any $L$ and $k$.
+# Ours is [`training/checkpointing.py`](../attncourse/training/checkpointing.py).
 
 # %% [markdown] covers="M6 M7 M8 M11 Y5"
 # ## Compute it backwards
 #
-# Why keep an input if one could compute it from the output? A layer $y = x + F(x)$ cannot be undone:
-# to subtract $F(x)$ one needs $x$. Split the stream into halves, and let each see only the other
-# ([Gomez et al. 2017](https://arxiv.org/abs/1707.04585)):
+# Why keep an input if one could compute it from the output? A layer $y = x + F(x)$ cannot be
+# undone: to subtract $F(x)$ one needs $x$. Split the stream into halves, and let each see only the
+# other ([Gomez et al. 2017](https://arxiv.org/abs/1707.04585)):
 #
 # $$ \begin{aligned} y_1 &= x_1 + F(x_2) & \qquad x_2 &= y_2 - G(y_1) \\
 #    y_2 &= x_2 + G(y_1) & x_1 &= y_1 - F(x_2) \end{aligned} $$
@@ -427,11 +399,12 @@ plots.show(axes, f"From 1 to 48 blocks the error grows {', '.join(said)}.")
 claims.check("C294")
 
 # %% [markdown]
-# **The check to keep: "exact" is a statement about a dtype.** In float32 the error is far below what
-# a gradient needs; in bfloat16 deep networks compute gradients at places where they never were.
+# **The check to keep: "exact" is a statement about a dtype.** In float32 the error is far below
+# what a gradient needs; in bfloat16 deep networks compute gradients at places where they never
+# were.
 #
-# What is held? `reversible.forward` keeps the last two halves, whatever $L$. The model with 2, 4 and
-# 8 layers, narrower (32) and on 512 tokens, to be quick:
+# What is held? `reversible.forward` keeps the last two halves, whatever $L$. The model with 2, 4
+# and 8 layers, narrower (32) and on 512 tokens, to be quick:
 
 
 # %%
@@ -446,14 +419,9 @@ def narrow_step(layers, tokens=512, **ways):
     return timeline.record(lambda: techniques.loss(net, ids, **ways), adam)
 
 
+# %% folded=true
 WAYS = {"all kept": {}, "checkpoint each": {"every": 1}, "reversible": {"reverse": True}}
 depths = [2, 4, 8]
-grown = {
-    name: [narrow_step(layers, **ways).peak()["kept"] / 2**20 for layers in depths]
-    for name, ways in WAYS.items()
-}
-
-# %% folded=true
 waiting = {
     name: [narrow_step(layers, **ways).bytes()["kept"].max() / 2**20 for layers in depths]
     for name, ways in WAYS.items()
@@ -463,33 +431,24 @@ said = [f"{name} {line[-1] / line[0]:.2f}" for name, line in waiting.items()]
 plots.show(axes, f"Four times the layers, times as much that waits: {', '.join(said)}.")
 
 # %% [markdown]
-# What does not grow is mostly the loss. So a factor of $L$ for what waits, as the texts say. They
-# give an example in MB, and only one reading gives its numbers:
+# What does not grow is mostly the loss. So for what waits it is a factor of $L$, as the texts say.
+# The price: $F$ and $G$ run once more, so $4/3$ again. Then should it not beat checkpoints, of
+# which $L$ wait? Compare the peak of the whole step, with more and more tokens.
 
-# %%
-claims.check("C292")
-
-# %% [markdown]
-# **Ask which tensors are counted**: one a layer or both halves, the borders of layers or all 21. And
-# the price: $F$ and $G$ run once more, so $4/3$ again. Then should it not beat checkpoints, of which
-# $L$ wait? Compare the peak of the whole step, with more and more tokens.
-
-# %%
+# %% folded=true
 counts = [128, 256, 512, 1024]
 peaks = {
     name: [narrow_step(8, tokens, **WAYS[name]).step_bytes / 2**20 for tokens in counts]
     for name in ("checkpoint each", "reversible")
 }
-
-# %% folded=true
 axis = {"x_label": "tokens", "y_label": "MiB at the peak", "log_x": True}
 axes = plots.curves(counts, peaks, **axis)
 axes.set_xticks(counts, map(str, counts))
 less = [1 - b / a for a, b in zip(*peaks.values(), strict=True)]
-said = ", ".join(
-    f"{saved:.0%} at {tokens}" for saved, tokens in zip(less, counts, strict=True)
+said = ", ".join(f"{saved:.0%} at {tokens}" for saved, tokens in zip(less, counts, strict=True))
+plots.show(
+    axes, f"Eight layers, width 32: reversible layers take less by {said} tokens. 12 d is 384."
 )
-plots.show(axes, f"Eight layers, width 32: reversible layers take less by {said} tokens.")
 
 # %% [markdown]
 # They save little, and little by little more. You saw why: at the end of the way back the
@@ -498,63 +457,35 @@ plots.show(axes, f"Eight layers, width 32: reversible layers take less by {said}
 # the gradients need later anyway:
 #
 # $$ B\, n < 12\, d $$
-
-# %%
-for wide in (32, 128, 768, 4096):
-    print(f"width {wide:>5,}: reversing saves a layer's checkpoint from {12 * wide:>6,} tokens on")
-
-# %% [markdown]
-# Below that, what is saved comes from making half a layer again instead of a whole one. (Checkpoints
-# could do that, too.) It pays for long texts and many layers. That is where Reformer used it
-# ([Kitaev et al. 2020](https://arxiv.org/abs/2001.04451)): $F$ is attention within buckets of a hash
-# ([chapter 08](08_content.ipynb)), $G$ the MLP. But a hash draws random directions. What if the
-# second run draws others?
+#
+# Below that, what is saved comes from making half a layer again instead of a whole one.
+# (Checkpoints could do that, too.) It pays for long texts and many layers. That is where Reformer
+# used it ([Kitaev et al. 2020](https://arxiv.org/abs/2001.04451)): $F$ is attention within buckets
+# of a hash ([chapter 08](08_content.ipynb)), $G$ the MLP. But a hash draws random directions. What
+# if the second run draws others?
 
 
 # %%
 class Hashed(torch.nn.Module):
-    """Attention among tokens whose largest of 4 random projections, or its opposite, is the same."""
-
     def forward(self, x):
-        at = x @ torch.randn(x.shape[-1], 4, dtype=x.dtype)
+        at = x @ torch.randn(8, 4, dtype=x.dtype)
         bucket = torch.cat([at, -at], dim=-1).argmax(-1)
-        scores = x @ x.mT / x.shape[-1] ** 0.5
-        return scores.masked_fill(bucket[:, None] != bucket, -torch.inf).softmax(-1) @ x
+        apart = bucket[:, None] != bucket
+        return (x @ x.mT).masked_fill(apart, -torch.inf).softmax(-1) @ x
 
 
-# %%
-def gradient(run):
+block, halves = reversible.Block(Hashed(), torch.nn.Tanh()), torch.randn(2, 64, 8).double()
+for name, seed in {"same directions": 3, "new directions": 4}.items():
     torch.manual_seed(3)
-    start = torch.randn(64, 8, dtype=torch.float64).requires_grad_()
-    mlp = torch.nn.Linear(8, 8).double()
-    blocks = [reversible.Block(Hashed(), mlp) for _ in range(4)]
-    y1, y2 = run(blocks, start)
-    (y1 * y2).sum().backward()
-    return start.grad
-
-
-def plainly(blocks, x):
-    return functools.reduce(lambda halves, block: block(*halves), blocks, (x, x))
-
-
-def undo_with_new_directions(blocks, x):
-    with torch.no_grad():
-        y = plainly(blocks, x)
-        for block in reversed(blocks):
-            y = block.inverse(*y)
-    return plainly(blocks, x + (sum(y) / 2 - x).detach())
-
-
-expected = gradient(plainly)
-ways = {"same directions": lambda blocks, x: reversible.forward(blocks, x, x)}
-ways["new directions"] = undo_with_new_directions
-for name, run in ways.items():
-    print(f"{name}: gradient off by {(gradient(run) - expected).abs().max():.0e}")
+    there = block(*halves)
+    torch.manual_seed(seed)
+    off = torch.stack(block.inverse(*there)) - halves
+    print(f"{name}: inputs computed back are off by {off.abs().max():.0e}")
 
 # %% [markdown]
 # With other buckets the way back leads elsewhere, and nothing complains. Whatever is run twice must
-# find the same dice: [`replay`](../attncourse/training/replay.py) keeps their state, for checkpoints
-# and dropout as well.
+# find the same dice: [`replay`](../attncourse/training/replay.py) keeps their state, for
+# checkpoints and dropout as well.
 #
 # [Exercise 11.4](../exercises/11_training.ipynb#11.4-Undo-a-block) is a block with its inverse and
 # its backward pass, with memory graded.
@@ -566,9 +497,13 @@ for name, run in ways.items():
 # fail differently:
 
 # %%
+from attncourse.training import mixed_precision
+
 for name in ("float16", "bfloat16", "float32"):
     of = torch.finfo(getattr(torch, name))
-    print(f"{name:>8}: up to {of.max:.3g}, down to {of.smallest_normal:.1e}; next to 1: {of.eps:.1e}")
+    print(
+        f"{name:>8}: up to {of.max:.3g}, down to {of.smallest_normal:.1e}; next to 1: {of.eps:.1e}"
+    )
 one_weight = torch.ones(3).to(torch.float16)
 for _ in range(1000):
     one_weight += 1e-4
@@ -601,25 +536,12 @@ grads = [parameter.grad for parameter in net.parameters()]
 sizes = torch.cat([grad.flatten().abs() for grad in grads])
 powers = np.floor(np.log2(sizes[sizes > 0].numpy())).astype(int)
 
-# %% folded=true
-widgets.guess(
-    "What share of the gradients that are not zero becomes zero when they are rounded to float16?",
-    lambda: 100 * mixed_precision.underflow(grads, torch.float16),
-    unit="%",
-    explain="And those just above the floor keep one or two digits of their eleven.",
-)
-
 # %% [markdown]
 # A gradient is linear in the loss. So multiply the loss by a large number before the backward pass,
 # and divide the gradients by it afterwards, in float32. **Move the scale.** How far can it go?
 
+
 # %% folded=true
-figure_scale, ax_scale = plots.figure(height=3.0)
-exponents = np.arange(-40, 25)
-heights = np.array([(powers == power).mean() for power in exponents])
-colours = {"lost": plots.PALE, "held": plots.SERIES[1], "overflow": plots.INK}
-
-
 def draw_scale(scale):
     ax_scale.clear()
     shown = exponents + int(scale)
@@ -632,11 +554,15 @@ def draw_scale(scale):
     ax_scale.set(xlim=(-45, 26), xlabel="gradient times scale, as a power of 2", ylabel="share")
     ax_scale.legend(loc="upper left", frameon=False)
     lost = mixed_precision.underflow(grads, torch.float16, scale=2.0**scale)
-    over = bool((sizes * 2.0**scale > 65504).any())
-    return f"Scale 2^{scale}: {lost:.2%} become zero, {'some overflow' if over else 'none overflows'}."
+    over = "some overflow" if (sizes * 2.0**scale > 65504).any() else "none overflows"
+    return f"Scale 2^{scale}: {lost:.2%} become zero, {over}."
 
 
-# %%
+# %% folded=true
+figure_scale, ax_scale = plots.figure(height=3.0)
+exponents = np.arange(-40, 25)
+heights = np.array([(powers == power).mean() for power in exponents])
+colours = {"lost": plots.PALE, "held": plots.SERIES[1], "overflow": plots.INK}
 widgets.explore(draw_scale, figure_scale, scale=(0, 24, 1, 0))
 
 # %% [markdown]
@@ -685,27 +611,19 @@ for name, ways in {"all kept": {}, "checkpoint each": {"every": 1}}.items():
     print(f"{name}: kept {' -> '.join(map(format_bytes, waits))}, peak ", end="")
     print(" -> ".join(map(format_bytes, at_most)))
 
-# %%
-before, after = (step(rows=1, tokens=256, every=1), step(**HALF, every=1))
-grown = after.bytes()["kept"].max() - before.bytes()["kept"].max()
-print(f"With checkpoints, 16 bits keep {format_bytes(abs(grown))} {'more' if grown > 0 else 'less'}")
-
 # %% [markdown]
 # The saving is in the segment that is made again. What waits is not smaller: no checkpoint shrinks,
 # and the rounded weights of the last product join them. Who wants the checkpoints in 16 bits has to
 # turn the whole stream to 16 bits, and live with its digits.
 #
-# The parameters' own bill does not change at all:
-
-# %%
-for mixed_too in (False, True):
-    print(f"mixed {mixed_too!s:>5}: {mixed_precision.state_bytes(1, mixed=mixed_too)} bytes each")
+# The parameters' own bill does not change at all: 2 bytes for the weight, 2 for its gradient, 4 for
+# the master, 8 for two moments. That is 16 again.
 
 # %% [markdown]
 # ## All on one table
 #
-# Twelve layers, 2 × 512 tokens, float32 unless it says otherwise. Prediction: what you measured with
-# *four* layers, and for each of the eight others what it adds. That is 21 tensors, or 34½ with
+# Twelve layers, 2 × 512 tokens, float32 unless it says otherwise. Prediction: what you measured
+# with *four* layers, and for each of the eight others what it adds. That is 21 tensors, or 34½ with
 # $n^2$ weights (and a mask), if all is kept; otherwise a layer's gradients.
 
 # %%
@@ -721,12 +639,15 @@ foretold = {
 # your machine's numbers replace ours. Seconds are of one core, the best of three.
 
 # %% folded=true
+import json
+from pathlib import Path
+
+import attncourse
+
 file = Path(attncourse.__file__).parents[1] / "results" / "training.json"
 recorded = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"settings": {}}
 fits = recorded["settings"] == {"layers": 12, "rows": 2, "tokens": 512}
 measured = recorded["ways"] if fits else {}
-
-# %% folded=true
 print(f"{'':<33}{'predicted':>10}{'measured':>10}{'seconds':>9}")
 for way in table.WAYS:
     said = format_bytes(foretold[way]) if way in foretold else "-"
@@ -734,21 +655,10 @@ for way in table.WAYS:
     found = (format_bytes(row["step_bytes"]), f"{row['seconds']:.2f}") if row else ("-", "-")
     print(f"{way:<33}{said:>10}{found[0]:>10}{found[1]:>9}")
 
-# %% folded=true
-if measured:
-    bytes_of = {way: row["step_bytes"] / 2**20 for way, row in measured.items()}
-    seconds = {way: row["seconds"] for way, row in measured.items()}
-    axes = plots.scatter(
-        seconds, bytes_of, x_label="seconds of one core", y_label="MiB beyond model and moments"
-    )
-    least = min(bytes_of, key=bytes_of.get)
-    quick = min(seconds, key=seconds.get)
-    plots.show(axes, f"Least memory: {least}. Fastest: {quick}.")
-
 # %% [markdown]
-# Read it from the corner. Which way is beaten by another one in both? How near to a third is the
-# price of the checkpoints? If bfloat16 is slow in yours: a processor without such arithmetic has to
-# imitate it. There, half the bits buy memory with time.
+# Which way is beaten by another one in both columns? How near to a third is the price of the
+# checkpoints? If bfloat16 is slow in yours: a processor without such arithmetic has to imitate it.
+# There, half the bits buy memory with time.
 #
 # [Exercise 11.6](../exercises/11_training.ipynb#11.6-A-step-within-a-budget) gives you a budget in
 # bytes, and counts how many layers you run again.
@@ -757,10 +667,12 @@ if measured:
 # ## Memory that is used again
 #
 # A step makes a thousand tensors, and the next step makes the same thousand. One can reserve one
-# buffer and hand out pieces of it in a row: an *arena*. An allocation is an addition, and all pieces
-# are given back at once.
+# buffer and hand out pieces of it in a row: an *arena*. An allocation is an addition, and all
+# pieces are given back at once.
 
 # %%
+from attncourse.training import buffers
+
 arena = buffers.Arena(4096)
 for layer in range(3):
     with arena.frame():
@@ -769,8 +681,8 @@ for layer in range(3):
 print(f"three layers, {arena.peak} bytes; three times as much without")
 
 # %% [markdown]
-# Each layer's scores lie where those of the last one lay. A tensor that is read after its frame holds
-# another layer's numbers. That is the price: the arena cannot know.
+# Each layer's scores lie where those of the last one lay. A tensor that is read after its frame
+# holds another layer's numbers. That is the price: the arena cannot know.
 #
 # Without an arena, let results be written into what is there, by `out=`. Heads of attention, one
 # after the other, need one matrix between them:
@@ -802,9 +714,9 @@ for name, peak in peaks.items():
     print(f"{name:<20} {format_bytes(peak):>9}; one matrix has {format_bytes(256 * 256 * 4)}")
 
 # %% [markdown]
-# Did you expect two matrices in the first line, or eight? A name that is bound anew lets go of the old
-# matrix only *after* the new one has been made. Across layers it is the same: two buffers in turn
-# replace what each layer would allocate.
+# Did you expect two matrices in the first line, or eight? A name that is bound anew lets go of the
+# old matrix only *after* the new one has been made. Across layers it is the same: two buffers in
+# turn replace what each layer would allocate.
 
 # %%
 layers = [torch.randn(16, 16) / 4 for _ in range(12)]
@@ -820,11 +732,13 @@ for reuse in (False, True):
 # %% [markdown] covers="N6 N7"
 # ## Pages nobody touched
 #
-# All bytes so far were those that were asked for. The system hands out *pages*, mostly of 4 KiB, and
-# only when one is written. What is reserved and never touched costs nothing. 64 MiB, of which a part
-# is written:
+# All bytes so far were those that were asked for. The system hands out *pages*, mostly of 4 KiB,
+# and only when one is written. What is reserved and never touched costs nothing. 64 MiB, of which a
+# part is written:
 
 # %% tags=["nbval-ignore-output"]
+from attncourse.training import resident
+
 size = 64 * 2**20
 for share in (0.0, 0.25, 1.0):
     reserved, written = resident.lazy(size, share)
@@ -841,6 +755,7 @@ for share in (0.0, 0.25, 1.0):
 
 # %% tags=["nbval-ignore-output"]
 import tempfile
+from pathlib import Path
 
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "weights.f32"
@@ -849,11 +764,11 @@ with tempfile.TemporaryDirectory() as folder:
     print(f"{format_bytes(mapped.nbytes)} mapped: grown by {format_bytes(max(0, grown))}")
     grown, _ = resident.resident_growth(lambda: mapped[:6].sum())
     print(f"a tenth of it read: by {format_bytes(max(0, grown))} more")
-    del mapped  # some systems delete no file that is mapped
+    mapped = None  # some systems delete no file that is mapped
 
 # %% [markdown]
-# Somewhat more than asked for: the system reads ahead. This is how a model larger than memory starts
-# at once. And then it reads a layer from the disk each time that layer is needed.
+# Somewhat more than asked for: the system reads ahead. This is how a model larger than memory
+# starts at once. And then it reads a layer from the disk each time that layer is needed.
 
 # %% [markdown] covers="N8"
 # ## The collector
@@ -862,26 +777,21 @@ with tempfile.TemporaryDirectory() as folder:
 # hold each other never get to zero; for them the *collector* goes round now and then. It counts
 # objects, and a tensor of a gigabyte is one object. Two thousand tensors, each dropped at once:
 
-# %%
-for cycles in (False, True):
-    churned = buffers.churn(2000, cycles=cycles, collect=False)
-    print(f"in a cycle: {cycles!s:>5}; collector off, {churned.uncollected:>5,} still hold memory")
-
-# %% [markdown]
-# Off is safe only where nothing makes cycles; a model with hooks that point back to it does. On, what
-# does it cost?
-
 # %% tags=["nbval-ignore-output"]
 for cycles in (False, True):
     for collect in (False, True):
         runs = [buffers.churn(2000, cycles=cycles, collect=collect) for _ in range(3)]
         best = min(runs, key=lambda run: run.seconds)
-        print(f"cycles {cycles!s:>5}, collector {collect!s:>5}: {best.seconds * 1e3:5.1f} ms, ", end="")
+        print(
+            f"cycles {cycles!s:>5}, collector {collect!s:>5}: {best.seconds * 1e3:5.1f} ms, ",
+            end="",
+        )
         print(f"{best.collections} collections, {best.uncollected} left")
 
 # %% [markdown]
-# Who trains large models often turns it off and calls `gc.collect()` between steps, so that all
-# machines pause together. Look at your own numbers: is that worth it here?
+# With cycles and the collector off, all of them still hold memory at the end. Without cycles it has
+# nothing to do. Who trains large models often turns it off and calls `gc.collect()` between steps,
+# so that all machines pause together. Look at your own numbers: is that worth it here?
 
 # %% [markdown]
 # ## In a real model
@@ -920,8 +830,10 @@ for name, ways in tried.items():
 
 
 # %%
+import dataclasses
+
+
 def rounded(x, bits):
-    """x with so many bits of significand, and the range of float32."""
     fraction, exponent = np.frexp(x)
     return np.ldexp(np.round(fraction * 2.0**bits), exponent - bits).astype(np.float32)
 
