@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from attncourse.measure.tensors import leaves
 
 KINDS = ("parameters", "moments", "gradients", "kept", "made again", "scratch")
 """What bytes are alive as.
@@ -120,6 +121,11 @@ class Adam:
             parameter.addcdiv_(first, second.sqrt().add_(1e-8), value=-rate)
             parameter.grad = None
 
+    def zero_grad(self) -> None:
+        """Forget the gradients of a step that is not taken."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
 
 def record(loss: Callable[[], Tensor], optimizer: Adam) -> Timeline:
     """Take one training step and return what it held.
@@ -163,17 +169,17 @@ class _Recorder(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         name, number = func.overloadpacket.__name__, len(self.line.operations)
         self.line.operations.append(name)
-        for tensor in tree_leaves(result):
+        for tensor in leaves(result):
             if isinstance(tensor, Tensor):
-                self._note(tensor, Held(0, name, number))
+                self._note(tensor, name, number)
         return result
 
-    def _note(self, tensor: Tensor, held: Held) -> None:
+    def _note(self, tensor: Tensor, name: str, number: int, kind: str = "scratch") -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self.alive:
             return
-        held.n_bytes = storage.nbytes()
+        held = Held(storage.nbytes(), name, number, kind=kind)
 
         def gone(_: object) -> None:
             self.alive.pop(key)
@@ -184,7 +190,7 @@ class _Recorder(TorchDispatchMode):
 
     def there(self, tensors: Iterable[Tensor], kind: str) -> None:
         for tensor in tensors:
-            self._note(tensor, Held(0, "", 0, kind=kind))
+            self._note(tensor, "", 0, kind)
 
     def call(self, tensors: Iterable[Tensor], kind: str) -> None:
         """Say of what kind tensors are that are alive."""

@@ -154,9 +154,9 @@ widgets.explore(draw_step, live_step.figure, rows=widgets.choice([1, 2], 2), tok
 one = 2 * 512 * 128 * 4  # bytes of x
 
 
-def layer_keeps(**ways):
+def layer_keeps():
     """Bytes that a layer keeps: what five layers keep, less what four do."""
-    return step(layers=5, **ways).peak()["kept"] - step(**ways).peak()["kept"]
+    return step(layers=5).peak()["kept"] - step().peak()["kept"]
 
 
 widgets.guess(
@@ -181,7 +181,8 @@ for ax, (name, ways) in zip(
     live = plots.LiveTimeline(timeline.KINDS, high=high, ax=ax)
     live.update(step(**ways).bytes(), {"forward": 0, "backward": step(**ways).backward}, name)
 both[1].set_ylabel("")
-more = layer_keeps(attend=techniques.eager) / one
+kept = [step(**ways).peak()["kept"] for ways in ({"attend": techniques.eager}, {})]
+more = layer_keeps() / one + (kept[0] - kept[1]) / 4 / one
 plots.show(figure, f"An eager layer keeps {more:.1f} times its input, with SDPA the rest is alike.")
 
 # %% [markdown]
@@ -254,15 +255,14 @@ widgets.explore(draw_kept, live_kept.figure, **ticks)
 # Prediction beside measurement, with layers $\tanh(x W)$, by the peak of what torch allocates:
 
 # %%
-distances = [1, 2, 3, 4, 6, 12]
+distances = [1, 2, 3, 6, 12]
 seen = {k: checkpointing_cost.measured(12, k, tokens=4096, width=8) for k in distances}
-plain = checkpointing_cost.measured(12, None, tokens=4096, width=8).held
 for k, one_step in seen.items():
     predicted = checkpointing_cost.predict(12, k, 4096, 8).held
-    print(f"k = {k:>2}: {predicted:>2} predicted, {one_step.held:>2} measured, of {plain}")
+    print(f"k = {k:>2}: {predicted:>2} predicted, {one_step.held:>2} measured, of 12")
 
 # %% [markdown]
-# The ends are worst, the middle is best, $k = 3$ or 4. One of
+# The ends are worst, the middle is best. One of
 # [the texts](00_start.ipynb#The-four-texts) has it as a matter of $L / k$ alone:
 
 # %%
@@ -313,7 +313,7 @@ def predicted(layers, every):
     return (layers - every) * LAYER + every * 21 * one + s
 
 
-for layers, every in ((4, 1), (4, 2), (4, 4), (6, 1), (6, 3)):
+for layers, every in ((4, 1), (4, 2), (6, 3)):
     found = step(layers=layers, every=every).step_bytes
     guessed = predicted(layers, every)
     print(f"L = {layers}, k = {every}: {format_bytes(guessed)} predicted, {format_bytes(found)}")
@@ -436,7 +436,7 @@ plots.show(axes, f"Four times the layers, times as much that waits: {', '.join(s
 # which $L$ wait? Compare the peak of the whole step, with more and more tokens.
 
 # %% folded=true
-counts = [128, 256, 512, 1024]
+counts = [128, 512, 1024]
 peaks = {
     name: [narrow_step(8, tokens, **WAYS[name]).step_bytes / 2**20 for tokens in counts]
     for name in ("checkpoint each", "reversible")
@@ -534,7 +534,7 @@ net.load_state_dict({name: torch.from_numpy(a) for name, a in small.weights.item
 net.loss(torch.from_numpy(ids[None].astype(np.int64))).backward()
 grads = [parameter.grad for parameter in net.parameters()]
 sizes = torch.cat([grad.flatten().abs() for grad in grads])
-powers = np.floor(np.log2(sizes[sizes > 0].numpy())).astype(int)
+powers = np.floor(np.log2(sizes[sizes > 0].numpy())).astype(int).clip(-40, 24)
 
 # %% [markdown]
 # A gradient is linear in the loss. So multiply the loss by a large number before the backward pass,
@@ -561,7 +561,7 @@ def draw_scale(scale):
 # %% folded=true
 figure_scale, ax_scale = plots.figure(height=3.0)
 exponents = np.arange(-40, 25)
-heights = np.array([(powers == power).mean() for power in exponents])
+heights = np.bincount(powers + 40, minlength=65) / len(powers)
 colours = {"lost": plots.PALE, "held": plots.SERIES[1], "overflow": plots.INK}
 widgets.explore(draw_scale, figure_scale, scale=(0, 24, 1, 0))
 
@@ -627,11 +627,16 @@ for name, ways in {"all kept": {}, "checkpoint each": {"every": 1}}.items():
 # $n^2$ weights (and a mask), if all is kept; otherwise a layer's gradients.
 
 # %%
-adds = {"eager": 34.5 * one, "SDPA": 21 * one}
+eager = {"attend": techniques.eager}
 foretold = {
-    way: step(**table.WAYS[way]).step_bytes + 8 * adds.get(way, LAYER)
-    for way in table.WAYS
-    if "bfloat16" not in way
+    "eager": step(**eager).step_bytes + 8 * 34.5 * one,
+    "SDPA": step().step_bytes + 8 * 21 * one,
+    "eager, checkpoint every layer": step(**eager, every=1).step_bytes + 8 * LAYER,
+    "reversible": step(reverse=True).step_bytes + 8 * LAYER,
+}
+foretold |= {
+    f"checkpoint every {word}": predicted(12, k)
+    for k, word in enumerate(("layer", "second", "third"), start=1)
 }
 
 # %% [markdown]
@@ -673,12 +678,12 @@ for way in table.WAYS:
 # %%
 from attncourse.training import buffers
 
-arena = buffers.Arena(4096)
-for layer in range(3):
+arena, places = buffers.Arena(4096), set()
+for _layer in range(3):
     with arena.frame():
         scores, out = arena.empty(16, 16), arena.empty(16, 8)
-        print(f"layer {layer}: {scores.data_ptr() - arena._buffer.data_ptr()}, {arena.used} used")
-print(f"three layers, {arena.peak} bytes; three times as much without")
+        places.add(scores.data_ptr())
+print(f"three layers: {arena.peak:,} bytes, scores in {len(places)} place")
 
 # %% [markdown]
 # Each layer's scores lie where those of the last one lay. A tensor that is read after its frame
@@ -778,15 +783,14 @@ with tempfile.TemporaryDirectory() as folder:
 # objects, and a tensor of a gigabyte is one object. Two thousand tensors, each dropped at once:
 
 # %% tags=["nbval-ignore-output"]
-for cycles in (False, True):
-    for collect in (False, True):
-        runs = [buffers.churn(2000, cycles=cycles, collect=collect) for _ in range(3)]
-        best = min(runs, key=lambda run: run.seconds)
-        print(
-            f"cycles {cycles!s:>5}, collector {collect!s:>5}: {best.seconds * 1e3:5.1f} ms, ",
-            end="",
-        )
-        print(f"{best.collections} collections, {best.uncollected} left")
+import gc
+
+gc.freeze()  # the collector passes over what there is by now
+for cycles, collect in ((False, True), (True, True), (True, False)):
+    run = buffers.churn(2000, cycles=cycles, collect=collect)
+    print(f"cycles {cycles!s:>5}, collector {collect!s:>5}: {run.seconds * 1e3:5.1f} ms, ", end="")
+    print(f"{run.collections} collections, {run.uncollected} left")
+gc.unfreeze()
 
 # %% [markdown]
 # With cycles and the collector off, all of them still hold memory at the end. Without cycles it has
@@ -800,18 +804,19 @@ for cycles in (False, True):
 # text. To how many digits are the losses the same?
 
 # %%
-text = np.concatenate([small.encode(one_text)[:129] for one_text in model.held_out()[:3]])
-batches = torch.from_numpy(text.astype(np.int64).reshape(3, 1, 129))
+text = np.concatenate([small.encode(one_text)[:97] for one_text in model.held_out()[:3]])
+batches = torch.from_numpy(text.astype(np.int64).reshape(3, 1, 97))
 
 
 def losses(**ways):
     net = table.Network(small.shape)
     net.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in small.weights.items()})
     adam = timeline.Adam(net.parameters())
-    return [
-        timeline.record(lambda ids=ids: techniques.loss(net, ids, **ways), adam).loss
-        for ids in batches
-    ]
+    for ids in batches:
+        loss = techniques.loss(net, ids, **ways)
+        loss.backward()
+        adam.step()
+        yield loss.item()
 
 
 # %% tags=["nbval-ignore-output"]
@@ -832,23 +837,29 @@ for name, ways in tried.items():
 # %%
 import dataclasses
 
+from attncourse.model.attention import Attention
+
 
 def rounded(x, bits):
     fraction, exponent = np.frexp(x)
     return np.ldexp(np.round(fraction * 2.0**bits), exponent - bits).astype(np.float32)
 
 
-def in_bits(bits):
-    def attend(q, k, v):
-        q, k, v = (torch.from_numpy(rounded(array, bits)) for array in (q, k, v))
-        return techniques.eager(q, k, v).numpy()
+@dataclasses.dataclass(frozen=True)
+class InBits(Attention):
+    bits: int = 8
 
-    weights = {name: rounded(array, bits) for name, array in small.weights.items()}
-    return dataclasses.replace(small, weights=weights, attention=(attend,) * 4)
+    def __call__(self, *qkv):
+        return super().__call__(*(rounded(array, self.bits) for array in qkv))
 
 
 # %% folded=true
-tried = model.compare(small, {bits: in_bits(bits) for bits in (11, 8, 4, 3, 2)})
+def in_bits(bits):
+    weights = {name: rounded(array, bits) for name, array in small.weights.items()}
+    return dataclasses.replace(small, weights=weights, attention=(InBits(bits=bits),) * 4)
+
+
+tried = model.compare(small, {bits: in_bits(bits) for bits in (8, 4, 3, 2)})
 widgets.in_a_real_model("bits", tried, start=3)
 
 # %% [markdown]
