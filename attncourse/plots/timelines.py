@@ -67,8 +67,8 @@ class LiveTimeline:
             low = high
         peak, top = int(stack[-1].max()), self.ax.get_ylim()[1]
         self.drawn.append(self.ax.axhline(peak, color=INK, linestyle="--", linewidth=1.0))
-        word = {"ha": "right", "va": "bottom", "fontsize": 9}
-        self.drawn.append(self.ax.text(x[-1], peak, in_unit(peak, "bytes"), **word))
+        above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "fontsize": 9}
+        self.drawn.append(self.ax.annotate(in_unit(peak, "bytes"), (x[-1], peak), **above))
         ends = [*list(parts.values())[1:], len(x)]
         for (name, start), end in zip(parts.items(), ends, strict=True):
             if start:
