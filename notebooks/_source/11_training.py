@@ -257,8 +257,8 @@ widgets.explore(draw_kept, live_kept.figure, **ticks)
 distances = [1, 2, 3, 6, 12]
 seen = {k: checkpointing_cost.measured(12, k, tokens=4096, width=8) for k in distances}
 for k, one_step in seen.items():
-    predicted = checkpointing_cost.predict(12, k, 4096, 8).held
-    print(f"k = {k:>2}: {predicted:>2} predicted, {one_step.held:>2} measured, of 12")
+    held = checkpointing_cost.predict(12, k, 4096, 8).held
+    print(f"k = {k:>2}: {held:>2} predicted, {one_step.held:>2} measured, of 12")
 
 # %% [markdown]
 # The ends are worst, the middle is best. One of
@@ -459,7 +459,8 @@ plots.show(
 # the gradients need later anyway:
 #
 # $$ B\, n < 12\, d $$
-#
+
+# %% [markdown]
 # Below that, what is saved comes from making half a layer again instead of a whole one.
 # (Checkpoints could do that, too.) It pays for long texts and many layers. That is where Reformer
 # used it ([Kitaev et al. 2020](https://arxiv.org/abs/2001.04451)): $F$ is attention within buckets
