@@ -21,7 +21,7 @@ from attncourse.model.network import Network, causal
 from attncourse.training import techniques, timeline
 
 RECORD = Path("results/training.json")
-LAYERS, ROWS, TOKENS, REPEATS = 12, 2, 512, 3
+LAYERS, ROWS, TOKENS, REPEATS = 12, 2, 512, 5
 HALF = {"dtype": torch.bfloat16}
 WAYS: dict[str, dict] = {
     "eager": {"attend": techniques.eager},

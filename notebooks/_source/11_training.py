@@ -287,7 +287,7 @@ widgets.guess(
 # %%
 def draw_distance(every):
     line = step(every=every)
-    said = draw(line, f"a checkpoint at every {every} of 4 layers" if every else "all kept")
+    said = draw(line, f"k = {every}, of 4 layers" if every else "all kept")
     return f"{said} Before the update {format_bytes(line.step_bytes)} beyond the model's own."
 
 
@@ -645,7 +645,7 @@ foretold |= {
 
 # %% [markdown]
 # Measured once, with `python -m attncourse.training.table`, which takes some minutes; run it, and
-# your machine's numbers replace ours. Seconds are of one core, the best of three.
+# your machine's numbers replace ours. Seconds are of one core, the best of five.
 
 # %% folded=true
 import json
@@ -864,8 +864,8 @@ tried = model.compare(small, {bits: in_bits(bits) for bits in (8, 3)})
 widgets.in_a_real_model("bits", tried, start=3)
 
 # %% [markdown]
-# And the bytes of a step for each token, if the text grows? Predicted from the tensors that you
-# counted, for our four layers:
+# And the bytes that wait for each token, if the text grows? Predicted from the tensors that you
+# counted, for our four layers; with checkpoints, one layer is made again on top:
 
 # %%
 for n in (512, 16_384):
