@@ -128,6 +128,14 @@ def test_each_function_runs_twice():
     assert len(runs) == 12  # one forward pass more: 4/3 of the step
 
 
+def test_gradients_come_through_hooks_on_saved_tensors():
+    blocks, halves = blocks_of(2), torch.randn(2, 4, 6, dtype=torch.double)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+        y1, y2 = reversible.forward(blocks, *halves)
+    (y1 + y2).sum().backward()
+    assert all(parameter.grad is not None for parameter in blocks.parameters())
+
+
 def test_halves_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match=r"x1 and x2 must have one shape, got \(2, 6\) and \(3, 6"):
         reversible.forward(blocks_of(1), torch.randn(2, 6), torch.randn(3, 6))

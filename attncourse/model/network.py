@@ -38,16 +38,23 @@ class Network(nn.Module):
 
     def forward(self, ids: torch.Tensor, attend: Attend = causal) -> torch.Tensor:
         """Return the logits (B, T, n_ids) of the next id after each of `ids`, int64 (B, T)."""
-        x = self.embedding[ids] * self.shape.width**0.5
-        angle = _angles(ids.shape[-1], self.shape.head_width, self.shape.base)
+        x, angle = self.read(ids)
         for layer in self.layers:
             x = layer(x, angle, attend)
+        return self.logits(x)
+
+    def read(self, ids: torch.Tensor) -> tuple[torch.Tensor, tuple]:
+        """Return what enters the first layer, (B, T, width), and the angles of the positions."""
+        x = self.embedding[ids] * self.shape.width**0.5
+        return x, _angles(ids.shape[-1], self.shape.head_width, self.shape.base)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (B, T, n_ids) of what leaves the last layer."""
         return norm(x, self.norm) @ self.embedding.T
 
     def loss(self, ids: torch.Tensor, attend: Attend = causal) -> torch.Tensor:
         """Return the mean of -log p, in nats, over all ids (B, T) but the first of each row."""
-        logits = self(ids[:, :-1], attend)
-        return functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+        return mean_loss(self(ids[:, :-1], attend), ids)
 
 
 class Layer(nn.Module):
@@ -66,12 +73,25 @@ class Layer(nn.Module):
 
     def forward(self, x: torch.Tensor, angle: tuple, attend: Attend) -> torch.Tensor:
         """Return (B, T, width) for (B, T, width)."""
+        x = x + self.attention(x, angle, attend)
+        return x + self.mlp(x)
+
+    def attention(self, x: torch.Tensor, angle: tuple, attend: Attend) -> torch.Tensor:
+        """Return what attention adds to x."""
         qkv = norm(x, self.attention_norm) @ self.qkv.T
         q, k, v = qkv.unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, D)
         out = attend(rotate(q, *angle), rotate(k, *angle), v)
-        x = x + out.transpose(1, 2).flatten(2) @ self.out.T
+        return out.transpose(1, 2).flatten(2) @ self.out.T
+
+    def mlp(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the MLP adds to x."""
         hidden = functional.relu(norm(x, self.mlp_norm) @ self.up.T).square()
-        return x + hidden @ self.down.T
+        return hidden @ self.down.T
+
+
+def mean_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Return the mean of -log p, in nats, of ids (B, T + 1) whose logits are (B, T, n_ids)."""
+    return functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
 
 
 def norm(x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:

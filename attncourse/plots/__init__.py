@@ -53,6 +53,7 @@ from attncourse.plots.scale import LiveScale, scale_legend
 from attncourse.plots.schedules import LiveSchedule
 from attncourse.plots.sentences import LiveSentence
 from attncourse.plots.steps import LiveOnline, launches, lifetimes
+from attncourse.plots.timelines import LiveTimeline
 from attncourse.plots.traces import LiveTiles, tiles
 
 __all__ = [
@@ -87,6 +88,7 @@ __all__ = [
     "LiveSentence",
     "LiveTable",
     "LiveTiles",
+    "LiveTimeline",
     "Move",
     "arcs",
     "attainable",

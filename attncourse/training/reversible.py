@@ -113,13 +113,15 @@ class _Reversible(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad1, grad2):
-        y1, y2, *parameters = ctx.saved_tensors
+        y1, y2, *_ = ctx.saved_tensors
         sums: dict[Tensor, Tensor] = {}
         for block, (f_again, g_again) in zip(reversed(ctx.blocks), reversed(ctx.runs), strict=True):
             y2, part = _undo(block.g, g_again, y1, y2, grad2, sums)  # y2 is x2 from here on
             grad1 = grad1 + part
             y1, part = _undo(block.f, f_again, y2, y1, grad1, sums)
             grad2 = grad2 + part
+        # under saved_tensors_hooks the saved parameters are others than the blocks' own
+        parameters = nn.ModuleList(ctx.blocks).parameters()
         return None, grad1, grad2, *(sums.get(parameter) for parameter in parameters)
 
 
