@@ -13,7 +13,7 @@ import threading
 import traceback
 from multiprocessing import connection, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -44,7 +44,8 @@ def serve(
         seconds: How long each waits for another.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then ends this one
-    threading.Thread(target=_watch, args=(questions, Path(store).parent), daemon=True).start()
+    folder = Path(store).parent
+    threading.Thread(target=_watch, args=(questions, folder), daemon=True).start()
     torch.set_num_threads(1)
     if (loopback := _loopback()) is not None:
         os.environ["GLOO_SOCKET_IFNAME"] = loopback  # no host name to look up, nothing leaves
@@ -55,13 +56,14 @@ def serve(
         lambda: dist.init_process_group(
             "gloo", init_method=where, rank=rank, world_size=size, timeout=timeout
         ),
+        folder,
     )
     while True:
         try:
             packed = tasks.recv_bytes()
         except (EOFError, OSError):
-            return
-        _answer(tasks, lambda: _call(packed))  # noqa: B023, called at once
+            _leave(folder)
+        _answer(tasks, lambda: _call(packed), folder)  # noqa: B023, called at once
         del packed
 
 
@@ -70,7 +72,7 @@ def _call(packed: bytes) -> Any:
     return function(*arguments, **options)
 
 
-def _answer(tasks: connection.Connection, call: Any) -> None:
+def _answer(tasks: connection.Connection, call: Any, folder: Path) -> None:
     """Send what the call returns or raises; leave if nobody is there to read it."""
     try:
         answer = travel.dumps((True, call()))
@@ -81,7 +83,13 @@ def _answer(tasks: connection.Connection, call: Any) -> None:
     try:
         tasks.send_bytes(answer)
     except OSError:
-        os._exit(0)
+        _leave(folder)
+
+
+def _leave(folder: Path) -> NoReturn:
+    """End this process, and what its maker may be gone without having removed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
 
 
 def _watch(questions: connection.Connection, folder: Path) -> None:
@@ -94,8 +102,7 @@ def _watch(questions: connection.Connection, folder: Path) -> None:
             questions.send_bytes(_where().encode())
     except (EOFError, OSError):
         pass
-    shutil.rmtree(folder, ignore_errors=True)  # its maker may be gone without having done so
-    os._exit(0)
+    _leave(folder)
 
 
 def _where() -> str:
