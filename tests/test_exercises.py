@@ -17,7 +17,7 @@ import pytest
 from covering import by_day
 from numpy.lib.stride_tricks import as_strided
 
-from attncourse import model
+from attncourse import distributed, model
 from attncourse.claims import LEDGER
 from attncourse.grading import assembly, quality
 from attncourse.grading import exercises as registry
@@ -403,6 +403,7 @@ def test_mistakes_say_different_things(each):
         ("04.7", "broken_window"),
         ("05.6", "broken_union"),
         ("09.6", "broken_backward"),
+        ("16.5", "broken_ring"),
     ],
 )
 def test_the_given_code_of_the_repair_is_one_of_its_mistakes(exercise_id, name):
@@ -1203,6 +1204,76 @@ def test_the_numbers_after_14_v12_are_right():
     distances = symbols.args[2]
     assert distances.mean() == 80 and (distances > 80).mean() == 0.5
     assert exercise("14.V12").reference(*symbols.args) == (128, 128)
+
+
+# Chapter 16 --------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_chapter_16_are_right():
+    held, pairs = answer(exercise("16.2"))(8, 0, 2)
+    assert (held.tolist(), pairs.tolist()) == ([0, 1, 6, 7], [10, 8])
+    sent = answer(exercise("16.4"))(6, 2, 4, 2, 5, 2)
+    assert list(sent.values()) == [(120, 360), (120, 240), (180, 180)]
+
+
+def test_the_memory_limit_of_the_ring_is_that_of_its_prompt():
+    memory = exercise("16.1").memory
+    q, k, v, sizes, *_ = memory.case(np.random.default_rng(0)).args
+    assert (len(sizes), {*sizes}, q.shape[1]) == (16, {256}, 64)
+    tile, block, out = 256 * 256 * 4, 2 * 256 * 64 * 4, 256 * 64 * 4
+    assert memory.allowed_bytes == 1.5 * 2**20 == 4 * tile + 2 * block + 4 * out
+    assert (k.nbytes + v.nbytes, 256 * len(k) * 4) == (2 * 2**20, 4 * 2**20)
+    prompts = " ".join(" ".join(cell.source.split()) for cell in cells("16", "prompt", "16.1"))
+    assert all(text in prompts for text in ("1.5 MiB", "are 2 MiB", "all keys 4 MiB"))
+
+
+@pytest.mark.parametrize("n", [8, 40, 4096])
+def test_zigzag_is_as_fair_as_16_2_says(n):
+    after = "\n".join(cell.source for cell in SOURCES["16"].cells)
+    run = n // 8
+    for rank in range(4):
+        _, pairs = exercise("16.2").reference(n, rank, 4)
+        assert pairs.tolist() == [2 * run**2 + run] + 3 * [2 * run**2]
+    assert f"2 · {run}² = {2 * run**2:,} pairs, and {run} more" in after or n != 4096
+
+
+def test_the_numbers_after_16_4_are_right():
+    after = "\n".join(cell.source for cell in SOURCES["16"].cells)
+    sent = {
+        (size, kv_heads): exercise("16.4").reference(2**20, size, 64, kv_heads, 128, 2)
+        for size, kv_heads in itertools.product((8, 16, 64), (8, 64))
+    }
+    gb = {size: [each and f"{each[0] / 1e9:.2f}" for each in sent[size].values()] for size in sent}
+    assert gb[8, 64] == ["30.06", "30.06", "7.52"] and gb[64, 64] == ["33.82", "33.82", "1.06"]
+    assert gb[8, 8] == ["3.76", "3.76", "4.23"] and gb[16, 8][2] is None
+    assert all(text in after for text in ("30.1 GB in a ring and 7.5 s", "33.8 and 1.06."))
+    assert "3.8 GB against 4.2" in after
+
+
+def test_the_package_shares_and_sends_as_chapter_16_counts():
+    for n, size in itertools.product((1, 24, 37), (1, 2, 3, 4)):
+        shares = distributed.cost("ring", n, size, causal=True).pairs
+        for rank in range(size):
+            held, pairs = exercise("16.2").reference(n, rank, size)
+            assert held.tolist() == distributed.positions(n, rank, size, "zigzag").tolist()
+            assert pairs.sum() == shares[rank]
+    for size, kv_heads, dtype_bytes in itertools.product((1, 2, 4), (1, 4), (2, 4)):
+        sent = exercise("16.4").reference(24, size, 8, kv_heads, 5, dtype_bytes)
+        sizes = {"heads": 8, "kv_heads": kv_heads, "width": 5, "dtype_bytes": dtype_bytes}
+        for way, backward in itertools.product(sent, (False, True)):
+            if sent[way]:
+                counted = distributed.cost(way, 24, size, backward=backward, **sizes).sent
+                assert set(counted) == {sent[way][backward]}
+
+
+def test_the_two_bugs_of_a_ring_show_from_three_ranks_on():
+    each = exercise("16.5")
+    given = answer(each).__globals__["broken_ring"]
+    two = dataclasses.replace(
+        each, cases=lambda rng: [case for case in each.cases(rng) if case.args[3].max() < 2]
+    )
+    assert len(two.cases(np.random.default_rng(0))) >= 4
+    assert judge(two, given, seed=0).status == "passed"
 
 
 def test_the_numbers_after_the_counts_of_chapter_05_are_right():
