@@ -24,7 +24,7 @@ SOURCES = {
     path.stem: path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "notebooks" / "_source").glob("[0-9][0-9]_*.py"))
 }
-FINDS = re.compile(r"(bench|tiles)\.latest|show_gpu|machine_code\.table")
+FINDS = re.compile(r"(bench|tiles)\.latest|show_gpu|machine_code\.table|\brecorded\(")
 READERS = [stem for stem, text in SOURCES.items() if FINDS.search(text)]
 READS = re.compile(rf"{FINDS.pattern}|\brecorded\b")
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from attncourse.catalogue import MECHANISMS
 from attncourse.cost import Cost
+from attncourse.reference import quantised_cache
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,40 @@ class Attention:
         taken = inspect.signature(cost).parameters
         knobs = {name: value for name, value in self.knobs.items() if name in taken}
         return cost(1, heads, n, n, width, **knobs, causal=True, dtype_bytes=dtype_bytes)
+
+    def kept(self, n: int, *, heads: int, width: int, dtype_bytes: int = 2) -> int:
+        """Return the bytes that generation holds of n tokens, in one layer of so many heads.
+
+        These are the keys and values that the next token may see, or the sums that stand for them,
+        in float32. Patterns that let somebody later see each key, and choices by content, keep all;
+        what helps to choose is not counted.
+
+        Args:
+            n: Tokens read so far.
+            heads: H.
+            width: D, of keys and values.
+            dtype_bytes: Of one number of a key or value.
+        """
+        knob, whole = self.knobs, 2 * width * dtype_bytes  # bytes of a token
+        if self.stem == "linear":
+            return heads * width * (width + 1) * 4
+        if self.stem == "performer":
+            return heads * knob["n_features"] * (width + 1) * 4
+        if self.stem == "grouped":
+            return knob.get("groups", heads) * n * whole
+        if self.stem == "quantised_cache":
+            full = max(-(-n // knob["group"]) - 1, 0) * knob["group"]
+            rounded = quantised_cache.size_bytes(full, heads, width, group=knob["group"])
+            return rounded + heads * (n - full) * whole
+        tokens = n
+        if self.stem in ("window", "longformer"):
+            near = knob["window"] * knob["dilation"]
+            tokens = min(n, near + knob.get("global_tokens", 0))
+        elif self.stem == "segment":
+            tokens = min(n, n % knob["chunk"] + knob["memory"])
+        elif self.stem == "pooled":
+            tokens = n // knob["pool"] + n % knob["pool"]
+        return heads * tokens * whole
 
     def __str__(self) -> str:
         """Return the name, with the knobs that have a number or a word."""

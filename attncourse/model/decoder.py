@@ -172,9 +172,13 @@ class Model:
         pieces = [np.stack(rows[i : i + ROWS]) for i in range(0, len(rows), ROWS)] + last
         return np.concatenate([self.row_losses(piece).ravel() for piece in pieces])
 
+    def row_logits(self, rows: np.ndarray) -> np.ndarray:
+        """Return what the model gives to each id after those of each row, (B, T, n_ids)."""
+        return self._forward(rows, [None] * self.shape.n_layers)
+
     def row_losses(self, rows: np.ndarray) -> np.ndarray:
         """Return -log p of all but the first id of each row, (B, T - 1) for int (B, T), any T."""
-        logits = self._forward(rows[:, :-1], [None] * self.shape.n_layers)
+        logits = self.row_logits(rows[:, :-1])
         highest = logits.max(axis=-1)
         total = np.log(np.exp(logits - highest[..., None]).sum(axis=-1)) + highest
         return total - np.take_along_axis(logits, rows[:, 1:, None], axis=-1)[..., 0]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -36,11 +36,19 @@ class Network(nn.Module):
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.n_layers))
         self.norm = nn.Parameter(torch.ones(shape.width))
 
-    def forward(self, ids: torch.Tensor, attend: Attend = causal) -> torch.Tensor:
-        """Return the logits (B, T, n_ids) of the next id after each of `ids`, int64 (B, T)."""
+    def forward(
+        self, ids: torch.Tensor, attend: Attend | Sequence[Attend] = causal
+    ) -> torch.Tensor:
+        """Return the logits (B, T, n_ids) of the next id after each of `ids`, int64 (B, T).
+
+        Args:
+            ids: A text in each row.
+            attend: The attention of all layers, or one for each.
+        """
         x, angle = self.read(ids)
-        for layer in self.layers:
-            x = layer(x, angle, attend)
+        each = [attend] * len(self.layers) if callable(attend) else attend
+        for layer, one in zip(self.layers, each, strict=True):
+            x = layer(x, angle, one)
         return self.logits(x)
 
     def read(self, ids: torch.Tensor) -> tuple[torch.Tensor, tuple]:
@@ -52,7 +60,7 @@ class Network(nn.Module):
         """Return (B, T, n_ids) of what leaves the last layer."""
         return norm(x, self.norm) @ self.embedding.T
 
-    def loss(self, ids: torch.Tensor, attend: Attend = causal) -> torch.Tensor:
+    def loss(self, ids: torch.Tensor, attend: Attend | Sequence[Attend] = causal) -> torch.Tensor:
         """Return the mean of -log p, in nats, over all ids (B, T) but the first of each row."""
         return mean_loss(self(ids[:, :-1], attend), ids)
 

@@ -14,6 +14,7 @@ import argparse
 import json
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ import torch
 from attncourse.measure import progress
 from attncourse.model import corpus, weights
 from attncourse.model.decoder import Model
-from attncourse.model.network import Attend, Network, causal
+from attncourse.model.network import Network
+from attncourse.model.twins import twin
 
 RECORD = Path("results/grouped_tuning.json")
 STEPS, ROWS, RATE, SEED = 60, 4, 5e-4, 1
@@ -41,7 +43,11 @@ def main(arguments: list[str] | None = None) -> None:
     model = weights.load()
     ids = corpus.tokens(list(corpus.library().values()), model.tokenizer)
     heads = [n for n in range(model.shape.n_heads, 0, -1) if model.shape.n_heads % n == 0]
-    runs = {groups: tune(model, ids, groups, options.steps) for groups in progress(heads, "tuning")}
+    runs = {}
+    for groups in progress(heads, "tuning"):
+        start = time.perf_counter()
+        _, run = tune(model.swap("grouped", groups=groups), ids, options.steps)
+        runs[groups] = {"seconds": round(time.perf_counter() - start, 1)} | run
     record = {
         "settings": {"steps": options.steps, "rows": ROWS, "rate": RATE, "seed": SEED},
         "training_tokens": len(ids),
@@ -56,58 +62,64 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{options.out} written")
 
 
-def tune(model: Model, ids: np.ndarray, groups: int, steps: int) -> dict:
-    """Return held-out losses, in nats a token, while a model learns with so many groups.
+def tune(
+    model: Model,
+    ids: np.ndarray,
+    steps: int,
+    *,
+    rows: int = ROWS,
+    seed: int = SEED,
+    every: int = EVERY,
+) -> tuple[Model, dict[str, list]]:
+    """Let a model learn on with the attention that it has.
 
     Args:
-        model: As trained; it is left alone.
+        model: As `Model.swap` gives it; it is left alone.
         ids: What it learns on, int (n,).
-        groups: Key/value heads that are left, each the mean of those it stands for.
-        steps: How many steps of `ROWS` contexts.
+        steps: How many steps.
+        rows: Contexts of a step.
+        seed: Of the choice of contexts.
+        every: Steps between two measurements on held-out text; 0: none.
 
     Returns:
-        "seconds", and lists "step" and "held_out", whose first entries are from before the tuning.
+        The model after it, and lists "step" and "held_out": its losses on held-out text in nats a
+        token, the first from before the tuning.
+
+    Raises:
+        ValueError: A mechanism that has no twin in torch.
     """
     network = Network(model.shape)
     network.load_state_dict({name: torch.from_numpy(a) for name, a in model.weights.items()})
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.0)
-    attend, size = in_groups(groups), model.shape.context
-    texts = [
-        model.encode(text)[: CONTEXTS * size // len(corpus.HELD_OUT)] for text in corpus.held_out()
-    ]
-    unseen = np.concatenate(texts)
-    unseen = torch.from_numpy(unseen[: len(unseen) // (size + 1) * (size + 1)].astype(np.int64))
-    unseen = unseen.reshape(-1, size + 1)
-    start = time.perf_counter()
+    attend, unseen = [twin(one) for one in model.attention], torch.from_numpy(held_out(model))
     found: dict[str, list] = {"step": [], "held_out": []}
     for step in range(steps + 1):
-        if step % EVERY == 0 or step == steps:
+        if every and (step % every == 0 or step == steps):
             with torch.no_grad():
                 loss = network.loss(unseen, attend).item()
             found["step"].append(step)
             found["held_out"].append(round(loss, 4))
         if step == steps:
             break
-        rows = corpus.batch(ids, step=step, rows=ROWS, length=size, repeats=0.25, seed=SEED)
-        network.loss(torch.from_numpy(rows), attend).backward()
+        texts = corpus.batch(
+            ids, step=step, rows=rows, length=model.shape.context, repeats=0.25, seed=seed
+        )
+        network.loss(torch.from_numpy(texts), attend).backward()
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / 5, (steps - step) / (0.4 * steps))
         optimizer.step()
         optimizer.zero_grad()
-    return {"seconds": round(time.perf_counter() - start, 1)} | found
+    learned = {name: value.numpy() for name, value in network.state_dict().items()}
+    return replace(model, weights=learned), found
 
 
-def in_groups(groups: int) -> Attend:
-    """Return causal attention to `groups` heads of keys and values, each the mean of several."""
-
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        shared = k.shape[1] // groups
-        k, v = (
-            x.unflatten(1, (groups, shared)).mean(2).repeat_interleave(shared, 1) for x in (k, v)
-        )
-        return causal(q, k, v)
-
-    return attend
+def held_out(model: Model) -> np.ndarray:
+    """Return some contexts of held-out text, with the token after each: int64 (rows, T + 1)."""
+    size = model.shape.context
+    share = CONTEXTS * size // len(corpus.HELD_OUT)
+    unseen = np.concatenate([model.encode(text)[:share] for text in corpus.held_out()])
+    whole = len(unseen) // (size + 1) * (size + 1)
+    return unseen[:whole].astype(np.int64).reshape(-1, size + 1)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from attncourse.plots.boards import LiveBoard, board
 from attncourse.plots.brackets import LiveBrackets
 from attncourse.plots.caches import LiveKept, LivePool
 from attncourse.plots.distributions import distribution, numbers, table
+from attncourse.plots.frontiers import Gained, LiveFrontier, unbeaten
 from attncourse.plots.guesses import guess
 from attncourse.plots.hashing import LiveSectors, LiveTable
 from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
@@ -62,6 +63,7 @@ __all__ = [
     "PALE",
     "PAPER",
     "SERIES",
+    "Gained",
     "LiveBars",
     "LiveBoard",
     "LiveBrackets",
@@ -70,6 +72,7 @@ __all__ = [
     "LiveCurves",
     "LiveDraws",
     "LiveErrors",
+    "LiveFrontier",
     "LiveGraph",
     "LiveHeatmap",
     "LiveKept",
@@ -123,4 +126,5 @@ __all__ = [
     "show",
     "table",
     "tiles",
+    "unbeaten",
 ]

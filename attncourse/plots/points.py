@@ -41,6 +41,13 @@ def scatter(
     unit_axis(ax, y_unit)
     ax.grid(axis="both")
     set_title(ax, title)
+    name_points(ax, points)
+    return ax
+
+
+def name_points(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write each name beside its point, where there is room; the limits must be set before."""
+    x, y = (np.array(values, dtype=float) for values in zip(*points.values(), strict=True))
     for place, (name, point) in zip(_places(ax, list(points), x, y), points.items(), strict=True):
         ax.annotate(
             name.replace("_", " "),
@@ -51,7 +58,6 @@ def scatter(
             fontsize=8.5,
             arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkB": 3},
         )
-    return ax
 
 
 def _places(ax: Axes, names: list[str], x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:

@@ -1,0 +1,98 @@
+"""Trains every mechanism on every task: `python -m attncourse.tasks`.
+
+`results/tasks.json` is written after every run, and a command that was ended goes on with it:
+runs[task][mechanism][seed] has accuracy, loss (of the last ten steps), steps and seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attncourse.measure import progress
+from attncourse.tasks.questions import TASKS
+from attncourse.tasks.training import LEARNED, MECHANISMS, RATE, ROWS, TESTED, train
+
+RECORD = Path("results/tasks.json")
+SEEDS = (1, 2, 3)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train what the record does not hold yet."""
+    import torch
+
+    parser = argparse.ArgumentParser(
+        prog="python -m attncourse.tasks", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RECORD)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    record = start(options.out)
+    left = [
+        (task, mechanism, seed)
+        for seed in SEEDS
+        for task in TASKS
+        for mechanism in MECHANISMS
+        if str(seed) not in record["runs"].setdefault(task, {}).setdefault(mechanism, {})
+    ]
+    for task, mechanism, seed in progress(left, "training"):
+        result = train(task, mechanism, seed)
+        record["runs"][task][mechanism][str(seed)] = {
+            "accuracy": round(result.accuracy, 4),
+            "loss": round(float(result.losses[-10:].mean()), 4),
+            "steps": len(result.losses),
+            "seconds": round(result.seconds, 1),
+        }
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        new = options.out.with_suffix(".new")
+        new.write_text(json.dumps(record, indent=1) + "\n")
+        new.replace(options.out)  # a command that is ended meanwhile leaves the old one whole
+    print(f"{options.out} written")
+
+
+def settings() -> dict[str, Any]:
+    """Return what the runs depend on."""
+    return {
+        "rows": ROWS,
+        "rate": RATE,
+        "learned": LEARNED,
+        "tested": TESTED,
+        "steps": {name: task.steps for name, task in TASKS.items()},
+        "mechanisms": {name: [one.stem, one.knobs] for name, one in MECHANISMS.items()},
+    }
+
+
+def start(path: Path) -> dict[str, Any]:
+    """Return the record at `path`, to go on with, or an empty one.
+
+    Raises:
+        SystemExit: It was made with other settings or another torch.
+    """
+    import torch
+
+    record: dict[str, Any] = {
+        "settings": settings(),
+        "versions": {"numpy": np.__version__, "torch": torch.__version__},
+        "machine": platform.processor() or platform.machine(),
+        "runs": {},
+    }
+    if not path.exists():
+        return record
+    old = json.loads(path.read_text())
+    for name in ("settings", "versions"):
+        if old.get(name) != record[name]:
+            raise SystemExit(
+                f"{path} was made with {name} {old.get(name)}, not {record[name]}: remove it to "
+                "start anew"
+            )
+    return old
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Quality against bytes: who is beaten, and what is drawn."""
+
+import numpy as np
+import pytest
+
+from attncourse import plots
+from attncourse.plots import Gained
+
+
+def test_who_is_as_good_with_fewer_bytes_or_better_with_as_many_is_unbeaten():
+    points = {
+        "cheap": Gained("a", 1, 0.2),
+        "beaten": Gained("a", 2, 0.1),
+        "middle": Gained("b", 2, 0.5),
+        "its twin": Gained("b", 2, 0.5),
+        "dear": Gained("b", 9, 0.5),
+        "best": Gained("b", 10, 0.9),
+    }
+    assert plots.unbeaten(points, high=True) == ["cheap", "middle", "its twin", "best"]
+    assert plots.unbeaten(points, high=False) == ["cheap", "beaten"]
+
+
+def test_after_tuning_the_mean_over_the_seeds_counts():
+    tuned = Gained("a", 1, 5.0, [1.0, 2.0, 3.0])
+    assert tuned.middle == 2.0
+    assert plots.unbeaten({"tuned": tuned, "not": Gained("a", 1, 2.5)}, high=False) == ["tuned"]
+
+
+def test_update_shows_other_points_under_their_names():
+    live = plots.LiveFrontier({"one": Gained("a", 64, 1.0)}, y_label="nats", high=False)
+    points = {"two": Gained("a", 64, 2.0, [1.0, 1.5]), "three": Gained("b", 640, 3.0)}
+    live.update(points, y_label="share", high=True, title="n = 512")
+    said = {text.get_text() for text in live.ax.texts} - {""}
+    assert said == {"two", "three"}
+    assert live.ax.get_ylabel() == "share"
+    low, high = live.ax.get_ylim()
+    assert low < 1.0 and high > 3.0
+
+
+@pytest.mark.parametrize("n_bytes", [64, 10_000])
+def test_the_stairs_pass_through_those_that_nobody_beats(n_bytes):
+    points = {"one": Gained("a", 64, 1.0), "two": Gained("a", n_bytes, 2.0)}
+    live = plots.LiveFrontier(points, y_label="", high=True)
+    stairs = next(line for line in live.ax.lines if line.get_drawstyle() == "steps-post")
+    best = [(one.n_bytes, one.before) for one in map(points.get, plots.unbeaten(points, high=True))]
+    np.testing.assert_array_equal(np.stack(stairs.get_data(), axis=1)[:-1], best)
