@@ -87,7 +87,7 @@ def tile_sizes(
     if dtype_bytes == 4:  # exact float32 has no tensor cores: operands sit in registers
         most = (32, 32, 8, 2) if width <= 64 else (16, 16, 8, 1)
     elif width <= 64:
-        most = (64, 64, 4, 3) if backward else (128, 64, 8, 3)
+        most = (64, 64, 4, 3) if backward else (128, 64, 4, 3)
     elif width <= 128:
         most = (32, 64, 4, 2) if backward else (64, 64, 4, 3)
     else:
