@@ -72,7 +72,7 @@ PICTURE = data("A band.", **{"text/html": "<p>A band.</p>"})
 
 def test_the_inventory_is_whole():
     topics = coverage.inventory()
-    assert len(topics) == 343
+    assert len(topics) == 348
     for id, topic in topics.items():
         assert re.fullmatch(r"[A-Y]\d+", id) and topic.item and topic.learner_does
         assert topic.chapters and all(re.fullmatch(r"\d\d", chapter) for chapter in topic.chapters)
@@ -250,7 +250,9 @@ def test_each_claim_stands_with_the_notebooks_that_showed_its_card():
     for id in claims.LEDGER:
         [row] = re.findall(rf"^\| {id} \|.*$", page, re.M)
         assert (f"{id} · " in SHOWN["17_audit"]) is ("[17_audit]" in row)
-    assert all(f"| [{stem}](" in page or f"; [{stem}](" in page for stem in SHOWN)
+    with_cards = [s for s, text in SHOWN.items() if any(f"{id} · " in text for id in claims.LEDGER)]
+    assert len(with_cards) > 10
+    assert all(f"| [{stem}](" in page or f"; [{stem}](" in page for stem in with_cards)
 
 
 def test_only_what_a_run_displayed_counts(tmp_path):

@@ -424,6 +424,8 @@ def test_a_dot_marks_one_place_on_each_curve():
     assert not len(live.dots.get_xdata())
     live.update({"a": [0, 2, 4], "b": [1, 1, 1]}, at=3)
     assert (list(live.dots.get_xdata()), list(live.dots.get_ydata())) == ([3, 3], [3, 1])
+    live.update({"a": [0, 2, 4], "b": [1, 1, np.nan]})  # a curve may end early
+    assert live.ax.get_ylim()[1] == 1.1 * 4
 
 
 def test_the_legend_of_growth_covers_no_point():

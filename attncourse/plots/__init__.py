@@ -48,6 +48,7 @@ from attncourse.plots.pages import LivePage
 from attncourse.plots.points import scatter
 from attncourse.plots.programs import LiveProgram
 from attncourse.plots.records import LiveComparison, benchmark
+from attncourse.plots.rings import LiveRing, LiveShares
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
 from attncourse.plots.runs import LiveRun
 from attncourse.plots.scale import LiveScale, scale_legend
@@ -83,12 +84,14 @@ __all__ = [
     "LivePool",
     "LiveProgram",
     "LiveReach",
+    "LiveRing",
     "LiveRoofline",
     "LiveRun",
     "LiveScale",
     "LiveSchedule",
     "LiveSectors",
     "LiveSentence",
+    "LiveShares",
     "LiveTable",
     "LiveTiles",
     "LiveTimeline",

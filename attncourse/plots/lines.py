@@ -364,7 +364,7 @@ class LiveCurves:
             self.lines[label].set_ydata(values)
         heights = [] if at is None else [np.interp(at, self.x, y) for y in curves.values()]
         self.dots.set_data([at] * len(heights), heights)
-        most = max(float(np.max(values)) for values in curves.values())
+        most = max(float(np.nanmax(values)) for values in curves.values())
         self.ax.set_ylim(0, 1.1 * (self.high or most or 1.0))
         if title is not None:
             set_title(self.ax, title)
