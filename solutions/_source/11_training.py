@@ -420,7 +420,7 @@ Spec(
 #
 # L layers are cut into segments of `every`; the last may be shorter. Set aside room for the input
 # of each segment, and for what the layers of the longest keep, `per_layer` tensors each. The last
-# segment doesn't run again: its tensors are there.
+# segment doesn't run again, unlike the chapter's: its tensors are there.
 
 # %% [markdown] role="prompt" exercise="11.3"
 # Return a dict: `held`, all tensors; `again`, layers that run twice; `times`, the work over that of
