@@ -304,7 +304,8 @@ widgets.explore(draw_distance, live_step.figure, every=every)
 # 21\,c$ of a layer, $g > c$ of its gradients, and some scratch $s$, that tooth decides:
 #
 # $$ (L - k)\, g + k\, m + s $$
-#
+
+# %% [markdown]
 # Scratch is read from $L = 4$, $k = 1$. Does the rest foretell another $L$ and another $k$?
 
 # %%
@@ -623,7 +624,8 @@ for name, ways in {"float32": SHORT, "bfloat16": HALF}.items():
 # The saving is in the segment that is made again. What waits is not smaller: no checkpoint shrinks,
 # and the rounded weights of the last product join them. Who wants the checkpoints in 16 bits has to
 # turn the whole stream to 16 bits, and live with its digits.
-#
+
+# %% [markdown]
 # The parameters' own bill does not change at all. With masters: 2 bytes for the weight, 2 for its
 # gradient, 4 for the master, 8 for two moments. That is 16 again.
 
@@ -743,7 +745,8 @@ for reuse in (False, True):
 # (Half a matrix of it is the result.) Did you expect two matrices in the first line, or eight? A
 # name that is bound anew lets go of the old matrix only *after* the new one has been made. Across
 # layers it is the same: two buffers in turn, by `out=`, replace what each layer would allocate.
-#
+
+# %% [markdown]
 # But not in training: what waits for the backward pass must not be written over. torch notices:
 
 # %%
@@ -774,7 +777,8 @@ for share in (0.0, 0.25, 1.0):
 # So "it did allocate" does not mean "it fits": the machine may end the program later, in the middle
 # of a loop, at the first write. And a first pass over new memory is slow, which is why one warms up
 # before one measures ([chapter 13](13_measuring.ipynb)).
-#
+
+# %% [markdown]
 # The same for files. Weights that are *mapped* are read when they are touched, page by page, and
 # two programs share them. A file of 32 MiB; one reads its first tenth:
 
@@ -851,7 +855,8 @@ for name, ways in (tried | {"reversible": {"reverse": True}}).items():
 # %% [markdown]
 # SDPA and checkpoints change a rounding, bfloat16 a little. The reversible line is another model:
 # with weights that were trained for one stream, two halves read nonsense. One has to begin with it.
-#
+
+# %% [markdown]
 # How few bits would do, when the model only reads? Weights, queries, keys and values, rounded to so
 # many bits of *significand* (float16 has 11, bfloat16 8, the 8-bit formats 4 or 3). **Which words
 # go first?**
