@@ -437,8 +437,8 @@ waiting = {
 }
 axes = plots.curves(depths, waiting, x_label="layers", y_label="MiB kept for the backward pass")
 axes.set_xticks(depths)
-said = [f"{name} {line[-1] / line[0]:.2f}" for name, line in waiting.items()]
-plots.show(axes, f"Four times the layers, times as much that waits: {', '.join(said)}.")
+said = ", ".join(f"{line[-1] / line[0]:.2f} ({name})" for name, line in waiting.items())
+plots.show(axes, f"What waits with four layers over that with one: {said}.")
 
 # %% [markdown]
 # What does not grow is mostly the loss. So of what the layers leave waiting it saves a factor of
@@ -734,12 +734,14 @@ peaks = {"a new matrix a head": measure.peak_bytes(each_head, q, k, v)}
 peaks["one for all heads"] = measure.peak_bytes(one_buffer, q, k, v)
 peaks["all heads at once"] = measure.peak_bytes(lambda: np.exp(q @ k.swapaxes(1, 2)) @ v)
 for name, peak in peaks.items():
-    print(f"{name:<20} {peak / (256 * 256 * 4):4.1f} matrices of n x n at most")
+    matrices = peak / (256 * 256 * 4)
+    print(f"{name:<20} {format_bytes(peak):>9} at most, {matrices:4.1f} matrices of n x n")
 
 layers, rows = [torch.randn(16, 16) / 4 for _ in range(12)], torch.randn(4096, 16)
 for reuse in (False, True):
     peak = measure.peak_bytes(buffers.chain, rows, layers, reuse=reuse)
-    print(f"12 layers, reuse {reuse!s:>5}: {peak / rows.nbytes:.0f} tensors at most")
+    print(f"12 layers, reuse {reuse!s:>5}: {format_bytes(peak)} at most, ", end="")
+    print(f"{peak / rows.nbytes:.0f} tensors")
 
 # %% [markdown]
 # (Half a matrix of it is the result.) Did you expect two matrices in the first line, or eight? A
