@@ -86,13 +86,14 @@ def test_reuse_holds_two_buffers_whatever_the_depth():
 def test_reference_counting_frees_what_no_cycle_holds():
     for collect in (False, True):
         churn = buffers.churn(3000, cycles=False, collect=collect)
-        assert churn.uncollected == 0 and churn.seconds > 0
+        assert churn.uncollected == churn.held_bytes == 0 and churn.seconds > 0
 
 
 def test_cycles_hold_tensors_until_the_collector_runs(record_property):
     off = buffers.churn(20_000, cycles=True, collect=False)
-    on = buffers.churn(20_000, cycles=True, collect=True)
-    assert (off.collections, off.uncollected) == (0, 20_000)
+    on = buffers.churn(20_000, cycles=True, collect=True, tensor_bytes=96)
+    assert (off.collections, off.uncollected, off.held_bytes) == (0, 20_000, 20_000 * 1024)
+    assert on.held_bytes == on.uncollected * 96
     assert on.collections > 0 and on.uncollected < 20_000 / 2
     record_property("measured", f"gc: {on.seconds:.3f} s on, {off.seconds:.3f} s off")
 

@@ -96,14 +96,16 @@ class Churn:
         seconds: Its time.
         collections: How often the garbage collector ran.
         uncollected: Tensors that nothing can reach and that still hold their memory at the end.
+        held_bytes: That memory.
     """
 
     seconds: float
     collections: int
     uncollected: int
+    held_bytes: int
 
 
-def churn(n_tensors: int, *, cycles: bool, collect: bool) -> Churn:
+def churn(n_tensors: int, *, cycles: bool, collect: bool, tensor_bytes: int = 1024) -> Churn:
     """Make tensors, drop each at once, and see what the garbage collector has to do with it.
 
     Reference counting frees a tensor the moment nobody holds it. One that a cycle of references
@@ -114,8 +116,10 @@ def churn(n_tensors: int, *, cycles: bool, collect: bool) -> Churn:
         n_tensors: How many are made.
         cycles: Each hangs on a list that contains itself.
         collect: Whether the collector is on meanwhile.
+        tensor_bytes: Of each.
     """
     n_tensors = check_count("buffers.churn", "n_tensors", n_tensors)
+    tensor_bytes = check_count("buffers.churn", "tensor_bytes", tensor_bytes)
     runs, alive, was_on = [], weakref.WeakSet(), gc.isenabled()
 
     def count(phase: str, info: dict) -> None:
@@ -128,14 +132,15 @@ def churn(n_tensors: int, *, cycles: bool, collect: bool) -> Churn:
     try:
         holder: list = []
         for _ in range(n_tensors):
-            holder = [torch.empty(256)]
+            holder = [torch.empty(tensor_bytes, dtype=torch.uint8)]
             alive.add(holder[0])
             if cycles:
                 holder.append(holder)
         del holder  # the last one
-        seconds, uncollected = time.perf_counter() - start, len(alive)
+        seconds = time.perf_counter() - start
+        uncollected, held = len(alive), sum(tensor.nbytes for tensor in alive)
     finally:
         gc.callbacks.remove(count)
         (gc.enable if was_on else gc.disable)()
     gc.collect()
-    return Churn(seconds, runs.count("start"), uncollected)
+    return Churn(seconds, runs.count("start"), uncollected, held)

@@ -44,10 +44,10 @@ n_parameters = sum(parameter.numel() for parameter in net.parameters())
 print(f"{n_parameters:,} parameters x 16 bytes: {format_bytes(16 * n_parameters)}")
 
 # %% [markdown]
-# That is one half of the bill. A gradient is found from the end of the network to its beginning, by
-# the *backward pass*, and that needs numbers from the *forward pass*: to differentiate $\tanh$ one
-# needs its output, to differentiate a product one needs its factors. These numbers, the
-# *activations*, have to wait. See it in three lines: $n = 1000$ tokens, $d = 4$.
+# That is the part that is easy to count. A gradient is found from the end of the network to its
+# beginning, by the *backward pass*, and that needs numbers from the *forward pass*: to
+# differentiate $\tanh$ one needs its output, to differentiate a product one needs its factors.
+# These numbers, the *activations*, have to wait. See it in three lines: $n = 1000$ tokens, $d = 4$.
 
 # %%
 torch.manual_seed(0)
@@ -64,8 +64,8 @@ print("backward:", *line.operations[line.backward : line.update])
 
 # %% [markdown]
 # `timeline.record` takes one training step. It sees each operation of torch, the memory that its
-# results lie in, and when that is given back. Here is each tensor of 16,000 bytes; which ones live
-# from the way there to the way back?
+# results lie in, and when that is given back (not what an operation needs inside itself). Here is
+# each tensor of 16,000 bytes; which ones live from the way there to the way back?
 
 # %% folded=true
 large = [one for one in line.held if one.n_bytes == x.nbytes and one.operation != "t"]
@@ -90,12 +90,15 @@ plots.show(axes, f"{sum(kept)} of {len(large)} tensors are kept for the backward
 
 # %%
 @functools.cache
+def recorded_step(layers, rows, tokens, **ways):
+    net, ids = table.network(layers), table.batch(rows, tokens)
+    adam = timeline.Adam(net.parameters())
+    return timeline.record(lambda: techniques.loss(net, ids, **ways), adam)
+
+
 def step(layers=4, rows=2, tokens=512, **ways):
     """One training step of the model, recorded; `ways` are those of `techniques.loss`."""
-    net, ids = table.network(layers), table.batch(rows, tokens)
-    return timeline.record(
-        lambda: techniques.loss(net, ids, **ways), timeline.Adam(net.parameters())
-    )
+    return recorded_step(layers, rows, tokens, **ways)
 
 
 # %% folded=true
@@ -136,9 +139,9 @@ lengths = widgets.choice([32, 64, 128, 256, 512], 512)
 widgets.explore(draw_step, live_step.figure, rows=widgets.choice([1, 2], 2), tokens=lengths)
 
 # %% [markdown]
-# Parameters, moments and gradients do not ask how long the text is; activations ask for nothing
-# else. The gradients of all layers stand at the end, when most activations have gone, so the peak
-# is not the sum of the two.
+# Parameters, moments and gradients do not ask how long the text is; activations grow with each of
+# its tokens. The gradients of all layers stand at the end, when most activations have gone, so the
+# peak is not the sum of the two.
 #
 # [Exercise 11.1](../exercises/11_training.ipynb#11.1-The-bill-of-a-step) is the bill of such a
 # step.
@@ -154,8 +157,8 @@ one = 2 * 512 * 128 * 4  # bytes of x
 
 
 def layer_keeps():
-    """Bytes that a layer keeps: what four layers keep, less what three do."""
-    return step().peak()["kept"] - step(layers=3).peak()["kept"]
+    """Bytes that a layer keeps: what four layers keep, less what one does, over three."""
+    return (step().peak()["kept"] - step(layers=1).peak()["kept"]) / 3
 
 
 widgets.guess(
@@ -182,7 +185,8 @@ for ax, (name, ways) in zip(
 both[1].set_ylabel("")
 kept = [step(**ways).peak()["kept"] for ways in ({"attend": techniques.eager}, {})]
 more = layer_keeps() / one + (kept[0] - kept[1]) / 4 / one
-plots.show(figure, f"An eager layer keeps {more:.1f} times its input, with SDPA the rest is alike.")
+said = f"{more:.1f} times its input with eager attention, {layer_keeps() / one:.1f} times with SDPA"
+plots.show(figure, f"A layer keeps {said}.")
 
 # %% [markdown]
 # So which tensors are they, with SDPA? In units of $x$, and with the FLOPs of matrix products that
@@ -297,11 +301,12 @@ widgets.explore(draw_distance, live_step.figure, every=every)
 # %% [markdown]
 # The teeth are alike; by a little the last one is the highest, at the *end* of the way back. The
 # checkpoints have gone by then, and the gradients have come. With $c$ bytes of an input, $m =
-# 21\,c$ of a layer and $g$ of its gradients, and some scratch $s$, the last segment decides:
+# 21\,c$ of a layer, $g > c$ of its gradients, and some scratch $s$, that tooth decides:
 #
 # $$ (L - k)\, g + k\, m + s $$
-#
-# Scratch is read from $L = 4$, $k = 1$. Does the rest foretell other $L$ and $k$?
+
+# %% [markdown]
+# Scratch is read from $L = 4$, $k = 1$. Does the rest foretell another $L$ and another $k$?
 
 # %%
 LAYER = 196_864 * 4  # bytes of a layer's gradients: g
@@ -312,10 +317,8 @@ def predicted(layers, every):
     return (layers - every) * LAYER + every * 21 * one + s
 
 
-for layers, every in ((4, 1), (4, 2), (6, 2)):
-    found = step(layers=layers, every=every).step_bytes
-    guessed = predicted(layers, every)
-    print(f"L = {layers}, k = {every}: {format_bytes(guessed)} predicted, {format_bytes(found)}")
+found = step(layers=6, every=2).step_bytes
+print(f"L = 6, k = 2: {format_bytes(predicted(6, 2))} predicted, {format_bytes(found)} measured")
 
 # %% [markdown]
 # And the price? A layer is $y = x W$. Its forward pass is one product, $x W$; its backward pass
@@ -335,10 +338,15 @@ print(products, f"{products['k'] / products['plain']:.3f} times")
 # A little less than 4/3: the last product, from which the logits come, is in no segment. Times lie
 # in [the table below](#All-on-one-table).
 #
+# One could do with less: the last segment runs again right after it ran. Who keeps its tensors
+# instead runs $L - k$ layers twice, if $k$ divides $L$, and holds as much, the loss aside.
+
+# %% [markdown]
 # [Exercise 11.2](../exercises/11_training.ipynb#11.2-Keep-every-k-th) is the segment that is made
 # again, with its memory graded, and [Exercise
-# 11.3](../exercises/11_training.ipynb#11.3-The-best-distance) the formula, for any $L$ and $k$.
-# Ours is [`training/checkpointing.py`](../attncourse/training/checkpointing.py).
+# 11.3](../exercises/11_training.ipynb#11.3-The-best-distance) the bill for any $L$ and $k$, if the
+# last segment runs once. Ours is
+# [`training/checkpointing.py`](../attncourse/training/checkpointing.py).
 
 # %% [markdown] covers="M6 M7 M8 M11 Y5"
 # ## Compute it backwards
@@ -382,7 +390,7 @@ widgets.guess(
 )
 
 # %% folded=true
-depths = [1, 3, 6, 12, 24, 48]
+depths = [1, 3, 12, 48]
 dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 dtypes["float64"] = torch.float64
 off = {
@@ -410,7 +418,7 @@ claims.check("C294")
 
 # %%
 @functools.cache
-def narrow_step(layers, tokens=512, **ways):
+def narrow_step(layers, tokens, **ways):
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         shape = model.Shape(n_ids=256, n_layers=layers, width=32, hidden=128, context=tokens)
@@ -424,21 +432,21 @@ def narrow_step(layers, tokens=512, **ways):
 WAYS = {"all kept": {}, "checkpoint each": {"every": 1}, "reversible": {"reverse": True}}
 depths = [1, 2, 4]
 waiting = {
-    name: [narrow_step(layers, **ways).bytes()["kept"].max() / 2**20 for layers in depths]
+    name: [narrow_step(layers, 512, **ways).bytes()["kept"].max() / 2**20 for layers in depths]
     for name, ways in WAYS.items()
 }
 axes = plots.curves(depths, waiting, x_label="layers", y_label="MiB kept for the backward pass")
 axes.set_xticks(depths)
-said = [f"{name} {line[-1] / line[0]:.2f}" for name, line in waiting.items()]
-plots.show(axes, f"Four times the layers, times as much that waits: {', '.join(said)}.")
+said = ", ".join(f"{line[-1] / line[0]:.2f} ({name})" for name, line in waiting.items())
+plots.show(axes, f"What waits with four layers over that with one: {said}.")
 
 # %% [markdown]
-# What does not grow is mostly the loss. So for what waits it is a factor of $L$, as the texts say.
-# The price: $F$ and $G$ run once more, so $4/3$ again. Then should it not beat checkpoints, of
-# which $L$ wait? Compare the peak of the whole step, with more and more tokens.
+# What does not grow is mostly the loss. So of what the layers leave waiting it saves a factor of
+# $L$, as the texts say. The price: $F$ and $G$ run once more, so $4/3$ again. Then should it not
+# beat checkpoints, of which $L$ wait? Compare the peak of a whole step, with more and more tokens.
 
 # %% folded=true
-counts = [128, 512, 1024]
+counts = [128, 256, 512]
 peaks = {
     name: [narrow_step(4, tokens, **WAYS[name]).step_bytes / 2**20 for tokens in counts]
     for name in ("checkpoint each", "reversible")
@@ -448,9 +456,7 @@ axes = plots.curves(counts, peaks, **axis)
 axes.set_xticks(counts, map(str, counts))
 less = [1 - b / a for a, b in zip(*peaks.values(), strict=True)]
 said = ", ".join(f"{saved:.0%} at {tokens}" for saved, tokens in zip(less, counts, strict=True))
-plots.show(
-    axes, f"Four layers, width 32: reversible layers take less by {said} tokens. 12 d is 384."
-)
+plots.show(axes, f"Four layers, width 32: reversible layers take less by {said} tokens.")
 
 # %% [markdown]
 # They save little, and little by little more. You saw why: at the end of the way back the
@@ -459,6 +465,8 @@ plots.show(
 # the gradients need later anyway:
 #
 # $$ B\, n < 12\, d $$
+#
+# Here that is up to 384 tokens.
 
 # %% [markdown]
 # Below that, what is saved comes from making half a layer again instead of a whole one.
@@ -504,9 +512,8 @@ from attncourse.training import mixed_precision
 
 for name in ("float16", "bfloat16", "float32"):
     of = torch.finfo(getattr(torch, name))
-    print(
-        f"{name:>8}: up to {of.max:.3g}, down to {of.smallest_normal:.1e}; next to 1: {of.eps:.1e}"
-    )
+    least = of.smallest_normal * of.eps  # with a single bit left
+    print(f"{name:>8}: up to {of.max:.3g}, down to {least:.1e}; gap next to 1: {of.eps:.1e}")
 one_weight = torch.ones(3).to(torch.float16)
 for _ in range(1000):
     one_weight += 1e-4
@@ -527,9 +534,9 @@ for dtype in (torch.float16, torch.bfloat16):
     print(dtype, f"off by {(rough - exact).abs().max() / exact.abs().max():.1e} of the largest")
 
 # %% [markdown]
-# And gradients? They are small: the loss is a mean over all tokens, so each of them has its
-# thousandth. Below the smallest number of float16, about $6 \cdot 10^{-8}$, they *underflow*: they
-# become zero. These are the gradients of the trained model, by size.
+# And gradients? They are small: the loss is a mean, so each of 256 tokens adds a 256th of its own.
+# Below half of the smallest number of float16, which is about $6 \cdot 10^{-8}$, they *underflow*:
+# they are rounded to zero. These are the gradients of the trained model, by size.
 
 # %%
 net = table.Network(small.shape)
@@ -552,12 +559,12 @@ def draw_scale(scale):
     for kind, colour in colours.items():
         here = kinds == kind
         ax_scale.bar(shown[here], heights[here], 0.9, color=colour, edgecolor="grey", label=kind)
-    ax_scale.axvline(-24.5, color=plots.INK, linestyle="--")
+    ax_scale.axvline(-25.5, color=plots.INK, linestyle="--")
     ax_scale.axvline(15.5, color=plots.INK, linestyle="--")
     ax_scale.set(xlim=(-45, 26), xlabel="gradient times scale, as a power of 2", ylabel="share")
     ax_scale.legend(loc="upper left", frameon=False)
     lost = mixed_precision.underflow(grads, torch.float16, scale=2.0**scale)
-    over = "some overflow" if (sizes * 2.0**scale > 65504).any() else "none overflows"
+    over = "some overflow" if (sizes * 2.0**scale >= 65520).any() else "none overflows"
     return f"Scale 2^{scale}: {lost:.2%} become zero, {over}."
 
 
@@ -608,26 +615,25 @@ widgets.guess(
 # And on top of checkpoints? What waits there are sums, which stay in float32:
 
 # %%
-for name, ways in {"all kept": {}, "checkpoint each": {"every": 1}}.items():
-    lines = step(**SHORT, **ways), step(**HALF, **ways)
-    waits = [int(line.bytes()["kept"].max()) for line in lines]
-    at_most = [line.step_bytes for line in lines]
-    print(f"{name}: kept {' -> '.join(map(format_bytes, waits))}, peak ", end="")
-    print(" -> ".join(map(format_bytes, at_most)))
+for name, ways in {"float32": SHORT, "bfloat16": HALF}.items():
+    line = step(**ways, every=1)
+    waits = format_bytes(line.bytes()["kept"].max())
+    print(f"{name:>8}, checkpoint each: {waits} wait, {format_bytes(line.step_bytes)} at the peak")
 
 # %% [markdown]
 # The saving is in the segment that is made again. What waits is not smaller: no checkpoint shrinks,
 # and the rounded weights of the last product join them. Who wants the checkpoints in 16 bits has to
 # turn the whole stream to 16 bits, and live with its digits.
-#
-# The parameters' own bill does not change at all: 2 bytes for the weight, 2 for its gradient, 4 for
-# the master, 8 for two moments. That is 16 again.
+
+# %% [markdown]
+# The parameters' own bill does not change at all. With masters: 2 bytes for the weight, 2 for its
+# gradient, 4 for the master, 8 for two moments. That is 16 again.
 
 # %% [markdown]
 # ## All on one table
 #
-# Twelve layers, 2 × 512 tokens, float32 unless it says otherwise. Prediction: what you measured
-# with *four* layers, and for each of the eight others what it adds. That is 21 tensors, or 34½ with
+# Twelve layers, 2 × 512 tokens, float32 unless it says otherwise. Prediction: what a step of *four*
+# layers (or of two) takes, and for each further layer what it adds. That is 21 tensors, or 34½ with
 # $n^2$ weights (and a mask), if all is kept; otherwise a layer's gradients.
 
 # %%
@@ -635,8 +641,8 @@ eager = {"attend": techniques.eager}
 foretold = {
     "eager": step(**eager).step_bytes + 8 * 34.5 * one,
     "SDPA": step().step_bytes + 8 * 21 * one,
-    "eager, checkpoint every layer": step(**eager, every=1).step_bytes + 8 * LAYER,
-    "reversible": step(reverse=True).step_bytes + 8 * LAYER,
+    "eager, checkpoint every layer": step(2, **eager, every=1).step_bytes + 10 * LAYER,
+    "reversible": step(2, reverse=True).step_bytes + 10 * LAYER,
 }
 foretold |= {
     f"checkpoint every {word}": predicted(12, k)
@@ -675,9 +681,16 @@ for way in table.WAYS:
 # %% [markdown] covers="M5 N5"
 # ## Memory that is used again
 #
-# A step makes a thousand tensors, and the next step makes the same thousand. One can reserve one
-# buffer and hand out pieces of it in a row: an *arena*. An allocation is an addition, and all
-# pieces are given back at once.
+# The next step makes the same tensors as this one, and gives them back as well. How many?
+
+# %%
+made = [one.n_bytes for one in step().held if one.operation]  # the rest was there before
+print(f"{len(made)} tensors, {format_bytes(sum(made))} in all; ", end="")
+print(f"{format_bytes(step().step_bytes)} at a time")
+
+# %% [markdown]
+# One can reserve one buffer and hand out pieces of it in a row: an *arena*. An allocation is an
+# addition, and all pieces are given back at once, at the end of a *frame*.
 
 # %%
 from attncourse.training import buffers
@@ -687,7 +700,8 @@ for _layer in range(3):
     with arena.frame():
         scores, out = arena.empty(16, 16), arena.empty(16, 8)
         places.add(scores.data_ptr())
-print(f"three layers: {arena.peak:,} bytes, scores in {len(places)} place")
+each = scores.nbytes + out.nbytes
+print(f"three layers of {each:,} bytes: {arena.peak:,} at most, scores in {len(places)} place")
 
 # %% [markdown]
 # Each layer's scores lie where those of the last one lay. A tensor that is read after its frame
@@ -720,20 +734,30 @@ peaks = {"a new matrix a head": measure.peak_bytes(each_head, q, k, v)}
 peaks["one for all heads"] = measure.peak_bytes(one_buffer, q, k, v)
 peaks["all heads at once"] = measure.peak_bytes(lambda: np.exp(q @ k.swapaxes(1, 2)) @ v)
 for name, peak in peaks.items():
-    print(f"{name:<20} {peak / (256 * 256 * 4):4.1f} matrices of n x n at most")
+    matrices = peak / (256 * 256 * 4)
+    print(f"{name:<20} {format_bytes(peak):>9} at most, {matrices:4.1f} matrices of n x n")
 
 layers, rows = [torch.randn(16, 16) / 4 for _ in range(12)], torch.randn(4096, 16)
 for reuse in (False, True):
     peak = measure.peak_bytes(buffers.chain, rows, layers, reuse=reuse)
-    print(f"12 layers, reuse {reuse!s:>5}: {peak / rows.nbytes:.0f} tensors at most")
+    print(f"12 layers, reuse {reuse!s:>5}: {format_bytes(peak)} at most, ", end="")
+    print(f"{peak / rows.nbytes:.0f} tensors")
 
 # %% [markdown]
-# Did you expect two matrices in the first line, or eight? A name that is bound anew lets go of the
-# old matrix only *after* the new one has been made. Across layers it is the same: two buffers in
-# turn, by `out=`, replace what each layer would allocate.
-#
-# But not in training: what waits for the backward pass must not be written over. torch notices, and
-# refuses: the reason why `out=` takes no part in gradients.
+# (Half a matrix of it is the result.) Did you expect two matrices in the first line, or eight? A
+# name that is bound anew lets go of the old matrix only *after* the new one has been made. Across
+# layers it is the same: two buffers in turn, by `out=`, replace what each layer would allocate.
+
+# %% [markdown]
+# But not in training: what waits for the backward pass must not be written over. torch notices:
+
+# %%
+output = torch.tanh(rows @ layers[0].requires_grad_())  # its backward pass needs it
+torch.tanh(rows, out=output.detach())  # the same memory, for another output
+try:
+    output.sum().backward()
+except RuntimeError as error:
+    print(str(error).partition(": ")[0])
 
 # %% [markdown] covers="N6 N7"
 # ## Pages nobody touched
@@ -755,7 +779,8 @@ for share in (0.0, 0.25, 1.0):
 # So "it did allocate" does not mean "it fits": the machine may end the program later, in the middle
 # of a loop, at the first write. And a first pass over new memory is slow, which is why one warms up
 # before one measures ([chapter 13](13_measuring.ipynb)).
-#
+
+# %% [markdown]
 # The same for files. Weights that are *mapped* are read when they are touched, page by page, and
 # two programs share them. A file of 32 MiB; one reads its first tenth:
 
@@ -769,11 +794,11 @@ with tempfile.TemporaryDirectory() as folder:
     grown, mapped = resident.resident_growth(lambda: resident.map_weights(path, (64, 131_072)))
     print(f"{format_bytes(mapped.nbytes)} mapped: grown by {format_bytes(max(0, grown))}")
     grown, _ = resident.resident_growth(lambda: mapped[:6].sum())
-    print(f"a tenth of it read: by {format_bytes(max(0, grown))} more")
+    print(f"{format_bytes(mapped[:6].nbytes)} read: by {format_bytes(max(0, grown))} more")
     mapped = None  # some systems delete no file that is mapped
 
 # %% [markdown]
-# Somewhat more than asked for: the system reads ahead. This is how a model larger than memory
+# It may be more than asked for, as a system reads ahead. This is how a model larger than memory
 # starts at once. And then it reads a layer from the disk each time that layer is needed.
 
 # %% [markdown] covers="N8"
@@ -781,22 +806,23 @@ with tempfile.TemporaryDirectory() as folder:
 #
 # Python frees a tensor the moment that nobody holds it, by counting references. Two objects that
 # hold each other never get to zero; for them the *collector* goes round now and then. It counts
-# objects, and a tensor of a gigabyte is one object. Two thousand tensors, each dropped at once:
+# objects, and a tensor of a gigabyte is one object. Two thousand tensors of 64 KiB, each dropped at
+# once:
 
 # %% tags=["nbval-ignore-output"]
 import gc
 
 gc.freeze()  # the collector passes over what there is by now
 for cycles, collect in ((False, True), (True, True), (True, False)):
-    run = buffers.churn(2000, cycles=cycles, collect=collect)
+    run = buffers.churn(2000, tensor_bytes=2**16, cycles=cycles, collect=collect)
     print(f"cycles {cycles!s:>5}, collector {collect!s:>5}: {run.seconds * 1e3:5.1f} ms, ", end="")
-    print(f"{run.collections} collections, {run.uncollected} left")
+    print(f"{run.collections} collections, {format_bytes(run.held_bytes)} still held")
 gc.unfreeze()
 
 # %% [markdown]
-# With cycles and the collector off, all of them still hold memory at the end. Without cycles it has
-# nothing to do. Who trains large models often turns it off and calls `gc.collect()` between steps,
-# so that all machines pause together. Look at your own numbers: is that worth it here?
+# With cycles and the collector off, all of them still hold their memory at the end. Without cycles
+# it has nothing to do. Who trains large models often turns it off and calls `gc.collect()` between
+# steps, so that all machines pause together. Look at your own numbers: is that worth it here?
 
 # %% [markdown]
 # ## In a real model
@@ -831,7 +857,8 @@ for name, ways in (tried | {"reversible": {"reverse": True}}).items():
 # %% [markdown]
 # SDPA and checkpoints change a rounding, bfloat16 a little. The reversible line is another model:
 # with weights that were trained for one stream, two halves read nonsense. One has to begin with it.
-#
+
+# %% [markdown]
 # How few bits would do, when the model only reads? Weights, queries, keys and values, rounded to so
 # many bits of *significand* (float16 has 11, bfloat16 8, the 8-bit formats 4 or 3). **Which words
 # go first?**

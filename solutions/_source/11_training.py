@@ -172,7 +172,9 @@ Spec(
              next="the last layer's gradients are made before anything is freed"),
         edit("kept[: i + 1]", "kept[:i]",
              says="your layers free what they kept before their gradients are made",
-             next="while layer i is undone, it holds both: kept[: i + 1]"),
+             next="while layer i is undone, it holds both: kept[: i + 1]",
+             also=[edit("kept[: i + 1]", "kept[:i]",
+                        "max(held)", "max(*held, sum(kept) * bytes_per_number)")]),
         edit("max(held)", "max(sum(kept) * bytes_per_number, 4 * sum(parameters))",
              says="your peak is the larger end of the backward pass, and it may lie between",
              next="look at each layer while it is undone"),
@@ -418,9 +420,9 @@ Spec(
 # *12 minutes · difficulty 2 of 3 · 2 points*
 # · [section](../notebooks/11_training.ipynb#Compute-it-twice)
 #
-# L layers are cut into segments of `every`; the last may be shorter. Set aside room for the input
-# of each segment, and for what the layers of the longest keep, `per_layer` tensors each. The last
-# segment doesn't run again: its tensors are there.
+# L layers are cut into segments of `every`; the last may be shorter. Set aside room for each
+# segment's input, and for what the layers of the longest keep, `per_layer` tensors each. The last
+# segment runs once, unlike the chapter's: its tensors are there.
 
 # %% [markdown] role="prompt" exercise="11.3"
 # Return a dict: `held`, all tensors; `again`, layers that run twice; `times`, the work over that of
