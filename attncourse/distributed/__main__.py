@@ -2,10 +2,11 @@
 
     torchrun --nproc-per-node 4 -m attncourse.distributed --tokens 4096
 
-With a GPU for each process of a machine it runs over nccl, which no GPU has tried yet, else over gloo
-on CPUs. The first process prints: for each algorithm the largest difference from attention in one
-process, the bytes that a process sends beside those that were predicted, and seconds. On several
-machines torchrun needs `--nnodes`, `--rdzv-backend c10d` and `--rdzv-endpoint host:port` too.
+With a GPU for each process of a machine it runs over nccl, which no GPU has tried yet, else over
+gloo on CPUs. The first process prints: for each algorithm the largest difference from attention in
+one process, the bytes that a process sends beside those that were predicted, and seconds. On
+several machines torchrun needs `--nnodes`, `--rdzv-backend c10d` and `--rdzv-endpoint host:port`
+too.
 """
 
 from __future__ import annotations
