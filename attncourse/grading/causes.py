@@ -110,7 +110,7 @@ class Search:
         does not prove it. A mistake that explains only some failing cases must spoil none.
         """
         # Two numbers agree by chance sooner than two arrays.
-        share = 0.2 if self.exercise.kind == "number" else 0.0
+        share = 0.2 if self.exercise.kind in ("number", "class") else 0.0
         whole: list[tuple[int, int, Guess]] = []
         part: list[tuple[int, int, Guess]] = []
         for place, (mistake, function) in enumerate(suspects):
