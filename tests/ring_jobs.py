@@ -36,6 +36,12 @@ def _backward(total, inputs):
     return torch.autograd.grad(total, inputs, retain_graph=True)
 
 
+def messages(q, k, v, **options):
+    with count_sent() as sent:
+        all_to_all_attention(q, k, v, **options)
+    return sent.messages
+
+
 def in_pairs(q, k, v):
     """Attend in two groups of two, and return the rank in each."""
     groups = [dist.new_group([0, 2]), dist.new_group([1, 3])]
@@ -108,3 +114,35 @@ def sleep_at(rank):
 
 def stop_at(rank):
     die_at(rank, signal.SIGSTOP)
+
+
+def echo(value):
+    """Return the value from each rank, a moment later."""
+    time.sleep(0.01)
+    return value, dist.get_rank()
+
+
+class Speechless(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+def speechless_at(rank):
+    if dist.get_rank() == rank:
+        raise Speechless
+    dist.barrier()
+
+
+def silent_at(rank):
+    if dist.get_rank() == rank:
+        raise ValueError
+    dist.barrier()
+
+
+class NotUnpickled:
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def what_is_not_unpickled():
+    return NotUnpickled()

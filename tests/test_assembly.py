@@ -252,6 +252,12 @@ def test_an_error_in_a_class_is_told_with_its_line_and_method():
     verdict = stack("def pop(", "def take(")
     assert verdict.reason == "raised AttributeError: 'Stack' object has no attribute 'pop'"
     assert verdict.cause == "it cannot be used as the exercise says"
+    waits = "        if stack.push(number):\n            raise RuntimeError('the others wait')"
+    waiting = STACK_SPEC.replace("        stack.push(number)", waits)
+    verdict = stack("self.held.append(number)", "return self", spec=waiting)
+    assert verdict.reason == "raised RuntimeError: the others wait"
+    assert verdict.cause == ""
+    assert verdict.hint == "compare what it calls, and what it returns, with what the exercise says"
 
 
 def test_the_memory_of_a_class_is_metered_and_found():

@@ -889,6 +889,41 @@ def test_parts_are_explained_one_by_one():
     assert failed(exercise, odd).cause == "key 'flops': half"
 
 
+def test_text_as_numpy_chooses_it_is_text():
+    exercise = number(("better", 2))
+    for text in (np.str_("better"), np.where(True, "better", "worse"), "better"):
+        assert judge(exercise, lambda text=text: (text, 2), seed=0).status == "passed"
+    failed(exercise, lambda: (np.str_("worse"), 2), "expected 'better', yours 'worse'")
+
+
+def test_numbers_are_no_mask():
+    def positive(x):
+        return x > 0
+
+    cases = [Case("two", (np.array([1.0, 2.0]),))]
+    exercise = toy(positive, lambda rng: cases, "mask")
+    verdict = failed(exercise, lambda x: np.flatnonzero(x > 0), "dtype int64, expected bool")
+    assert verdict.cause == "numbers, where True or False is asked of each"
+    assert verdict.hint == "end with a comparison: it gives a mask"
+
+
+def test_one_of_few_words_in_a_part_proves_nothing():
+    def judged(x):
+        return x - 0.5, "up" if x > 0.5 else "down"
+
+    def turned(x):
+        return x - 0.5, "down" if x > 0.5 else "up"
+
+    def squared(x):
+        return (x - 1.5) ** 2, "down" if x > 0.5 else "up"
+
+    cases = [Case(f"x = {x}", (x,)) for x in (0.25, 2.75, 4.75)]
+    mistakes = [Mistake(turned, "your words are turned round", "turn them")]
+    exercise = toy(judged, lambda rng: cases, "number", mistakes)
+    assert failed(exercise, turned).cause == "your words are turned round"
+    assert failed(exercise, squared).cause == ""
+
+
 def test_the_search_for_a_cause_ends(monkeypatch):
     monkeypatch.setattr(causes, "SECONDS", -1.0)
     verdict = failed(WEIGHTS, unscaled)

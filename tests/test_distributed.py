@@ -5,6 +5,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -139,6 +140,22 @@ def test_attention_over_processes_is_attention(pools, case):
                 dtype_bytes=itemsize(tensors[0]), backward=backward,
             )  # fmt: skip
             assert predicted.sent == tuple(sent[backward] for _, sent in answers)
+
+
+@pytest.mark.parametrize("algorithm", ["ring", "all_to_all"])
+def test_shares_of_huge_scores_add_up_to_one(pools, algorithm):
+    import torch
+
+    q, k, v = torch.full((1, 2, 8, 4), 1e8), torch.ones(1, 2, 8, 4), torch.ones(1, 2, 8, 4)
+    found = pools(2).run(jobs.both_ways, algorithm, *parts((q, k, v, v), 2, "zigzag"))
+    assert np.allclose(unshard([answer[0][0] for answer in found]), v, rtol=0, atol=1e-6)
+
+
+def test_messages_are_counted_where_some_processes_hold_nothing(pools):
+    tensors = drawn(1, 1)[:3]
+    found = pools(4).run(jobs.messages, *parts(tensors, 4, "zigzag"), n_queries=1, n_keys=1)
+    steps = cost("all_to_all", 1, 4, batch=2, heads=4, width=8).steps
+    assert found == [sum(step.messages for step in of_rank) for of_rank in steps]
 
 
 def test_bytes_of_the_chapter(pools):
@@ -412,6 +429,54 @@ def test_a_worker_that_fails_ends_all_with_one_line(job, arguments, says):
         assert "\n" not in str(error.value)
         assert gone(pids) and workers.pids == []
         assert workers.run(os.getpid) == workers.pids != pids
+
+
+def test_errors_without_a_message_are_told_too(pools):
+    for job, says in (
+        (jobs.silent_at, "worker 1 of 2 raised ValueError$"),
+        (jobs.speechless_at, "worker 1 of 2 raised Speechless: its message raises RuntimeError$"),
+    ):
+        with pytest.raises(WorkerError, match=says):
+            pools(2).run(job, 1)
+
+
+def test_a_result_that_cannot_be_unpickled_is_an_error_of_the_worker(pools):
+    says = "what worker . of 2 returned cannot be unpickled here: ValueError: invalid literal"
+    with pytest.raises(WorkerError, match=says):
+        pools(2).run(jobs.what_is_not_unpickled)
+    assert pools(2).run(jobs.echo, 3) == [(3, 0), (3, 1)]
+
+
+def in_threads(function, n=3):
+    """Call a function with 0 to n - 1, each in a thread, and return what each returned."""
+    found = {}
+    threads = [
+        threading.Thread(target=lambda i=i: found.__setitem__(i, function(i))) for i in range(n)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return [found.get(i) for i in range(n)]
+
+
+def test_threads_take_turns_with_workers():
+    with Workers(2) as workers:
+        found = in_threads(lambda i: [workers.run(jobs.echo, (i, j)) for j in range(5)])
+    assert found == [[[((i, j), 0), ((i, j), 1)] for j in range(5)] for i in range(3)]
+
+
+def test_the_script_is_itself_after_threads_have_started_workers():
+    def started(i):
+        with Workers(1) as workers:
+            return workers.run(jobs.echo, i)
+
+    main = sys.modules["__main__"]
+    try:
+        assert in_threads(started) == [[(i, 0)] for i in range(3)]
+        assert sys.modules["__main__"] is main
+    finally:
+        sys.modules["__main__"] = main
 
 
 def test_what_a_worker_said_in_full_is_kept(pools):

@@ -278,11 +278,12 @@ class _Call:
                 numbers = heads * self.width
                 numbers += self.kv_heads // self.size * (self.width + self.value_width)
                 back = self.batch * numbers * (n - _count(own)) * self.dtype_bytes
-            others = self.size - 1
             calls = (1, 3) if self.backward else (3, 1)
+            others = self.size - 1 if _count(own) else 0  # nothing is no message
+            homes = sum(1 for held in self.held if held is not own and _count(held))
             steps.append([
                 Step(Cost(0, 0, 0, peak), come, calls[0] * others),
-                Step(self._work(heads, whole, whole, peak), back, calls[1] * others),
+                Step(self._work(heads, whole, whole, peak), back, calls[1] * homes),
             ])  # fmt: skip
         return steps
 

@@ -90,6 +90,9 @@ def merge(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
 
         lse' = log(e^lse + e^part_lse)      out' = out · e^(lse − lse') + part · e^(part_lse − lse')
 
+    The two shares are divided by their sum, so that it is 1 for huge scores, too: an lse of 10⁸ in
+    float32 has no digits left for log 2, and both shares would be 1.
+
     Args:
         out: (..., rows, Dv).
         lse: (..., rows); −inf where no key was seen.
@@ -97,11 +100,12 @@ def merge(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
         part_lse: As many as lse.
     """
     part, part_lse = part.view(out.shape), part_lse.view(lse.shape)
-    joined = torch.logaddexp(lse, part_lse)
-    pivot = finite(joined)
-    out *= (lse - pivot).exp_()[..., None]
-    out += part.mul_((part_lse - pivot).exp_()[..., None])
-    lse.copy_(joined)
+    pivot = finite(torch.maximum(lse, part_lse))
+    share, part_share = (lse - pivot).exp_(), (part_lse - pivot).exp_()
+    total = (share + part_share).clamp_(min=1)  # at least 1 where a key is seen, else 0
+    out *= share.div_(total)[..., None]
+    out += part.mul_(part_share.div_(total)[..., None])
+    lse.copy_(torch.logaddexp(lse, part_lse))
 
 
 def gradients(

@@ -35,6 +35,15 @@ def dumps(value: Any) -> bytes:
     return out.getvalue()
 
 
+def first_line(error: BaseException) -> str:
+    """Return ": " and the first line of what an error says, empty if it says nothing."""
+    try:
+        line = next(iter(str(error).splitlines()), "")
+    except Exception as wrong:
+        line = f"its message raises {type(wrong).__name__}"
+    return f": {line}" if line else ""
+
+
 @dataclass
 class _Text:
     """A function of a notebook or script, with what it names there.

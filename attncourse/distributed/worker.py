@@ -77,9 +77,8 @@ def _answer(tasks: connection.Connection, call: Any, folder: Path) -> None:
     try:
         answer = travel.dumps((True, call()))
     except BaseException as error:
-        first = next(iter(str(error).splitlines()), "")
         full = "".join(traceback.format_exception(error))
-        answer = travel.dumps((False, (type(error).__name__, first, full)))
+        answer = travel.dumps((False, (type(error).__name__, travel.first_line(error), full)))
     try:
         tasks.send_bytes(answer)
     except OSError:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from attncourse.units import format_seconds
 START = 120.0  # seconds to come up: on a busy machine, importing torch alone may take half of it
 GRACE = 0.25  # seconds for a worker's death to be heard after the error of one that waited for it
 SERVER = "attncourse.distributed.worker"
+_MAIN = threading.Lock()  # held by the thread that has replaced __main__
 
 
 class WorkerError(RuntimeError):
@@ -58,6 +60,7 @@ class Workers:
     and why; the next `run` starts new ones. Ctrl-C ends them too, and `close()`, the end of a
     `with`, and the end of the process that made them, however it ends. Each computes on one thread.
     They talk over the loopback interface and meet by a file, so several notebooks do not clash.
+    Threads may share them: a `run` waits until the one of another thread is done.
 
     Args:
         n: How many, at least 1.
@@ -74,6 +77,7 @@ class Workers:
             raise ValueError(f"Workers: limit must be above 0 seconds, got {limit}")
         self.limit = float(limit)
         self._pool: _Pool | None = None
+        self._turn = threading.RLock()  # of the thread whose call the workers are at
 
     def run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> list[Any]:
         """Call the function in every worker, and return what each returned, in order of rank.
@@ -100,13 +104,14 @@ class Workers:
             ]
         except TypeError as error:
             raise TypeError(f"Workers.run: {error}") from None
-        self.start()
-        assert self._pool is not None
-        try:
-            return self._pool.run(tasks, self.limit)
-        except BaseException:  # Ctrl-C too
-            self.close()
-            raise
+        with self._turn:
+            self.start()
+            assert self._pool is not None
+            try:
+                return self._pool.run(tasks, self.limit)
+            except BaseException:  # Ctrl-C too
+                self.close()
+                raise
 
     def start(self) -> None:
         """Start the workers if there are none; `run` does so too.
@@ -114,13 +119,14 @@ class Workers:
         Raises:
             WorkerError: They did not come up.
         """
-        if self._pool is None:
-            self._pool = _Pool(self.n, self.limit)
-            try:
-                self._pool.start()
-            except BaseException:
-                self.close()
-                raise
+        with self._turn:
+            if self._pool is None:
+                self._pool = _Pool(self.n, self.limit)
+                try:
+                    self._pool.start()
+                except BaseException:
+                    self.close()
+                    raise
 
     def close(self) -> None:
         """End the workers, whatever they do; the next `run` starts new ones."""
@@ -212,11 +218,12 @@ class _Pool:
                     dead.append(rank)
                     continue
                 try:
-                    good, value = pickle.loads(ready.recv_bytes())
+                    answer = ready.recv_bytes()
                 except (EOFError, OSError):
                     dead.append(rank)
-                else:
-                    (answers if good else raised)[rank] = value
+                    continue
+                good, value = self._read(answer, rank)
+                (answers if good else raised)[rank] = value
             if dead:
                 self._died(dead)
             if raised:
@@ -227,6 +234,15 @@ class _Pool:
         if silent:
             self._silent(what, silent, limit)
         return [answers[rank] for rank in range(self.size)]
+
+    def _read(self, answer: bytes, rank: int) -> tuple[bool, Any]:
+        try:
+            return pickle.loads(answer)
+        except Exception as error:  # what a class does when it is unpickled, or one unknown here
+            raise WorkerError(
+                f"Workers: what worker {rank} of {self.size} returned cannot be unpickled here: "
+                f"{type(error).__name__}{travel.first_line(error)}"
+            ) from error
 
     def _died(self, dead: list[int]) -> NoReturn:
         rank = min(dead)
@@ -245,9 +261,7 @@ class _Pool:
         # What gloo says is that another one failed; the other one knows why.
         rank = min(raised, key=lambda rank: ("gloo/" in raised[rank][1], rank))
         kind, line, full = raised[rank]
-        raise WorkerError(
-            f"Workers.{what}: worker {rank} of {self.size} raised {kind}: {line}", full
-        )
+        raise WorkerError(f"Workers.{what}: worker {rank} of {self.size} raised {kind}{line}", full)
 
     def _silent(self, what: str, silent: list[int], limit: float) -> NoReturn:
         for rank in silent:
@@ -319,9 +333,10 @@ def _context() -> Any:
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
     """Keep multiprocessing from running the script or notebook again in each process."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    with _MAIN:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main

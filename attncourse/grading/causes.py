@@ -8,10 +8,13 @@ shown only if every failing case bears it out.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from attncourse.grading.compare import differences, part_name, same
 from attncourse.grading.diagnose import Guess
@@ -107,7 +110,7 @@ class Search:
         does not prove it. A mistake that explains only some failing cases must spoil none.
         """
         # Two numbers agree by chance sooner than two arrays.
-        share = 0.2 if self.exercise.kind == "number" else 0.0
+        share = 0.2 if self.exercise.kind in ("number", "class") else 0.0
         whole: list[tuple[int, int, Guess]] = []
         part: list[tuple[int, int, Guess]] = []
         for place, (mistake, function) in enumerate(suspects):
@@ -152,6 +155,8 @@ class Search:
                     cases.append(case)
         explained: dict[str, tuple[Guess, list[str]]] = {}
         for key, cases in wrong.items():
+            if len(wrong) > 1 and self._is_usual(key, cases):
+                continue
             if found := self._mistake_in(key, cases, suspects()) or self._guess((key,)):
                 name = part_name(key, self._target(self.cases[0]), self.exercise)
                 explained.setdefault(found.cause, (found, []))[1].append(name)
@@ -164,6 +169,16 @@ class Search:
             f"{', '.join(names)}: {guess.cause}" for guess, names in explained.values()
         )
         return Guess("parts", words, found[0].next)
+
+    def _is_usual(self, key: Any, wrong: list[Case]) -> bool:
+        """Whether one of few words stands in a part, such as False: any two may agree by chance."""
+        usual: list[Any] = []
+        for case in self.cases:
+            with contextlib.suppress(LookupError):  # another case may have other keys
+                usual.append(self._target(case)[key])
+        words = [x for x in usual if isinstance(x, (str, bool, np.bool_))]
+        mine = [plain_dict(self._mine(case).outcome.value)[key] for case in wrong]
+        return all(isinstance(x, (str, bool, np.bool_)) and x in words for x in mine)
 
     def _mistake_in(self, key: Any, wrong: list[Case], suspects: Iterable[Suspect]) -> Guess | None:
         """Return the mistake that gives one part of the result as the answer does."""

@@ -112,7 +112,7 @@ def part_name(key: Any, target: Any, exercise: Exercise) -> str:
 
 def same(a: Any, b: Any, target: Any = None) -> bool:
     """Whether two results agree: floats but for rounding, arrays within `target`'s tolerance."""
-    a, b = plain_dict(to_numpy(a)), plain_dict(to_numpy(b))
+    a, b = (_plain_text(plain_dict(to_numpy(x))) for x in (a, b))
     if type(a) in INTEGERS and type(b) in INTEGERS:
         return bool(a == b)
     if type(a) in FLOATS and type(b) in FLOATS:
@@ -189,6 +189,7 @@ def _number_difference(
 ) -> Finding | None:
     if type(got) is np.ndarray and got.shape == ():
         got = got[()]
+    got = _plain_text(got)
     if target is None or isinstance(target, (str, bool, np.bool_)):
         same_kind = type(got) in (type(target), *((bool, np.bool_) if _is_bool(target) else ()))
         if not same_kind:
@@ -223,6 +224,11 @@ def _number_difference(
     return Finding(f"{of}wrong value", where, guesses=tuple(guesses))
 
 
+def _plain_text(value: Any) -> Any:
+    """Return NumPy's string, as `np.where` chooses one, as Python's; anything else as it is."""
+    return str(value) if type(value) is np.str_ else value
+
+
 def _is_bool(value: Any) -> bool:
     return isinstance(value, (bool, np.bool_))
 
@@ -237,6 +243,9 @@ def _array_difference(target: Target, got: Any, case: Case, of: str) -> Finding 
         return Finding(reason, cause=cause, next="compare the shapes step by step")
     if got.dtype != target.dtype:
         reason = f"{of}returned dtype {got.dtype}, expected {target.dtype}"
+        if target.dtype.kind == "b":
+            cause = "numbers, where True or False is asked of each"
+            return Finding(reason, cause=cause, next="end with a comparison: it gives a mask")
         cause = (
             "NumPy made it wider on the way" if got.dtype.itemsize > target.dtype.itemsize else ""
         )

@@ -285,6 +285,9 @@ class _Judge:
             return Finding("switched the memory meter off", next=step)
         reason = f"raised {kind.__name__}" + (f": {raised.message}" if raised.message else "")
         if not raised.place and self.exercise.drive:
+            if not issubclass(kind, (TypeError, AttributeError)):
+                step = "compare what it calls, and what it returns, with what the exercise says"
+                return Finding(reason, where, next=step)
             is_class = self.exercise.kind == "class"
             parts = "methods, their names and parameters," if is_class else "parameters"
             step = f"compare its {parts} with those of the exercise"

@@ -181,6 +181,9 @@ Spec(
         edit("parameters[i:]", "parameters[: i + 1]", "kept[: i + 1]", "kept[i:]",
              says="your backward pass begins at the first layer",
              next="it goes from the last layer to the first"),
+        edit('"added_up": resting + 4 * sum(parameters)', '"added_up": resting',
+             says="your sum leaves out the gradients",
+             next="added up is everything: parameters, moments, gradients, activations"),
         edit("(4 + 8)", "4",
              says="your model rests without Adam's moments",
              next="they stay from step to step: 8 bytes a parameter beside the 4 of its own"),
@@ -500,6 +503,7 @@ Spec(
         case("100 layers, every tenth", 100, 10, 1),
         case("96 layers, every one", 96, 1, 1),
         case("12 layers that keep 21 tensors each", 12, 3, 21),
+        case("two distances are equally good", 13, 5, 2),
         *draws(5, lambda rng: rng.integers((5, 2, 1), (200, 25, 9))),
     ],
     mistakes=[
@@ -521,6 +525,9 @@ Spec(
         edit("(held(k), again(k))", "held(k)",
              says="your best distance is the smallest of those that hold least",
              next="among equals take the one with the fewest layers again"),
+        edit("range(1, n_layers + 1), key", "reversed(range(1, n_layers + 1)), key",
+             says="your best distance is the largest of those that are equally good",
+             next="where room and work are the same, take the smallest"),
         edit("return (-(-n_layers // k) - 1) * k", "return max(0, n_layers - k)",
              says="your last segment is as long as the others",
              next="only full segments run again: (number of segments - 1) · k layers"),
@@ -912,10 +919,12 @@ def take_steps(answer, weights, gradients, rate, scale, interval):
         seen[f"step {number} moved"] = made.step(scaled)
         seen[f"scale after step {number}"] = made.scale
         seen[f"masters after step {number}"] = made.masters.copy()
-    rounded, weights = made.masters.astype(np.float16), made.weights
+    rounded, new = made.masters.astype(np.float16), made.weights
+    first = weights.astype(np.float16)
+    words = "those of the start" if np.array_equal(new, first) else "other numbers"
     return seen | {
-        "dtype of the weights": str(weights.dtype),
-        "weights are the masters, rounded": bool((weights == rounded).all()),
+        "dtype of the weights": str(new.dtype),
+        "weights": "the masters, rounded" if np.array_equal(new, rounded) else words,
     }
 
 
@@ -1013,6 +1022,17 @@ Spec(
              "        self.good",
              says="your weights stay as they were at the start",
              next="round the masters to float16 after each step"),
+        edit("        self.weights = self.masters.astype(np.float16)\n        self.good",
+             "        self.weights = (self.weights - self.rate * grad).astype(np.float16)\n"
+             "        self.good",
+             says="your weights take updates of their own, and small ones are lost",
+             next="round the masters: self.masters.astype(np.float16)"),
+        edit("self.rate * grad\n", "np.float16(self.rate) * scaled_grad / self.scale\n",
+             says="your gradient is multiplied by the rate in float16, and may overflow",
+             next="widen first: scaled_grad.astype(np.float32)"),
+        edit("np.isfinite(scaled_grad).all()", "not np.isnan(scaled_grad).any()",
+             says="your step lets infinity through",
+             next="np.isfinite is False for NaN as well as for both infinities"),
         edit("weights.astype(np.float32)", "weights",
              says="your masters are the caller's own array, and you write to it",
              next="make a copy: weights.astype(np.float32)"),
@@ -1193,6 +1213,20 @@ class MoreThanPlanned(FromTheFront):
         return grad, grads[::-1]
 
 
+class NothingAgain(FromTheFront):
+    """Chooses well, and holds all inputs nevertheless."""
+
+    def gradients(self, layers, x):
+        inputs = [x]
+        for each in layers:
+            inputs.append(each.forward(inputs[-1]))
+        grad, grads = inputs.pop(), []
+        for each in reversed(layers):
+            grad, new = each.backward(inputs.pop(), grad)
+            grads.append(new)
+        return grad, grads[::-1]
+
+
 class FromTheStart(FromTheFront):
     """Keeps as planned, but runs each time from x."""
 
@@ -1310,6 +1344,9 @@ Spec(
         Mistake(MoreThanPlanned,
                 says="your step holds the inputs of all layers at once",
                 next="keep those in `kept` alone, and forget each input when its layer is undone"),
+        Mistake(NothingAgain,
+                says="your step holds the inputs of all layers: none runs again",
+                next="hold those in `kept` alone, and make the others again, a segment at a time"),
         Mistake(FromTheStart,
                 says="your step runs from x again for each layer",
                 next="run each segment again from its kept input, once, and hold what it gives"),
