@@ -101,8 +101,8 @@ def draw_page(change):
 widgets.explore(draw_page, live_page.figure, change=list(changed))
 
 # %% [markdown]
-# A is dark at few tokens: names that come back. B is a little pale everywhere. Put that in numbers.
-# Call a token *repeated* if it stood after the same token before. How far back was that?
+# A is dark where names come back; what B loses is spread thinner. Put that in numbers. Call a token
+# *repeated* if it stood after the same token before. How far back was that?
 
 
 # %%
@@ -232,7 +232,8 @@ def ask(mechanism):
     answers[mechanism] = {name: f"{share:.0%}" for name, share in list(found.items())[:5]}
     worst = min(list(found)[:5], key=found.get)
     rows = [{"mechanism": name} | line for name, line in answers.items()]
-    return f"{mechanism} is worst at {worst}: {found[worst]:.0%}.", rows
+    weakest = f"is worst at {worst}: {found[worst]:.0%}" if found[worst] < 1 else "answers all"
+    return f"{mechanism} {weakest}.", rows
 
 
 widgets.form(ask, "Ask", mechanism=list(ways))
@@ -986,8 +987,9 @@ widgets.explore(draw_choice, live_page.figure, **picks)
 
 # %% [markdown]
 # Top-k in the cache saves no byte: who may be among the best is not known before the question
-# comes. A linear layer at the bottom, where all is blended anyway, was trained as softmax; untuned
-# it blends the wrong things.
+# comes. And linear? **Try it in layer 0, then in layer 1.** At the bottom, where all is blended
+# evenly, a state that never grows does it as well. One layer higher it ruins the page: there sits
+# the head that looks one back, and a blend, untuned, cannot do its work.
 
 # %% [markdown]
 # ## Try it on your own text
