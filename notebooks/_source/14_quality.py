@@ -396,9 +396,9 @@ print(f"state of a layer: {tasks.SHAPE.n_heads} heads of {tasks.SHAPE.head_width
 
 # %% [markdown]
 # So the frontier's floor was the swap, not the mechanism: weights that learn *with* linear
-# attention find room for all pairs. The room has an end: a head tells no more keys apart than it
-# has features ([Schlag et al. 2021](https://arxiv.org/abs/2102.11174), section 4), and a cache
-# grows with its tokens.
+# attention find room for all pairs. The room has an end: without error a head keeps no more keys
+# apart than it has features ([Schlag et al. 2021](https://arxiv.org/abs/2102.11174), section 4),
+# where a cache grows with its tokens.
 #
 # And one seed is no result. Train one yourself, some seconds of a core: does yours tell the same?
 
