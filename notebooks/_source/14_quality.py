@@ -641,15 +641,16 @@ if frontier:
 #
 # "Perplexity improves rapidly up to window 256-512, then plateaus": a sentence of chapter V,
 # without a model or a text. *Perplexity* is $e^{\text{loss}}$: a model that is as unsure as among
-# 18 equally likely tokens has perplexity 18. Where does ours stop falling, and what decides it?
+# 20 equally likely tokens has perplexity 20. Where does ours stop falling, and what decides it?
 
 # %%
 widths = [8, 16, 32, 64, 128, 256]
 tried = measure.progress(widths, "windows", expect_seconds=2)
-by_width = {w: small.swap("window", window=w).losses(unseen) for w in tried}
-by_width[512] = before
+by_width = {w: small.swap("window", window=w).losses(short) for w in tried}
+by_width[512] = was
 
-parts = {"all tokens": back >= 0, "new pairs": back == 0, "from over 128 back": back > 128}
+stood = back[:1024]
+parts = {"all tokens": stood >= 0, "new pairs": stood == 0, "from over 128 back": stood > 128}
 perplexity = {
     name: [np.exp(loss[kind].mean()) for loss in by_width.values()] for name, kind in parts.items()
 }
@@ -669,9 +670,9 @@ plots.show(axes, f"Perplexity, from a window of 8 to one of 512: {ends}.")
 # Take $g$ from A, on tokens from further than 24 back, and predict all others:
 
 # %%
-worth = (after["A"] - before)[back > 24].mean()
-predicted = [worth * (back > w).mean() for w in widths]
-measured = [by_width[w].mean() - before.mean() for w in widths]
+worth = (after["A"] - before)[:1024][stood > 24].mean()
+predicted = [worth * (stood > w).mean() for w in widths]
+measured = [by_width[w].mean() - was.mean() for w in widths]
 print(f"a copy is worth {worth:.2f} nats")
 for w, guessed, found in zip(widths, predicted, measured, strict=True):
     print(f"w = {w:>3}: predicted {guessed:.2f}, measured {found:.2f} nats lost")
