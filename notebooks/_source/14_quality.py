@@ -881,6 +881,10 @@ widgets.Table(rows, said)
 # - *Translation* aligns word by word ([two sentences](02_attention.ipynb#Two-sentences)), in
 #   sentences so short that Reformer's authors left their hashing out.
 # - *Whole books in one pass*, says chapter E of Reformer; its paper summarises nothing.
+
+# %% [markdown]
+# And two that ask no question of a model, but say where it comes from:
+#
 # - *Pre-training text* decides which distances are learned. Longformer's is books, Wikipedia, long
 #   news and stories; the scientific papers that chapter E adds are not among it.
 # - *Ancestors*: Transformer-XL hands hidden states on from segment to segment; RevNets ([Gomez et
