@@ -126,6 +126,10 @@ Spec(
         edit("pieces[1:]", "pieces",
              says="your text includes the first token, which nobody predicted",
              next="the losses belong to pieces[1:]"),
+        edit("float(bits / len(text)), float(bits / len(text.encode()))",
+             "float(bits / len(text.encode())), float(bits / len(text))",
+             says="your bits a byte come before those a character",
+             next="return perplexity, bits a character, bits a byte"),
         edit("text.encode()", "text",
              says="your bytes are characters",
              next="é takes two bytes of UTF-8: len(text.encode())"),
@@ -679,7 +683,7 @@ Spec(
 # is "better" or "worse" if the whole interval is below or above 0, else "cannot tell".
 
 # %% [markdown] role="prompt" exercise="14.5"
-# One difference has no interval: both ends are None.
+# One difference has no interval: both ends are None, and nothing can be told from it.
 #
 # before 3.0, 2.0; after 2.75, 1.75: `(-0.25, -0.25, -0.25, "better")`.
 
@@ -794,6 +798,10 @@ Spec(
         edit("after - before", "before - after",
              says="your differences are before minus after",
              next="after minus before: negative if the loss fell"),
+        edit('return mean, None, None, "cannot tell"',
+             'return mean, None, None, "better" if mean < 0 else "worse"',
+             says="your verdict trusts a single seed",
+             next='from one difference, return "cannot tell"'),
         edit('"better" if high < 0 else "worse" if low > 0 else "cannot tell"',
              '"better" if mean < 0 else "worse" if mean > 0 else "cannot tell"',
              says="your verdict looks at the mean and not at the interval",
@@ -1090,6 +1098,12 @@ def suffice_by_sorting(windows, perplexities, distances, percent):
     return measured, int(windows[place]) if place < len(windows) else None
 
 
+def suffice_by_percentile(windows, perplexities, distances, percent):
+    measured, _ = suffice_from_above(windows, perplexities, distances, percent)
+    place = np.searchsorted(windows, np.percentile(distances, 100 - percent))
+    return measured, int(windows[place]) if place < len(windows) else None
+
+
 def random_study(rng):
     count = int(rng.integers(4, 9))
     windows = np.sort(rng.choice(np.arange(4, 513, 4), count, replace=False))
@@ -1154,6 +1168,9 @@ Spec(
              "missed = np.where(windows >= distances.max(), 0, 1)",
              says="your window reaches every distance",
              next="`percent` % of them may be missed"),
+        Mistake(suffice_by_percentile,
+                says="your percentile lies between two distances: it is interpolated",
+                next="count for each window: np.mean(distances > window)"),
         edit("distances > window", "distances >= window",
              says="your window does not reach the token exactly that far back",
              next="a radius w reaches d = w: missed are distances > w"),
