@@ -635,7 +635,7 @@ widgets.explore(draw_time, live_time.figure, tokens=lengths, link=links, process
 
 # %% [markdown]
 # With a causal mask, hiding takes $b F / W$ tokens each: 39,560 over InfiniBand, 4,396 over NVLink.
-# So $2^{17}$ tokens feed 3 GPUs over the one and 29 over the other. Up to there the line is only
+# By this rule $2^{17}$ tokens feed 3 GPUs over the one, 29 over the other. Until then the line is
 # nearly flat: at each step a GPU reads and writes once more what it has found so far.
 
 # %% [markdown]
