@@ -58,7 +58,7 @@ widgets.guess(
     "bytes of keys and values does each GPU hold once it has gathered them?",
     lambda: 2 * 32 * 2**20 * 128 * 2,
     unit="B",
-    explain="As many as one GPU alone would. It came with a 64th of them, 268 MB.",
+    explain="As many as one GPU alone would. It came with a 64th of them, 256 MiB.",
 )
 
 # %% [markdown]
@@ -70,7 +70,8 @@ widgets.guess(
 shape = {"heads": 32, "width": 128, "dtype_bytes": 2}
 for size in (4, 16, 64):
     gather = distributed.cost("gather", 2**20, size, **shape)
-    print(f"{size:>2} processes: {format_bytes(max(gather.held), decimal=True)} each")
+    came_with = 2 * 32 * 2**20 // size * 128 * 2
+    print(f"{size:>2} processes: each holds {max(gather.held) / came_with:.1f} times what it had")
 
 # %% [markdown] covers="X6"
 # ## Pass the keys around
@@ -81,8 +82,9 @@ for size in (4, 16, 64):
 # attention* ([Liu et al. 2023](https://arxiv.org/abs/2310.01889)).
 
 # %% [markdown]
-# By hand, four processes as four lists. What a process has found so far is a pair, `out` and $L$;
-# two pairs are joined by their sums, as [chapter 12](12_serving.ipynb#One-query,-many-keys) joins
+# By hand, four processes as four lists. A process is known by its number, its *rank*, and in the
+# exercises a rank is the process itself. What one has found so far is a pair, `out` and $L$; two
+# pairs are joined by their sums, as [chapter 12](12_serving.ipynb#One-query,-many-keys) joins
 # splits of the cache:
 #
 # $$ L = \log(e^{L_a} + e^{L_b}), \qquad
@@ -124,7 +126,8 @@ widgets.explore(ring.draw, ring.figure, processes=counts, step=(0, 7, 1, 1))
 
 # %% [markdown]
 # Each step fills one square in every row and in every column: all processes work, and each block is
-# with one of them. Nobody holds more than two blocks, the one in use and the one that comes.
+# with one of them. Beside its own, nobody holds more than two blocks: the one in use and the one
+# that comes.
 
 # %% [markdown]
 # And what is sent? A block has $n/P$ tokens, and passes $P - 1$ times:
@@ -140,7 +143,7 @@ widgets.guess(
     lambda: (15 / 16) / (3 / 4),
     unit="times",
     explain="(P − 1)/P goes from 3/4 to 15/16. The blocks are smaller, but there are more steps: "
-    "everybody has to see all keys, and all together send P times as much.",
+    "everybody has to see all keys. All 16 together send five times as much as all 4 did.",
 )
 
 # %% [markdown]
@@ -209,9 +212,9 @@ for size in (2, 4):
     print(f"measured {held / said:.1f} of it")
 
 # %% [markdown]
-# A tile of scores is always there, some 650 kB here, and with a neighbour come blocks that travel.
-# All else shrinks with $n/P$, and at lengths for which one wants many machines it is all that
-# counts. The same function for a million tokens:
+# Predicted are the result, the blocks that travel (one for $P = 2$, two from 3 on) and a tile of
+# scores, of 256 rows at most. For longer texts the tile stays as it is, and all else grows with
+# $n/P$: where one wants many machines, only that counts. The same function for a million tokens:
 
 # %% folded=true
 sizes = [2, 4, 8, 16, 32, 64]
@@ -221,7 +224,7 @@ held = {
 }
 words = {"unit": "bytes", "x": "processes P", "title": "one layer of 2²⁰ tokens"}
 axes = plots.growth(sizes, {}, held, **words)
-ends = [f"{way} {format_bytes(line[-1], decimal=True)}" for way, line in held.items()]
+ends = [f"{way} {format_bytes(line[-1])}" for way, line in held.items()]
 plots.show(axes, f"What each process holds beyond its share; with 64 of them {', '.join(ends)}.")
 
 # %% [markdown]
@@ -333,8 +336,9 @@ widgets.explore(draw_shares, live_shares.figure, processes=counts)
 
 # %% [markdown]
 # Runs $r$ and $2P - 1 - r$ see, in runs, $(r + \tfrac12) + (2P - 1 - r + \tfrac12) = 2P$: the same
-# for every $r$. With neighbours the last process has $P - \tfrac12$ where the mean is $P/2$, nearly
-# twice as much; and all wait for it. In a ring they even wait at each *step*:
+# for every $r$. With neighbours, whose runs are twice as long, the last process has $P - \tfrac12$
+# where the mean is $P/2$, nearly twice as much; and all wait for it. In a ring they even wait at
+# each *step*:
 
 # %%
 for layout in ("contiguous", "zigzag"):
@@ -360,11 +364,11 @@ for layout in ("contiguous", "zigzag"):
     outs = workers.run(ring_attention, *parts, causal=True, layout=layout)
     out = unshard(outs, layout).numpy()
     np.testing.assert_allclose(out, full.attention(q, k, v, causal=True), atol=1e-5)
-print("either layout gives what one process gives; the workers that died are new ones")
+print("either layout gives what one process gives; the workers that died had been replaced")
 
 # %% [markdown]
-# [Exercise 16.5](../exercises/16_scale_out.ipynb#16.5-A-ring-that-is-nearly-right) has a ring with
-# one bug in it, and asks for the bug.
+# [Exercise 16.5](../exercises/16_scale_out.ipynb#16.5-A-ring-that-is-nearly-right) has a causal
+# ring with two bugs, of which two processes notice nothing, and asks for both.
 
 # %% [markdown] covers="X7"
 # ## Swap tokens for heads
@@ -411,8 +415,8 @@ for way, size in (("ring", 64), ("all_to_all", 8), ("all_to_all", 64)):
 
 # %% [markdown]
 # A process needs at least a head. And shared keys make the ring cheap, which sends nothing else,
-# while the all-to-all has all of $q$ and out to swap. **Which curve crosses which, when eight query
-# heads share a head of keys?**
+# while the all-to-all has all of $q$ and out to swap. **Let more and more heads share: from how
+# many processes on does the all-to-all send less, and is there such a number for 8 heads of keys?**
 
 # %%
 senders = {"ring": "ring", "all-to-all": "all_to_all", "gather": "gather"}
@@ -445,6 +449,10 @@ def draw_sent(kv_heads):
 
 # %%
 widgets.explore(draw_sent, live_sent.figure, kv_heads=widgets.choice([4, 8, 16, 32, 64], 64))
+
+# %% [markdown]
+# An all-to-all sends $(1 + H/H_{kv})/P$ of what a ring sends. The curves meet at 2 processes with
+# 64 heads of keys, at 5 with 16; with 8 they would at 9, one more than there are heads.
 
 # %% [markdown]
 # A gather sends as much as a ring, and holds all of it. Large clusters take both: an all-to-all
@@ -494,7 +502,7 @@ for way, function in attention.items():
 # %% [markdown]
 # The ring sends twice as much as on its way there, the all-to-all the same. And in the 16 bits that
 # models are trained with? $dk$ and $dv$ are sums of $P$ parts; rounded at every stop, they would be
-# worth little. So they travel with 32 bits, as heavy as two blocks:
+# the worse the more machines there are. So they travel with 32 bits, as heavy as two blocks:
 
 # %%
 ring16 = [distributed.cost("ring", n, 4, dtype_bytes=2, backward=back).sent[0]
@@ -584,8 +592,9 @@ plots.show(axes, "Seconds of a ring over the speed of its link; dashed, what the
 # share cores, or a message took longer to set off than to arrive.
 
 # %% [markdown]
-# Now real links, by the same model. The height is GPU-seconds, $P$ times the time: **a ring that
-# hides everything is a flat line. With which link does it leave the ground, and where?**
+# Now real links, by the same model. The height is the time of all GPUs together, $P$ times that of
+# one: **a ring that hides everything is a flat line. From how many GPUs on does it rise, with which
+# link?**
 
 # %%
 drawn = {"ring": ("ring", True), "ring, no overlap": ("ring", False)}
@@ -625,6 +634,11 @@ counts = widgets.choice(sizes, 16)
 widgets.explore(draw_time, live_time.figure, tokens=lengths, link=links, processes=counts)
 
 # %% [markdown]
+# With a causal mask, hiding takes $b F / W$ tokens each: 39,560 over InfiniBand, 4,396 over NVLink.
+# By this rule $2^{17}$ tokens feed 3 GPUs over the one, 29 over the other. Until then the line is
+# nearly flat: at each step a GPU reads and writes once more what it has found so far.
+
+# %% [markdown]
 # ## One million tokens
 #
 # Everything is there to say what nobody can try at home. A model of 80 layers, 64 heads of 128, and
@@ -653,9 +667,9 @@ widgets.guess(
 # %%
 for way, layout in (("ring", "zigzag"), ("ring", "contiguous"), ("gather", "zigzag")):
     one = million(way, 64, layout=layout)
-    took = 80 * one.seconds(h100, network)
+    used = million(way, 1).seconds(h100, network) / 64 / one.seconds(h100, network)
     held, sent = (format_bytes(x, decimal=True) for x in (max(one.held), 80 * one.sent[0]))
-    print(f"{way}, {layout}: {took:.1f} s, {held} held, {sent} sent by each")
+    print(f"{way}, {layout}: {used:.0%} of the time used, {held} held, {sent} sent by each")
 everything = 80 * 2 * 8 * 2**20 * 128 * 2
 print("keys and values of all layers:", format_bytes(everything, decimal=True))
 print("a 64th of them:", format_bytes(everything / 64, decimal=True))
@@ -673,7 +687,7 @@ print("a 64th of them:", format_bytes(everything / 64, decimal=True))
 # and a memory of the keys before it. Here is what is handed on, machine after machine:
 
 # %%
-state, outs = segment.start(k, v, chunk=256, memory=128), []
+state, outs = segment.start(k, v, chunk=256, memory=256), []
 for rank in range(4):  # one after the other, each with its own quarter
     own = [shard(x, rank, 4, "contiguous") for x in (q, k, v)]
     out, state = segment.step(state, *own)
@@ -681,7 +695,7 @@ for rank in range(4):  # one after the other, each with its own quarter
     print(f"process {rank} hands on {format_bytes(state.keys.nbytes + state.values.nbytes)}")
 _, summary = linear.step(None, q, k, v)
 print(f"with linear attention, each hands on {format_bytes(summary.nbytes)}")
-whole = segment.attention(q, k, v, chunk=256, memory=128, causal=True)
+whole = segment.attention(q, k, v, chunk=256, memory=256, causal=True)
 np.testing.assert_allclose(unshard(outs, "contiguous"), whole, atol=1e-5)
 
 # %% [markdown]
@@ -701,7 +715,8 @@ for memory in (0, 32, 128):
     print(f"four segments of 128, memory {memory:>3}: {forgets.loss(unseen):.3f}")
 
 # %% [markdown]
-# A mean over tokens hides what a name needs that was given once, far back.
+# With a memory of 128 the mean is as good as with all keys. But a mean over tokens hides what a
+# name needs that was given once, far back.
 
 # %% [markdown]
 # The [survey](00_start.ipynb#The-four-texts) ends with a hope for *hardware co-design*, and for

@@ -8,9 +8,9 @@
 # No exercise needs the answer of another.
 
 # %% [markdown]
-# P processes hold a text together, *ranks* 0 to P − 1: each has the queries, keys and values of its
-# own tokens. Scores are q kᵀ / √D. No processes are started here: the check calls your function for
-# each rank, and plays the others.
+# P processes hold a text together: each has the queries, keys and values of its own tokens. Here a
+# process is called a *rank*, by its number, 0 to P − 1. Scores are q kᵀ / √D. No processes are
+# started here: the check calls your function for each rank, and plays the others.
 
 # %% role="setup"
 import numpy as np
@@ -63,7 +63,8 @@ def all_sent(rank, size):
 # · [section](../notebooks/16_scale_out.ipynb#Pass-the-keys-around)
 #
 # Write what each of P = `size` ranks runs. It has queries q `(Tq, D)` and a block of keys k
-# `(Tk, D)` and values v `(Tk, Dv)`; it returns the attention `(Tq, Dv)` to the keys of all ranks.
+# `(Tk, D)` and values v `(Tk, Dv)`; it returns the attention `(Tq, Dv)`, in q's dtype, to the keys
+# of all ranks.
 
 # %% [markdown] role="prompt" exercise="16.1"
 # `exchange(k, v)` sends a block to the right neighbour and returns the block that came from the
@@ -808,8 +809,8 @@ Spec(
              says="your dk and dv travel in the dtype of the keys",
              next="in ring and gather they are sums, and travel in float32: 4 bytes"),
         edit("others * (block + grads)", "others * 2 * block",
-             says="your ring's dk and dv travel in the dtype of the keys",
-             next="they are sums, and travel in float32: 4 bytes"),
+             says="your dk and dv go round the ring in the dtype of the keys",
+             next="in ring and gather they are sums, and travel in float32: 4 bytes"),
         edit("others * (block + grads)", "others * grads",
              says="your ring sends only dk and dv backward: it meets no keys",
              next="backward the blocks go round once more, too"),
