@@ -54,7 +54,7 @@ def recall(
     Raises:
         ValueError: More questions than other tokens, or a count below 1.
     """
-    n, ask, rng = _start("recall", n, ask, draws, seed)
+    n, ask, draws, rng = _start("recall", n, ask, draws, seed)
     keys, values = _unit(rng, draws, n, width), _unit(rng, draws, n, width)
     return _answered(attend, keys, values, _places(rng, draws, n - ask, ask))
 
@@ -87,7 +87,7 @@ def near_duplicates(
     """
     if not 0 <= likeness < 1:
         raise ValueError(f"probes.near_duplicates: likeness must be in 0 ... 1, got {likeness}")
-    n, ask, rng = _start("near_duplicates", n, ask, draws, seed)
+    n, ask, draws, rng = _start("near_duplicates", n, ask, draws, seed)
     family = check_count("probes.near_duplicates", "family", family, least=1)
     parents = _unit(rng, draws, -(-n // family), width).repeat(family, axis=1)[:, :n]
     own = _unit(rng, draws, n, width)
@@ -122,7 +122,7 @@ def needle(
     Raises:
         ValueError: A depth outside 0 ... 1, or fewer than 2 tokens.
     """
-    n, _, rng = _start("needle", n, 1, draws, seed)
+    n, _, draws, rng = _start("needle", n, 1, draws, seed)
     place = _place("needle", depth, n)
     keys, values = _unit(rng, draws, n, width), _unit(rng, draws, n, width)
     return _answered(attend, keys, values, np.full((draws, 1), place))
@@ -154,7 +154,7 @@ def two_needles(
     Raises:
         ValueError: Depths outside 0 ... 1, or at one token; fewer than 3 tokens.
     """
-    n, _, rng = _start("two_needles", n, 1, draws, seed)
+    n, _, draws, rng = _start("two_needles", n, 1, draws, seed)
     first, second = (_place("two_needles", depth, n) for depth in depths)
     if first == second:
         raise ValueError(f"probes.two_needles: depths must be of two tokens, got {tuple(depths)}")
@@ -192,7 +192,7 @@ def majority(
     Raises:
         ValueError: A share that is no majority, or fewer than 2 tokens.
     """
-    n, _, rng = _start("majority", n, 1, draws, seed)
+    n, _, draws, rng = _start("majority", n, 1, draws, seed)
     if not 0.5 < share <= 1:
         raise ValueError(f"probes.majority: share must be above 0.5, at most 1, got {share}")
     keys, subject = _unit(rng, draws, n, width), _unit(rng, draws, 1, width)
@@ -316,13 +316,13 @@ def hidden(
 
 def _start(
     name: str, n: int, ask: int, draws: int, seed: int
-) -> tuple[int, int, np.random.Generator]:
+) -> tuple[int, int, int, np.random.Generator]:
     where = f"probes.{name}"
     n, ask = check_count(where, "n", n, least=2), check_count(where, "ask", ask, least=1)
-    check_count(where, "draws", draws, least=1)
+    draws = check_count(where, "draws", draws, least=1)
     if 2 * ask > n:
         raise ValueError(f"{where}: ask must be at most half of n = {n}, got {ask}")
-    return n, ask, stream(f"model.{where}", check_count(where, "seed", seed))
+    return n, ask, draws, stream(f"model.{where}", check_count(where, "seed", seed))
 
 
 def _unit(rng: np.random.Generator, draws: int, n: int, width: int) -> np.ndarray:
