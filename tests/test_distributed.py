@@ -177,19 +177,21 @@ def test_bytes_of_the_chapter(pools):
         [(x, y) for x in ("ring", "all_to_all") for y in ("float32", "bfloat16")],
     ),
 )
-def test_bytes_held_are_about_as_predicted(pools, algorithm, dtype):
+def test_bytes_held_are_at_most_as_predicted(pools, algorithm, dtype):
     import torch
 
     tensors = drawn(1024, 1024, width=32, value_width=32, dtype=dtype)[:3]
-    found = pools(4).run(jobs.peaks, algorithm, *parts(tensors, 4, "zigzag"), causal=True)
+    shards = parts(tensors, 4, "zigzag")
+    # the least of three: gloo's own thread may hold a buffer a moment longer than the call does
+    runs = [pools(4).run(jobs.peaks, algorithm, *shards, causal=True) for _ in range(3)]
+    found = np.min(runs, axis=0)  # (rank, way)
     for way, backward in enumerate((False, True)):
         predicted = cost(
             algorithm, 1024, 4, batch=2, heads=4, width=32, causal=True,
             dtype_bytes=getattr(torch, dtype).itemsize, backward=backward,
         ).held  # fmt: skip
         for measured, most in zip((peaks[way] for peaks in found), predicted, strict=True):
-            # gloo's own thread may hold a buffer a moment longer than the call does
-            assert most / 2 <= measured <= 1.1 * most
+            assert most / 2 <= measured <= most
 
 
 def test_a_group_of_some_processes(pools):
