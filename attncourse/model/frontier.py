@@ -22,7 +22,6 @@ The record:
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 import zlib
@@ -34,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from attncourse import resuming
 from attncourse.measure import progress
 from attncourse.model import corpus, probes, scores, weights
 from attncourse.model.decoder import Model
@@ -97,10 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
         begun = time.perf_counter()
         part()
         record["seconds"] = round(record["seconds"] + time.perf_counter() - begun, 1)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        new = options.out.with_suffix(".new")
-        new.write_text(json.dumps(record, indent=1) + "\n")
-        new.replace(options.out)  # a command that is ended meanwhile leaves the old one whole
+        resuming.write(options.out, record)
     print(f"{options.out} written")
 
 
@@ -136,16 +133,7 @@ def start(model: Model, ids: np.ndarray, path: Path) -> dict[str, Any]:
         "layers": [],
         "windows": [],
     }
-    if not path.exists():
-        return record
-    old = json.loads(path.read_text())
-    for name in ("settings", "versions"):
-        if old.get(name) != record[name]:
-            raise SystemExit(
-                f"{path} was measured with {name} {old.get(name)}, not {record[name]}: remove it "
-                "to start anew"
-            )
-    return old
+    return resuming.resumed(path, record)
 
 
 def jobs(model: Model, ids: np.ndarray, record: dict[str, Any]) -> list[Callable[[], None]]:

@@ -7,13 +7,13 @@ runs[task][mechanism][seed] has accuracy, loss (of the last ten steps), steps an
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from attncourse import resuming
 from attncourse.measure import progress
 from attncourse.tasks.questions import TASKS
 from attncourse.tasks.training import LEARNED, MECHANISMS, RATE, ROWS, TESTED, train
@@ -49,10 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
             "steps": len(result.losses),
             "seconds": round(result.seconds, 1),
         }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        new = options.out.with_suffix(".new")
-        new.write_text(json.dumps(record, indent=1) + "\n")
-        new.replace(options.out)  # a command that is ended meanwhile leaves the old one whole
+        resuming.write(options.out, record)
     print(f"{options.out} written")
 
 
@@ -82,16 +79,7 @@ def start(path: Path) -> dict[str, Any]:
         "machine": platform.processor() or platform.machine(),
         "runs": {},
     }
-    if not path.exists():
-        return record
-    old = json.loads(path.read_text())
-    for name in ("settings", "versions"):
-        if old.get(name) != record[name]:
-            raise SystemExit(
-                f"{path} was made with {name} {old.get(name)}, not {record[name]}: remove it to "
-                "start anew"
-            )
-    return old
+    return resuming.resumed(path, record)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,33 @@
+"""Records of long commands: written whole after each part, and gone on with by the next run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def resumed(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record at `path`, to go on with, or the given one, which is empty.
+
+    Raises:
+        SystemExit: It was measured with other "settings" or "versions".
+    """
+    if not path.exists():
+        return record
+    old = json.loads(path.read_text())
+    for name in ("settings", "versions"):
+        if old.get(name) != record[name]:
+            raise SystemExit(
+                f"{path} was measured with {name} {old.get(name)}, not {record[name]}: remove it "
+                "to start anew"
+            )
+    return old
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Write a record; a command that is ended meanwhile leaves the old one whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(record, indent=1) + "\n")
+    new.replace(path)
