@@ -84,7 +84,7 @@ def test_memory_decides_in_decoding():
     assert choosing.choose(131_072, **long).answer.name == choosing.TILED
     tight = choosing.choose(131_072, **long, memory=50e9)
     assert tight.answer.name == "int8 keys and values"
-    nothing = choosing.choose(131_072, **long, memory=1e9, must_keep=[])
+    nothing = choosing.choose(131_072, **long, memory=1e9)
     assert nothing.answer is None and "nothing stays" in str(nothing)
 
 
@@ -95,7 +95,8 @@ def test_bytes_of_each_phase_by_hand():
     read = step("flash", {}, one)
     assert read.bytes_read == 2 * 4 * 1000 * 2 * 64 * 2 and read.flops == 2 * 4 * 1000 * 4 * 64
     prompt = dataclasses.replace(one, phase="prompt")
-    cost = flash.cost(2, 4, 1000, 1000, 64, causal=True, dtype_bytes=2)
+    tiles = {"block_q": 256, "block_k": 256}
+    cost = flash.cost(2, 4, 1000, 1000, 64, **tiles, causal=True, dtype_bytes=2)
     assert held("flash", {}, prompt) == cost.peak_bytes + 3 * 2 * 4 * 1000 * 64 * 2
     training = dataclasses.replace(one, phase="training")
     rows = 2 * 4 * 1000
@@ -134,7 +135,7 @@ def test_wrong_arguments_are_named(wrong):
 def test_splits_as_in_the_comment_of_flash_attention():
     assert choosing.splits_for(48, 100, 108) == 2
     assert choosing.splits_for(100, 100, 108) == 1 == choosing.splits_for(1, 4, 108)
-    assert choosing.splits_for(8, 1000) == 14  # 112 of 132 work
+    assert choosing.splits_for(8, 1000) == 15  # 14 keep 112 of 132 at work, just under 85 %
 
 
 def test_our_list_of_kernels_agrees_with_torch():

@@ -124,7 +124,8 @@ def choose(
     unknown = [must_keep] if isinstance(must_keep, str) else [*set(must_keep) - set(ABILITIES)]
     if unknown:
         raise ValueError(
-            f"{WHERE}: must_keep must be a list of some of {', '.join(ABILITIES)}, got {must_keep!r}"
+            f"{WHERE}: must_keep must be a list of some of {', '.join(ABILITIES)}, "
+            f"got {must_keep!r}"
         )
     memory = _number("memory", device.memory_bytes if memory is None else memory)
     tolerance = _number("tolerance", tolerance)
@@ -134,9 +135,15 @@ def choose(
         causal=flags["causal"], own_code=not flags["maintained"],
     )  # fmt: skip
     found = weigh(setting, tuned=flags["tuned"], folder=folder)
-    given = {"memory": memory, "must_keep": must_keep, "tolerance": tolerance}
-    given["maintained"] = flags["maintained"]
-    found = [dataclasses.replace(one, out=rule.why_out(one, **given)) for one in found]
+    for i, one in enumerate(found):
+        why = rule.why_out(
+            one,
+            memory=memory,
+            must_keep=must_keep,
+            tolerance=tolerance,
+            maintained=flags["maintained"],
+        )
+        found[i] = dataclasses.replace(one, out=why)
     answer = rule.take([one for one in found if not one.out])
     found.sort(key=lambda one: (one is not answer, one.out != "", one.seconds))
     return Choice(answer, tuple(found), tuple(_because(answer, found, setting, memory)))
@@ -185,7 +192,8 @@ def _because(
     for staying in (True, False):
         one = next((one for one in faster if (not one.out) is staying), None)
         if one is not None:
-            times = f"{one.name} would be {answer.seconds / one.seconds:.1f} times as fast"
+            gain = answer.seconds / one.seconds
+            times = f"{one.name} would be {gain:,.{0 if gain > 99 else 1}f} times as fast"
             yield f"{times}, but {one.out or f'is not exact, and that is under {rule.WORTH}'}"
 
 

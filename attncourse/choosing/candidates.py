@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from attncourse.bench.records import BACKWARD_FLOPS
 from attncourse.catalogue import MECHANISMS
