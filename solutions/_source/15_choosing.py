@@ -16,7 +16,9 @@ import math
 
 import numpy as np
 
+from attncourse import model
 from attncourse.grading import check, hint
+from attncourse.model import probes
 
 # %% role="spec"
 """What the specs of this chapter share."""
@@ -27,8 +29,10 @@ import math
 
 import numpy as np
 
+from attncourse import model
 from attncourse.grading.spec import Case
 from attncourse.grading.writing import Mistake, Spec, case, draws, edit
+from attncourse.model import probes
 
 # %% [markdown] role="prompt" exercise="15.1"
 # ## 15.1 What fits
@@ -409,8 +413,8 @@ Spec(
 
 # %% [markdown] role="prompt" exercise="15.3"
 # Of the rest take the fastest exact one, unless the fastest of all is at least 1.5 times as fast:
-# then take that, as if none is exact. Of equally fast ones the first. Its reason is "taken"; that of
-# one that is faster, and not by enough, "gain"; that of the others "slow".
+# then take that, as if none is exact. Of equally fast ones the first. Its reason is "taken"; of one
+# that is faster, and not by enough, "gain"; of the others "slow".
 
 
 # %% role="answer" exercise="15.3"
@@ -814,7 +818,7 @@ Spec(
              ".all() and np.tri(n_queries, n_keys, n_keys - n_queries if causal else n_keys)"
              ".any(axis=-1).all())",
              says="your mask and your causal rows are looked at one after the other",
-             next="a query may lose some keys to the one and the rest to the other: join them first"),
+             next="a query may lose some keys to the one and the rest to the other: join first"),
         edit(CAUSAL, "0 if causal else n_keys",
              says="your causal query i sees keys up to i, though the lengths differ",
              next="the last query sees the last key: j <= i + Tk - Tq"),
@@ -870,9 +874,10 @@ Spec(
 # *20 minutes · difficulty 2 of 3 · 3 points*
 # · [section](../notebooks/15_choosing.ipynb#The-documents'-guides-on-trial)
 #
-# Causal attention for n_queries queries at the end of n_keys keys: stored scores, tiles, or a window
-# that sees itself and `window` keys before. The guide below returns the seconds of each that fits.
-# For one head, equal lengths and a chip that computes slowly it is right. Three bugs wait elsewhere.
+# Causal attention of n_queries queries at the end of n_keys keys: with stored scores, in tiles, or in
+# a window, where a query sees itself and `window` keys before. The guide below returns the seconds
+# of each that fits. For one head, equal lengths and a chip that computes slowly it is right. Three
+# bugs wait elsewhere.
 
 # %% [markdown] role="prompt" exercise="15.5"
 # What it should do, at two bytes a number: stored scores are all n_queries · n_keys of each head;
@@ -1055,3 +1060,212 @@ Spec(
     ],
     alternatives=[guide_by_formulas, guide_by_masks],
 )  # fmt: skip
+
+# %% [markdown] role="prompt" exercise="15.6"
+# ## 15.6 Design attention for a document
+#
+# *30 minutes · difficulty 3 of 3 · 4 points*
+# · [section](../notebooks/15_choosing.ipynb#Capstone:-read-one-document)
+#
+# The course's model reads 288 tokens of a text that it never saw, and then 8 quotes from the first
+# third. Four tokens say which line is quoted; does it know the other eight? Design its attention: a
+# mechanism for each of the four layers, so that little is lost.
+
+# %% [markdown] role="prompt" exercise="15.6"
+# Return a list of four pairs, a mechanism of the catalogue and its knobs:
+# `[("flash", {}), ("window", {"window": 100}), …]`. Nothing is trained again. Any design passes
+# that keeps these limits:
+#
+# - on each document at most 0.2 nats a token above full attention, on the quotes at most 0.75;
+# - 55 % of the bytes that generation keeps;
+# - 30 % of the FLOPs of full attention, from 4,096 tokens on.
+
+# %% [markdown] role="prompt" exercise="15.6"
+# Bytes are counted by `kept`, for the document and for 4,096 tokens and more, FLOPs by `cost`: no
+# clock is asked. Try designs in cells of your own: `try_design([("full", {})] * 4)`.
+
+
+# %% role="prompt" exercise="15.6"
+def try_design(design, seed=0):
+    """Print what a design does on another document, beside full attention."""
+    full = changed = model.load()
+    for layer, (stem, knobs) in enumerate(design):
+        changed = changed.swap(stem, layers=layer, **knobs)
+    sizes = {"heads": full.shape.n_heads, "width": full.shape.head_width}
+    for name, one in (("full attention", full), ("this design", changed)):
+        page, quotes = probes.quoted(one, model.held_out()[0], seed=seed)
+        print(f"{name}: {page:.2f} nats a token, {quotes:.2f} on the quotes")
+        for n in (384, 4096, 16_384):
+            kept = sum(each.kept(n, **sizes) for each in one.attention)
+            flops = sum(each.cost(n, **sizes).flops for each in one.attention)
+            print(f"  {n:6,} tokens: {kept:12,} bytes kept, {flops:16,} FLOPs")
+
+
+# %% role="answer" exercise="15.6"
+def design_attention():
+    """Return four pairs (mechanism, knobs), one for each layer, the first layer first."""
+    # BEGIN SOLUTION
+    near, far = ("window", {"window": 24}), ("flash", {})
+    return [near, near, far, far]
+    # END SOLUTION
+
+
+# %% role="check" exercise="15.6"
+check("15.6")
+
+# %% [markdown] role="hints" exercise="15.6"
+# 1. Give one layer after the other a window of 16, and the others full attention. Which of them
+#    have to see the line that is quoted?
+# 2. The last two layers look far back, the first two do not. Half of the bytes are enough for two
+#    layers. How does one compute full attention with half of the FLOPs, if it is causal?
+# 3. Layers 0 and 1 get ("window", {"window": 24}). Layers 2 and 3 must be able to look at any
+#    token: ("flash", {}) passes over tiles that nobody sees.
+
+
+# %% role="spec" exercise="15.6"
+SAMPLES = {}  # of losses, by design and document
+
+
+@functools.cache
+def small():
+    return model.load()
+
+
+def taken(one, n):
+    """Return the bytes that a model keeps of n tokens, and the FLOPs to read them."""
+    sizes = {"heads": one.shape.n_heads, "width": one.shape.head_width}
+    kept = sum(each.kept(n, **sizes) for each in one.attention)
+    return np.array([kept, sum(each.cost(n, **sizes).flops for each in one.attention)])
+
+
+def losses(changed, text, seed):
+    key = tuple(map(str, changed.attention)), text, seed
+    if key not in SAMPLES:
+        SAMPLES[key] = np.array(probes.quoted(changed, model.held_out()[text], seed=seed))
+    return SAMPLES[key]
+
+
+def well_designed(n, text, seed):
+    fine = {"design": "four pairs of a mechanism and its knobs"}
+    fine["bytes kept"] = "at most 55 % of full attention's"
+    if n > 384:
+        return fine | {"FLOPs": "at most 30 % of full attention's"}
+    above = "at most {} nats a token above full attention"
+    return fine | {"document": above.format(0.2), "quotes": above.format(0.75)}
+
+
+def drive_design(answer, n, text, seed):
+    """Return what `well_designed` does, but the first limit that is broken as it is."""
+    fine, design = well_designed(n, text, seed), answer()
+    if not isinstance(design, list | tuple) or len(design) != small().shape.n_layers:
+        return fine | {"design": f"{design!r:.80}"}
+    changed = small()
+    for layer, pair in enumerate(design):
+        try:
+            stem, knobs = pair
+            changed = changed.swap(stem, layers=layer, **knobs)
+        except (TypeError, ValueError) as error:
+            return fine | {"design": f"{pair!r:.60}: {error}"}
+    kept, flops = taken(changed, n) / taken(small(), n)
+    if kept > 0.55:
+        return fine | {"bytes kept": f"{kept:.0%} of full attention's"}
+    if n > 384:
+        return fine | ({"FLOPs": f"{flops:.0%} of full attention's"} if flops > 0.3 else {})
+    above = losses(changed, text, seed) - losses(small(), text, seed)
+    for name, lost, most in zip(("document", "quotes"), above, (0.2, 0.75), strict=True):
+        if lost > most:
+            return fine | {name: f"{lost:.2f} nats a token above full attention"}
+    return fine
+
+
+def rounded_far():
+    return [("window", {"window": 40})] * 2 + [("quantised_cache", {})] * 2
+
+
+def best_keys_far():
+    near = "longformer", {"window": 16, "global_tokens": 4}
+    return (near, near, ("topk", {"keep": 16}), ("topk", {"keep": 16}))
+
+
+def with_a_segment():
+    far = "chunked", {}
+    return [("segment", {"chunk": 16, "memory": 16}), ("window", {"window": 30}), far, far]
+
+
+def document_case(name, text, seed):
+    return case(name, 384, text, seed)
+
+
+def drawn_document(rng):
+    text, seed = (int(x) for x in rng.integers((1, 100), (5, 10**6)))
+    return document_case(f"random, a document of text {text}", text, seed)
+
+
+SOLVED = "[near, near, far, far]"
+
+Spec(
+    kind="number",
+    drive=drive_design,
+    reference=well_designed,
+    cases=[
+        document_case("a document from sched", 2, 0),
+        document_case("a document from textwrap", 4, 0),
+        drawn_document,
+        *(case(f"{n:,} tokens", n, 0, 0) for n in (4096, 8192, 16_384, 65_536)),
+    ],
+    mistakes=[
+        edit(SOLVED, "[near] * 4",
+             says="your layers all look at what is near: the quoted line is out of their reach",
+             next="let some layers see every token: which?"),
+        edit(SOLVED, "[far, far, near, near]",
+             says="your last layers look at what is near: they are those that find the quoted line",
+             next="try the windows in the first layers"),
+        edit(SOLVED, "[near, near, near, far]",
+             says="your layer 2 does not reach the quoted line",
+             next="two layers have to see far back: 2 and 3"),
+        edit(SOLVED, "[near, near, far, near]",
+             says="your layer 3 does not reach the quoted line",
+             next="two layers have to see far back: 2 and 3"),
+        edit(SOLVED, "[far] * 4",
+             says="your layers keep all keys and values",
+             next="two of them need only those nearby"),
+        edit('("flash", {})', '("full", {})',
+             says="your full attention computes what the causal mask hides",
+             next="attention in tiles leaves out half: flash"),
+        edit(SOLVED, '[("linear", {})] * 2 + [far, far]',
+             says="your first layers are linear: the weights were trained for a softmax",
+             next="a window keeps the softmax, and the first layers look nearby"),
+        edit(SOLVED, '[near, near, ("grouped", {"groups": 2}), ("grouped", {"groups": 2})]',
+             says="your last layers share keys and values that were never trained to be shared",
+             next="without training again keep all heads: where can tokens be left out?"),
+        edit(SOLVED, '[near, near, ("pooled", {"pool": 8}), ("pooled", {"pool": 8})]',
+             says="your last layers see means of 8 tokens: none can be copied from a mean",
+             next="they must see each token on its own"),
+        edit('{"window": 24}', '{"window": 0}',
+             says="your first layers see nothing but the token itself",
+             next="finding a line needs the token before: a window of some tokens"),
+        edit(SOLVED, '[("window", {"window": 200})] * 4',
+             says="your windows are all wide, and the quotes begin beyond them",
+             next="spend the bytes where they are needed: narrow first, whole last"),
+        edit(SOLVED, "near",
+             says="your design is one pair",
+             next="return a list of four pairs, one for each layer"),
+    ],
+    alternatives=[rounded_far, best_keys_far, with_a_segment],
+)  # fmt: skip
+
+# %% [markdown]
+# <details><summary>After your answer: why these two</summary>
+#
+# To go on with a quote, a layer marks each token with the one before it, which is near; a later one
+# looks for the mark, which may be anywhere. [Chapter 14](../notebooks/14_quality.ipynb#Hybrids) has
+# all such mixtures, before and after tuning.
+#
+# </details>
+
+# %% [markdown]
+# ## Your score
+#
+# Save the notebook, open a terminal (File › New › Terminal) and run
+# `attncourse grade exercises/15_choosing.ipynb`. It runs a copy of the notebook from the top and
+# prints the score; your file is not changed.
