@@ -40,16 +40,16 @@ from attncourse.model import probes
 # *15 minutes · difficulty 2 of 3 · 3 points*
 # · [section](../notebooks/15_choosing.ipynb#First:-does-it-fit?)
 #
-# A model has `layers` layers of `heads` heads for queries and `groups` for keys and values, all of
-# width `d`. It gets one text of n tokens. Return the largest n that `memory` bytes hold, as three
-# ints: of a prompt, while decoding, in training. A number takes two bytes.
+# Each of `layers` layers has `heads` heads for queries and `groups` for keys and values, all of
+# width `d`; a number takes two bytes. Return the most tokens of one text that `memory` bytes hold,
+# three ints: of a prompt, while decoding, in training.
 
 # %% [markdown] role="prompt" exercise="15.1"
-# - Decoding: the keys and values of all layers, in pages of `block` tokens. A page begun is a page
+# - Decoding: keys and values of all layers, in pages of `block` tokens. A page begun is a page
 #   taken.
-# - Prompt: the same, and for each head of *one* layer the scores of min(`block`, n) queries with n
+# - Prompt: the same, and for each head of *one* layer the scores of min(`block`, n) queries and n
 #   keys.
-# - Training, without pages: q, k, v and out of all layers, one float32 a layer, head and token; and
+# - Training: q, k, v and out of all layers, no pages; a float32 for each layer, head and token;
 #   the prompt's scores.
 
 # %% [markdown] role="prompt" exercise="15.1"
@@ -402,9 +402,9 @@ Spec(
 # *15 minutes · difficulty 2 of 3 · 3 points*
 # · [section](../notebooks/15_choosing.ipynb#The-guide,-computed)
 #
-# A candidate is a dict: `bytes`, `seconds`, `loss` (nats above full attention, NaN where nobody
-# measured it), `keeps` (a frozenset of abilities, as "copying") and `exact`. Return which one to
-# take, its place in the list or None, and a list with the reason of each.
+# A candidate is a dict: `bytes`, `seconds`, `loss` (nats above full attention, NaN if never
+# measured), `keeps` (a frozenset of abilities, as "copying") and `exact`. Return the place of the
+# one to take, or None, and a list with the reason of each.
 
 # %% [markdown] role="prompt" exercise="15.3"
 # Out, by the first that holds, is what takes more bytes than `memory` ("memory"), what lacks an
@@ -529,7 +529,7 @@ def random_choice(rng):
     memory = int(rng.integers(5, 500))
     for each in candidates:
         each["bytes"] *= memory // 4 + 1
-    return choice(f"random, {len(candidates)} candidates", memory, 0.0625, needed, *candidates)
+    return choice(f"random, {memory} bytes", memory, 0.0625, needed, *candidates)
 
 
 FULL, TILED = one(90, 4.0, 0.0, ALL, True), one(20, 3.0, 0.0, ALL, True)
@@ -624,19 +624,18 @@ Spec(
 # *15 minutes · difficulty 2 of 3 · 3 points*
 # · [section](../notebooks/15_choosing.ipynb#What-libraries-choose-for-you)
 #
-# A library has several kernels, tried in the order of the list. Which is the first that can serve
-# this call? q `(..., Tq, D)`, k `(..., Tk, D)`, v `(..., Tk, Dv)`; `mask` is None or bool, to be
-# broadcast to `(..., Tq, Tk)`, True where visible. Causal: query i also sees only keys j up to
-# i + Tk − Tq.
+# A library tries its kernels in the order of a list. Which is the first that can serve this call?
+# q is `(..., Tq, D)`, k `(..., Tk, D)`, v `(..., Tk, Dv)`. `mask` is None or True where visible, and
+# broadcast. Causal: query i sees no key after i + Tk − Tq.
 
 # %% [markdown] role="prompt" exercise="15.4"
 # Each kernel is a dict. What it lacks, by the first that holds:
 #
-# - "dtype": q, k and v differ, or their name is not among its `dtypes`;
-# - "width": D or Dv is no multiple of `multiple`, or above `widest`;
-# - "mask": there is one, and `masks` is False;
-# - "lengths": causal, Tq ≠ Tk, and `unequal` is False;
-# - "empty": some query sees no key, and `empty` is False.
+# - "dtype": q, k and v differ, or are not among its `dtypes`;
+# - "width": D or Dv is above `widest` or no multiple of `multiple`;
+# - "mask": one is given, `masks` is False;
+# - "lengths": causal, Tq ≠ Tk, `unequal` is False;
+# - "empty": a query sees no key, `empty` is False.
 
 # %% [markdown] role="prompt" exercise="15.4"
 # Return the `name` of the first that lacks nothing, or None, and a list with what each lacks, ""
@@ -801,7 +800,7 @@ Spec(
         call("a mask of one column", 3, 2, 8, "float32", [[1], [0], [1]]),
         call("the second head sees nothing once", 2, 2, 8, "float32",
              [[[1, 1], [1, 0]], [[0, 0], [1, 1]]], lead=(2,)),
-        call("no keys at all", 2, 0, 8, "float16"),
+        call("no keys at all", 4, 0, 8, "float16"),
         call("another order", 2, 2, 8, "float32", kernels=[STORED, SPLIT, TILES, BLOCKS]),
         *[random_call] * 6,
     ],
@@ -874,16 +873,15 @@ Spec(
 # *20 minutes · difficulty 2 of 3 · 3 points*
 # · [section](../notebooks/15_choosing.ipynb#The-documents'-guides-on-trial)
 #
-# Causal attention of n_queries queries at the end of n_keys keys: with stored scores, in tiles, or in
-# a window, where a query sees itself and `window` keys before. The guide below returns the seconds
-# of each that fits. For one head, equal lengths and a chip that computes slowly it is right. Three
-# bugs wait elsewhere.
+# Causal attention of n_queries queries at the end of n_keys keys: stored scores, tiles, or a window
+# of `window` + 1 keys. The guide below returns the seconds of each that fits. For one head, equal
+# lengths and slow computing it is right. Three bugs wait elsewhere.
 
 # %% [markdown] role="prompt" exercise="15.5"
-# What it should do, at two bytes a number: stored scores are all n_queries · n_keys of each head;
-# they are moved four times, and have to fit into `memory`. Tiles and window compute only visible
-# pairs. q and out are moved once; k and v once, as far as any query may see them. Seconds are the
-# larger of computing and moving.
+# What it should do, at two bytes a number: all n_queries · n_keys scores of each head are stored,
+# moved four times, and have to fit into `memory`. Tiles and window compute only visible pairs. q and
+# out are moved once; k and v once, where the window reaches them. Seconds are the larger of
+# computing and moving.
 
 # %% [markdown] role="prompt" exercise="15.5"
 # Copy the code into the answer cell and repair it. Both lengths are at least 1 and either may be
@@ -1067,18 +1065,18 @@ Spec(
 # *30 minutes · difficulty 3 of 3 · 4 points*
 # · [section](../notebooks/15_choosing.ipynb#Capstone:-read-one-document)
 #
-# The course's model reads 288 tokens of a text that it never saw, and then 8 quotes from the first
-# third. Four tokens say which line is quoted; does it know the other eight? Design its attention: a
-# mechanism for each of the four layers, so that little is lost.
+# The course's model reads 288 tokens of a text that it never saw, then 8 quotes from the first
+# third. Four tokens say what is quoted; does it know the other eight? Design its attention: a
+# mechanism for each of four layers.
 
 # %% [markdown] role="prompt" exercise="15.6"
 # Return a list of four pairs, a mechanism of the catalogue and its knobs:
-# `[("flash", {}), ("window", {"window": 100}), …]`. Nothing is trained again. Any design passes
-# that keeps these limits:
+# `[("flash", {}), ("window", {"window": 100}), …]`. Any design passes that keeps these limits,
+# against full attention and without training:
 #
-# - on each document at most 0.2 nats a token above full attention, on the quotes at most 0.75;
-# - 55 % of the bytes that generation keeps;
-# - 30 % of the FLOPs of full attention, from 4,096 tokens on.
+# - 0.2 nats a token more on each document, 0.75 on its quotes;
+# - 55 % of the bytes kept;
+# - 30 % of the FLOPs, from 4,096 tokens on.
 
 # %% [markdown] role="prompt" exercise="15.6"
 # Bytes are counted by `kept`, for the document and for 4,096 tokens and more, FLOPs by `cost`: no
