@@ -45,11 +45,10 @@ from attncourse.model import probes
 # three ints: of a prompt, while decoding, in training.
 
 # %% [markdown] role="prompt" exercise="15.1"
-# - Decoding: keys and values of all layers, in pages of `block` tokens. A page begun is a page
-#   taken.
+# - Decoding: keys and values of all layers, in whole pages of `block` tokens.
 # - Prompt: the same, and for each head of *one* layer the scores of min(`block`, n) queries and n
 #   keys.
-# - Training: q, k, v and out of all layers, no pages; a float32 for each layer, head and token;
+# - Training: no pages, but q, k, v and out of all layers; a float32 for each layer, head and token;
 #   the prompt's scores.
 
 # %% [markdown] role="prompt" exercise="15.1"
@@ -624,18 +623,17 @@ Spec(
 # *15 minutes · difficulty 2 of 3 · 3 points*
 # · [section](../notebooks/15_choosing.ipynb#What-libraries-choose-for-you)
 #
-# A library tries its kernels in the order of a list. Which is the first that can serve this call?
-# q is `(..., Tq, D)`, k `(..., Tk, D)`, v `(..., Tk, Dv)`. `mask` is None or True where visible, and
-# broadcast. Causal: query i sees no key after i + Tk − Tq.
+# A library tries its kernels one after the other. Which is the first that can serve this call?
+# `mask` is None, or True where a key is visible. If causal, query i sees no key after i + Tk − Tq.
 
 # %% [markdown] role="prompt" exercise="15.4"
-# Each kernel is a dict. What it lacks, by the first that holds:
+# A kernel is a dict. What it lacks, by the first that holds:
 #
-# - "dtype": q, k and v differ, or are not among its `dtypes`;
-# - "width": D or Dv is above `widest` or no multiple of `multiple`;
-# - "mask": one is given, `masks` is False;
-# - "lengths": causal, Tq ≠ Tk, `unequal` is False;
-# - "empty": a query sees no key, `empty` is False.
+# - "dtype": none of its `dtypes`, or q, k and v differ;
+# - "width": D or Dv above `widest`, or no multiple of `multiple`;
+# - "mask": given, not `masks`;
+# - "lengths": causal, Tq ≠ Tk, not `unequal`;
+# - "empty": a query sees no key, not `empty`.
 
 # %% [markdown] role="prompt" exercise="15.4"
 # Return the `name` of the first that lacks nothing, or None, and a list with what each lacks, ""
@@ -644,7 +642,10 @@ Spec(
 
 # %% role="answer" exercise="15.4"
 def first_kernel(q, k, v, mask, causal, kernels):
-    """Return the name of the first kernel that can, or None, and what each of them lacks."""
+    """Return the name of the first kernel that can, or None, and what each of them lacks.
+
+    q is (..., Tq, D), k (..., Tk, D), v (..., Tk, Dv); mask None or bool, to be broadcast.
+    """
     # BEGIN SOLUTION
     n_queries, n_keys, widths = q.shape[-2], k.shape[-2], (q.shape[-1], v.shape[-1])
     visible = np.tri(n_queries, n_keys, n_keys - n_queries if causal else n_keys, dtype=bool)
@@ -873,15 +874,14 @@ Spec(
 # *20 minutes · difficulty 2 of 3 · 3 points*
 # · [section](../notebooks/15_choosing.ipynb#The-documents'-guides-on-trial)
 #
-# Causal attention of n_queries queries at the end of n_keys keys: stored scores, tiles, or a window
-# of `window` + 1 keys. The guide below returns the seconds of each that fits. For one head, equal
-# lengths and slow computing it is right. Three bugs wait elsewhere.
+# Causal attention of queries at the end of the keys: stored scores, tiles, or a window of
+# `window` + 1 keys. The guide returns the seconds of each that fits. For one head, equal lengths
+# and slow computing it is right. Find three bugs.
 
 # %% [markdown] role="prompt" exercise="15.5"
 # What it should do, at two bytes a number: all n_queries · n_keys scores of each head are stored,
-# moved four times, and have to fit into `memory`. Tiles and window compute only visible pairs. q and
-# out are moved once; k and v once, where the window reaches them. Seconds are the larger of
-# computing and moving.
+# moved four times, and have to fit into `memory`. Tiles and window compute only visible pairs. q,
+# k, v and out are moved once, what no window reaches not at all.
 
 # %% [markdown] role="prompt" exercise="15.5"
 # Copy the code into the answer cell and repair it. Both lengths are at least 1 and either may be
@@ -1071,8 +1071,8 @@ Spec(
 
 # %% [markdown] role="prompt" exercise="15.6"
 # Return a list of four pairs, a mechanism of the catalogue and its knobs:
-# `[("flash", {}), ("window", {"window": 100}), …]`. Any design passes that keeps these limits,
-# against full attention and without training:
+# `[("flash", {}), ("window", {"window": 100}), …]`. Any design passes that keeps these limits
+# beside full attention:
 #
 # - 0.2 nats a token more on each document, 0.75 on its quotes;
 # - 55 % of the bytes kept;
