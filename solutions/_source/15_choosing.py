@@ -875,8 +875,8 @@ Spec(
 # · [section](../notebooks/15_choosing.ipynb#The-documents'-guides-on-trial)
 #
 # Causal attention of queries at the end of the keys: stored scores, tiles, or a window of
-# `window` + 1 keys. The guide returns the seconds of each that fits. For one head, equal lengths
-# and slow computing it is right. Find three bugs.
+# `window` + 1 keys. The guide returns the seconds of each that fits. With one head, equal lengths
+# and slow computing it is right.
 
 # %% [markdown] role="prompt" exercise="15.5"
 # What it should do, at two bytes a number: all n_queries · n_keys scores of each head are stored,
@@ -884,8 +884,8 @@ Spec(
 # k, v and out are moved once, what no window reaches not at all.
 
 # %% [markdown] role="prompt" exercise="15.5"
-# Copy the code into the answer cell and repair it. Both lengths are at least 1 and either may be
-# the larger: what of queries that come before the first key?
+# Copy the code into the answer cell and repair its three bugs. Both lengths are at least 1 and
+# either may be the larger: what of queries that come before the first key?
 
 
 # %% role="prompt" exercise="15.5"
