@@ -1129,6 +1129,11 @@ def small():
     return model.load()
 
 
+@functools.cache
+def ids_of(text):
+    return small().encode(model.held_out()[text])
+
+
 def taken(one, n):
     """Return the bytes that a model keeps of n tokens, and the FLOPs to read them."""
     sizes = {"heads": one.shape.n_heads, "width": one.shape.head_width}
@@ -1139,7 +1144,7 @@ def taken(one, n):
 def losses(changed, text, seed):
     key = tuple(map(str, changed.attention)), text, seed
     if key not in SAMPLES:
-        SAMPLES[key] = np.array(probes.quoted(changed, model.held_out()[text], seed=seed))
+        SAMPLES[key] = np.array(probes.quoted(changed, ids_of(text), seed=seed))
     return SAMPLES[key]
 
 
