@@ -1121,7 +1121,7 @@ check("15.6")
 
 
 # %% role="spec" exercise="15.6"
-SAMPLES = {}  # of losses, by design and document
+MEASURED = {}  # by design and what was measured: the same design comes again and again
 
 
 @functools.cache
@@ -1134,18 +1134,22 @@ def ids_of(text):
     return small().encode(model.held_out()[text])
 
 
-def taken(one, n):
+def once(measure, changed, *where):
+    key = measure.__name__, *map(str, changed.attention), *where
+    if key not in MEASURED:
+        MEASURED[key] = np.array(measure(changed, *where))
+    return MEASURED[key]
+
+
+def taken(changed, n):
     """Return the bytes that a model keeps of n tokens, and the FLOPs to read them."""
-    sizes = {"heads": one.shape.n_heads, "width": one.shape.head_width}
-    kept = sum(each.kept(n, **sizes) for each in one.attention)
-    return np.array([kept, sum(each.cost(n, **sizes).flops for each in one.attention)])
+    sizes = {"heads": changed.shape.n_heads, "width": changed.shape.head_width}
+    kept = sum(each.kept(n, **sizes) for each in changed.attention)
+    return kept, sum(each.cost(n, **sizes).flops for each in changed.attention)
 
 
-def losses(changed, text, seed):
-    key = tuple(map(str, changed.attention)), text, seed
-    if key not in SAMPLES:
-        SAMPLES[key] = np.array(probes.quoted(changed, ids_of(text), seed=seed))
-    return SAMPLES[key]
+def lost(changed, text, seed):
+    return probes.quoted(changed, ids_of(text), seed=seed)
 
 
 def well_designed(n, text, seed):
@@ -1169,15 +1173,15 @@ def drive_design(answer, n, text, seed):
             changed = changed.swap(stem, layers=layer, **knobs)
         except (TypeError, ValueError) as error:
             return fine | {"design": f"{pair!r:.60}: {error}"}
-    kept, flops = taken(changed, n) / taken(small(), n)
+    kept, flops = once(taken, changed, n) / once(taken, small(), n)
     if kept > 0.55:
         return fine | {"bytes kept": f"{kept:.0%} of full attention's"}
     if n > 384:
         return fine | ({"FLOPs": f"{flops:.0%} of full attention's"} if flops > 0.3 else {})
-    above = losses(changed, text, seed) - losses(small(), text, seed)
-    for name, lost, most in zip(("document", "quotes"), above, (0.25, 0.9), strict=True):
-        if lost > most:
-            return fine | {name: f"{lost:.2f} nats a token above full attention"}
+    above = once(lost, changed, text, seed) - once(lost, small(), text, seed)
+    for name, nats, most in zip(("document", "quotes"), above, (0.25, 0.9), strict=True):
+        if nats > most:
+            return fine | {name: f"{nats:.2f} nats a token above full attention"}
     return fine
 
 
