@@ -88,6 +88,14 @@ def test_memory_decides_in_decoding():
     assert nothing.answer is None and "nothing stays" in str(nothing)
 
 
+def test_the_longest_text_that_fits_is_found():
+    cache = USUAL | {"phase": "decoding", "memory": 2 * 16 * 64 * 2 * 3000}  # 3,000 tokens
+    assert 3000 - 12 < choosing.longest(choosing.TILED, **cache) <= 3000
+    assert choosing.longest(choosing.TILED, **cache | {"memory": 10}) == 0
+    with pytest.raises(ValueError, match=r"choosing\.longest: name must be one of .* got 'flash'"):
+        choosing.longest("flash", **cache)
+
+
 def test_bytes_of_each_phase_by_hand():
     one = Setting(1000, 2, 4, 64, 3, DEVICES["H200"], "float16", "decoding", True)
     assert held("flash", {}, one) == 3 * 2 * 4 * 1000 * 2 * 64 * 2
@@ -159,8 +167,8 @@ def test_our_list_of_kernels_agrees_with_torch():
     for tensors, given in calls:
         names = {"mask": "attn_mask", "causal": "is_causal", "gqa": "enable_gqa"}
         ours = next(one.name for one in choosing.kernels_for(*tensors, **given) if not one.cannot)
-        ran = choosing.torch_ran(*tensors, **{names[key]: x for key, x in given.items()})
-        assert ours == ran, (given, [tuple(x.shape) for x in tensors])
+        theirs = choosing.torch_picks(*tensors, **{names[key]: x for key, x in given.items()})
+        assert ours == theirs, (given, [tuple(x.shape) for x in tensors])
 
 
 def test_reasons_on_a_gpu():

@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from attncourse.choosing import rule
 from attncourse.choosing.candidates import OFFERED, TILED, Candidate, Setting, weigh
-from attncourse.choosing.dispatch import Kernel, kernels_for, splits_for, torch_ran
+from attncourse.choosing.dispatch import Kernel, kernels_for, splits_for, torch_picks
 from attncourse.choosing.evidence import ABILITIES, MODES, Measured, Quality, folder_of_results
 from attncourse.choosing.implementations import LEFT_ALONE, MAINTAINED, Implementation
 from attncourse.cost import DEVICES, Device, this_cpu
@@ -39,8 +40,9 @@ __all__ = [
     "Quality",
     "choose",
     "kernels_for",
+    "longest",
     "splits_for",
-    "torch_ran",
+    "torch_picks",
 ]
 PHASES = tuple(MODES)
 CLAIMS = {"full": "C300", "flash": "C306", "window": "C301", "performer": "C305"}
@@ -147,6 +149,31 @@ def choose(
     answer = rule.take([one for one in found if not one.out])
     found.sort(key=lambda one: (one is not answer, one.out != "", one.seconds))
     return Choice(answer, tuple(found), tuple(_because(answer, found, setting, memory)))
+
+
+def longest(name: str, **setting: Any) -> int:
+    """Return the longest text at which a candidate fits, to within a 256th; 0 if none does.
+
+    Args:
+        name: In `OFFERED`.
+        **setting: As for `choose`.
+    """
+    if name not in OFFERED:
+        raise ValueError(
+            f"choosing.longest: name must be one of {', '.join(OFFERED)}, got {name!r}"
+        )
+
+    def fits(n: int) -> bool:
+        one = next(one for one in choose(n, **setting).ranked if one.name == name)
+        return not one.out.startswith("holds")
+
+    low, high = 0, 1
+    while fits(high) and high < 2**40:
+        low, high = high, 2 * high
+    while high - low > max(1, low // 256):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def _because(

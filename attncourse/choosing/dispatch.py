@@ -17,6 +17,7 @@ from attncourse.inputs import check_count, check_flag
 WHERE = "choosing.kernels_for"
 HALF = ("float16", "bfloat16")
 CPU_TYPES = (*HALF, "float32", "float64")
+TORCH_NAMES = {0: "math", 1: "flash", 2: "efficient", 3: "cudnn"}  # torch.nn.attention.SDPBackend
 
 
 @dataclass(frozen=True)
@@ -80,29 +81,21 @@ def kernels_for(
     return [*found, Kernel("math", ())]
 
 
-def torch_ran(q: Any, k: Any, v: Any, **keywords: Any) -> str:
-    """Call torch's fused attention and return which kernel ran: its name as in `kernels_for`.
+def torch_picks(q: Any, k: Any, v: Any, **keywords: Any) -> str:
+    """Return which kernel torch takes for a call: its name as in `kernels_for`.
+
+    torch's fused attention asks this function itself, at each call; its name begins with an
+    underscore, for it is not meant for others.
 
     Args:
         q: A tensor, as k and v.
         k: A tensor.
         v: A tensor.
-        **keywords: Those of torch's function.
+        **keywords: Those of torch's function: attn_mask, is_causal, enable_gqa.
     """
-    from torch.nn.functional import scaled_dot_product_attention
-    from torch.utils._python_dispatch import TorchDispatchMode
+    import torch
 
-    seen: list[str] = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            seen.append(function.name())
-            return function(*args, **(kwargs or {}))
-
-    with Watch():
-        scaled_dot_product_attention(q, k, v, **keywords)
-    fused = [name for name in seen if "_scaled_dot_product_" in name]
-    return next((one for one in ("cudnn", "flash", "efficient") if one in "".join(fused)), "math")
+    return TORCH_NAMES.get(torch._fused_sdp_choice(q, k, v, **keywords), "none")
 
 
 def splits_for(programs: int, key_tiles: int, multiprocessors: int = 132) -> int:

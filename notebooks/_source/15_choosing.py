@@ -26,21 +26,10 @@ import numpy as np
 
 from attncourse import bench, choosing, claims, graph, measure, model, plots, widgets
 from attncourse.bench import records
-from attncourse.catalogue import MECHANISMS
 from attncourse.cost import DEVICES, this_cpu
 from attncourse.inputs import random_qkv, stream
 from attncourse.model.attention import Attention
-from attncourse.reference import (
-    bigbird,
-    flash,
-    full,
-    linear,
-    linformer,
-    longformer,
-    performer,
-    random_keys,
-    window,
-)
+from attncourse.reference import flash, full, linear, longformer, window
 from attncourse.units import format_bytes, format_seconds
 
 # %% [markdown] covers="P14 P15 Q1 Q2"
@@ -82,6 +71,7 @@ def as_row(one):
 KEYS = {"time": lambda one: one.seconds, "memory": lambda one: one.n_bytes, "nats lost": nats}
 
 
+# %% folded=true
 def sort_table(sort_by, show):
     kept = [one for one in offers if one.exact or show == "all"]
     table = [as_row(one) for one in sorted(kept, key=KEYS[sort_by])]
@@ -99,28 +89,22 @@ widgets.form(sort_table, "Sort", sort_by=list(KEYS), show=["all", "exact ones"])
 
 # %% folded=true
 def unbeaten():
-    worth = {one.name: tuple(key(one) for key in KEYS.values()) for one in offers}
-    return [
-        name
-        for name, mine in worth.items()
-        if not any(
-            other != mine and all(x <= y for x, y in zip(other, mine, strict=True))
-            for other in worth.values()
-        )
-    ]
+    worth = np.array([[key(one) for key in KEYS.values()] for one in offers])
+    beats = (worth[:, None] <= worth).all(axis=-1) & (worth[:, None] < worth).any(axis=-1)
+    return [one.name for one, beaten in zip(offers, beats.any(axis=0), strict=True) if not beaten]
 
 
 def draw_planes():
-    _, axes = plots.figure(1, 2, width=11, height=4.4)
-    memory = {one.name: (one.seconds, one.n_bytes) for one in offers}
-    plots.scatter(memory, axes[0], x_unit="s", y_unit="bytes", title="memory against time")
+    held = {one.name: (one.seconds, one.n_bytes) for one in offers}
+    plots.show(
+        plots.scatter(held, x_unit="s", y_unit="bytes"), f"Nobody beats: {', '.join(unbeaten())}."
+    )
     lost = {one.name: (one.seconds, max(nats(one), 1e-3)) for one in offers if nats(one) >= 0}
-    words = {"x_unit": "s", "y_unit": "nats lost", "title": "loss against time (0 drawn as 0.001)"}
-    if lost:
-        plots.scatter(lost, axes[1], **words)
-    plots.show(axes[0], f"Nobody beats: {', '.join(unbeaten())}.")
+    words = {"x_unit": "s", "y_unit": "nats lost", "title": "0 is drawn as 0.001"}
+    plots.show(plots.scatter(lost, **words), "Loss against time.")
 
 
+# %% folded=true
 widgets.guess(
     f"{len(offers)} rows, three columns: time, memory, nats lost. How many rows are beaten by no "
     "other?",
@@ -154,7 +138,9 @@ held = {
     for phase in choosing.PHASES
 }
 print("by hand, decoding:", 2 * 2 * 1000 * 8 * 2 * 4, "B; tiled", held["decoding"][choosing.TILED])
-for name in list(choosing.OFFERED)[:2]:
+stored = "full attention, scores stored"
+large = {"heads": 32, "width": 128, "layers": 32, "device": "H100 80 GB"}
+for name in (choosing.TILED, stored):
     print(f"{name}: " + ", ".join(f"{phase} {held[phase][name]:,} B" for phase in held))
 
 # %% [markdown]
@@ -163,39 +149,20 @@ for name in list(choosing.OFFERED)[:2]:
 # phase. How far does each get?
 
 
-# %%
-def longest(name, memory=80e9, **setting):
-    """The longest text whose attention fits, by doubling and halving."""
-
-    def fits(n):
-        found = choosing.choose(n, **setting, **open_to_all).ranked
-        return next(one for one in found if one.name == name).n_bytes <= memory
-
-    low, high = 1, 2
-    while fits(high) and high < 2**24:
-        low, high = high, 2 * high
-    while high - low > max(1, low // 256):
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
-
-
-large = {"heads": 32, "width": 128, "layers": 32, "device": "H100 80 GB"}
-stored = "full attention, scores stored"
-
 # %% folded=true
+def room_for(name, phase="training"):
+    return choosing.longest(name, phase=phase, **large)
+
+
 widgets.guess(
     "32 layers of 32 heads of 128 in 16 bits, all 80 GB of an H100 for attention alone. With "
     "scores stored, training fits up to some thousand tokens. How many times as long may the text "
     "be if attention is tiled?",
-    lambda: (
-        longest(choosing.TILED, phase="training", **large)
-        / longest(stored, phase="training", **large)
-    ),
+    lambda: room_for(choosing.TILED) / room_for(stored),
     unit="times",
     explain=lambda: (
-        f"{longest(stored, phase='training', **large):,} tokens with scores stored. But in "
-        f"decoding both end at {longest(stored, phase='decoding', **large):,}: the cache is the same."
+        f"{room_for(stored):,} tokens with scores stored. In decoding both end at "
+        f"{room_for(stored, 'decoding'):,}: the cache is the same."
     ),
 )
 
@@ -233,6 +200,8 @@ plots.show(axes, f"Off by more than 2 %: {off.sum()} of {ratio.size} cells ({sai
 # window, 89.9 % for BigBird with 256 near, 64 random and 32 global keys.
 
 # %%
+from attncourse.reference import random_keys
+
 n = 4096
 near = window.mask(n, n, window=128)
 hubs = longformer.mask(n, n, window=128, global_tokens=32)
@@ -246,7 +215,8 @@ for name, mask in {"window": near, "with hubs": hubs, "with hubs and dice": unio
 #
 # And the notes have a table of four classes, with orders only: $O(n^2)$, $O(nd)$, $O(n)$, "$O(n)$
 # or less". An order is a slope, and `cost` has slopes: the logarithm to base 2 of what doubling the
-# text does.
+# text does. (*Checkpointing*, the second of the four, is about
+# [training](11_training.ipynb#Compute-it-twice) alone.)
 
 # %%
 for phase in ("prompt", "training"):
@@ -257,10 +227,6 @@ for phase in ("prompt", "training"):
     slopes = {name: np.log2(at[1][name].n_bytes / at[0][name].n_bytes) for name in at[0]}
     print(phase, *(f"{name} {slopes[name]:.2f}" for name in list(choosing.OFFERED)[:3]), sep="; ")
 claims.check("C036")
-
-# %% [markdown]
-# (*Checkpointing*, the table's second row, belongs to training alone: it keeps a layer's inputs and
-# computes the rest twice, [chapter 11](11_training.ipynb#Compute-it-twice).)
 
 # %% [markdown] covers="Q5"
 # ## Then: is it fast enough?
@@ -305,30 +271,32 @@ print("the window is faster", records.crossover_words(times["window"], times["fl
 
 
 # %% folded=true
-def on_a_cpu():
-    record = bench.latest("cpu", mechanisms=["window"])
-    lines = records.lines(record) if record else {}
-    ours = lines.get(("window", "FlexAttention"), {512: 1.0})
-    return ours, lines.get(("flash", "SDPA, flash"), {512: 2.0})
+recorded_cpu = bench.latest("cpu", mechanisms=["window"])
+by_code = records.lines(recorded_cpu) if recorded_cpu else {}
+local, blocks = by_code.get(("window", "FlexAttention")), by_code.get(("flash", "SDPA, flash"))
 
 
-def draw_cpu():
-    near, tiled = on_a_cpu()
-    shared = sorted(set(near) & set(tiled))
-    lines = {"window": [near[n] for n in shared], "tiled": [tiled[n] for n in shared]}
-    axes = plots.growth(shared, lines, title="one head of 64, two cores")
-    said = records.crossover_words(near, tiled)
-    last = shared[-1]
-    plots.show(axes, f"The window wins {said}; {tiled[last] / near[last]:.0f} times at {last:,}.")
+def draw_cpu(window_times=local, tiled_times=blocks):
+    n = sorted(set(window_times) & set(tiled_times))
+    lines = {"window": [window_times[i] for i in n], "tiled": [tiled_times[i] for i in n]}
+    axes = plots.growth(n, lines, title="one head of 64, two cores")
+    gain = tiled_times[n[-1]] / window_times[n[-1]]
+    said = records.crossover_words(window_times, tiled_times)
+    plots.show(axes, f"The window wins {said}; {gain:.0f} times at {n[-1]:,}.")
 
 
-widgets.guess(
-    "Windows in FlexAttention against tiled full attention, both torch's, on a CPU with two cores. "
-    "Of the lengths 512, 1024, 2048 … the window is faster from which on?",
-    lambda: records.crossover(*on_a_cpu()) or 2**20,
-    unit="tokens",
-    explain=draw_cpu,
-)
+# %% folded=true
+if local and blocks:
+    cpu_guess = widgets.guess(
+        "Windows in FlexAttention against tiled full attention, both torch's, on a CPU with two "
+        "cores. Of the lengths 512, 1024, 2048 … the window is faster from which on?",
+        lambda local=local, blocks=blocks: records.crossover(local, blocks) or 2**20,
+        unit="tokens",
+        explain=draw_cpu,
+    )
+else:
+    cpu_guess = "No record of a CPU here; `attncourse bench` writes one."
+cpu_guess
 
 # %% [markdown]
 # The clock of *your* machine may say otherwise. Three lengths, NumPy against NumPy, under a second:
@@ -337,9 +305,9 @@ widgets.guess(
 for n in (256, 1024, 2048):
     qkv = random_qkv(n)
     limits = {"repeats": 5, "at_most": 0.1}
-    tiled = measure.seconds(flash.attention, *qkv, block_q=256, block_k=256, **limits).median
-    near = measure.seconds(window.attention, *qkv, window=64, **limits).median
-    print(f"{n:>5} tokens: the window takes {near / tiled:.2f} of the time of tiles")
+    blocks = measure.seconds(flash.attention, *qkv, block_q=256, block_k=256, **limits).median
+    local = measure.seconds(window.attention, *qkv, window=64, **limits).median
+    print(f"{n:>5} tokens: the window takes {local / blocks:.2f} of the time of tiles")
 
 # %% [markdown]
 # So a length alone decides nothing: the same two lines cross elsewhere on each device. [Exercise
@@ -395,6 +363,7 @@ def wants(kind, n=256):
     return q, k, v, v.mean(axis=1)[0] if kind == "average" else v[0, place]
 
 
+# %%
 ways = {
     name: choosing.OFFERED[name][:2] for name in ("window 64", "top-k 32", "pooled 4", "linear")
 }
@@ -429,14 +398,14 @@ def needed(task, n=1024):
 
 
 # %%
+from attncourse.reference import bigbird, strided
+
 n, sixty_four = 1024, {}
 sixty_four["window"] = window.mask(n, n, window=32)
 sixty_four["window, hubs"] = longformer.mask(n, n, window=30, global_tokens=4)
-sixty_four["every 16th"] = np.subtract.outer(np.arange(n), np.arange(n)) % 16 == 0
-sixty_four["every 12th"] = np.subtract.outer(np.arange(n), np.arange(n)) % 12 == 0
-sixty_four["BigBird"] = bigbird.mask(
-    n, n, block=16, random_blocks=1, global_blocks=1, window_blocks=1
-)
+for stride in (16, 12):
+    sixty_four[f"every {stride}th"] = strided.mask(n, n, stride=stride)
+sixty_four["BigBird"] = bigbird.mask(n, n, block=16, random_blocks=1, global_blocks=1)
 tasks = ("language", "code", "genome", "image")
 through = [[m[needed(task)].mean() for task in tasks] for m in sixty_four.values()]
 words = {"x": "", "y": "", "label": "share of the pairs let through"}
@@ -451,69 +420,60 @@ plots.show(axes, f"About 64 keys a query, who lets most through: {said}.")
 # pattern knows, and BigBird's dice are dice. That is what content is for ([chapter
 # 08](08_content.ipynb)).
 #
-# And the list that prefers a window to Linformer "for accuracy", at equal cost? Turn the data:
-
-# %%
-q, k, v = random_qkv(1024)
-waves = np.sin(np.arange(1024)[:, None] * np.linspace(0, 0.02, 64))
-data = {
-    "noise": (q, k, v),
-    "slow waves": (waves,) * 3,
-    "5 back": (2 * np.roll(k, 5, axis=-2), k, v),
-}
-mean = linformer.mean_pool(256, 1024)
-mixed = {"key_projection": mean, "value_projection": mean}
-for name, (q, k, v) in data.items():
-    wanted = full.attention(q, k, v)
-    outs = window.attention(q, k, v, window=128), linformer.attention(q, k, v, **mixed)
-    off = [np.linalg.norm(out - wanted) / np.linalg.norm(wanted) for out in outs]
-    print(f"{name}: window off by {off[0]:.3f}, Linformer by {off[1]:.3f}")
-
-# %% [markdown]
-# The order turns, so it was about data. The other lists of chapter E go the same way. What is said
-# of the window, of Performer and of BigBird, with a number beside each:
-
+# Chapter E has lists of advantages and limits too: of the window, Performer, BigBird, and a ranking
+# of the window above Linformer "for accuracy". Each entry with a number beside it:
 
 # %% folded=true
+from attncourse.reference import linformer, performer
+
+
 def flops(module, n, **knobs):
     return module.cost(1, 1, n, n, 64, **knobs).flops
 
 
-def features_off(m, scale=0.25):
-    """Performer's error on vectors so large, relative to the output."""
-    q, k, v = random_qkv(512, dtype=np.float64)
-    wanted = full.attention(scale * q, scale * k, v)
-    out = performer.attention(scale * q, scale * k, v, n_features=m)
-    return np.linalg.norm(out - wanted) / np.linalg.norm(wanted)
+def apart(one, q, k, v, **knobs):
+    wanted = full.attention(q, k, v)
+    return np.linalg.norm(one.attention(q, k, v, **knobs) - wanted) / np.linalg.norm(wanted)
 
 
 near, far = window.mask(256, 256, window=16), {"block": 16, "global_blocks": 1}
 dice, hubs = bigbird.mask(256, 256, **far), longformer.mask(256, 256, window=16, global_tokens=1)
-hops = {name: graph.hops(mask).max() for name, mask in (("w", near), ("b", dice), ("h", hubs))}
-gains = {n: flops(full, n) / flops(window, n, window=128) for n in (1024, 16_384)}
-doubled = flops(performer, 32_768, n_features=256) / flops(performer, 16_384, n_features=256)
+steps = [graph.hops(mask).max() for mask in (near, dice, hubs)]
+
+# %% folded=true
+q, k, v = random_qkv(1024)
+waves = (np.sin(np.arange(1024)[:, None] * np.linspace(0, 0.02, 64)),) * 3
+wide, mean = {"window": 128}, linformer.mean_pool(256, 1024)
+mixed = {"key_projection": mean, "value_projection": mean}
+noise = [apart(window, q, k, v, **wide), apart(linformer, q, k, v, **mixed)]
+found = [apart(window, 2 * np.roll(k, 5, -2), k, v, **wide)]
+found += [apart(linformer, 2 * np.roll(k, 5, -2), k, v, **mixed)]
+smooth = [apart(window, *waves, **wide), apart(linformer, *waves, **mixed)]
+short = apart(performer, q / 4, k / 4, v, n_features=256)
+gain = [flops(full, n) / flops(window, n, window=128) for n in (1024, 16_384)]
+twice = [flops(performer, n, n_features=256) for n in (16_384, 32_768)]
 
 # %% folded=true
 lists = [
-    ("window: 4 times faster", f"{gains[1024]:.1f} times at 1,024, {gains[16_384]:.0f} at 16,384"),
-    ("window: blind beyond", f"{near[40, :24].sum()} pairs over 16 tokens back"),
-    ("window: many layers for what is far", f"{hops['w']} layers for 256 tokens"),
-    ("Performer: linear", f"{doubled:.2f} times the work for twice the text"),
-    ("Performer: small error", f"{features_off(256):.3f} with vectors of length 2"),
-    ("Performer: m needs care", f"{features_off(256, 1.0):.2f} with vectors of length 8"),
-    ("BigBird: few hops, by random links", f"{hops['b']} layers; a window and one hub {hops['h']}"),
+    ("window: 4 times faster", f"{gain[0]:.1f} times at 1,024, {gain[1]:.0f} at 16,384"),
+    ("window: many layers for what is far", f"{steps[0]} layers for 256 tokens"),
+    ("window nearer than Linformer", f"sought 5 back: {found[0]:.2f} to {found[1]:.2f}"),
+    ("the same, slow waves", f"{smooth[0]:.2f} to {smooth[1]:.2f}"),
+    ("the same, noise", f"{noise[0]:.2f} to {noise[1]:.2f}"),
+    ("Performer: linear", f"{twice[1] / twice[0]:.2f} times the work for twice the text"),
+    ("Performer: small error", f"{short:.3f} with vectors of length 2"),
+    ("Performer: m needs care", f"{apart(performer, q, k, v, n_features=256):.2f}, of length 8"),
+    ("BigBird: few hops, by random links", f"{steps[1]}; a window and one hub {steps[2]}"),
     ("BigBird: window of 3 blocks, 256-512", f"blocks of {256 / 3:.0f} to {512 / 3:.0f}"),
     ("BigBird: global tokens, 2 blocks, 32-64", f"blocks of {32 // 2} to {64 // 2}"),
 ]
-heads = ("the list says", "counted or measured")
-rows = [dict(zip(heads, row, strict=True)) for row in lists]
-widgets.Table(
-    rows, f"{len(lists)} entries, each counted: {'; '.join(f'{a}: {b}' for a, b in lists[2:8:4])}."
-)
+rows = [dict(zip(("the list says", "counted or measured"), row, strict=True)) for row in lists]
+widgets.Table(rows, f"{len(rows)} entries; with dice {steps[1]} layers, with one hub {steps[2]}.")
 
 # %% [markdown]
-# Few hops come from the hub, not from the dice ([chapter 05](05_sparse.ipynb#A-hub) has the proof),
-# and BigBird's recommended settings cannot all be had: no block is of both sizes.
+# The window wins where what is sought lies near, and loses else: a ranking of data. Few hops come
+# from the hub, not from the dice ([chapter 05](05_sparse.ipynb#A-hub) has the proof), and BigBird's
+# recommended settings cannot all be had: no block is of both sizes.
 
 # %% [markdown] covers="Q2 Q4 Q6 Q8"
 # ## The guide, computed
@@ -537,29 +497,29 @@ print(choosing.choose(16_384, heads=16, width=64, device="H200"))
 # struck out, with the reason; the dashed line is the memory that there is.
 
 # %% folded=true
-wishes = {
-    "all abilities": choosing.ABILITIES,
-    "copying, needle": ("copying", "needle"),
-    "copying": ("copying",),
-    "none": (),
-}
+wishes = {"all abilities": choosing.ABILITIES, "copying, needle": ("copying", "needle")}
+wishes |= {"copying": ("copying",), "none": ()}
 shape = {"heads": 32, "width": 128, "layers": 32}
 
 
-def draw_guide(device, phase, tokens, keep):
-    memory = DEVICES[device].memory_bytes
+def guide(device, phase, tokens, keep):
+    """The choice, and its rows for the picture."""
     chosen = choosing.choose(tokens, **shape, device=device, phase=phase, must_keep=wishes[keep])
     rows = [plots.Ranked(one.name, one.seconds, one.n_bytes, one.out) for one in chosen.ranked]
-    title = f"{phase}, {tokens:,} tokens, {device}: expected time"
-    if "live_guide" in globals():
-        live_guide.update(rows, memory, title)
+    return chosen, rows, DEVICES[device].memory_bytes
+
+
+live_guide = plots.LiveRanking(*guide("H200", "prompt", 16_384, "all abilities")[1:])
+
+
+# %% folded=true
+def draw_guide(device, phase, tokens, keep):
+    chosen, rows, memory = guide(device, phase, tokens, keep)
+    live_guide.update(rows, memory, f"{phase}, {tokens:,} tokens, {device}: expected time")
     name = chosen.answer.name if chosen.answer else "Nothing"
     return f"{name}: {'; '.join(chosen.because)}."
 
 
-start = choosing.choose(16_384, **shape, device="H200").ranked
-start = [plots.Ranked(one.name, one.seconds, one.n_bytes, one.out) for one in start]
-live_guide = plots.LiveRanking(start, DEVICES["H200"].memory_bytes)
 texts = widgets.choice([512, 4096, 16_384, 131_072, 1_048_576], 16_384)
 gpus = widgets.choice(list(DEVICES), "H200")
 controls = {"device": gpus, "phase": list(choosing.PHASES), "tokens": texts, "keep": list(wishes)}
@@ -571,22 +531,22 @@ widgets.explore(draw_guide, live_guide.figure, **controls)
 
 
 # %% folded=true
-def taken(length, device, keep=("copying",), **more):
-    return choosing.choose(length, heads=16, width=64, device=device, must_keep=keep, **more)
+def taken(n, device="H200"):
+    return choosing.choose(n, heads=16, width=64, device=device, must_keep=["copying"])
 
 
 def first_other():
     lengths = [2**power for power in range(8, 21)]
-    answers = {n: taken(n, "H200").answer for n in lengths}
-    return next((n for n in lengths if answers[n].name != choosing.TILED), 2**21)
+    return next((n for n in lengths if taken(n).answer.name != choosing.TILED), 2**21)
 
 
+# %% folded=true
 widgets.guess(
     "An H200, a prompt, 16 heads of 64; only copying must be kept, and at most 0.05 nats lost. "
     "From which power of two on is the answer not full attention?",
     first_other,
     unit="tokens",
-    explain=lambda: f"{first_other():,}: then {taken(first_other(), 'H200').answer.name} is taken.",
+    explain=lambda: f"From {first_other():,} on {taken(first_other()).answer.name} is taken.",
 )
 
 # %%
@@ -608,7 +568,6 @@ plots.show(axes, f"1.0 is full attention, tiled. Somewhere an answer: {', '.join
 # since flash needs new GPUs. Ask, with everything to be kept; the CPU is the one of the record:
 
 # %%
-recorded_cpu = bench.latest("cpu")
 cpu = records.device_of(recorded_cpu) if recorded_cpu else this_cpu()
 for device in (DEVICES["H200"], DEVICES["V100 16 GB"], DEVICES["RTX 4060 Laptop"], cpu):
     for phase in ("prompt", "decoding"):
@@ -617,7 +576,8 @@ for device in (DEVICES["H200"], DEVICES["V100 16 GB"], DEVICES["RTX 4060 Laptop"
 
 # %% [markdown]
 # By *quality*: "production" tolerates nothing, "research" two or three percent. By *effort*: you
-# may write code, or not. Fill in the form as you would for your own work.
+# may write code, or not. Fill in the form as you would for your own work. [Exercise
+# 15.3](../exercises/15_choosing.ipynb#15.3-Choose,-and-say-why) is this rule, with its reasons.
 
 
 # %% folded=true
@@ -634,10 +594,6 @@ form = {"tokens": [512, 4096, 16_384, 131_072], "device": list(DEVICES)}
 form |= {"may_lose": {"nothing": 0.0, "0.05 nats": 0.05, "0.2 nats": 0.2}, "keep": list(wishes)}
 print(*(suggest(16_384, "H200", x, "none", "maintained only")[0] for x in (0.0, 0.05, 0.2)))
 widgets.form(suggest, "Suggest", **form, code=["maintained only", "I write it"])
-
-# %% [markdown]
-# [Exercise 15.3](../exercises/15_choosing.ipynb#15.3-Choose,-and-say-why) is this rule, with its
-# reasons.
 
 # %% [markdown] covers="X11 X12 Q3 Q15"
 # ## What libraries choose for you
@@ -665,7 +621,7 @@ for name, (qkv, given) in calls.items():
 
 # %% [markdown]
 # So a mask moves you from one kernel to another, and a float32 that slipped in does too, in
-# silence. Does our list agree with torch on this machine? torch can be watched while it works:
+# silence. Does our list agree with torch on this machine? torch can be asked:
 
 # %%
 import torch
@@ -675,7 +631,7 @@ some = {"plain": (q, k, v), "values half as wide": (q, k, v[..., :4]), "3 axes":
 some["rows not side by side"] = (q.mT.contiguous().mT, k, v)
 for name, tensors in some.items():
     ours = next(one.name for one in choosing.kernels_for(*tensors) if not one.cannot)
-    print(f"{name}: ours {ours}, torch ran {choosing.torch_ran(*tensors)}")
+    print(f"{name}: ours {ours}, torch takes {choosing.torch_picks(*tensors)}")
 
 # %% [markdown]
 # xFormers keeps such lists too, and puts a kernel with split keys first when few queries meet many
@@ -697,6 +653,8 @@ for programs in (8, 48, 100):
 
 # %%
 import inspect
+
+from attncourse.catalogue import MECHANISMS
 
 for stem, (package, month) in choosing.LEFT_ALONE.items():
     lines = len(inspect.getsource(MECHANISMS[stem].reference).splitlines())
@@ -722,7 +680,7 @@ checks = {
     "a row that sees nothing is 0": not full.attention(
         q, k, v, mask=np.zeros((1000, 1000), bool)
     ).any(),
-    "the fused kernel runs": choosing.torch_ran(*map(torch.from_numpy, (q, k, v))) == "flash",
+    "the fused kernel runs": choosing.torch_picks(*map(torch.from_numpy, (q, k, v))) == "flash",
 }
 for line, holds in checks.items():
     print(f"{line}: {'yes' if holds else 'NO'}")
@@ -782,21 +740,21 @@ def designed(*layers):
     return made
 
 
+w16, w128, all_keys = ("window", {"window": 16}), ("window", {"window": 128}), ("flash", {})
+designs = {
+    "windows of 128": designed(w128, w128, w128, w128),
+    "two lower layers full": designed(all_keys, all_keys, w16, w16),
+    "two upper layers full": designed(w16, w16, all_keys, all_keys),
+}
+
+
+# %% folded=true
 def takes(one, n=4096):
     """Bytes kept and FLOPs at n tokens, as shares of full attention's."""
     sizes, full = {"heads": 4, "width": 32}, Attention.of("full")
     kept = sum(a.kept(n, **sizes) for a in one.attention) / (4 * full.kept(n, **sizes))
     work = sum(a.cost(n, **sizes).flops for a in one.attention) / (4 * full.cost(n, **sizes).flops)
     return kept, work
-
-
-w16, w128, all_keys = ("window", {"window": 16}), ("window", {"window": 128}), ("flash", {})
-
-designs = {
-    "windows of 128": designed(w128, w128, w128, w128),
-    "two lower layers full": designed(all_keys, all_keys, w16, w16),
-    "two upper layers full": designed(w16, w16, all_keys, all_keys),
-}
 
 
 # %% folded=true
@@ -841,9 +799,9 @@ profile = learn[:, :, rows, rows - back].mean(axis=2)  # (L, H, distances)
 best = np.argsort(-profile, axis=-1)[..., :16]
 weight = test[:, :, rows, rows - back].mean(axis=2)
 learned = np.take_along_axis(weight, best, axis=-1).sum(axis=-1)
-near = weight[..., :16].sum(axis=-1)
-gains_most = np.unravel_index((learned - near).argmax(), near.shape)
-for name, mass in {"a window of 16": near, "16 learned": learned}.items():
+closest = weight[..., :16].sum(axis=-1)
+gains_most = np.unravel_index((learned - closest).argmax(), closest.shape)
+for name, mass in {"a window of 16": closest, "16 learned": learned}.items():
     print(f"{name}: {mass.mean():.0%} of the weight; one head {mass[gains_most]:.0%}")
 
 # %% [markdown]
@@ -880,86 +838,65 @@ print(
 )
 
 # %% [markdown]
-# And last, *together with hardware*: a machine reads tiles, not keys. Round the learned distances
-# up to whole tiles, and see what is held for what is read.
-
-# %%
-for tile in (1, 4, 16, 64):
-    tiles = profile.reshape(4, 4, -1, tile).sum(axis=-1)
-    chosen = np.argsort(-tiles, axis=-1)[..., : max(1, 16 // tile)]
-    held = np.take_along_axis(weight.reshape(4, 4, -1, tile).sum(axis=-1), chosen, axis=-1)
-    read = max(1, 16 // tile) * tile
-    print(f"tiles of {tile:>2}: {read} keys read, {held.sum(axis=-1).mean():.0%} of the weight")
-
-# %% [markdown]
-# An algorithm (which keys), theory (what a head does) and hardware (tiles) in one loop: [chapter
-# 16](16_scale_out.ipynb) has another, where the network decides.
+# *Together with hardware* closes the loop: a machine reads tiles, not keys, and the learned
+# distances, being near, lie in few of them. Who chooses keys, how far heads look, what a tile
+# costs: algorithm, theory and hardware. [Chapter 16](16_scale_out.ipynb) has another such loop,
+# where the network decides.
 
 # %% [markdown] covers="U1 U2 U3 U4 U5 U6 U7 U8 U9 U10 U11 U12 Y11 Y12 Y13"
 # ## What you can do now
 #
-# Chapters E and V state twelve aims, and set exercises, whose statements were rebuilt for this
-# course: those of this chapter are [here](../exercises/15_choosing.ipynb). Each aim is a call now,
-# with the chapter that taught it:
+# Chapters E and V state twelve aims, and set exercises, whose statements and formulas were rebuilt
+# here: [those of this chapter](../exercises/15_choosing.ipynb). Nineteen sentences of chapter E
+# break off at a percent sign, and with them its accuracies: 79.2, 75.3, 30-40, 50, 75, 94 of
+# something ([the audit](17_audit.ipynb)). Each aim is a call now, with the chapter that taught it:
 
-# %%
+# %% folded=true
 from attncourse.reference import relative, scoring
 
 q, k, v = random_qkv(96, heads=2, width=16, dtype=np.float64)
-stored_out = full.attention(q, k, v)
 tiled_out = flash.attention(q, k, v, block_q=16, block_k=32)
+wrong = np.abs(tiled_out - full.attention(q, k, v)).max()
 drawn = scoring.random_parameters(16, 8, dtype=np.float64)
-best_keys = [
-    scores.argmax(axis=-1) for scores in (scoring.dot(q, k), scoring.additive(q, k, *drawn))
-]
-habits = model.habits(small, model.page())
+scores = scoring.dot(q, k), scoring.additive(q, k, *drawn)
+same = np.mean(scores[0].argmax(axis=-1) == scores[1].argmax(axis=-1))
+cross = full.attention(q[:, :, :5], k, v).shape
+kept = {stem: Attention.of(stem).kept(16_384, heads=1, width=64) for stem in ("full", "longformer")}
+habits = model.habits(small, model.page())["there"]
 token = stream("chapter 15, a token", 0).standard_normal(64)
-kept_by = Attention.of("longformer", window=256, global_tokens=16).kept(16_384, heads=1, width=64)
-all_kept = Attention.of("full").kept(16_384, heads=1, width=64)
-
-# %%
-aims = [
-    (
-        "why it is quadratic",
-        "01",
-        f"{flops(full, 2000) / flops(full, 1000):.0f} times for twice the text",
-    ),
-    ("window, stride, global tokens", "05", f"{graph.connections(hubs):,} of {256**2:,} pairs"),
-    ("linear cost", "06, 07", f"{flops(full, 16_384) / flops(linear, 16_384):.0f} times less work"),
-    ("flash attention", "09", f"off by {np.abs(tiled_out - stored_out).max():.0e}"),
-    ("weigh the costs", "15", choosing.choose(4096, **page).answer.name),
-    ("long contexts", "05, 12", f"Longformer keeps {kept_by / all_kept:.1%} of a cache"),
-    (
-        "self- or cross-attention",
-        "02",
-        f"5 queries, 96 keys: {full.attention(q[:, :, :5], k, v).shape}",
-    ),
-    ("relative positions", "03", f"a table of {relative.random_tables(4, 16, 16)[0].shape}"),
-    ("other scores", "02", f"{np.mean(best_keys[0] == best_keys[1]):.0%} have the same best key"),
-    ("masks", "02", f"{full.mask(8, 8, causal=True).sum()} of 64 pairs, causal"),
-]
-
-dropped = np.where(stream("chapter 15, dropout", 0).random(10_000) < 0.1, 0, 1 / 0.9)
 normed = (token - token.mean()) / token.std()
-aims += [
-    ("dropout, layer normalisation", "02", f"mean {dropped.mean():.2f}; spread {normed.std():.2f}"),
-    ("read heat maps", "03", f"{(habits['there'] > 0.5).sum()} of 16 heads keep one distance"),
+dropped = np.where(stream("chapter 15, dropout", 0).random(10_000) < 0.1, 0, 1 / 0.9)
+
+# %% folded=true
+work = [flops(full, 1000), flops(full, 2000), flops(linear, 2000)]
+aims = [
+    ("01", "why it is quadratic", f"{work[1] / work[0]:.0f} times the work for twice the text"),
+    ("05", "window, stride, global tokens", f"{hubs.sum():,} of {hubs.size:,} pairs"),
+    ("06, 07", "linear cost", f"at 2,000 tokens {work[1] / work[2]:.0f} times less work"),
+    ("09", "flash attention", f"off by {wrong:.0e}"),
+    ("15", "weigh the costs", choosing.choose(4096, **page).answer.name),
+    ("05, 12", "long contexts", f"Longformer keeps {kept['longformer'] / kept['full']:.1%}"),
 ]
-heads = ("you can", "chapter", "a call says")
-widgets.Table(
-    [dict(zip(heads, row, strict=True)) for row in aims], f"{len(aims)} aims, each with a call."
-)
+aims += [
+    ("02", "self- or cross-attention", f"5 queries, 96 keys: {cross}"),
+    ("03", "relative positions", f"tables of {relative.random_tables(4, 16, 16)[0].shape}"),
+]
 
-# %% [markdown]
-# Nineteen sentences of chapter E break off at a percent sign, and with them its accuracies: 79.2,
-# 75.3, 30-40, 50, 75, 94 of something. Nobody can rank by what is not there; [the
-# audit](17_audit.ipynb) lists each. The solutions' formulas were rebuilt, some had lost a factor:
-
-# %%
+# %% folded=true
 n, w, H, D = 2048, 256, 12, 64
-print(f"scale 1/√D = {1 / D**0.5}; weights of full attention {format_bytes(H * n * n * 2)}")
-print(f"window {format_bytes(H * n * w * 2)}, that is {1 - w / n:.1%} less")
-print(f"linear's state {format_bytes(H * D * D * 2)}; work {n / D:.0f} times less than full's")
+aims += [
+    ("02", "other scores", f"dot and additive: {same:.0%} have the same best key"),
+    ("02", "masks", f"{full.mask(8, 8, causal=True).sum()} of 64 pairs, causal"),
+    ("02", "dropout", f"the mean stays, {dropped.mean():.2f}"),
+    ("02", "layer normalisation", f"spread {normed.std():.2f}"),
+    ("03", "read heat maps", f"{(habits > 0.5).sum()} of 16 heads keep one distance"),
+    ("01", "the scale, 1/√D", f"{D**-0.5}"),
+    ("04", "bytes, and the percentage saved", f"{format_bytes(H * n * w * 2)}, {1 - w / n:.1%}"),
+    ("07", "work of standard over linear", f"{n / D:.0f} times"),
+]
+heads = ("chapter", "you can", "a call says")
+rows = [dict(zip(heads, row, strict=True)) for row in aims]
+widgets.Table(rows, f"{len(rows)} aims and formulas, each with a call.")
 
 # %% [markdown]
 # ## In a real model
@@ -975,14 +912,21 @@ before = small.losses(ids)
 live_page = plots.LivePage(
     small.tokenizer.pieces(ids), np.zeros(len(ids)), high=4, label="nats lost"
 )
-own = {"heads": 4, "width": 32, "layers": 4, "phase": "decoding", "dtype": "float16"}
+own = {
+    "device": "RTX 4060 Laptop",
+    "heads": 4,
+    "width": 32,
+    "layers": 4,
+    "phase": "decoding",
+    "dtype": "float16",
+}
 
 
+# %% folded=true
 def read_page(keep, MiB):
     found = choosing.choose(
-        16_384, **own, device="RTX 4060 Laptop", must_keep=wishes[keep], tolerance=np.inf,
-        memory=MiB * 2**20,
-    )  # fmt: skip
+        16_384, **own, must_keep=wishes[keep], tolerance=np.inf, memory=MiB * 2**20
+    )
     if found.answer is None:
         live_page.update(np.zeros(len(ids)), "nothing stays")
         return f"{MiB} MiB: {found.because[0]}."
