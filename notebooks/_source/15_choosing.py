@@ -52,7 +52,7 @@ def nats(one):
     return 0.0 if one.exact else max(0.0, one.quality.loss) if one.quality else np.nan
 
 
-print(*(f"{one.name}: {nats(one):.2f}" for one in offers[:3]), sep="; ")
+print(*(f"{one.name}: {nats(one):.2f} nats" for one in offers[:3]), sep="; ")
 
 
 # %% folded=true
@@ -200,17 +200,15 @@ plots.show(axes, f"Off by more than 2 %: {off.sum()} of {ratio.size} cells ({sai
 # window, 89.9 % for BigBird with 256 near, 64 random and 32 global keys.
 
 # %%
-from attncourse.reference import random_keys
-
 n = 4096
-near = window.mask(n, n, window=128)
-hubs = longformer.mask(n, n, window=128, global_tokens=32)
-union = hubs | random_keys.mask(n, n, n_random=64)
-for name, mask in {"window": near, "with hubs": hubs, "with hubs and dice": union}.items():
-    print(f"{name}: {1 - graph.density(mask):.1%} left out, {graph.connections(mask):,} pairs")
+near = graph.density(window.mask(n, n, window=128))
+hubs = graph.density(longformer.mask(n, n, window=128, global_tokens=32))
+dice = hubs + 64 / n * (1 - hubs)  # some of the 64 are in it already
+for name, kept in {"window": near, "with hubs": hubs, "with hubs and dice": dice}.items():
+    print(f"{name}: {1 - kept:.1%} left out, {kept * n * n:,.0f} pairs")
 
 # %% [markdown]
-# BigBird's is off: keys that are both near and drawn were counted twice ([chapter
+# BigBird's is off: its global keys were counted twice ([chapter
 # 05](05_sparse_tiles.ipynb#Counted-twice)).
 #
 # And the notes have a table of four classes, with orders only: $O(n^2)$, $O(nd)$, $O(n)$, "$O(n)$
@@ -241,8 +239,10 @@ for name in (choosing.TILED, stored, "window 64", "linear", "Performer 256"):
         one for one in choosing.choose(16_384, **page, **open_to_all).ranked if one.name == name
     )
     if one.measured:
-        by = f"{one.seconds / one.least:.0f} times, by {one.measured.implementation}"
-        print(f"{name}: at least {format_seconds(one.least)}, expected {by}")
+        times = (
+            f"{one.seconds / one.least:.1f} times as much, as {one.measured.implementation} took"
+        )
+        print(f"{name}: at least {format_seconds(one.least)}, expected {times}")
 
 # %% [markdown]
 # A large product comes near the peak; small tiles, exponentials and a state that waits for itself
@@ -376,8 +376,8 @@ for name, (stem, knobs) in ({choosing.TILED: ("full", {})} | ways).items():
     print(f"{name:<23}", *(f"{kind} off by {error:.2f}" for kind, error in off.items()))
 
 # %% [markdown]
-# Who blends gets averages and no copies; who picks, the other way round. "Tolerant" is a pair of a
-# task and a mechanism.
+# Who blends gets averages and no copies; who picks, the other way round; a window that sees neither
+# gets neither. "Tolerant" is a pair of a task and a mechanism.
 #
 # *Structure* is the same question, asked of positions. Chapter E assigns patterns to tasks: local
 # and global to language, random links to code, strides to genomes, local in two dimensions to
@@ -517,7 +517,8 @@ def draw_guide(device, phase, tokens, keep):
     chosen, rows, memory = guide(device, phase, tokens, keep)
     live_guide.update(rows, memory, f"{phase}, {tokens:,} tokens, {device}: expected time")
     name = chosen.answer.name if chosen.answer else "Nothing"
-    return f"{name}: {'; '.join(chosen.because)}."
+    said = [*chosen.because[:2], chosen.because[-1]] if chosen.answer else chosen.because
+    return f"{name}: {'; '.join(said)}."
 
 
 texts = widgets.choice([512, 4096, 16_384, 131_072, 1_048_576], 16_384)
@@ -575,9 +576,10 @@ for device in (DEVICES["H200"], DEVICES["V100 16 GB"], DEVICES["RTX 4060 Laptop"
         print(f"{device.name}, {phase}: {found.answer.name if found.answer else 'nothing'}")
 
 # %% [markdown]
-# By *quality*: "production" tolerates nothing, "research" two or three percent. By *effort*: you
-# may write code, or not. Fill in the form as you would for your own work. [Exercise
-# 15.3](../exercises/15_choosing.ipynb#15.3-Choose,-and-say-why) is this rule, with its reasons.
+# (Why a V100 too? The next section has the kernel.) By *quality*: "production" tolerates nothing,
+# "research" two or three percent. By *effort*: you may write code, or not. Fill in the form as you
+# would for your own work. [Exercise 15.3](../exercises/15_choosing.ipynb#15.3-Choose,-and-say-why)
+# is this rule, with its reasons.
 
 
 # %% folded=true
@@ -641,15 +643,16 @@ for name, tensors in some.items():
 # %%
 for programs in (8, 48, 100):
     parts = choosing.splits_for(programs, key_tiles=1000, multiprocessors=108)
-    print(f"{programs} programs: keys in {parts} parts")
+    print(f"{programs} programs: parts of the keys: {parts}")
 
 # %% [markdown]
 # [Exercise 15.4](../exercises/15_choosing.ipynb#15.4-A-dispatcher) asks for such a dispatcher.
 #
-# The other question is who *maintains* a kernel. In 2023 xFormers' list of unmaintained parts
-# ([issue 848](https://github.com/facebookresearch/xformers/issues/848)) had most of its sparse,
-# Linformer- and Performer-like attention, and they were removed. What does the guide answer if code
-# need not be maintained? And what would you have to keep alive yourself, in lines of our own code?
+# The other question is who *maintains* a kernel. In 2023 xFormers
+# [listed](https://github.com/facebookresearch/xformers/issues/848) what nobody did; in December
+# 2024 its components were removed, Linformer and Performer among them. Later it left the V100 out
+# too, as torch had. What does the guide answer if code need not be maintained? And how many lines
+# would you keep alive yourself?
 
 # %%
 import inspect
@@ -706,11 +709,11 @@ for device in (DEVICES["H200"], cpu):
 claims.check("C344")
 
 # %% [markdown]
-# Above 1 the advice is faster than tiled full attention, below it is slower. The guide was not
-# silly: it answers "which method is fastest?" for code that stores scores. Three things have
-# changed the question. Tiled kernels are everywhere, so exact attention needs no $n \times n$;
-# speed has floors at both ends; and "accept 2-3 %" has turned out to be "accept that it cannot
-# copy".
+# Above 1 the advice is faster than the guide's answer, tiled full attention, below it is slower.
+# The guide was not silly: it answers "which method is fastest?" for code that stores scores. Three
+# things have changed the question. Tiled kernels are everywhere, so exact attention needs no $n
+# \times n$; speed has floors at both ends; and "accept 2-3 %" has turned out to be "accept that it
+# cannot copy".
 #
 # [Exercise 15.5](../exercises/15_choosing.ipynb#15.5-A-guide-that-is-nearly-right) hunts three bugs
 # in such a guide.
@@ -805,8 +808,9 @@ for name, mass in {"a window of 16": closest, "16 learned": learned}.items():
     print(f"{name}: {mass.mean():.0%} of the weight; one head {mass[gains_most]:.0%}")
 
 # %% [markdown]
-# Second, *dynamic*: the input decides how many keys a query gets, as many as hold 90 % of its
-# weight.
+# How much did it gain? Heads that do not look near look for content, which stands at no fixed
+# distance. So second, *dynamic*: the input decides how many keys a query gets, as many as hold 90 %
+# of its weight.
 
 # %%
 ordered = np.sort(test[:, :, 128:], axis=-1)[..., ::-1]
@@ -933,7 +937,7 @@ def read_page(keep, MiB):
     one = found.answer
     lost = small.swap(one.stem, **one.knobs).losses(ids) - before
     live_page.update(np.append(0, lost), f"{one.name}, {format_bytes(one.n_bytes)}")
-    return f"{MiB} MiB: {one.name}; {lost.mean():+.2f} nats a token on this page."
+    return f"{MiB} MiB: {one.name}; {round(lost.mean(), 2) + 0.0:+.2f} nats a token on this page."
 
 
 some = widgets.choice([1, 4, 8, 12, 16, 20, 24, 28, 32], 20)
