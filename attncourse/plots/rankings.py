@@ -44,7 +44,7 @@ class LiveRanking:
             title: In words.
         """
         self.figure, self.axes = figure(
-            1, 2, width=9.8, height=1.0 + 0.26 * len(rows), sharey=True, width_ratios=(1.5, 1)
+            1, 2, width=9.8, height=0.8 + 0.24 * len(rows), sharey=True, width_ratios=(1.5, 1)
         )
         self.update(rows, memory, title)
 

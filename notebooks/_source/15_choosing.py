@@ -75,7 +75,7 @@ KEYS = {"time": lambda one: one.seconds, "memory": lambda one: one.n_bytes, "nat
 def sort_table(sort_by, show):
     kept = [one for one in offers if one.exact or show == "all"]
     table = [as_row(one) for one in sorted(kept, key=KEYS[sort_by])]
-    return f"On top by {sort_by}: {table[0]['mechanism']}.", table
+    return f"On top of {len(table)} by {sort_by}: {table[0]['mechanism']}.", table
 
 
 print(*(sort_table(key, "all")[0] for key in KEYS))
@@ -201,7 +201,7 @@ plots.show(axes, f"Off by more than 2 %: {off.sum()} of {ratio.size} cells ({sai
 
 # %%
 n = 4096
-near = graph.density(window.mask(n, n, window=128))
+near = window.count(n, n, window=128) / n**2
 hubs = graph.density(longformer.mask(n, n, window=128, global_tokens=32))
 dice = hubs + 64 / n * (1 - hubs)  # some of the 64 are in it already
 for name, kept in {"window": near, "with hubs": hubs, "with hubs and dice": dice}.items():
@@ -497,6 +497,8 @@ print(choosing.choose(16_384, heads=16, width=64, device="H200"))
 # struck out, with the reason; the dashed line is the memory that there is.
 
 # %% folded=true
+from ipywidgets import Dropdown
+
 wishes = {"all abilities": choosing.ABILITIES, "copying, needle": ("copying", "needle")}
 wishes |= {"copying": ("copying",), "none": ()}
 shape = {"heads": 32, "width": 128, "layers": 32}
@@ -521,9 +523,10 @@ def draw_guide(device, phase, tokens, keep):
     return f"{name}: {'; '.join(said)}."
 
 
-texts = widgets.choice([512, 4096, 16_384, 131_072, 1_048_576], 16_384)
-gpus = widgets.choice(list(DEVICES), "H200")
-controls = {"device": gpus, "phase": list(choosing.PHASES), "tokens": texts, "keep": list(wishes)}
+tokens = widgets.choice([512, 4096, 16_384, 131_072, 1_048_576], 16_384)
+lists = {"device": list(DEVICES)[::-1], "phase": choosing.PHASES, "keep": list(wishes)}
+device, phase, keep = (Dropdown(options=options) for options in lists.values())
+controls = {"device": device, "phase": phase, "tokens": tokens, "keep": keep}
 widgets.explore(draw_guide, live_guide.figure, **controls)
 
 # %% [markdown]
@@ -589,7 +592,8 @@ def suggest(tokens, device, may_lose, keep, code):
         maintained=code == "maintained only",
     )  # fmt: skip
     rows = [{"because": reason} for reason in found.because]
-    return f"{found.answer.name if found.answer else 'Nothing'}.", rows
+    staying = sum(not one.out for one in found.ranked)
+    return f"{staying} stay; {found.answer.name if found.answer else 'nothing'} is taken.", rows
 
 
 form = {"tokens": [512, 4096, 16_384, 131_072], "device": list(DEVICES)}
@@ -932,16 +936,16 @@ def read_page(keep, MiB):
         16_384, **own, must_keep=wishes[keep], tolerance=np.inf, memory=MiB * 2**20
     )
     if found.answer is None:
-        live_page.update(np.zeros(len(ids)), "nothing stays")
+        live_page.update(np.zeros(len(ids)), f"{MiB} MiB: nothing stays")
         return f"{MiB} MiB: {found.because[0]}."
     one = found.answer
     lost = small.swap(one.stem, **one.knobs).losses(ids) - before
-    live_page.update(np.append(0, lost), f"{one.name}, {format_bytes(one.n_bytes)}")
+    live_page.update(np.append(0, lost), f"{MiB} MiB: {one.name}, {format_bytes(one.n_bytes)}")
     return f"{MiB} MiB: {one.name}; {round(lost.mean(), 2) + 0.0:+.2f} nats a token on this page."
 
 
 some = widgets.choice([1, 4, 8, 12, 16, 20, 24, 28, 32], 20)
-widgets.explore(read_page, live_page.figure, keep=list(wishes), MiB=some)
+widgets.explore(read_page, live_page.figure, keep=Dropdown(options=list(wishes)), MiB=some)
 
 # %% [markdown]
 # ## Try it
