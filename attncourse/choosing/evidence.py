@@ -42,7 +42,8 @@ class Measured:
         at, knobs = self.setting, self.setting["knobs"]
         words = [f"n = {at['n']:,}", f"{at['heads']} heads of {at['width']}", str(at["dtype"])]
         words += ["causal"] * at["causal"]
-        words += [f"{name} {value}" for name, value in knobs.items() if name != "seed"]
+        plain = {name: x for name, x in knobs.items() if name not in ("seed", "block_q", "block_k")}
+        words += [f"{name} {value}" for name, value in plain.items()]
         return f"{self.implementation}, {', '.join(words)} (results/{self.file})"
 
 
