@@ -403,6 +403,7 @@ def test_mistakes_say_different_things(each):
         ("04.7", "broken_window"),
         ("05.6", "broken_union"),
         ("09.6", "broken_backward"),
+        ("15.5", "broken_guide"),
         ("16.5", "broken_ring"),
     ],
 )

@@ -1,5 +1,7 @@
 """Probes: what full attention answers, what a mechanism cannot, and why."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -93,6 +95,16 @@ def test_run_names_all():
     assert found["needle"] == pytest.approx(
         np.mean([found[f"needle at {d}%"] for d in range(0, 101, 25)])
     )
+
+
+def test_quotes_are_stretches_of_the_first_third_and_count_from_where_they_are_known():
+    reader = SimpleNamespace(encode=np.asarray, row_losses=lambda rows: rows[:, 1:] * 1.0)
+    text, sizes = np.arange(36), {"n": 36, "quotes": 3, "size": 4, "given": 1}
+    page, asked = probes.quoted(reader, text, **sizes)
+    assert page == np.arange(1, 36).mean()
+    assert asked == np.mean([i for i in range(12) if i % 4])
+    with pytest.raises(ValueError, match="4 quotes of 4 tokens, 1 of them given"):
+        probes.quoted(reader, text, **sizes | {"quotes": 4})
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ and guessing answers a half.
 
     probes.pairs(small, text, family=4)    # the same of a whole model: pairs of tokens
     probes.hidden(small, text, depth=0.5)  # and three tokens hidden in a text
+    probes.quoted(small, text)             # and lines of a text that its end quotes, as losses
 
 `attend` is any function of q, k and v, (H, T, D), that is causal: an `Attention` of
 `attncourse.model.attention`, say. The H heads are draws of their own. The same arguments give the
@@ -312,6 +313,50 @@ def hidden(
         made.append(np.concatenate([hay[:place], three, hay[place:], three]))
     texts = np.stack(made)
     return float((model.row_logits(texts[:, :-1])[:, -1].argmax(-1) == texts[:, -1]).mean())
+
+
+def quoted(
+    model: Model,
+    text: Text,
+    *,
+    n: int = 288,
+    quotes: int = 8,
+    size: int = 12,
+    given: int = 4,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return a model's mean loss on a stretch of text, and on quotes from it that follow it.
+
+    The quotes are stretches of its first third, in an order drawn. Each begins with a few tokens
+    that count nowhere: they say what is quoted, and the rest stands far back, word by word.
+
+    Args:
+        model: Reads.
+        text: The stretch begins at a place drawn; at least n tokens.
+        n: Tokens of the stretch.
+        quotes: How many.
+        size: Tokens of a quote.
+        given: How many of them do not count, fewer than `size`.
+        seed: Of the place and the order.
+
+    Returns:
+        Both losses, in nats a token.
+
+    Raises:
+        ValueError: A shorter text, more quotes than a third holds, or quotes given as a whole.
+    """
+    ids, rng = model.encode(text), stream("model.probes.quoted", seed)
+    if not (0 < given < size and 1 <= quotes <= n // 3 // size and n <= len(ids)):
+        raise ValueError(
+            f"probes.quoted: {quotes} quotes of {size} tokens, {given} of them given, need at "
+            f"least 1 quote in a third of n = {n} tokens, and as many of text; got {len(ids)}"
+        )
+    start = rng.integers(0, len(ids) - n + 1)
+    page = ids[start : start + n]
+    parts = rng.permutation(page[: n // 3 // size * size].reshape(-1, size))[:quotes]
+    losses = model.row_losses(np.concatenate([page, parts.ravel()])[None])[0]
+    asked = losses[n - 1 :].reshape(quotes, size)[:, given:]
+    return float(losses[: n - 1].mean()), float(asked.mean())
 
 
 def _start(

@@ -47,6 +47,7 @@ from attncourse.plots.moves import LiveMoves, Move
 from attncourse.plots.pages import LivePage
 from attncourse.plots.points import scatter
 from attncourse.plots.programs import LiveProgram
+from attncourse.plots.rankings import LiveRanking, Ranked
 from attncourse.plots.records import LiveComparison, benchmark
 from attncourse.plots.rings import LiveRing, LiveShares
 from attncourse.plots.roofline import LiveRoofline, attainable, roofline
@@ -83,6 +84,7 @@ __all__ = [
     "LivePage",
     "LivePool",
     "LiveProgram",
+    "LiveRanking",
     "LiveReach",
     "LiveRing",
     "LiveRoofline",
@@ -96,6 +98,7 @@ __all__ = [
     "LiveTiles",
     "LiveTimeline",
     "Move",
+    "Ranked",
     "arcs",
     "attainable",
     "bands",

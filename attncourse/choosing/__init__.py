@@ -1,0 +1,243 @@
+"""Which attention? Candidates with bytes, seconds, quality and code; a rule; and the reasons.
+
+`choose` answers for a length, a device, a phase and what must be kept. The rule stands in
+`rule.py`, the figures come from `candidates.py` and `evidence.py`. Every answer says what it rests
+on: a cost formula, a record, an entry of the frontier, a claim. `dispatch.py` is about the other
+choice, which is made within a library at each call: which kernel computes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attncourse.choosing import rule
+from attncourse.choosing.candidates import OFFERED, TILED, Candidate, Setting, weigh
+from attncourse.choosing.dispatch import Kernel, kernels_for, splits_for, torch_picks
+from attncourse.choosing.evidence import ABILITIES, MODES, Measured, Quality, folder_of_results
+from attncourse.choosing.implementations import LEFT_ALONE, MAINTAINED, Implementation
+from attncourse.cost import DEVICES, Device, this_cpu
+from attncourse.inputs import check_count, check_flag
+from attncourse.units import format_bytes, format_seconds
+
+__all__ = [
+    "ABILITIES",
+    "LEFT_ALONE",
+    "MAINTAINED",
+    "OFFERED",
+    "PHASES",
+    "TILED",
+    "Candidate",
+    "Choice",
+    "Implementation",
+    "Kernel",
+    "Measured",
+    "Quality",
+    "choose",
+    "kernels_for",
+    "longest",
+    "splits_for",
+    "torch_picks",
+]
+PHASES = tuple(MODES)
+CLAIMS = {"full": "C300", "flash": "C306", "window": "C301", "performer": "C305"}
+WHERE = "choosing.choose"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An answer, all candidates, and what the answer rests on.
+
+    Attributes:
+        answer: What is taken, or None if nothing fits.
+        ranked: All candidates: the answer, the others that stay by their seconds, then those that
+            are struck out.
+        because: Sentences, each with its evidence.
+    """
+
+    answer: Candidate | None
+    ranked: tuple[Candidate, ...]
+    because: tuple[str, ...]
+
+    def __str__(self) -> str:
+        name = self.answer.name if self.answer else "none"
+        return "\n".join([f"{name}, because", *(f"- {reason}" for reason in self.because)])
+
+
+def choose(
+    length: int,
+    *,
+    heads: int,
+    width: int,
+    device: Device | str,
+    dtype: str | None = None,
+    batch: int = 1,
+    layers: int = 1,
+    phase: str = "prompt",
+    causal: bool = True,
+    must_keep: Sequence[str] = ABILITIES,
+    tolerance: float = 0.05,
+    tuned: bool = False,
+    maintained: bool = True,
+    memory: float | None = None,
+    results: Path | None = None,
+) -> Choice:
+    """Choose one mechanism for all layers of a model.
+
+    Args:
+        length: Tokens of a text: of the prompt; or, in decoding, those that stand in the cache.
+        heads: Heads of queries.
+        width: D.
+        device: A Device, a name in `cost.DEVICES`, or "this CPU", which is then measured.
+        dtype: The numbers' type; float16 on a GPU and float32 on a CPU if not given.
+        batch: Texts.
+        layers: Layers.
+        phase: "prompt", "decoding" (one more token of each text) or "training" (both passes).
+        causal: Whether no token sees later ones.
+        must_keep: What must be kept, among `ABILITIES`.
+        tolerance: The most that may be lost, in nats a token.
+        tuned: Whether the model may learn on with what it gets; else it is swapped in.
+        maintained: Whether code that somebody maintains must exist; else you write it.
+        memory: Bytes there are for attention; if not given, all of the device's.
+        results: The folder of records; if not given, results/ beside the package or above this
+            folder. Without any the times are predicted only, and only exact attention can stay.
+
+    Raises:
+        TypeError, ValueError: An argument that cannot be meant, named.
+    """
+    sizes = {"length": length, "batch": batch, "heads": heads, "width": width, "layers": layers}
+    sizes = {name: check_count(WHERE, name, value, least=1) for name, value in sizes.items()}
+    flags = {"causal": causal, "tuned": tuned, "maintained": maintained}
+    flags = {name: check_flag(WHERE, name, value) for name, value in flags.items()}
+    device = _device(device)
+    dtype = dtype or ("float16" if "float16" in device.peaks else "float32")
+    if dtype not in device.peaks:
+        raise ValueError(
+            f"{WHERE}: dtype must be one of {', '.join(device.peaks)} on {device.name}, "
+            f"got {dtype!r}"
+        )
+    if phase not in PHASES:
+        raise ValueError(f"{WHERE}: phase must be one of {', '.join(PHASES)}, got {phase!r}")
+    unknown = [must_keep] if isinstance(must_keep, str) else [*set(must_keep) - set(ABILITIES)]
+    if unknown:
+        raise ValueError(
+            f"{WHERE}: must_keep must be a list of some of {', '.join(ABILITIES)}, "
+            f"got {must_keep!r}"
+        )
+    memory = _number("memory", device.memory_bytes if memory is None else memory)
+    tolerance = _number("tolerance", tolerance)
+    folder = folder_of_results() if results is None else Path(results)
+    setting = Setting(
+        **sizes, device=device, dtype=dtype, phase=phase,
+        causal=flags["causal"], own_code=not flags["maintained"],
+    )  # fmt: skip
+    found = weigh(setting, tuned=flags["tuned"], folder=folder)
+    for i, one in enumerate(found):
+        why = rule.why_out(
+            one,
+            memory=memory,
+            must_keep=must_keep,
+            tolerance=tolerance,
+            maintained=flags["maintained"],
+        )
+        found[i] = dataclasses.replace(one, out=why)
+    answer = rule.take([one for one in found if not one.out])
+    found.sort(key=lambda one: (one is not answer, one.out != "", one.seconds))
+    return Choice(answer, tuple(found), tuple(_because(answer, found, setting, memory)))
+
+
+def longest(name: str, **setting: Any) -> int:
+    """Return the longest text at which a candidate fits, to within a 256th; 0 if none does.
+
+    Args:
+        name: In `OFFERED`.
+        **setting: As for `choose`.
+    """
+    if name not in OFFERED:
+        raise ValueError(
+            f"choosing.longest: name must be one of {', '.join(OFFERED)}, got {name!r}"
+        )
+
+    def fits(n: int) -> bool:
+        one = next(one for one in choose(n, **setting).ranked if one.name == name)
+        return not one.out.startswith("holds")
+
+    low, high = 0, 1
+    while fits(high) and high < 2**40:
+        low, high = high, 2 * high
+    while high - low > max(1, low // 256):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _because(
+    answer: Candidate | None, found: list[Candidate], setting: Setting, memory: float
+) -> Iterator[str]:
+    """Say what the answer rests on, a sentence for each step of the rule."""
+    room = f"{format_bytes(memory, decimal=True)} on {setting.device.name}"
+    if answer is None:
+        kinds = Counter(one.out.split()[0] for one in found)
+        losing = kinds["loses"] + kinds["its"]
+        yield (
+            f"nothing stays: {kinds['holds']} do not fit into {room}, {losing} lose too much or "
+            f"were not measured, and {kinds['nobody']} nobody maintains"
+        )
+        return
+    how = "Attention.kept" if setting.phase == "decoding" else f"{answer.stem}.cost"
+    holds = format_bytes(answer.n_bytes, decimal=True)
+    claimed = setting.phase == "prompt" and answer.stem in CLAIMS
+    claim = f", and grows as claim {CLAIMS[answer.stem]} says" if claimed else ""
+    yield f"it holds {holds} of {room}, by `{how}`{claim}"
+    limit = f"it takes at least {format_seconds(answer.least)}, by `cost` and the device's peaks"
+    expected = f"; {format_seconds(answer.seconds)} are expected, for "
+    if answer.measured:
+        slow = f" took {answer.seconds / answer.least:.1f} times its own least"
+        yield limit + expected + str(answer.measured) + slow
+    elif any(one.measured for one in found):
+        slow = f"others take {answer.seconds / answer.least:.1f} times their least; itself it is in"
+        yield limit + expected + slow + " no record of this device"
+    else:
+        yield limit + ": predicted only, no record has this phase on this device"
+    if answer.exact:
+        yield "it is softmax attention itself: nothing is lost, on any text"
+    elif answer.quality:
+        when = "tuned" if answer.quality.tuned else "swapped in"
+        yield (
+            f"{when}, it loses {answer.quality.loss:.2f} nats a token (results/frontier.json, "
+            f"{answer.quality.name!r}: the course's small model at 512 tokens, not at "
+            f"{setting.length:,})"
+        )
+    if answer.implementation:
+        yield f"somebody maintains it: {answer.implementation}"
+    faster = [one for one in found if one.seconds < answer.seconds]
+    for staying in (True, False):
+        one = next((one for one in faster if (not one.out) is staying), None)
+        if one is not None:
+            gain = answer.seconds / one.seconds
+            times = f"{one.name} would be {gain:,.{0 if gain > 99 else 1}f} times as fast"
+            yield f"{times}, but {one.out or f'is not exact, and that is under {rule.WORTH}'}"
+
+
+def _device(given: Device | str) -> Device:
+    if isinstance(given, Device):
+        return given
+    if given == "this CPU":
+        return this_cpu()
+    if given not in DEVICES:
+        raise ValueError(
+            f"{WHERE}: device must be a Device, 'this CPU' or one of {', '.join(DEVICES)}, "
+            f"got {given!r}"
+        )
+    return DEVICES[given]
+
+
+def _number(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ValueError(f"{WHERE}: {name} must be a number of at least 0, got {value!r}")
+    return math.inf if value == math.inf else value

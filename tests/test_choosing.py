@@ -1,0 +1,191 @@
+"""The guide: what its rule strikes out, what its figures rest on, and torch's choice of kernel."""
+
+import dataclasses
+import inspect
+
+import numpy as np
+import pytest
+
+from attncourse import choosing
+from attncourse.catalogue import MECHANISMS
+from attncourse.choosing import rule
+from attncourse.choosing.candidates import WALKING, Setting, held, offered, step
+from attncourse.cost import DEVICES
+from attncourse.inputs import random_qkv
+from attncourse.reference import flash
+
+USUAL = {"heads": 16, "width": 64, "device": "H200"}
+
+
+def one(name="x", stem="topk", seconds=1.0, n_bytes=1, loss=0.0, lost=(), code=True):
+    left = {ability: 0.1 if ability in lost else 1.0 for ability in choosing.ABILITIES}
+    quality = choosing.Quality(name, loss, left, tuned=False)
+    code = choosing.MAINTAINED["flash"] if code else None
+    return choosing.Candidate(name, stem, {}, n_bytes, seconds, seconds, None, quality, code)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reason"),
+    [
+        (one(), ""),
+        (one(n_bytes=101), "holds 101 B"),
+        (one(lost=("recall",)), "loses recall"),
+        (one(lost=("needle",)), ""),
+        (one(loss=0.06), "loses 0.06 nats a token"),
+        (one(code=False), "nobody maintains it"),
+        (one(stem="flash", lost=("recall",), loss=9), ""),
+        (dataclasses.replace(one(), quality=None), "its quality was not measured"),
+    ],
+)
+def test_what_is_struck_out_and_why(candidate, reason):
+    given = {"memory": 100, "must_keep": ["recall", "copying"], "tolerance": 0.05}
+    assert rule.why_out(candidate, **given, maintained=True) == reason
+
+
+def test_an_exact_one_is_taken_unless_another_is_much_faster():
+    exact, near, fast = one("exact", "flash", 1.5), one("near", seconds=1.1), one("fast")
+    assert rule.take([near, exact]) is exact
+    assert rule.take([near, exact, fast]) is fast
+    assert rule.take([near, fast]) is fast
+    assert rule.take([]) is None
+
+
+def test_tiled_full_attention_is_the_answer_where_it_is():
+    for device, length in (("H200", 16_384), ("A100 40 GB", 131_072)):
+        choice = choosing.choose(length, **(USUAL | {"device": device}))
+        assert choice.answer.name == choosing.TILED
+        assert choice.ranked[0] is choice.answer
+        assert len(choice.ranked) == len(choosing.OFFERED)
+        assert "softmax attention itself" in str(choice)
+    assert "predicted only" in str(choice)  # nobody measured an A100
+    lenient = choosing.choose(16_384, **USUAL, must_keep=[], tolerance=0.2)
+    assert lenient.answer.stem == "window"
+    assert "at 512 tokens, not at 16,384" in str(lenient)
+
+
+def test_a_record_turns_the_least_time_into_an_expected_one():
+    choice = choosing.choose(16_384, **USUAL)
+    point = choice.answer.measured
+    assert point.setting["n"] == 16_384 and point.setting["causal"]
+    assert choice.answer.seconds == pytest.approx(point.seconds)  # the very setting
+    assert choice.answer.least < choice.answer.seconds
+    assert "bench-gpu" in str(choice)
+
+
+def test_without_results_only_exact_attention_stays(tmp_path):
+    choice = choosing.choose(4096, **USUAL, results=tmp_path)
+    assert choice.answer.name == choosing.TILED
+    assert all(one.exact for one in choice.ranked if not one.out)
+    assert "predicted only" in str(choice)
+
+
+def test_memory_decides_in_decoding():
+    long = USUAL | {"heads": 32, "width": 128, "layers": 32, "phase": "decoding"}
+    assert choosing.choose(131_072, **long).answer.name == choosing.TILED
+    tight = choosing.choose(131_072, **long, memory=50e9)
+    assert tight.answer.name == "int8 keys and values"
+    nothing = choosing.choose(131_072, **long, memory=1e9)
+    assert nothing.answer is None and "nothing stays" in str(nothing)
+
+
+def test_the_longest_text_that_fits_is_found():
+    cache = USUAL | {"phase": "decoding", "memory": 2 * 16 * 64 * 2 * 3000}  # 3,000 tokens
+    assert 3000 - 12 < choosing.longest(choosing.TILED, **cache) <= 3000
+    assert choosing.longest(choosing.TILED, **cache | {"memory": 10}) == 0
+    with pytest.raises(ValueError, match=r"choosing\.longest: name must be one of .* got 'flash'"):
+        choosing.longest("flash", **cache)
+
+
+def test_bytes_of_each_phase_by_hand():
+    one = Setting(1000, 2, 4, 64, 3, DEVICES["H200"], "float16", "decoding", True)
+    assert held("flash", {}, one) == 3 * 2 * 4 * 1000 * 2 * 64 * 2
+    assert held("window", {"window": 16}, one) == 3 * 2 * 4 * 16 * 2 * 64 * 2
+    read = step("flash", {}, one)
+    assert read.bytes_read == 2 * 4 * 1000 * 2 * 64 * 2 and read.flops == 2 * 4 * 1000 * 4 * 64
+    prompt = dataclasses.replace(one, phase="prompt")
+    tiles = {"block_q": 256, "block_k": 256}
+    cost = flash.cost(2, 4, 1000, 1000, 64, **tiles, causal=True, dtype_bytes=2)
+    assert held("flash", {}, prompt) == cost.peak_bytes + 3 * 2 * 4 * 1000 * 64 * 2
+    training = dataclasses.replace(one, phase="training")
+    rows = 2 * 4 * 1000
+    assert held("flash", {}, training) == 3 * rows * (4 * 64 * 2 + 4) + cost.peak_bytes
+    assert held("full", {}, training) > 3 * rows * 1000 * 2  # the weights of three layers
+
+
+def test_long_texts_cost_what_the_reference_says():
+    long = Setting(9001, 1, 2, 64, 1, DEVICES["H200"], "float16", "prompt", True)
+    for stem, knobs, _ in offered(2).values():
+        if stem in WALKING:
+            cost = MECHANISMS[stem].reference.cost
+            known = inspect.signature(cost).parameters
+            given = {
+                name: x for name, x in (MECHANISMS[stem].values | knobs).items() if name in known
+            }
+            assert step(stem, knobs, long) == cost(
+                1, 2, 9001, 9001, 64, **given, causal=True, dtype_bytes=2
+            ), stem
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"length": 0}, {"heads": 1.5}, {"device": "abacus"}, {"dtype": "int8"}, {"phase": "lunch"},
+        {"must_keep": ["taste"]}, {"must_keep": "recall"}, {"tolerance": -1}, {"memory": "much"},
+        {"causal": 1}, {"batch": 0},
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_named(wrong):
+    name = next(iter(wrong))
+    with pytest.raises((TypeError, ValueError), match=rf"^choosing\.choose: {name} must "):
+        choosing.choose(**({"length": 16} | USUAL | wrong))
+
+
+def test_splits_as_in_the_comment_of_flash_attention():
+    assert choosing.splits_for(48, 100, 108) == 2
+    assert choosing.splits_for(100, 100, 108) == 1 == choosing.splits_for(1, 4, 108)
+    assert choosing.splits_for(8, 1000) == 15  # 14 keep 112 of 132 at work, just under 85 %
+
+
+def test_our_list_of_kernels_agrees_with_torch():
+    torch = pytest.importorskip("torch")
+    q, k, v = (torch.from_numpy(x) for x in random_qkv(5, 9, heads=4, width=8))
+    mask = torch.ones(5, 9, dtype=torch.bool)
+    calls = [
+        ((q, k, v), {}),
+        ((q, k, v), {"mask": mask}),
+        ((q, k, v), {"mask": mask[None, None].float()}),
+        ((q, k, v), {"mask": torch.zeros(5, 9, requires_grad=True)}),
+        ((q, k, v), {"causal": True}),
+        ((q, k[:, :2], v[:, :2]), {"gqa": True}),
+        ((q, k, v[..., :4]), {}),
+        ((q[0], k[0], v[0]), {}),
+        ((q[:, :, :0], k, v), {}),
+        ((q.mT.contiguous().mT, k, v), {}),
+        ((q.double(), k.double(), v.double()), {}),
+        ((q.bfloat16(), k.bfloat16(), v.bfloat16()), {}),
+    ]
+    for tensors, given in calls:
+        names = {"mask": "attn_mask", "causal": "is_causal", "gqa": "enable_gqa"}
+        ours = next(one.name for one in choosing.kernels_for(*tensors, **given) if not one.cannot)
+        theirs = choosing.torch_picks(*tensors, **{names[key]: x for key, x in given.items()})
+        assert ours == theirs, (given, [tuple(x.shape) for x in tensors])
+
+
+def test_reasons_on_a_gpu():
+    def reasons(*arrays, **given):
+        found = choosing.kernels_for(*arrays, device="cuda", **given)
+        return {one.name: one.cannot for one in found}
+
+    half = random_qkv(16, heads=2, width=64, dtype=np.float16)
+    assert next(iter(reasons(*half))) == "cudnn"
+    assert list(reasons(*half, capability=(8, 0))) == ["flash", "efficient", "math"]
+    old = reasons(*half, capability=(7, 0))
+    assert old["flash"] and not old["efficient"]
+    masked = reasons(*half, mask=np.ones((16, 16), bool))
+    assert masked["flash"] == ("takes no mask",) and not masked["cudnn"]
+    single = reasons(*random_qkv(16, heads=2, width=64))
+    assert single["flash"] == ("no float32",) and not single["efficient"]
+    longer = reasons(*random_qkv(4, 16, width=64, dtype=np.float16), causal=True)
+    assert longer["flash"] == ("causal only with as many queries as keys",)
+    odd = reasons(*random_qkv(16, width=30, dtype=np.float16))
+    assert odd["cudnn"] and odd["efficient"] and not odd["flash"] and not odd["math"]

@@ -1,0 +1,18 @@
+"""The ranking: what is taken, what is struck out, and why."""
+
+from attncourse import plots
+from attncourse.plots import Ranked
+from attncourse.plots.base import INK, PALE
+
+
+def test_the_first_is_dark_and_a_reason_stands_behind_what_is_struck_out():
+    rows = [Ranked("a", 1e-3, 1e6), Ranked("b", 2e-3, 1e7), Ranked("c", 1e-5, 1e3, "loses recall")]
+    live = plots.LiveRanking(rows, 1e7, "H200")
+    words = {text.get_text() for text in live.axes[0].texts}
+    assert {"10 µs, loses recall", "1 ms"} <= words
+    colours = [bar.get_facecolor() for bar in live.axes[0].patches]
+    assert colours[0][:3] == INK[:3] and len(set(colours)) == 3
+    live.update([Ranked("x", 1.0, 9.0, "holds 9 B")] * 3, 8.0)
+    assert [label.get_text() for label in live.axes[0].get_yticklabels()] == ["x"] * 3
+    assert len({bar.get_facecolor() for bar in live.axes[0].patches}) == 1
+    assert PALE.startswith("#")
