@@ -1173,7 +1173,7 @@ def drive_design(answer, n, text, seed):
             stem, knobs = pair
             changed = changed.swap(stem, layers=layer, **knobs)
         except (TypeError, ValueError) as error:
-            return fine | {"design": f"{pair!r:.60}: {error}"}
+            return fine | {"design": str(error).removeprefix("model.swap: ")}
     kept, flops = once(taken, changed, n) / once(taken, small(), n)
     if kept > 0.55:
         return fine | {"bytes kept": f"{kept:.0%} of full attention's"}
