@@ -118,7 +118,7 @@ def by_formulas(memory, layers, heads, groups, d, block):
     def up_to(rest, a_token):
         """Return the largest n with score · min(block, n) · n + a_token · n at most rest."""
         n = (math.isqrt(a_token**2 + 4 * score * rest) - a_token) // (2 * score)
-        return n if n <= block else rest // (score * block + a_token)
+        return n if n < block else rest // (score * block + a_token)
 
     def begun(page):
         first = (page - 1) * block + 1
