@@ -526,7 +526,7 @@ def random_choice(rng):
         loss = 0.0 if exact else math.nan if rng.random() < 0.2 else float(loss)
         candidates.append(one(held, float(seconds), loss, keeps, bool(exact)))
     needed = ("", "copying", "recall copying")[rng.integers(3)]
-    memory = int(rng.integers(5, 500))
+    memory = int(rng.integers(5, 50_000))
     for each in candidates:
         each["bytes"] *= memory // 4 + 1
     return choice(f"random, {memory} bytes", memory, 0.0625, needed, *candidates)
@@ -999,6 +999,7 @@ Spec(
         case("3 heads, moving decides", 30, 30, 3, 64, 29, 10**6, 40.0, 3.0),
         case("decoding, one query", 1, 50, 2, 8, 9, 10**6, 2.0, 30.0),
         case("decoding, computing decides", 1, 300, 3, 8, 200, 10**6, 1.0, 900.0),
+        case("decoding, moving decides", 1, 200, 2, 8, 20, 10**6, 1e6, 9.0),
         case("a piece of a prompt", 20, 70, 2, 8, 30, 50, 2.0, 90.0),
         case("a window wider than the text", 30, 30, 2, 4, 500, 10, 90.0, 5.0),
         case("a window that reaches the first key", 10, 40, 2, 4, 30, 10, 5000.0, 5.0),
