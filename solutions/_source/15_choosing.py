@@ -1073,12 +1073,12 @@ Spec(
 
 # %% [markdown] role="prompt" exercise="15.6"
 # Return a list of four pairs, a mechanism of the catalogue and its knobs:
-# `[("flash", {}), ("window", {"window": 100}), …]`. Any design passes that keeps these limits
-# beside full attention:
+# `[("flash", {}), ("window", {"window": 100}), …]`. Any design passes that has at most, beside
+# full attention:
 #
-# - at most 0.25 nats a token more on each document, 0.9 on its quotes;
-# - at most 55 % of the bytes kept;
-# - from 4,096 tokens on, at most 30 % of the FLOPs.
+# - 0.25 nats a token more on each document, 0.9 on its quotes;
+# - 55 % of the bytes kept;
+# - 30 % of the FLOPs, from 4,096 tokens on.
 
 # %% [markdown] role="prompt" exercise="15.6"
 # Bytes are counted by `kept`, for the document and for 4,096 tokens and more, FLOPs by `cost`: no
