@@ -1223,8 +1223,8 @@ Spec(
     drive=drive_design,
     reference=well_designed,
     cases=[
-        document_case("a document from heapq", 1, 0),
         document_case("a document from sched", 2, 0),
+        document_case("a document from textwrap", 4, 8),
         drawn_document,
         *(case(f"{n:,} tokens", n, 0, 0) for n in (4096, 8192, 16_384, 65_536)),
     ],
