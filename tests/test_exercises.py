@@ -754,6 +754,8 @@ def test_the_examples_in_the_prompts_are_right():
     assert budget == [18, 20, 16, 12, ("flash", "window", "standard", "linformer")]
     assert result("10.7", 4, 168, 64) == (3, 0)
     assert result("10.7", 4, 168, 32) == (3, 128)
+    assert result("15.1", 36, 1, 2, 1, 1, 2) == (2, 8, 1)
+    assert result("15.2", (50, 7, 0), (10, 1, 1)) == 11
 
 
 def test_the_memory_budget_of_the_textbook_is_told_right():
