@@ -4,7 +4,10 @@ import importlib
 import importlib.util
 import json
 import math
+import os
 import pathlib
+import subprocess
+import sys
 import tempfile
 
 import clocks
@@ -13,6 +16,7 @@ import pytest
 
 DURATIONS = pathlib.Path(__file__).with_name("durations.json")
 NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
+FORKED = pathlib.Path(__file__).with_name("forked")
 # Their fixtures start a server, a kernel or a build for the whole file, or find all claims.
 TOGETHER = {
     f"tests/test_{name}.py"
@@ -52,6 +56,31 @@ def pytest_configure(config):
         importlib.import_module("attncourse.kernels")  # before triton: see its docstring
     if not covering.NIGHTLY:  # registered, since hooks of a conftest see its own folder only
         config.pluginmanager.register(ErraticClock())
+        if sys.platform == "linux" and "ATTNCOURSE_FORKS" not in os.environ:
+            start_forking(config)
+
+
+def start_forking(config):
+    """Let kernels of the day be forks of one process: imports take longer than most chapters.
+
+    The builds and the night start each kernel anew, as JupyterLab does.
+    """
+    folder = tempfile.TemporaryDirectory()
+    address = f"{folder.name}/forks"
+    server = subprocess.Popen(
+        [sys.executable, FORKED / "server.py", address], stdin=subprocess.PIPE, cwd=folder.name
+    )
+    os.environ["ATTNCOURSE_FORKS"] = address  # workers inherit it, and kernels from them
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(FORKED), os.environ.get("PYTHONPATH")])
+    )
+
+    def stop():
+        server.stdin.close()
+        server.wait()
+        folder.cleanup()
+
+    config.add_cleanup(stop)
 
 
 class ErraticClock:
