@@ -54,47 +54,52 @@ def pytest_configure(config):
     collects = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
     if collects and importlib.util.find_spec("triton"):
         importlib.import_module("attncourse.kernels")  # before triton: see its docstring
-    if not covering.NIGHTLY:  # registered, since hooks of a conftest see its own folder only
-        config.pluginmanager.register(ErraticClock())
-        if sys.platform == "linux" and "ATTNCOURSE_FORKS" not in os.environ:
-            start_forking(config)
+    if not covering.NIGHTLY:
+        # registered, since hooks of a conftest see its own folder only
+        config.pluginmanager.register(KernelsOfTheDay(start_forking(config)))
 
 
 def start_forking(config):
-    """Let kernels of the day be forks of one process: imports take longer than most chapters.
-
-    The builds and the night start each kernel anew, as JupyterLab does.
-    """
+    """Start what kernels of the day are forked from, once, and return where it listens."""
+    if "ATTNCOURSE_FORKS" in os.environ or sys.platform != "linux":
+        return os.environ.get("ATTNCOURSE_FORKS")
     folder = tempfile.TemporaryDirectory()
-    address = f"{folder.name}/forks"
+    address = os.environ["ATTNCOURSE_FORKS"] = f"{folder.name}/forks"  # workers inherit it
     server = subprocess.Popen(
         [sys.executable, FORKED / "server.py", address], stdin=subprocess.PIPE, cwd=folder.name
     )
-    os.environ["ATTNCOURSE_FORKS"] = address  # workers inherit it, and kernels from them
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(FORKED), os.environ.get("PYTHONPATH")])
-    )
 
     def stop():
+        del os.environ["ATTNCOURSE_FORKS"]
         server.stdin.close()
         server.wait()
         folder.cleanup()
 
     config.add_cleanup(stop)
+    return address
 
 
-class ErraticClock:
-    """By day the chapters have an erratic clock, as test_any_machine.py gives each at night.
+class KernelsOfTheDay:
+    """By day notebooks run in forks of one process, and chapters have an erratic clock.
 
-    What they print is compared all the same: nothing that is stored may come from the clock.
+    To import torch, Triton and matplotlib takes longer than most chapters; builds and nights start
+    each kernel anew, as JupyterLab does. The clock is that which test_any_machine.py gives each
+    chapter at night. What a chapter prints is compared all the same: nothing that is stored may
+    come from the clock.
     """
+
+    def __init__(self, forks):
+        self.forks = forks
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item):
-        if item.path.parent != NOTEBOOKS:
+        if item.path.suffix != ".ipynb":
             return (yield)
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-            patch.setenv("IPYTHONDIR", clocks.put("erratic", pathlib.Path(folder, "ipython")))
+            if item.path.parent == NOTEBOOKS:
+                patch.setenv("IPYTHONDIR", clocks.put("erratic", pathlib.Path(folder, "ipython")))
+            if self.forks:
+                patch.setenv("PYTHONPATH", str(FORKED), prepend=os.pathsep)
             return (yield)
 
 

@@ -1,8 +1,8 @@
 """Stands in for ipykernel's launcher where PYTHONPATH names this folder: has a kernel forked.
 
-A new kernel imports torch, Triton and matplotlib for seconds. server.py has imported them once, and
-forks. The process that Jupyter started stays as the kernel's stand-in: it passes signals on, ends as
-the kernel does, and the kernel ends with it.
+A new kernel imports torch, Triton and matplotlib for seconds. server.py has imported them once,
+and forks. The process that Jupyter started stays as the kernel's stand-in: it passes signals on,
+ends as the kernel does, and the kernel ends with it.
 """
 
 import os
@@ -18,7 +18,7 @@ def kernel_of_its_own():
 
 
 def forked(minder):
-    order = repr((sys.argv, os.getcwd(), dict(os.environ))).encode()
+    order = repr((sys.argv, os.getcwd(), dict(os.environ))).encode()  # noqa: PTH109
     socket.send_fds(minder, [len(order).to_bytes(4, "big")], [0, 1, 2])
     minder.sendall(order)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import sys
+from pathlib import Path
 
 os.environ["JPY_PARENT_PID"] = "2"  # read by the import: a kernel looks whether its parent lives
 os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as a kernel sets it
@@ -86,7 +87,7 @@ def become_a_kernel(streams, argv, folder, environment):
         os.environ.setdefault("TRITON_INTERPRET", interpreted)
     os.chdir(folder)
     sys.argv[:] = argv
-    sys.path[:] = [at for at in sys.path if at != os.path.dirname(__file__)]
+    sys.path.remove(str(Path(__file__).parent))
     from ipykernel import kernelapp
 
     status = 1
