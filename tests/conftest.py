@@ -56,13 +56,13 @@ def pytest_configure(config):
         importlib.import_module("attncourse.kernels")  # before triton: see its docstring
     if not covering.NIGHTLY:
         # registered, since hooks of a conftest see its own folder only
-        config.pluginmanager.register(KernelsOfTheDay(start_forking(config)))
+        config.pluginmanager.register(KernelsOfTheDay())
+        if sys.platform == "linux" and "ATTNCOURSE_FORKS" not in os.environ:
+            start_forking(config)
 
 
 def start_forking(config):
-    """Start what kernels of the day are forked from, once, and return where it listens."""
-    if "ATTNCOURSE_FORKS" in os.environ or sys.platform != "linux":
-        return os.environ.get("ATTNCOURSE_FORKS")
+    """Start what kernels of the day are forked from."""
     folder = tempfile.TemporaryDirectory()
     address = os.environ["ATTNCOURSE_FORKS"] = f"{folder.name}/forks"  # workers inherit it
     server = subprocess.Popen(
@@ -76,7 +76,6 @@ def start_forking(config):
         folder.cleanup()
 
     config.add_cleanup(stop)
-    return address
 
 
 class KernelsOfTheDay:
@@ -88,9 +87,6 @@ class KernelsOfTheDay:
     come from the clock.
     """
 
-    def __init__(self, forks):
-        self.forks = forks
-
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item):
         if item.path.suffix != ".ipynb":
@@ -98,9 +94,21 @@ class KernelsOfTheDay:
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
             if item.path.parent == NOTEBOOKS:
                 patch.setenv("IPYTHONDIR", clocks.put("erratic", pathlib.Path(folder, "ipython")))
-            if self.forks:
-                patch.setenv("PYTHONPATH", str(FORKED), prepend=os.pathsep)
+            fork_kernels(patch)
             return (yield)
+
+
+def fork_kernels(patch):
+    if "ATTNCOURSE_FORKS" in os.environ:
+        patch.setenv("PYTHONPATH", str(FORKED), prepend=os.pathsep)
+
+
+@pytest.fixture(scope="module")
+def forked_kernels():
+    """By day, kernels that a file's tests start are forks too."""
+    with pytest.MonkeyPatch.context() as patch:
+        fork_kernels(patch)
+        yield
 
 
 @pytest.hookimpl(wrapper=True)
