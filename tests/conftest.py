@@ -4,7 +4,10 @@ import importlib
 import importlib.util
 import json
 import math
+import os
 import pathlib
+import subprocess
+import sys
 import tempfile
 
 import clocks
@@ -13,6 +16,7 @@ import pytest
 
 DURATIONS = pathlib.Path(__file__).with_name("durations.json")
 NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
+FORKED = pathlib.Path(__file__).with_name("forked")
 # Their fixtures start a server, a kernel or a build for the whole file, or find all claims.
 TOGETHER = {
     f"tests/test_{name}.py"
@@ -50,23 +54,61 @@ def pytest_configure(config):
     collects = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
     if collects and importlib.util.find_spec("triton"):
         importlib.import_module("attncourse.kernels")  # before triton: see its docstring
-    if not covering.NIGHTLY:  # registered, since hooks of a conftest see its own folder only
-        config.pluginmanager.register(ErraticClock())
+    if not covering.NIGHTLY:
+        # registered, since hooks of a conftest see its own folder only
+        config.pluginmanager.register(KernelsOfTheDay())
+        if sys.platform == "linux" and "ATTNCOURSE_FORKS" not in os.environ:
+            start_forking(config)
 
 
-class ErraticClock:
-    """By day the chapters have an erratic clock, as test_any_machine.py gives each at night.
+def start_forking(config):
+    """Start what kernels of the day are forked from."""
+    folder = tempfile.TemporaryDirectory()
+    address = os.environ["ATTNCOURSE_FORKS"] = f"{folder.name}/forks"  # workers inherit it
+    server = subprocess.Popen(
+        [sys.executable, FORKED / "server.py", address], stdin=subprocess.PIPE, cwd=folder.name
+    )
 
-    What they print is compared all the same: nothing that is stored may come from the clock.
+    def stop():
+        del os.environ["ATTNCOURSE_FORKS"]
+        server.stdin.close()
+        server.wait()
+        folder.cleanup()
+
+    config.add_cleanup(stop)
+
+
+class KernelsOfTheDay:
+    """By day notebooks run in forks of one process, and chapters have an erratic clock.
+
+    To import torch, Triton and matplotlib takes longer than most chapters; builds and nights start
+    each kernel anew, as JupyterLab does. The clock is that which test_any_machine.py gives each
+    chapter at night. What a chapter prints is compared all the same: nothing that is stored may
+    come from the clock.
     """
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item):
-        if item.path.parent != NOTEBOOKS:
+        if item.path.suffix != ".ipynb":
             return (yield)
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-            patch.setenv("IPYTHONDIR", clocks.put("erratic", pathlib.Path(folder, "ipython")))
+            if item.path.parent == NOTEBOOKS:
+                patch.setenv("IPYTHONDIR", clocks.put("erratic", pathlib.Path(folder, "ipython")))
+            fork_kernels(patch)
             return (yield)
+
+
+def fork_kernels(patch):
+    if "ATTNCOURSE_FORKS" in os.environ:
+        patch.setenv("PYTHONPATH", str(FORKED), prepend=os.pathsep)
+
+
+@pytest.fixture(scope="module")
+def forked_kernels():
+    """By day, kernels that a file's tests start are forks too."""
+    with pytest.MonkeyPatch.context() as patch:
+        fork_kernels(patch)
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,6 +18,8 @@ from PIL import Image
 from attncourse import authoring, cli, execution, pictures
 from attncourse.sources import BuildError, read, stub
 
+pytestmark = pytest.mark.usefixtures("forked_kernels")
+
 ROOT = Path(__file__).parents[1]
 
 README = "# Course\n{}\nThe end.\n".format(

@@ -16,6 +16,8 @@ from attncourse.cli import main
 from attncourse.grading import exercises, session, submission
 from attncourse.sources import read
 
+pytestmark = pytest.mark.usefixtures("forked_kernels")
+
 ROOT = Path(__file__).parents[1]
 STEMS = submission.released_stems()
 
