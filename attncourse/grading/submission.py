@@ -6,6 +6,7 @@ them. Nothing here runs code, and nothing writes.
 """
 
 import difflib
+import hashlib
 import json
 import re
 import time
@@ -75,6 +76,13 @@ def released(stem: str) -> dict:
     return notebook
 
 
+def clear_verdicts(notebook: dict) -> None:
+    """Take the solutions' verdicts out of a released copy, as a learner is given it."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
+
+
 def grading_cells(stem: str) -> list[dict]:
     """The cells that the exercises of a chapter are made from, specs and solutions included."""
     cells = _load_released(stem)["metadata"]["attncourse"]["grading"]
@@ -90,6 +98,11 @@ def course_metadata(node: dict) -> dict:
     metadata = node.get("metadata")
     ours = metadata.get("attncourse") if isinstance(metadata, dict) else None
     return ours if isinstance(ours, dict) else {}
+
+
+def content_id(cell_type: str, source: str) -> str:
+    """The id of a released cell: it comes from the content, and so tells whether that changed."""
+    return hashlib.sha256(f"{cell_type}\n{source}".encode()).hexdigest()[:12]
 
 
 def source_of(cell: dict) -> str:
