@@ -1,9 +1,14 @@
 """A learner's folder: laid out, and brought to a newer release with the learner's part."""
 
+import argparse
 import collections
 import contextlib
 import copy
 import json
+import os
+import re
+import runpy
+import sys
 from pathlib import Path
 
 import nbformat
@@ -12,7 +17,6 @@ from covering import by_day
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import attncourse
 from attncourse import cli, house
 from attncourse.folder import commands, files, starting, updating
 from attncourse.folder.merging import HEADING, outputs_of
@@ -415,3 +419,182 @@ def test_nothing_that_a_learner_wrote_is_lost(tmp_path_factory, done, stop):
             assert [each for each in ids if each in wanted] == wanted
         assert folder.update().endswith("nothing to do")
         assert {name: (folder.path / name).read_bytes() for name in NEW} == after
+
+
+# What is laid out, and by what it is found
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """The package as in a wheel, with one chapter."""
+    package = tmp_path / "site-packages" / "attncourse"
+    for name in ("course/notebooks/00_start.ipynb", "course/jupyter/overrides.json",
+                 "course/results/model.json", "course/constraints.txt", "__init__.py",
+                 "reference/__init__.py"):  # fmt: skip
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text('{"cells": []}')
+    monkeypatch.setattr(house, "PACKAGE", package)
+    monkeypatch.chdir(tmp_path)
+    return package
+
+
+def test_a_clone_lays_out_its_notebooks_and_no_answers(monkeypatch, tmp_path):
+    contents = files.laid_out()
+    for kind in files.FOLDERS:
+        there = {path.stem for path in (ROOT / kind).glob("[0-9]*.ipynb")}
+        assert {Path(n).stem for n in contents if n.startswith(f"{kind}/")} >= there - {
+            stem for stem in there if ".backup-" in stem
+        }
+    assert contents["README.md"].startswith(b"# ") and "docs/registers.md" in contents
+    assert not [n for n in contents if n.startswith(("attncourse/", "jupyter/", "constraints"))]
+    assert not [name for name in contents if "_source" in name]
+    original = json.loads(contents["exercises/00_start.ipynb"])
+    worked = copy.deepcopy(original)
+    worked["cells"][-2]["source"] = "my answer"
+    laid = files._without_answers("exercises/00_start.ipynb", files.as_bytes(worked))
+    assert [c["source"] for c in json.loads(laid)["cells"]] == [
+        c["source"] for c in original["cells"]
+    ]
+
+
+def test_each_released_cell_is_known_by_its_id():
+    """The merge rests on it."""
+    for path in sorted(ROOT.glob("exercises/[0-9][0-9]_*.ipynb")):
+        for each in files.submission.released(path.stem)["cells"]:
+            name = content_id(each["cell_type"], source_of(each))
+            assert each["id"].partition("-")[0] == name, path
+
+
+def test_a_wheel_lays_out_the_modules_to_read_without_a_package(installed):
+    contents = files.laid_out()
+    assert set(contents) == {
+        "README.md", "notebooks/00_start.ipynb", "results/model.json",
+        "attncourse/reference/__init__.py",
+    }  # fmt: skip
+    (installed / "course/notebooks/00_start.ipynb").unlink()
+    with pytest.raises(files.FolderError, match="has no notebooks"):
+        files.laid_out()
+
+
+@pytest.fixture
+def readme(installed, monkeypatch):
+    monkeypatch.setattr(files, "README", ROOT / "attncourse/data/folder.md")
+
+
+def run(capsys, *arguments):
+    status = cli.main([str(each) for each in arguments])
+    said = capsys.readouterr()
+    return status, said.out + said.err
+
+
+def test_a_start_refuses_a_folder_with_other_files_in_one_line(installed, readme, capsys, tmp_path):
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "letter.txt").touch()
+    (other / ".venv").mkdir()
+    assert run(capsys, "start", other) == (
+        2, f"{other} has other files in it (letter.txt): name a new or empty folder\n",
+    )  # fmt: skip
+    assert "is a file" in run(capsys, "start", other / "letter.txt")[1]
+    (other / "letter.txt").unlink()
+    status, said = run(capsys, "start", other)
+    assert status == 0 and f"attncourse lab {other}" in said
+    assert [path.name for path in other.glob("*")]
+    assert "is a clone of the course" in run(capsys, "start", ROOT)[1]
+    assert "is a clone of the course" in run(capsys, "update", ROOT)[1]
+
+
+def test_a_start_goes_on_with_its_own_and_writes_over_nothing(folder, monkeypatch, capsys):
+    mine = folder.answer("f")
+    (folder.path / TWO).unlink()
+    assert starting.start(folder.path) == [f"put back in {folder.path}: {TWO}"]
+    assert mine in folder.texts(ONE)
+    assert "already, and whole" in starting.start(folder.path)[0]
+    # Ended half-way, and then another release was installed.
+    half, write = folder.path.parent / "half", files.write
+
+    def interrupted(path, content):
+        if path.name == "02_two.ipynb":
+            raise StopError
+        write(path, content)
+
+    monkeypatch.setattr(files, "write", interrupted)
+    with pytest.raises(StopError):
+        starting.start(half)
+    monkeypatch.setattr(files, "write", write)
+    folder.install(NEW)
+    monkeypatch.setattr(starting.attncourse, "__version__", "9")
+    assert run(capsys, "start", half)[0] == 2
+    updating.update(half)
+    assert {name: (half / name).read_bytes() for name in NEW} == NEW
+    status, said = run(capsys, "start", folder.path)
+    assert status == 2 and f"attncourse update {folder.path}" in said
+
+
+def test_a_folder_is_found_from_below_and_records_of_ones_own_come_first(
+    installed, readme, capsys, tmp_path, monkeypatch
+):
+    course = tmp_path / "course"
+    assert run(capsys, "update")[1].startswith("this is no course folder")
+    assert house.record("model.json") == {"cells": []} and house.record("none.json") is None
+    assert run(capsys, "start", course)[0] == 0
+    (course / "results/model.json").write_text('{"log": "own"}')
+    monkeypatch.chdir(course / "notebooks")
+    assert house.folder() == course
+    assert house.record("model.json") == {"log": "own"}
+    assert house.results()[:2] == [course / "results", installed / "course/results"]
+    assert "results/model.json: is a record of your own" in run(capsys, "update")[1]
+    (course / house.MARK).write_text("{")
+    assert run(capsys, "update")[0] == 0
+    monkeypatch.setattr(files, "write", lambda *a: (_ for _ in ()).throw(OSError(28, "No space")))
+    assert run(capsys, "update") == (2, "the course's folder: No space\n")
+
+
+def test_lab_opens_the_folder_with_the_settings_of_make_lab(installed, readme, capsys, tmp_path):
+    course = tmp_path / "course"
+    run(capsys, "start", course)
+    asked = argparse.Namespace(no_browser=True, ip="0.0.0.0", port=None)
+    command, environment = commands.lab_command(course, asked)
+    assert command[:3] == [sys.executable, "-m", "jupyterlab"]
+    assert f"--LabApp.app_settings_dir={installed / 'course/jupyter'}" in command
+    assert f"--ServerApp.root_dir={course}" in command
+    assert "--ServerApp.open_browser=False" in command and "--ServerApp.ip=0.0.0.0" in command
+    assert environment["PATH"].startswith(str(Path(sys.executable).parent))
+    with pytest.raises(files.FolderError, match="attncourse start"):
+        commands.lab_command(tmp_path, asked)
+
+
+def test_the_build_takes_the_course_along(monkeypatch):
+    distribution = pytest.importorskip("setuptools").Distribution
+    monkeypatch.chdir(ROOT)
+    about = {"packages": ["attncourse"], "script_name": "setup.py"}
+    build = runpy.run_path("setup.py")["BuildCourse"](distribution(about))
+    build.ensure_finalized()
+    taken = {Path(source).as_posix() for source in build.course()}
+    for kind in files.FOLDERS:
+        there = {f"{kind}/{p.name}" for p in (ROOT / kind).glob("[0-9][0-9]_*.ipynb")}
+        assert {name for name in taken if name.startswith(f"{kind}/")} == {
+            name for name in there if ".backup-" not in name
+        }
+    assert taken >= {"constraints.txt", "jupyter/overrides.json", "docs/registers.md"}
+    assert taken >= {f"results/{path.name}" for path in (ROOT / "results").glob("*.json")}
+    assert not [name for name in taken if "_source" in name]
+    assert all(
+        Path(target).parts[-3 if "/" in source else -2] in ("course", "attncourse")
+        for source, target in build.course().items()
+    )
+    assert set(build.course()) <= set(build.get_source_files())
+
+
+def test_links_of_the_notebooks_lead_into_the_folder():
+    """Beside notebooks: the modules, and one page of docs."""
+    contents = files.laid_out()
+    for name in (n for n in contents if n.endswith(".ipynb")):
+        for each in json.loads(contents[name])["cells"]:
+            if each["cell_type"] != "markdown":
+                continue
+            for target in re.findall(r"\]\(((?:\.\./)?[\w/.]+\.\w+)(?:#[^)]*)?\)", source_of(each)):
+                file = Path(os.path.normpath(Path(name).parent / target)).as_posix()
+                is_module = file.startswith("attncourse/") and (ROOT / file).is_file()
+                assert file in contents or is_module, f"{name}: {target}"
+                assert file != "attncourse/__init__.py"

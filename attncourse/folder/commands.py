@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,7 +65,8 @@ def _told(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Na
         except FolderError as error:
             print(f"{error}", file=sys.stderr)
         except OSError as error:
-            print(f"{error.filename or args.folder}: {error.strerror or error}", file=sys.stderr)
+            where = error.filename or args.folder or "the course's folder"
+            print(f"{where}: {error.strerror or error}", file=sys.stderr)
         return 2
 
     return run
@@ -82,7 +84,8 @@ def _start(args: argparse.Namespace) -> int:
     from attncourse.folder.starting import start
 
     print(*start(args.folder), sep="\n")
-    print(f"open it: attncourse lab {args.folder}   (or, in that folder: jupyter lab {FIRST})")
+    name = shlex.quote(str(args.folder))
+    print(f"open it: attncourse lab {name}   (or, in that folder: jupyter lab {FIRST})")
     return 0
 
 

@@ -107,7 +107,7 @@ def read_mark(folder: Path) -> dict[str, Any]:
 def write_mark(
     folder: Path, contents: Mapping[str, bytes], given: Mapping[str, dict] | None = None
 ) -> None:
-    """Note what the folder was given, now and (`given`) before; nothing means: not whole yet."""
+    """Note what the folder is given, and what `given` says that it was given before."""
     files = dict(given or {})
     for name, content in contents.items():
         files[name] = {"sha256": digest(content)}

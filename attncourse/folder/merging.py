@@ -39,7 +39,7 @@ class Spot(NamedTuple):
     """A cell: its notebook's stem and its number."""
 
     stem: str
-    index: int
+    number: int
 
 
 @dataclass
@@ -450,7 +450,7 @@ def _text(cell: Cell) -> tuple[str, str]:
 def _titles(notebook: Notebook) -> dict[str, str]:
     """Return the titles of the exercises by number."""
     prompts = (source_of(cell) for cell in notebook["cells"] if _role(cell) == "prompt")
-    return dict(found.groups() for text in prompts if (found := _TITLE.search(text)))
+    return {found[1]: found[2] for text in prompts if (found := _TITLE.search(text))}
 
 
 def _counted(count: int, one: str, many: str) -> str:

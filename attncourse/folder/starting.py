@@ -34,14 +34,13 @@ def start(folder: Path) -> list[str]:
             f"{folder} is of release {mark['release']}: `attncourse update {folder}` brings it to "
             f"{attncourse.__version__}, with your answers"
         )
-    if not (folder / house.MARK).exists():
-        files.write_mark(folder, {})
-    missing = [name for name in contents if _content(folder / name) is None]
+    missing = [name for name in contents if not (folder / name).is_file()]
+    if not mark["files"]:  # noted first: who is ended half-way is known again
+        there = {n: c for n, c in contents.items() if n in missing or _is(folder / n, c)}
+        files.write_mark(folder, there)
     for name in missing:
         files.write(folder / name, contents[name])
     if not mark["files"]:
-        same = {n: content for n, content in contents.items() if _content(folder / n) == content}
-        files.write_mark(folder, same)
         chapters, exercises = (
             sum(name.startswith(f"{kind}/") for name in contents)
             for kind in ("notebooks", "exercises")
@@ -49,12 +48,13 @@ def start(folder: Path) -> list[str]:
         count = f"{chapters} notebooks, {exercises} of exercises with their solutions"
         return [f"the course is in {folder}: {count}"]
     if missing:
-        return [f"put back in {folder}: {', '.join(missing)}"]
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        return [f"put back in {folder}: {', '.join(missing[:3])}{more}"]
     return [f"the course is in {folder} already, and whole"]
 
 
-def _content(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None
+def _is(path: Path, content: bytes) -> bool:
+    return path.read_bytes() == content
 
 
 def _must_be_free(folder: Path) -> None:
