@@ -301,11 +301,14 @@ class _Merge:
             _name_cells(own, {cell["id"] for cell in notebook["cells"]})
             mine = self.notebooks.get(stem, {})
             merged = {**notebook, **mine, "cells": cells}
-            merged["metadata"] = {**notebook["metadata"], **mine.get("metadata", {})}
-            merged["metadata"]["attncourse"] = notebook["metadata"]["attncourse"]
-            merged["nbformat_minor"] = max(
-                each.get("nbformat_minor", 0) for each in (mine, notebook)
-            )
+            about = mine.get("metadata")
+            merged["metadata"] = {
+                **notebook["metadata"],
+                **(about if isinstance(about, dict) else {}),
+                "attncourse": notebook["metadata"]["attncourse"],
+            }
+            minor = mine.get("nbformat_minor")  # below 5 cells have no ids
+            merged["nbformat_minor"] = max(minor if isinstance(minor, int) else 0, 5)
             kept = sum(spot.stem == stem and self._is_edited(spot) for spot in self.mine)
             built[stem] = Merged(merged, list(self._changes(stem)), kept)
         return built
