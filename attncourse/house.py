@@ -14,6 +14,7 @@ from typing import Any
 PACKAGE = Path(__file__).absolute().parent
 INSTALLED = "course"  # the folder in the package of a wheel
 MARK = Path(".attncourse", "folder.json")  # what `attncourse start` leaves in a learner's folder
+BACKUPS = "backups"  # in such a folder: what `attncourse update` found changed
 SHIPPED = (
     "notebooks/[0-9][0-9]_*.ipynb",
     "exercises/[0-9][0-9]_*.ipynb",

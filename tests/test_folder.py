@@ -304,6 +304,8 @@ def test_no_backup_is_written_over(folder, monkeypatch):
         folder.update(contents)
     kept = [(backup / "README.md").read_text() for backup in folder.backups()]
     assert kept == ["notes 0", "notes 1", "notes 2"]
+    assert files.submission.is_backup(folder.backups()[0] / ONE)
+    assert not files.submission.is_backup(folder.path / ONE)
 
 
 def test_a_file_that_is_saved_meanwhile_stays(folder, monkeypatch):

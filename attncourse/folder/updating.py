@@ -15,8 +15,6 @@ from attncourse.folder import files, merging
 from attncourse.folder.files import FolderError
 from attncourse.grading import submission
 
-BACKUPS = "backups"
-
 
 @dataclass
 class Plan:
@@ -164,7 +162,7 @@ def _back_up(folder: Path, contents: Mapping[str, bytes]) -> Path:
     """Copy contents to a new folder, named after the time, and return it."""
     name = time.strftime("%Y-%m-%d-%H%M%S")
     for number in range(2, 100):
-        backup = folder / BACKUPS / name
+        backup = folder / house.BACKUPS / name
         try:
             backup.mkdir(parents=True)
         except FileExistsError:
@@ -173,7 +171,7 @@ def _back_up(folder: Path, contents: Mapping[str, bytes]) -> Path:
         for path, content in contents.items():
             files.write(backup / path, content)
         return backup
-    raise FolderError(f"{folder / BACKUPS} has a hundred backups of this second")
+    raise FolderError(f"{folder / house.BACKUPS} has a hundred backups of this second")
 
 
 def _carry_out(folder: Path, plan: Plan) -> Iterator[str]:
@@ -204,7 +202,7 @@ def _report(
             yield name
             yield from (f"    {line}" for line in lines)
     if others := len([name for name in plan.writes if name not in plan.says]):
-        yield f"{others} more brought up to date"
+        yield f"{others} other {'file' if others == 1 else 'files'} brought up to date"
     if plan.removes:
         yield f"gone from the course: {', '.join(sorted(plan.removes))}"
     for name in skipped:

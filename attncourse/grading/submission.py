@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from attncourse import house
+
 RELEASED = Path(__file__).parent / "released"
 GRADED = ("exercises", "solutions")
 LOCKED = ("setup", "check")
@@ -128,8 +130,11 @@ def backup_path(path: Path) -> Path:
 
 
 def is_backup(path: Path) -> bool:
-    """Whether the name is one that `backup_path` gives; such files are not graded in passing."""
-    return ".backup-" in path.name
+    """Whether `reset` or `update` has put a file aside; such files are not graded in passing."""
+    return ".backup-" in path.name or any(
+        place.name == house.BACKUPS and (place.parent / house.MARK).is_file()
+        for place in path.parents
+    )
 
 
 def load(path: Path) -> dict:
