@@ -656,11 +656,11 @@ foretold |= {
 # %% folded=true
 from attncourse import house
 
-table_kept = house.record("training.json") or {"settings": {}}
+record = house.record("training.json") or {"settings": {}}
 
 # %% folded=true
-fits = table_kept["settings"] == {"layers": 12, "rows": 2, "tokens": 512}
-measured = table_kept["ways"] if fits else {}
+fits = record["settings"] == {"layers": 12, "rows": 2, "tokens": 512}
+measured = record["ways"] if fits else {}
 print(f"{'':<33}{'predicted':>10}{'measured':>10}{'seconds':>9}")
 for way in table.WAYS:
     said = format_bytes(foretold[way]) if way in foretold else "-"
