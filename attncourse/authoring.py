@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import hashlib
 import os
 import re
 import sys
@@ -36,7 +35,7 @@ from attncourse.catalogue import markdown_table
 from attncourse.execution import IGNORING_TAGS, ignored_outputs, run, too_many_ignored
 from attncourse.grading.assembly import exercises
 from attncourse.grading.solution import stub, without_markers
-from attncourse.grading.submission import is_backup
+from attncourse.grading.submission import content_id, is_backup
 from attncourse.sources import BuildError, Source, covered, read
 
 RELEASED = Path("attncourse/grading/released")
@@ -73,7 +72,7 @@ def assemble(source: Source, kind: str | None = None) -> NotebookNode:
             about["covers"] = covered(options["covers"])
         if about:
             cell.metadata.attncourse = about
-        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
+        digest = content_id(cell.cell_type, cell.source)
         seen[digest] += 1
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
         cells.append(cell)

@@ -12,6 +12,9 @@ import attncourse
 # name: (the module with its parser, its line of help). A module offers `add_parsers(subparsers)`,
 # and each parser sets `run`, a function from the parsed arguments to the exit status.
 COMMANDS = {
+    "start": ("attncourse.folder.commands", "lay out the course in a folder of your own"),
+    "lab": ("attncourse.folder.commands", "open such a folder in JupyterLab"),
+    "update": ("attncourse.folder.commands", "bring it to the installed release, answers kept"),
     "doctor": ("attncourse.doctor", "say what this machine has, and what to do where it lacks"),
     "grade": ("attncourse.grading.commands", "grade an exercise notebook, or a chapter's"),
     "hint": ("attncourse.grading.commands", "show the next hint for an exercise"),

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-REINSTALL = 'install again: pip install -c constraints.txt -e ".[test]", or make clean and make lab'
+import attncourse
+from attncourse import house
+
 # Newer ones may work, but nobody has tried; what is too old, pyproject.toml says.
 NEWEST_TESTED = {"torch": "2.15", "triton": "3.9"}
 PACKAGES = ("numpy", "torch", "triton", "jupyterlab", "ipywidgets", "matplotlib", "nbval", "pytest")
@@ -55,10 +58,10 @@ def examine(*, quick: bool = False) -> list[Finding]:
     """
     checks: list[Callable[[], Iterator[Finding]]]
     if quick:
-        checks = [_python, _packages, _memory, _nbval, _chromium, _not_tried]
+        checks = [_python, _packages, _memory, _folder, _nbval, _chromium, _not_tried]
     else:
         probe = _start_probe()  # takes seconds: the other checks run beside it
-        checks = [_python, _packages, _memory, _nbval, _kernel, _chromium]
+        checks = [_python, _packages, _memory, _folder, _nbval, _kernel, _chromium]
         checks.append(lambda: _interpreter(probe))
     findings: list[Finding] = []
     for check in checks:
@@ -66,15 +69,36 @@ def examine(*, quick: bool = False) -> list[Finding]:
             findings += check()
         except Exception as error:  # a broken installation can fail anywhere, and is a finding
             name = getattr(check, "__name__", "check").strip("_")
-            findings.append(Finding("problem", name, f"{type(error).__name__}: {error}", REINSTALL))
+            findings.append(
+                Finding("problem", name, f"{type(error).__name__}: {error}", _reinstall())
+            )
     return findings
+
+
+def _constraints() -> str:
+    """Name the file with the tested versions: in a clone the one there, else the installed one."""
+    return (
+        shlex.quote(str(house.material() / "constraints.txt"))
+        if house.is_installed()
+        else ("constraints.txt")
+    )
+
+
+def _reinstall() -> str:
+    if house.is_installed():
+        return f"install again: pip install -c {_constraints()} attncourse"
+    again = f'pip install -c {_constraints()} -e ".[test]"'
+    return f"install again: {again}, or make clean and make lab"
 
 
 def _python() -> Iterator[Finding]:
     fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    advice = (
-        "the course needs Python 3.11, 3.12 or 3.13: make clean, then make lab PYTHON=python3.12"
+    anew = (
+        "make an environment with one of them, and install the course there"
+        if house.is_installed()
+        else "make clean, then make lab PYTHON=python3.12"
     )
+    advice = f"the course needs Python 3.11, 3.12 or 3.13: {anew}"
     yield Finding(
         "ok" if fits else "problem",
         "Python",
@@ -106,13 +130,15 @@ def _packages() -> Iterator[Finding]:
         try:
             version = installed[name] = Version(importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield Finding("problem", name, "missing", REINSTALL)
+            yield Finding("problem", name, "missing", _reinstall())
             continue
         newest = NEWEST_TESTED.get(name)
         if not asked[name].contains(version, prereleases=True):
-            yield Finding("problem", name, f"{version}; the course needs {asked[name]}", REINSTALL)
+            yield Finding(
+                "problem", name, f"{version}; the course needs {asked[name]}", _reinstall()
+            )
         elif newest and version.release[:2] > Version(newest).release:
-            advice = "if something fails, install the versions of constraints.txt"
+            advice = f"if something fails, install the versions of {_constraints()}"
             yield Finding("note", name, f"{version}; tested up to {newest}", advice)
         else:
             yield Finding("ok", name, str(version))
@@ -123,7 +149,7 @@ def _packages() -> Iterator[Finding]:
             "problem",
             "triton with numpy",
             "Triton before 3.7 fails in its interpreter with NumPy 2.4 and newer",
-            'pip install "numpy<2.4", or the versions of constraints.txt',
+            f'pip install "numpy<2.4", or the versions of {_constraints()}',
         )
 
 
@@ -144,13 +170,29 @@ def _enough(value: float, least: float, good: float, advice: str) -> tuple[str, 
     return ("note" if value >= least else "problem"), advice
 
 
+def _folder() -> Iterator[Finding]:
+    """Tell which learner's folder this is, and whether it is of this release."""
+    if folder := house.folder():
+        from attncourse.folder.files import read_mark
+
+        release = read_mark(folder)["release"]
+        same = release == attncourse.__version__
+        advice = "" if same else f"attncourse update brings it to {attncourse.__version__}"
+        yield Finding("ok" if same else "note", "course", f"release {release} in {folder}", advice)
+    elif house.is_installed():
+        advice = "go to the folder of your course, or attncourse start FOLDER lays one out"
+        yield Finding("note", "course", "not in this folder, nor above", advice)
+
+
 def _nbval() -> Iterator[Finding]:
     """Import what grades, as pytest will."""
     import nbval.plugin  # noqa: F401  (the import is the test)
 
     plugins = importlib.metadata.entry_points(group="pytest11", name="attncourse")
     if not plugins:
-        yield Finding("problem", "grading", "pytest does not know the course's plugin", REINSTALL)
+        yield Finding(
+            "problem", "grading", "pytest does not know the course's plugin", _reinstall()
+        )
         return
     for plugin in plugins:
         plugin.load()
@@ -177,7 +219,7 @@ def _kernel() -> Iterator[Finding]:
         client.execute(cleanup_kc=True, stderr=subprocess.DEVNULL)
     except (OSError, RuntimeError, DeadKernelError) as error:
         found = f"{spec.argv[0]} does not start: {type(error).__name__}: {error}"
-        yield Finding("problem", "kernel", found, f"{instead}; otherwise {REINSTALL}")
+        yield Finding("problem", "kernel", found, f"{instead}; otherwise {_reinstall()}")
         return
     seconds = time.perf_counter() - start
     prefix, answer = ("".join(map(_shown, cell.outputs)).strip() for cell in notebook.cells)
@@ -187,7 +229,7 @@ def _kernel() -> Iterator[Finding]:
     elif answer == "42":
         yield Finding("ok", "kernel", f"started and answered in {seconds:.1f} s")
     else:
-        yield Finding("problem", "kernel", f"started, but answered {answer}", REINSTALL)
+        yield Finding("problem", "kernel", f"started, but answered {answer}", _reinstall())
 
 
 def _shown(output: dict) -> str:
@@ -195,6 +237,8 @@ def _shown(output: dict) -> str:
 
 
 def _chromium() -> Iterator[Finding]:
+    if house.is_installed():
+        return  # the tests stay in the clone
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
     if path:
@@ -230,11 +274,11 @@ def _interpreter(probe: subprocess.Popen | None) -> Iterator[Finding]:
         output, complaints = probe.communicate(timeout=60)
     except subprocess.TimeoutExpired:
         probe.kill()
-        yield Finding("problem", "interpreter", "no answer from Triton within 60 s", REINSTALL)
+        yield Finding("problem", "interpreter", "no answer from Triton within 60 s", _reinstall())
         return
     if probe.returncode:
         last = (complaints.strip().splitlines() or ["no message"])[-1]
-        yield Finding("problem", "interpreter", f"torch or Triton fails: {last}", REINSTALL)
+        yield Finding("problem", "interpreter", f"torch or Triton fails: {last}", _reinstall())
         return
     findings = json.loads(output)
     yield _gpu(findings)
@@ -245,7 +289,7 @@ def _interpreter(probe: subprocess.Popen | None) -> Iterator[Finding]:
             yield Finding("ok", "interpreter", found)
         else:
             found = f"tl.dot of {dtype} is wrong ({_printed(error)})"
-            yield Finding("problem", "interpreter", found, REINSTALL)
+            yield Finding("problem", "interpreter", found, _reinstall())
     error = findings["errors"]["bfloat16"]
     if isinstance(error, float) and error < LARGEST_ERROR:
         yield Finding("ok", "interpreter", "tl.dot of bfloat16 is right")
@@ -275,7 +319,7 @@ def _gpu(findings: dict) -> Finding:
         found = f"{card}, but this torch is a build for the CPU"
         advice = (
             f"to use it install torch's CUDA build, {CUDA_BUILD_GB} GB larger: "
-            "pip install --isolated --force-reinstall -c constraints.txt torch"
+            f"pip install --isolated --force-reinstall -c {_constraints()} torch"
         )
         return Finding("note", "GPU", found, advice)
     advice = "nothing to do: kernels run in Triton's interpreter, slowly, and timings are the CPU's"

@@ -24,10 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import attncourse
+from attncourse import house
 
-RECORD = Path(attncourse.__file__).parents[1] / "results" / "compiled.json"
-CHAPTER = Path(attncourse.__file__).parents[1] / "notebooks" / "_source" / "10_tuning.py"
+RECORD = house.material() / "results" / "compiled.json"
+CHAPTER = house.material() / "notebooks" / "_source" / "10_tuning.py"  # of a clone
 TRIED = [
     {"dtype": dtype, "BLOCK": block, "num_warps": warps}
     for dtype, block, warps in itertools.product(("fp16", "fp32"), (16, 32, 64, 128, 256), (4, 8))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from clocks import CLOCKS, put
 
-import attncourse
+from attncourse import house
 from attncourse.sources import read
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +24,7 @@ SOURCES = {
     path.stem: path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "notebooks" / "_source").glob("[0-9][0-9]_*.py"))
 }
-FINDS = re.compile(r"(bench|tiles)\.latest|show_gpu|machine_code\.table|\brecorded\(")
+FINDS = re.compile(r"(bench|tiles)\.latest|show_gpu|machine_code\.table|house\.record\(")
 READERS = [stem for stem, text in SOURCES.items() if FINDS.search(text)]
 READS = re.compile(rf"{FINDS.pattern}|\brecorded\b")
 
@@ -93,7 +93,7 @@ def test_cells_that_read_records_run_with_any(chapter, found, tmp_path, monkeypa
     imports, *cells = [cell.source for cell in source.cells if cell.cell_type == "code"]
     names = {}
     exec(imports, names)
-    monkeypatch.setattr(attncourse, "__file__", str(tmp_path / "attncourse" / "__init__.py"))
+    monkeypatch.setattr(house, "PACKAGE", tmp_path / "attncourse")
     monkeypatch.chdir(tmp_path)
     if found == "another":
         other_gpu_run(tmp_path / "results")

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -261,6 +262,37 @@ def test_a_python_out_of_range_is_told(monkeypatch):
         (finding,) = doctor._python()
         assert finding.status == status
         assert ("3.11, 3.12 or 3.13" in finding.advice) == (status == "problem")
+
+
+def test_outside_a_clone_no_advice_needs_one(monkeypatch, tmp_path, versions):
+    """Neither make nor a file of the clone."""
+    (tmp_path / "the package" / "course").mkdir(parents=True)
+    monkeypatch.setattr(doctor.house, "PACKAGE", tmp_path / "the package")
+    monkeypatch.setattr(doctor, "_nvidia_card", lambda: "Card")
+    monkeypatch.chdir(tmp_path)
+    broken = versions(torch="2.10.1", jupyterlab=None, triton="3.6.0", numpy="2.4.0")
+    advice = [finding.advice for finding in broken.values()]
+    advice += [versions(torch="2.16.0")["torch"].advice]
+    findings = [*doctor._folder(), *doctor._interpreter(probe(returncode=1))]
+    findings += [*doctor._interpreter(probe({"float32": 1.0})), *doctor._chromium()]
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0))
+    advice += [finding.advice for finding in (*findings, *doctor._python())]
+    told = "\n".join(advice)
+    assert not re.search(r"\bmake (clean|lab|test)|-e \.| constraints.txt", told)
+    assert f"-c '{tmp_path}/the package/course/constraints.txt' attncourse" in told
+    assert "attncourse start FOLDER" in told and "Chromium" not in told
+
+
+def test_a_folder_of_another_release_is_told(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert list(doctor._folder()) == []  # a clone needs none
+    (tmp_path / ".attncourse").mkdir()
+    for release, status in (("0", "note"), (doctor.attncourse.__version__, "ok")):
+        text = json.dumps({"release": release, "files": {}})
+        (tmp_path / ".attncourse" / "folder.json").write_text(text)
+        (finding,) = doctor._folder()
+        assert finding.status == status and f"release {release} in {tmp_path}" in finding.found
+        assert ("attncourse update" in finding.advice) == (status == "note")
 
 
 def test_little_memory_and_disk_are_told(monkeypatch):

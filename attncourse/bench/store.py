@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import attncourse
-from attncourse import measure
+from attncourse import house, measure
 from attncourse.bench import records
 from attncourse.bench.settings import Setting
 from attncourse.cost import this_cpu
@@ -77,12 +77,11 @@ def latest(
 
     Args:
         device: "cpu" or "gpu".
-        folder: Where to look; if not given, results/ beside the package or above this folder.
+        folder: Where to look; if not given, the course's results/, and those here or above.
         mechanisms: Stems that must be timed, our implementation, in the setting.
         **setting: What these timings must have, such as heads=16; see `records.rows`.
     """
-    places = [Path(attncourse.__file__).parents[1], Path.cwd(), *Path.cwd().parents]
-    folders = [place / "results" for place in places] if folder is None else [folder]
+    folders = house.results() if folder is None else [folder]
     found = []
     for path in sorted(
         {file for place in folders for file in place.glob(f"bench-{device}-*.json")}

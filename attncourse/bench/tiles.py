@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-import attncourse
+from attncourse import house
 from attncourse.catalogue import MECHANISMS
 from attncourse.units import format_seconds
 
@@ -50,8 +50,7 @@ def latest(folder: Path | None = None) -> dict[str, Any] | None:
 
     What `attncourse gpu-run` tries has tiles alone. `folder` as of `bench.latest`.
     """
-    places = [Path(attncourse.__file__).parents[1], Path.cwd(), *Path.cwd().parents]
-    folders = [place / "results" for place in places] if folder is None else [folder]
+    folders = house.results() if folder is None else [folder]
     files = {file.name: file for place in folders for file in place.glob("tiles-gpu-*.json")}
     for name in sorted(files, reverse=True):
         record = json.loads(files[name].read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import attncourse
+from attncourse import house
 from attncourse.gpu_run import summary
 from attncourse.gpu_run.lines import add
 
@@ -36,7 +37,9 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--parts", nargs="+", choices=LIMITS, help="these only, in this order")
     parser.add_argument("--workers", type=int, default=8, help="processes that test at once")
     parser.add_argument("--out", type=Path, help="folder of the results; gpu-run/ if not given")
-    parser.add_argument("--notebooks", type=Path, default=ROOT / "notebooks", help="the chapters")
+    parser.add_argument(
+        "--notebooks", type=Path, default=house.material() / "notebooks", help="the chapters"
+    )
     parser.add_argument(
         "--rehearse", action="store_true",
         help="on the CPU, in Triton's interpreter, at tiny sizes: do all parts do their work here?",

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from attncourse import house
 from attncourse.grading import submission
 from attncourse.progress import Entry
 
@@ -178,9 +179,7 @@ def _reset(args: argparse.Namespace) -> int:
     stem = _stem(args.chapter)
     path = _exercise_file(stem)
     original = submission.released(stem)
-    for cell in original["cells"]:
-        if cell["cell_type"] == "code":  # the released copy shows the solution's verdicts
-            cell.update(outputs=[], execution_count=None)
+    submission.clear_verdicts(original)
     if args.exercise:
         fresh = submission.load(path)
         _put_back(fresh, original, _exercise_id(args.exercise))
@@ -243,16 +242,18 @@ def _exercise_id(name: str) -> str:
 
 
 def _exercise_file(stem: str) -> Path:
-    """Where a chapter's exercises are: in `exercises`, here or above, else beside the package."""
+    """Where a chapter's exercises are: in `exercises`, here or above, else in the clone."""
     here = Path.cwd()
-    course = Path(__file__).parents[2]
     for folder in (here / "exercises", here, *(above / "exercises" for above in here.parents)):
         file = folder / f"{stem}.ipynb"
         if file.exists() or (folder.name == "exercises" and folder.is_dir()):
             return Path(os.path.relpath(file))
-    if (course / "exercises").is_dir():
-        return course / "exercises" / f"{stem}.ipynb"
-    raise CommandError("there is no folder `exercises` here or above: go to the course's folder")
+    if not house.is_installed() and (house.material() / "exercises").is_dir():
+        return house.material() / "exercises" / f"{stem}.ipynb"
+    raise CommandError(
+        "there is no folder `exercises` here or above: go to the course's folder, "
+        "or make one with `attncourse start FOLDER`"
+    )
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

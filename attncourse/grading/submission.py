@@ -6,12 +6,15 @@ them. Nothing here runs code, and nothing writes.
 """
 
 import difflib
+import hashlib
 import json
 import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from attncourse import house
 
 RELEASED = Path(__file__).parent / "released"
 GRADED = ("exercises", "solutions")
@@ -75,6 +78,13 @@ def released(stem: str) -> dict:
     return notebook
 
 
+def clear_verdicts(notebook: dict) -> None:
+    """Take the solutions' verdicts out of a released copy, as a learner is given it."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
+
+
 def grading_cells(stem: str) -> list[dict]:
     """The cells that the exercises of a chapter are made from, specs and solutions included."""
     cells = _load_released(stem)["metadata"]["attncourse"]["grading"]
@@ -90,6 +100,11 @@ def course_metadata(node: dict) -> dict:
     metadata = node.get("metadata")
     ours = metadata.get("attncourse") if isinstance(metadata, dict) else None
     return ours if isinstance(ours, dict) else {}
+
+
+def content_id(cell_type: str, source: str) -> str:
+    """The id of a released cell: it comes from the content, and so tells whether that changed."""
+    return hashlib.sha256(f"{cell_type}\n{source}".encode()).hexdigest()[:12]
 
 
 def source_of(cell: dict) -> str:
@@ -115,8 +130,11 @@ def backup_path(path: Path) -> Path:
 
 
 def is_backup(path: Path) -> bool:
-    """Whether the name is one that `backup_path` gives; such files are not graded in passing."""
-    return ".backup-" in path.name
+    """Whether `reset` or `update` has put a file aside; such files are not graded in passing."""
+    return ".backup-" in path.name or any(
+        place.name == house.BACKUPS and (place.parent / house.MARK).is_file()
+        for place in path.parents
+    )
 
 
 def load(path: Path) -> dict:

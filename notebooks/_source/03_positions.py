@@ -801,18 +801,14 @@ widgets.guess(
 # twice, and what follows can only be copied. So it was trained once more without, all else alike:
 
 # %% folded=true
-import json
-from pathlib import Path
+from attncourse import house
 
-import attncourse
-
-logs = Path(attncourse.__file__).parents[1] / "results"
 trainings = {"with": "model.json", "without": "model-without-repeats.json"}
-files = {f"{word} repeats": logs / name for word, name in trainings.items()}
+records = {f"{word} repeats": house.record(name) for word, name in trainings.items()}
 
 # %% folded=true
-if all(file.exists() for file in files.values()):
-    learned = {name: json.loads(file.read_text())["log"] for name, file in files.items()}
+if all(records.values()):
+    learned = {name: record["log"] for name, record in records.items()}
     best = {name: [np.max(row["induction"]) for row in log] for name, log in learned.items()}
     steps, axis = [row["step"] for row in learned["with repeats"]], {"x_label": "steps of training"}
     axes = plots.curves(steps, best, y_label="best head's weight on the copy", **axis)

@@ -654,15 +654,13 @@ foretold |= {
 # your machine's numbers replace ours. Seconds are of one core, the best of five.
 
 # %% folded=true
-import json
-from pathlib import Path
+from attncourse import house
 
-import attncourse
+record = house.record("training.json") or {"settings": {}}
 
-file = Path(attncourse.__file__).parents[1] / "results" / "training.json"
-recorded = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"settings": {}}
-fits = recorded["settings"] == {"layers": 12, "rows": 2, "tokens": 512}
-measured = recorded["ways"] if fits else {}
+# %% folded=true
+fits = record["settings"] == {"layers": 12, "rows": 2, "tokens": 512}
+measured = record["ways"] if fits else {}
 print(f"{'':<33}{'predicted':>10}{'measured':>10}{'seconds':>9}")
 for way in table.WAYS:
     said = format_bytes(foretold[way]) if way in foretold else "-"

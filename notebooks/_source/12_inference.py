@@ -334,16 +334,13 @@ for groups in (4, 2, 1):
 # recorded: `python -m attncourse.model.tune` makes the record anew, some minutes of a core.
 
 # %% folded=true
-import json
-from pathlib import Path
+from attncourse import house
 
-import attncourse
-
-file = Path(attncourse.__file__).parents[1] / "results" / "grouped_tuning.json"
+tuned = house.record("grouped_tuning.json")
 
 # %% folded=true
-if file.exists():
-    runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
+if tuned:
+    runs = tuned["runs"]
     losses = {f"G = {groups}": run["held_out"] for groups, run in runs.items()}
     steps, axis = runs["4"]["step"], {"x_label": "steps of tuning", "y_label": "nats a token"}
     axes = plots.curves(steps, losses, **axis)

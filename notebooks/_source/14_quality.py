@@ -255,25 +255,15 @@ widgets.form(ask, "Ask", mechanism=list(ways))
 # texts of the steps, and the band reaches over them.
 
 # %% folded=true
-import json
-from pathlib import Path
-
 from IPython.display import display
 
-import attncourse
+from attncourse import house
 from attncourse.catalogue import MECHANISMS
 
-
-def recorded(name):
-    """A record of results/, or None: what takes too long for a page."""
-    file = Path(attncourse.__file__).parents[1] / "results" / name
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+frontier = house.record("frontier.json")
 
 
 # %% folded=true
-frontier = recorded("frontier.json")
-
-
 def quality(found, what):
     return found["first"] - found["second"] if what == "copying" else found[what]
 
@@ -319,7 +309,7 @@ else:
 
 # %%
 if frontier:
-    how, others = frontier["settings"], recorded("grouped_tuning.json")
+    how, others = frontier["settings"], house.record("grouped_tuning.json")
     print("{steps} steps of {rows} context, rate {rate}, seeds {seeds}".format(**how))
     for what in ("loss", "copying", "recall"):
         drawn = points(what)
@@ -365,7 +355,7 @@ for name, task in tasks.TASKS.items():
 # control: to look *one* thing up does not help there.
 
 # %% folded=true
-by_task = (recorded("tasks.json") or {"runs": {}})["runs"]
+by_task = (house.record("tasks.json") or {"runs": {}})["runs"]
 whole_rows = [way for way in tasks.MECHANISMS if all(one.get(way) for one in by_task.values())]
 right = {  # of each seed
     (way, task): [run["accuracy"] for run in one[way].values()]

@@ -1,0 +1,1 @@
+"""A learner's folder: laid out by `attncourse start`, brought to a newer release by `update`."""
