@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-import attncourse
+from attncourse import house
 from attncourse.bench import records
 from attncourse.cost import Device
 
@@ -70,9 +70,8 @@ class Quality:
 
 
 def folder_of_results() -> Path | None:
-    """Return results/ beside the package or above this folder, or None."""
-    places = [Path(attncourse.__file__).parents[1], Path.cwd(), *Path.cwd().parents]
-    return next((p / "results" for p in places if (p / "results").is_dir()), None)
+    """Return the first folder of records that there is, the learner's own before the released."""
+    return next((folder for folder in house.results() if folder.is_dir()), None)
 
 
 @functools.cache
