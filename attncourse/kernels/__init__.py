@@ -28,7 +28,7 @@ cost(B, H, Tq, Tk, D, *, <knobs>, causal=False, dtype_bytes=4) -> Cost
     sorting, copying.
 
 More heads or sequences than the 65,535 of a CUDA grid are computed one part after the other, and
-joined: then the output is held twice.
+joined: then the output is held twice. `cost` counts the joining, `torch_cost` does not.
 
 Errors are those of the reference. Besides, TypeError: no torch tensor, another dtype. ValueError:
 other than four axes, devices that differ or run no kernel, a width above 256. Where `full` and the

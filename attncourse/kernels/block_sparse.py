@@ -23,7 +23,7 @@ from attncourse.kernels._parts.block_sparse_tiles import (
     rows_to_store,
     tokens_of,
 )
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.layout_plan import layout_plan, of_layout, tile_sizes
 from attncourse.kernels._parts.plan import Plan
 from attncourse.kernels._parts.tiles import (
@@ -310,6 +310,7 @@ def layout_cost(
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_tensors,
@@ -333,6 +333,7 @@ class _FlashAttention(torch.autograd.Function):
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     check_no_grad,
     check_tensors,
@@ -190,6 +190,7 @@ def _broadcast(where, name, tensor, q, shape) -> torch.Tensor | None:
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int, H: int, Tq: int, Tk: int, D: int, *, causal: bool = False, dtype_bytes: int = 4
 ) -> Cost:

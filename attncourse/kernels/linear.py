@@ -8,7 +8,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.linear_backward import (
     _linear_dk_kernel,
     _linear_dq_kernel,
@@ -364,6 +364,7 @@ def _sums(
 
 
 @int_sizes
+@counted_in_grids(each=MAX_SLICES)
 def cost(
     B: int,
     H: int,

@@ -15,7 +15,7 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.definitions.directions import check_buckets, draw_rotations
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_no_grad,
@@ -256,6 +256,7 @@ def _check_knobs(
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

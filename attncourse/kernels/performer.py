@@ -10,7 +10,7 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.definitions.directions import draw_directions
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.linear_tiles import MAX_SLICES, slices_of
 from attncourse.kernels._parts.tiles import (
     LOG2E,
@@ -186,6 +186,7 @@ def _n_numbers(where: str, n_features: int, features: str) -> int:
 
 
 @int_sizes
+@counted_in_grids(each=MAX_SLICES)
 def cost(
     B: int,
     H: int,

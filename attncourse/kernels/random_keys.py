@@ -15,7 +15,7 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.definitions import patterns
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_no_grad,
@@ -136,6 +136,7 @@ def _random_keys_fwd_kernel(
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

@@ -6,7 +6,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
@@ -191,6 +191,7 @@ def _check_shapes(where: str, width: int, query_weights, key_weights, vector) ->
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     MAX_WIDTH,
@@ -257,6 +257,7 @@ def _check_matrices(where: str, **matrices: torch.Tensor) -> None:
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

@@ -10,7 +10,7 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.definitions.buckets import check_table, rows_by_distance
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
@@ -145,6 +145,7 @@ def _t5_fwd_kernel(
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
@@ -28,6 +28,11 @@ def _classes(q, k, dilation=1, **knobs):
     """Return how many programs share a block of one head: one for each class of residues."""
     longest = q.shape[2] + k.shape[2]
     return min(dilation, longest) if isinstance(dilation, numbers.Integral) else 1
+
+
+def _residues(Tq, Tk, *, dilation=1, **knobs):
+    """Return the same of `cost`."""
+    return min(dilation, Tq + Tk) if isinstance(dilation, numbers.Integral) else 1
 
 
 @in_grids(each=_classes)
@@ -340,6 +345,7 @@ def _blocks(n_tokens: int, dilation: int, block: int) -> int:
 
 
 @int_sizes
+@counted_in_grids(each=_residues)
 def cost(
     B: int,
     H: int,

@@ -11,6 +11,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.kernels import INTERPRETED
+from attncourse.kernels._parts.grids import count_parts
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_no_grad,
@@ -203,6 +204,8 @@ def cost(
 ) -> Cost:  # fmt: skip
     """Count what the kernels of split-KV do, partial results included: see `attncourse.kernels`.
 
+    What does not fit into one grid is counted part by part.
+
     Args:
         B: Batch.
         G: Key/value heads.
@@ -216,6 +219,16 @@ def cost(
         key_bytes: Read for each key, to find it.
         program_bytes: Read once by each program.
     """
+    more = shared, Tq, Tk, D, chunk, causal, dtype_bytes, key_bytes, program_bytes
+
+    def of_part(batch: int, heads: int) -> Cost:
+        return _cost(batch, heads // max(1, shared), *more)
+
+    return count_parts(of_part, B, G * shared, G, Tq * D * dtype_bytes)
+
+
+def _cost(B, G, shared, Tq, Tk, D, chunk, causal, dtype_bytes, key_bytes, program_bytes) -> Cost:
+    """Count what fits into one grid."""
     n_rows = Tq * shared
     BLOCK_R, BLOCK_K, _ = tile_sizes(chunk * shared, D, dtype_bytes)
     row_tiles = triton.cdiv(n_rows, BLOCK_R)
