@@ -31,7 +31,7 @@ def _classes(q, k, dilation=1, **knobs):
 
 
 def _residues(Tq, Tk, *, dilation=1, **knobs):
-    """Return the same of `cost`."""
+    """Return what `_classes` does, given what `cost` is."""
     return min(dilation, Tq + Tk) if isinstance(dilation, numbers.Integral) else 1
 
 
