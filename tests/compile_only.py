@@ -130,6 +130,28 @@ FLOAT32 = {
     "biases_ptr",
     "phi_ptr",
 }  # whatever the inputs are
+# of tensors that are not (batch, head, token, width) or the like
+AXES = {
+    "lse_strides": ("batch", "head", "token"),
+    "delta_strides": ("batch", "head", "token"),
+    "total_strides": ("batch", "head", "token"),
+    "tops_strides": ("batch", "head", "token"),
+    "part_tops_strides": ("batch", "head", "part"),
+    "shares_lse_strides": ("batch", "head", "row"),
+    "starts_strides": ("batch", "head", "run"),
+    "cosines_strides": ("batch", "head", "pair"),
+    "sums_strides": ("batch", "head", "part", "feature", "width"),
+    "norms_strides": ("batch", "head", "part", "width"),
+    "part_strides": ("split", "batch", "head", "token", "width"),
+    "entries_strides": ("batch", "head"),
+    "lengths_strides": ("sequence",),
+    "drawn_strides": ("token", "number"),
+    "biases_strides": ("head", "distance"),
+    "directions_strides": ("direction", "width"),
+    "relative_k_strides": ("distance", "width"),
+    "relative_v_strides": ("distance", "width"),
+    "w_strides": ("row", "width"),
+}
 ROWS = 1024  # of a group: as many as a tile holds
 
 
@@ -177,6 +199,17 @@ def of_lsh(kernel, dtype, width, ones):
     flags = {"FIRST": ones, "LAST": not ones, "CAUSAL": True, "EXCLUDE_SELF": True}
     BLOCK_Q, BLOCK_K, options = lsh._tiling(width, DTYPE_BYTES[dtype])
     return flags | {"BLOCK_Q": BLOCK_Q, "BLOCK_K": BLOCK_K}, options
+
+
+def axes_of(kernel, strides):
+    """The axes of a tensor whose strides a kernel is given; those of "width" are 1."""
+    if strides == "lse_strides" and kernel in (*CACHES, splits.merge_kernel):
+        return ("split", *AXES[strides])
+    if strides == "bias_strides" and kernel is synthesizer._synthesizer_fwd_kernel:
+        return ("token",)
+    if strides == "vector_strides":
+        return ("width",) if kernel is scoring._scoring_fwd_kernel else ("batch", "head", "width")
+    return AXES.get(strides, ("batch", "head", "token", "width"))
 
 
 def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
@@ -238,7 +271,6 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
     signature, values, attributes = {}, {}, {}
     parameter_of = {parameter.name: parameter for parameter in kernel.params}
     for place, name in enumerate(parameter_of):
-        last_axis = name.startswith("stride_") and name[-1] in "dj"
         if name in constants:
             signature[name], values[(place,)] = "constexpr", constants[name]
         elif name.endswith("_ptr"):
@@ -250,7 +282,15 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
             signature[name] = "fp32"
         elif parameter_of[name].do_not_specialize:
             signature[name] = "i32"
-        elif ones or last_axis:  # a launch makes a constant of every 1
+        elif name.endswith("_strides"):
+            axes = axes_of(kernel, name)
+            signature[name] = tuple("constexpr" if ones or x == "width" else "i32" for x in axes)
+            for number, kind in enumerate(signature[name]):
+                if kind == "constexpr":  # a launch makes a constant of every 1
+                    values[place, number] = 1
+                else:
+                    attributes[place, number] = [["tt.divisibility", 16]]
+        elif ones:
             signature[name], values[(place,)] = "constexpr", 1
         else:
             signature[name] = "i32"

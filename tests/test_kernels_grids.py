@@ -5,7 +5,7 @@ from covering import by_day
 
 pytest.importorskip("triton")
 
-from attncourse import MECHANISMS
+from attncourse import MECHANISMS, measure, trace
 from attncourse.kernels import INTERPRETED, grouped, synthesizer, window
 from attncourse.kernels._parts import grids, tiles
 
@@ -153,3 +153,23 @@ def test_what_fits_is_not_cut():
     ((batch, heads),) = grids.cuts(1, 70_000, 35_000)
     assert batch == slice(0, 65_535) and heads[0] == (slice(0, 65_534), slice(0, 32_767))
     assert grids.cuts(1, 1, 1, each=70_000) is None  # one head alone is too many
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="traffic is counted in the interpreter")
+@pytest.mark.parametrize(
+    "stem", by_day(["window", "kv_cache"], ["window", "kv_cache", "full", "linear", "grouped"])
+)
+def test_cost_counts_the_parts_and_their_joining(stem, monkeypatch):
+    mechanism = MECHANISMS[stem]
+    own = {"groups": None} if stem in ("grouped", "kv_cache") else {}
+    q, k, v = inputs()
+    limit(monkeypatch, LIMIT * (16 if stem == "linear" else 1))
+    counted = mechanism.kernel.cost(B, H, N, N, D, **mechanism.values | own)
+    out = B * H * N * D * 4
+    traced = trace.record(mechanism.kernel.attention, q, k, v, **knobs(mechanism, q))
+    expected = counted.bytes_read - out, counted.bytes_written - out
+    assert (traced.bytes_loaded(), traced.bytes_stored()) == expected
+    if stem == "window":
+        peak = measure.peak_bytes(mechanism.kernel.attention, q, k, v, **knobs(mechanism, q))
+        assert counted.peak_bytes == 2 * out
+        assert 2 * out <= peak <= 2.2 * out  # the interpreter keeps what it was given last

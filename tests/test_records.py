@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from attncourse import bench
@@ -49,6 +51,17 @@ def test_beside_each_speedup_stands_what_a_fused_baseline_gains():
     words = "Over it torch's SDPA, which is fused, gains 8.0× at n = 4096."
     assert words in reports.tables(both) and "unfused" in reports.tables(both)
     assert records.fused_words(record(row("full"))) == "" == records.fused_words(record(sdpa))
+
+
+def test_readme_sets_the_recorded_baseline_beside_sdpa():
+    recorded = bench.latest("gpu", mechanisms=["full", "flash", "window"], **bench.SHOWN)
+    took = {by: line[16384] for by, line in records.lines(recorded, **bench.SHOWN).items()
+            if 16384 in line}  # fmt: skip
+    said = [f"{1e3 * took[by]:.2g}" for by in (("full", "SDPA"), ("flash", "Triton"))]
+    text = " ".join((Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split())
+    assert f"takes {said[0]} ms at n = 16384, our flash {said[1]} ms" in text
+    assert f"our window {1e3 * took['window', 'Triton']:.2g} ms" in text
+    assert recorded["date"][:10] in text
 
 
 def test_a_setting_that_the_newest_run_lacks_is_found_in_an_older_one():

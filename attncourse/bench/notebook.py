@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -141,6 +142,8 @@ def show_gpu(stem: str, lengths: Iterable[int] = (1024, 4096, 16384)) -> None:
     print(f"{SHOWN['heads']} heads, width {SHOWN['width']}, {record['settings']['dtype']}")
     rows = [row for row in records.rows(record, **SHOWN) if row["mechanism"] in (stem, "full")]
     print(*_lines(sorted(rows, key=lambda row: row["n"])), sep="\n")
+    if words := records.fused_words(record, **SHOWN):
+        print(textwrap.fill(words, 80))
     if any("mode" not in measured for measured in record["measurements"]):
         print("This record does not hide the launch: at short n that is most of a kernel's time.")
 

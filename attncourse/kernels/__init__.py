@@ -7,8 +7,8 @@ attention(q, k, v, *, <knobs>, causal=False, scale=None) -> out
     q is (B, H, Tq, D), k (B, H, Tk, D), v (B, H, Tk, Dv): float32, float16 or bfloat16 on one
     device, D and Dv from 1 to 256; grouped heads have four axes too. Outside of the interpreter the
     device must be a CUDA device. The interpreter computes bfloat16 wrongly, which is refused there.
-    Strides are passed on: nothing has to be contiguous. Tensors that are knobs are on q's device
-    and, if they enter a product, in its dtype.
+    Strides are passed on, a tuple for each tensor: nothing has to be contiguous. Tensors that are
+    knobs are on q's device and, if they enter a product, in its dtype.
 
     out is (B, H, Tq, Dv) in the dtype of q, on its device. A query that sees no key gets zeros.
     Sums are float32 and cast when they are stored; float32 is multiplied exactly, not as TF32.
@@ -28,7 +28,7 @@ cost(B, H, Tq, Tk, D, *, <knobs>, causal=False, dtype_bytes=4) -> Cost
     sorting, copying.
 
 More heads or sequences than the 65,535 of a CUDA grid are computed one part after the other, and
-joined: then the output is held twice.
+joined: then the output is held twice. `cost` counts the joining, `torch_cost` does not.
 
 Errors are those of the reference. Besides, TypeError: no torch tensor, another dtype. ValueError:
 other than four axes, devices that differ or run no kernel, a width above 256. Where `full` and the

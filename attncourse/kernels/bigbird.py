@@ -14,7 +14,7 @@ from attncourse.definitions import patterns
 from attncourse.inputs import int_sizes
 from attncourse.kernels import block_sparse
 from attncourse.kernels._parts import layout_plan
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.plan import Plan, plan_cost
 from attncourse.kernels._parts.tiles import check_tensors
 
@@ -52,6 +52,7 @@ def attention(
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

@@ -23,7 +23,7 @@ from attncourse.kernels._parts.block_sparse_tiles import (
     rows_to_store,
     tokens_of,
 )
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.layout_plan import layout_plan, of_layout, tile_sizes
 from attncourse.kernels._parts.plan import Plan
 from attncourse.kernels._parts.tiles import (
@@ -102,11 +102,7 @@ def run(
 def _block_sparse_fwd_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr,
     items_ptr, entries_ptr, pictures_ptr, q_order_ptr, k_order_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_ob, stride_oh, stride_ot, stride_od,
-    stride_lb, stride_lh, stride_lt, stride_eb, stride_eh,
+    q_strides, k_strides, v_strides, out_strides, lse_strides, entries_strides,
     Tq, Tk, n_rows, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -118,16 +114,16 @@ def _block_sparse_fwd_kernel(
     row, first, first_cut, end, share = program_of(items_ptr)
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    out_ptr += batch * stride_ob + head * stride_oh
-    lse_ptr += batch * stride_lb + head * stride_lh
-    entries_ptr += batch * stride_eb + head * stride_eh
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    out_ptr += batch * out_strides[0] + head * out_strides[1]
+    lse_ptr += batch * lse_strides[0] + head * lse_strides[1]
+    entries_ptr += batch * entries_strides[0] + head * entries_strides[1]
 
     queries = tokens_of(q_order_ptr, row, BLOCK_Q)
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = load_tile(q_ptr, queries, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
     q = pass_infinity(q)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
@@ -138,7 +134,7 @@ def _block_sparse_fwd_kernel(
         for place in range(bounds[stretch], bounds[stretch + 1]):
             entry_ptr = entries_ptr + 2 * place
             keys = tokens_of(k_order_ptr, tl.load(entry_ptr), BLOCK_K)
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+            k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores *= scale * LOG2E
             if stretch == 1:
@@ -150,7 +146,7 @@ def _block_sparse_fwd_kernel(
             weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_K]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
             running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_Q]
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             acc *= rescale[:, None]
             acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             running_max = new_max
@@ -158,18 +154,15 @@ def _block_sparse_fwd_kernel(
     running_sum = nonzero(running_sum)
     acc /= running_sum[:, None]  # [BLOCK_Q, BLOCK_DV]
     rows = rows_to_store(queries, share, BLOCK_Q)
-    store_tile(out_ptr, acc, rows, v_cols, stride_ot, stride_od, n_rows, Dv)
+    store_tile(out_ptr, acc, rows, v_cols, out_strides, n_rows, Dv)
     lse = running_max + tl.log2(running_sum)  # to base 2, as the scores; -inf without keys
-    tl.store(lse_ptr + rows * stride_lt, lse, mask=rows < n_rows)
+    tl.store(lse_ptr + rows * lse_strides[2], lse, mask=rows < n_rows)
 
 
 @triton.jit
 def _block_sparse_join_kernel(
     shares_ptr, shares_lse_ptr, out_ptr, lse_ptr, splits_ptr, order_ptr,
-    stride_sb, stride_sh, stride_st, stride_sd,
-    stride_mb, stride_mh, stride_mt,
-    stride_ob, stride_oh, stride_ot, stride_od,
-    stride_lb, stride_lh, stride_lt,
+    shares_strides, shares_lse_strides, out_strides, lse_strides,
     Tq, n_rows, step,
     Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Q: tl.constexpr,
 ):  # fmt: skip
@@ -180,10 +173,10 @@ def _block_sparse_join_kernel(
     split = splits_ptr + 3 * tl.program_id(0)
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    shares_ptr += batch * stride_sb + head * stride_sh
-    shares_lse_ptr += batch * stride_mb + head * stride_mh
-    out_ptr += batch * stride_ob + head * stride_oh
-    lse_ptr += batch * stride_lb + head * stride_lh
+    shares_ptr += batch * shares_strides[0] + head * shares_strides[1]
+    shares_lse_ptr += batch * shares_lse_strides[0] + head * shares_lse_strides[1]
+    out_ptr += batch * out_strides[0] + head * out_strides[1]
+    lse_ptr += batch * lse_strides[0] + head * lse_strides[1]
     queries = tokens_of(order_ptr, tl.load(split), BLOCK_Q)
     in_rows = queries < Tq
     cols = tl.arange(0, BLOCK_DV)
@@ -192,8 +185,8 @@ def _block_sparse_join_kernel(
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
     for share in range(tl.load(split + 1), tl.load(split + 2), step):
         rows = tl.where(in_rows, share * BLOCK_Q + tl.arange(0, BLOCK_Q), n_rows)
-        lse = tl.load(shares_lse_ptr + rows * stride_mt, mask=in_rows, other=0.0)  # [BLOCK_Q]
-        part = load_tile(shares_ptr, rows, cols, stride_st, stride_sd, n_rows, Dv)
+        lse = tl.load(shares_lse_ptr + rows * shares_lse_strides[2], mask=in_rows, other=0.0)
+        part = load_tile(shares_ptr, rows, cols, shares_strides, n_rows, Dv)
         new_max = tl.maximum(running_max, lse)
         pivot = finite(new_max)
         weight, rescale = tl.exp2(lse - pivot), tl.exp2(running_max - pivot)  # [BLOCK_Q]
@@ -202,9 +195,9 @@ def _block_sparse_join_kernel(
         running_max = new_max
     running_sum = nonzero(running_sum)
     acc /= running_sum[:, None]  # [BLOCK_Q, BLOCK_DV]
-    store_tile(out_ptr, acc, queries, cols, stride_ot, stride_od, Tq, Dv)
+    store_tile(out_ptr, acc, queries, cols, out_strides, Tq, Dv)
     lse = running_max + tl.log2(running_sum)
-    tl.store(lse_ptr + queries * stride_lt, lse, mask=in_rows)
+    tl.store(lse_ptr + queries * lse_strides[2], lse, mask=in_rows)
 
 
 class _BlockSparseAttention(torch.autograd.Function):
@@ -270,7 +263,7 @@ def walk(q, k, v, items, lists, blocks, scale, out, lse) -> None:
     options = launch_options(max(D, Dv), q.element_size())
     _block_sparse_fwd_kernel[(len(items), H, B)](
         q, k, v, out, lse, items, *lists,
-        *q.stride(), *k.stride(), *v.stride(), *out.stride(), *lse.stride(), *of_heads,
+        q.stride(), k.stride(), v.stride(), out.stride(), lse.stride(), of_heads,
         Tq, Tk, out.shape[2], scale, D, Dv, padded(D), padded(Dv), *blocks, **options,
     )  # fmt: skip
 
@@ -287,7 +280,7 @@ def _join(shares, shares_lse, out, lse, splits, order, step: int, BLOCK_Q: int) 
     B, H, Tq, Dv = out.shape
     _block_sparse_join_kernel[(len(splits), H, B)](
         shares, shares_lse, out, lse, splits, order,
-        *shares.stride(), *shares_lse.stride(), *out.stride(), *lse.stride(),
+        shares.stride(), shares_lse.stride(), out.stride(), lse.stride(),
         Tq, shares.shape[2], step, Dv, padded(Dv), BLOCK_Q,
     )  # fmt: skip
 
@@ -317,6 +310,7 @@ def layout_cost(
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

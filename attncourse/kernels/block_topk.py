@@ -14,7 +14,7 @@ from attncourse.cost import Cost
 from attncourse.definitions.block_choice import check_knobs, groups
 from attncourse.inputs import check_scale, int_sizes
 from attncourse.kernels import block_sparse
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.plan import FULL, words_of
 from attncourse.kernels._parts.tiles import (
     check_no_grad,
@@ -222,6 +222,7 @@ def _name(chosen, entries, key_tiles: int, n_blocks: int) -> torch.Tensor:
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

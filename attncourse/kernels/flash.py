@@ -10,7 +10,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_tensors,
@@ -118,11 +118,7 @@ def _longest_first(Tq, BLOCK_Q: tl.constexpr, CAUSAL: tl.constexpr):
 @triton.jit
 def _flash_fwd_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_ob, stride_oh, stride_ot, stride_od,
-    stride_lb, stride_lh, stride_lt,
+    q_strides, k_strides, v_strides, out_strides, lse_strides,
     Tq, Tk, shared, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
@@ -131,16 +127,16 @@ def _flash_fwd_kernel(
     start = _longest_first(Tq, BLOCK_Q, CAUSAL) * BLOCK_Q
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head // shared * stride_kh
-    v_ptr += batch * stride_vb + head // shared * stride_vh
-    out_ptr += batch * stride_ob + head * stride_oh
-    lse_ptr += batch * stride_lb + head * stride_lh
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head // shared * k_strides[1]
+    v_ptr += batch * v_strides[0] + head // shared * v_strides[1]
+    out_ptr += batch * out_strides[0] + head * out_strides[1]
+    lse_ptr += batch * lse_strides[0] + head * lse_strides[1]
 
     queries = start + tl.arange(0, BLOCK_Q)
     positions = queries + (Tk - Tq)  # where the queries sit among the keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = load_tile(q_ptr, queries, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
     q = pass_infinity(q)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
@@ -151,7 +147,7 @@ def _flash_fwd_kernel(
     for stretch in tl.static_range(2):  # below the diagonal, on it
         for tile in range(bounds[stretch], bounds[stretch + 1]):
             keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+            k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores *= scale * LOG2E
             if stretch == 1:
@@ -162,28 +158,22 @@ def _flash_fwd_kernel(
             weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_K]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
             running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_Q]
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             acc *= rescale[:, None]
             acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             running_max = new_max
 
     running_sum = nonzero(running_sum)
     acc /= running_sum[:, None]  # [BLOCK_Q, BLOCK_DV]
-    store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+    store_tile(out_ptr, acc, queries, v_cols, out_strides, Tq, Dv)
     lse = finite(running_max) + tl.log2(running_sum)  # to base 2, as the scores
-    tl.store(lse_ptr + queries * stride_lt, lse, mask=queries < Tq)
+    tl.store(lse_ptr + queries * lse_strides[2], lse, mask=queries < Tq)
 
 
 @triton.jit(do_not_specialize=["shared"])  # one version, whose registers suffice, for all groupings
 def _flash_dkdv_kernel(
     q_ptr, k_ptr, v_ptr, grad_out_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_gb, stride_gh, stride_gt, stride_gd,
-    stride_lb, stride_lh, stride_lt,
-    stride_dkb, stride_dkh, stride_dkt, stride_dkd,
-    stride_dvb, stride_dvh, stride_dvt, stride_dvd,
+    q_strides, k_strides, v_strides, grad_out_strides, lse_strides, dk_strides, dv_strides,
     Tq, Tk, shared, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
@@ -198,19 +188,19 @@ def _flash_dkdv_kernel(
     start = tl.program_id(0) * BLOCK_K
     group = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + group * shared * stride_qh
-    k_ptr += batch * stride_kb + group * stride_kh
-    v_ptr += batch * stride_vb + group * stride_vh
-    grad_out_ptr += batch * stride_gb + group * shared * stride_gh
-    lse_ptr += batch * stride_lb + group * shared * stride_lh
-    delta_ptr += batch * stride_lb + group * shared * stride_lh
-    dk_ptr += batch * stride_dkb + group * stride_dkh
-    dv_ptr += batch * stride_dvb + group * stride_dvh
+    q_ptr += batch * q_strides[0] + group * shared * q_strides[1]
+    k_ptr += batch * k_strides[0] + group * k_strides[1]
+    v_ptr += batch * v_strides[0] + group * v_strides[1]
+    grad_out_ptr += batch * grad_out_strides[0] + group * shared * grad_out_strides[1]
+    lse_ptr += batch * lse_strides[0] + group * shared * lse_strides[1]
+    delta_ptr += batch * lse_strides[0] + group * shared * lse_strides[1]
+    dk_ptr += batch * dk_strides[0] + group * dk_strides[1]
+    dv_ptr += batch * dv_strides[0] + group * dv_strides[1]
 
     keys = start + tl.arange(0, BLOCK_K)
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
-    v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+    k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
+    v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
     dk = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_K, BLOCK_DV], tl.float32)
 
@@ -222,11 +212,11 @@ def _flash_dkdv_kernel(
             head = (step // n_tiles).to(tl.int64)
             queries = (bounds[stretch] + step % n_tiles) * BLOCK_Q + tl.arange(0, BLOCK_Q)
             in_rows = queries < Tq
-            q_here = q_ptr + head * stride_qh
-            q = load_tile(q_here, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
-            grad_out_here = grad_out_ptr + head * stride_gh
-            grad_out = load_tile(grad_out_here, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
-            row = head * stride_lh + queries * stride_lt
+            q_here = q_ptr + head * q_strides[1]
+            q = load_tile(q_here, queries, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
+            grad_out_here = grad_out_ptr + head * grad_out_strides[1]
+            grad_out = load_tile(grad_out_here, queries, v_cols, grad_out_strides, Tq, Dv)
+            row = head * lse_strides[1] + queries * lse_strides[2]
             lse = tl.load(lse_ptr + row, mask=in_rows, other=0.0)  # [BLOCK_Q]
             delta = tl.load(delta_ptr + row, mask=in_rows, other=0.0)  # [BLOCK_Q]
             scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [BLOCK_K, BLOCK_Q]
@@ -240,19 +230,14 @@ def _flash_dkdv_kernel(
             dweights = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # [BLOCK_K, BLOCK_Q]
             dscores = weights * (dweights - delta[None, :])  # [BLOCK_K, BLOCK_Q]
             dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")  # [BLOCK_K, BLOCK_D]
-    store_tile(dk_ptr, dk * scale, keys, cols, stride_dkt, stride_dkd, Tk, D)
-    store_tile(dv_ptr, dv, keys, v_cols, stride_dvt, stride_dvd, Tk, Dv)
+    store_tile(dk_ptr, dk * scale, keys, cols, dk_strides, Tk, D)
+    store_tile(dv_ptr, dv, keys, v_cols, dv_strides, Tk, Dv)
 
 
 @triton.jit
 def _flash_dq_kernel(
     q_ptr, k_ptr, v_ptr, grad_out_ptr, lse_ptr, delta_ptr, dq_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_gb, stride_gh, stride_gt, stride_gd,
-    stride_lb, stride_lh, stride_lt,
-    stride_dqb, stride_dqh, stride_dqt, stride_dqd,
+    q_strides, k_strides, v_strides, grad_out_strides, lse_strides, dq_strides,
     Tq, Tk, shared, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
@@ -261,22 +246,22 @@ def _flash_dq_kernel(
     start = _longest_first(Tq, BLOCK_Q, CAUSAL) * BLOCK_Q
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head // shared * stride_kh
-    v_ptr += batch * stride_vb + head // shared * stride_vh
-    grad_out_ptr += batch * stride_gb + head * stride_gh
-    lse_ptr += batch * stride_lb + head * stride_lh
-    delta_ptr += batch * stride_lb + head * stride_lh
-    dq_ptr += batch * stride_dqb + head * stride_dqh
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head // shared * k_strides[1]
+    v_ptr += batch * v_strides[0] + head // shared * v_strides[1]
+    grad_out_ptr += batch * grad_out_strides[0] + head * grad_out_strides[1]
+    lse_ptr += batch * lse_strides[0] + head * lse_strides[1]
+    delta_ptr += batch * lse_strides[0] + head * lse_strides[1]
+    dq_ptr += batch * dq_strides[0] + head * dq_strides[1]
 
     queries = start + tl.arange(0, BLOCK_Q)
     positions = queries + (Tk - Tq)
     in_rows = queries < Tq
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
-    grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
-    lse = tl.load(lse_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
-    delta = tl.load(delta_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
+    q = load_tile(q_ptr, queries, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    grad_out = load_tile(grad_out_ptr, queries, v_cols, grad_out_strides, Tq, Dv)
+    lse = tl.load(lse_ptr + queries * lse_strides[2], mask=in_rows, other=0.0)  # [BLOCK_Q]
+    delta = tl.load(delta_ptr + queries * lse_strides[2], mask=in_rows, other=0.0)  # [BLOCK_Q]
     dq = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
 
     n_whole, n_tiles = key_tiles(start, Tq, Tk, BLOCK_Q, BLOCK_K, CAUSAL)
@@ -284,8 +269,8 @@ def _flash_dq_kernel(
     for stretch in tl.static_range(2):  # below the diagonal, on it
         for tile in range(bounds[stretch], bounds[stretch + 1]):
             keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+            k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores = scores * (scale * LOG2E) - lse[:, None]
             if stretch == 1:
@@ -295,7 +280,7 @@ def _flash_dq_kernel(
             dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             dscores = weights * (dweights - delta[:, None])  # [BLOCK_Q, BLOCK_K]
             dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")  # [BLOCK_Q, BLOCK_D]
-    store_tile(dq_ptr, dq * scale, queries, cols, stride_dqt, stride_dqd, Tq, D)
+    store_tile(dq_ptr, dq * scale, queries, cols, dq_strides, Tq, D)
 
 
 class _FlashAttention(torch.autograd.Function):
@@ -311,7 +296,7 @@ class _FlashAttention(torch.autograd.Function):
         lse = q.new_empty(B, H, Tq, dtype=torch.float32)
         _flash_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
             q, k, v, out, lse,
-            *q.stride(), *k.stride(), *v.stride(), *out.stride(), *lse.stride(),
+            q.stride(), k.stride(), v.stride(), out.stride(), lse.stride(),
             Tq, Tk, shared, scale,
             D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_K, causal, **options,
         )  # fmt: skip
@@ -330,24 +315,25 @@ class _FlashAttention(torch.autograd.Function):
             block_q, block_k, max(D, Dv), q.element_size(), backward=True
         )
         inputs = q, k, v, grad_out, lse, row_delta(out, grad_out)
-        strides = [stride for tensor in inputs[:5] for stride in tensor.stride()]
+        strides = [tensor.stride() for tensor in inputs[:5]]
         widths = D, Dv, padded(D), padded(Dv)
         sizes = Tq, Tk, H // max(1, G), scale, *widths, BLOCK_Q, BLOCK_K, causal
         dq = dk = dv = None
         if any(ctx.needs_input_grad[1:3]):
             dk, dv = torch.empty_like(k), torch.empty_like(v)
             _flash_dkdv_kernel[(triton.cdiv(Tk, BLOCK_K), G, B)](
-                *inputs, dk, dv, *strides, *dk.stride(), *dv.stride(), *sizes, **options
+                *inputs, dk, dv, *strides, dk.stride(), dv.stride(), *sizes, **options
             )
         if ctx.needs_input_grad[0]:
             dq = torch.empty_like(q)
             _flash_dq_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
-                *inputs, dq, *strides, *dq.stride(), *sizes, **options
+                *inputs, dq, *strides, dq.stride(), *sizes, **options
             )
         return dq, dk, dv, None, None, None, None
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

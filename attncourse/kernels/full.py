@@ -8,7 +8,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     check_no_grad,
     check_tensors,
@@ -74,15 +74,15 @@ def attention(
     with torch.cuda.device_of(q):
         _full_scores_kernel[grid](
             q, k, mask, bias, scores,
-            *q.stride(), *k.stride(), *mask_strides, *bias_strides, *scores.stride(),
+            q.stride(), k.stride(), mask_strides, bias_strides, scores.stride(),
             Tq, Tk, scale, D, padded(D), BLOCK_Q, BLOCK_K, causal, **options,
         )  # fmt: skip
         _full_softmax_kernel[(Tq, H, B)](
-            scores, *scores.stride(), Tk, triton.next_power_of_2(max(1, Tk))
+            scores, scores.stride(), Tk, triton.next_power_of_2(max(1, Tk))
         )
         _full_product_kernel[grid](
             scores, v, out,
-            *scores.stride(), *v.stride(), *out.stride(),
+            scores.stride(), v.stride(), out.stride(),
             Tq, Tk, Dv, padded(Dv), BLOCK_Q, BLOCK_K, **options,
         )  # fmt: skip
     return out
@@ -95,11 +95,7 @@ def _fitting(free: int, heads: int) -> str:
 @triton.jit
 def _full_scores_kernel(
     q_ptr, k_ptr, mask_ptr, bias_ptr, scores_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_mb, stride_mh, stride_mi, stride_mj,
-    stride_bb, stride_bh, stride_bi, stride_bj,
-    stride_sb, stride_sh, stride_si, stride_sj,
+    q_strides, k_strides, mask_strides, bias_strides, scores_strides,
     Tq, Tk, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     CAUSAL: tl.constexpr,
@@ -107,34 +103,34 @@ def _full_scores_kernel(
     """One program: the scores of BLOCK_Q queries with all keys. Hidden ones become -inf."""
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    scores_ptr += batch * stride_sb + head * stride_sh
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    scores_ptr += batch * scores_strides[0] + head * scores_strides[1]
     queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     cols = tl.arange(0, BLOCK_D)
-    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = load_tile(q_ptr, queries, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
     q = pass_infinity(q)
     for tile in range(0, tl.cdiv(Tk, BLOCK_K)):
         keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
-        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+        k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [BLOCK_Q, BLOCK_K]
         if bias_ptr is not None:
-            here = bias_ptr + batch * stride_bb + head * stride_bh
-            scores += load_tile(here, queries, keys, stride_bi, stride_bj, Tq, Tk).to(tl.float32)
+            here = bias_ptr + batch * bias_strides[0] + head * bias_strides[1]
+            scores += load_tile(here, queries, keys, bias_strides, Tq, Tk).to(tl.float32)
         if mask_ptr is not None:
-            here = mask_ptr + batch * stride_mb + head * stride_mh
-            visible = load_tile(here, queries, keys, stride_mi, stride_mj, Tq, Tk)
+            here = mask_ptr + batch * mask_strides[0] + head * mask_strides[1]
+            visible = load_tile(here, queries, keys, mask_strides, Tq, Tk)
             scores = tl.where(visible != 0, scores, float("-inf"))
         if CAUSAL:  # the future is computed too, then thrown away
             past = keys[None, :] <= queries[:, None] + (Tk - Tq)  # [BLOCK_Q, BLOCK_K]
             scores = tl.where(past, scores, float("-inf"))
-        store_tile(scores_ptr, scores, queries, keys, stride_si, stride_sj, Tq, Tk)
+        store_tile(scores_ptr, scores, queries, keys, scores_strides, Tq, Tk)
 
 
 @triton.jit
 def _full_softmax_kernel(
     scores_ptr,
-    stride_sb, stride_sh, stride_si, stride_sj,
+    scores_strides,
     Tk,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -142,39 +138,37 @@ def _full_softmax_kernel(
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    scores_ptr += batch * stride_sb + head * stride_sh + row * stride_si
+    scores_ptr += batch * scores_strides[0] + head * scores_strides[1] + row * scores_strides[2]
     keys = tl.arange(0, BLOCK_K)
     in_cols = keys < Tk
-    scores = tl.load(scores_ptr + keys * stride_sj, mask=in_cols, other=float("-inf"))  # [BLOCK_K]
+    scores = tl.load(scores_ptr + keys * scores_strides[3], mask=in_cols, other=float("-inf"))
     weights = tl.exp(scores - finite(tl.max(scores, 0)))  # [BLOCK_K]
     weights /= nonzero(tl.sum(weights, 0))
-    tl.store(scores_ptr + keys * stride_sj, weights, mask=in_cols)
+    tl.store(scores_ptr + keys * scores_strides[3], weights, mask=in_cols)
 
 
 @triton.jit
 def _full_product_kernel(
     weights_ptr, v_ptr, out_ptr,
-    stride_wb, stride_wh, stride_wi, stride_wj,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_ob, stride_oh, stride_ot, stride_od,
+    weights_strides, v_strides, out_strides,
     Tq, Tk,
     Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One program: the output of BLOCK_Q queries."""
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    weights_ptr += batch * stride_wb + head * stride_wh
-    v_ptr += batch * stride_vb + head * stride_vh
-    out_ptr += batch * stride_ob + head * stride_oh
+    weights_ptr += batch * weights_strides[0] + head * weights_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    out_ptr += batch * out_strides[0] + head * out_strides[1]
     queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     cols = tl.arange(0, BLOCK_DV)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     for tile in range(0, tl.cdiv(Tk, BLOCK_K)):
         keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
-        weights = load_tile(weights_ptr, queries, keys, stride_wi, stride_wj, Tq, Tk)
-        v = load_tile(v_ptr, keys, cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+        weights = load_tile(weights_ptr, queries, keys, weights_strides, Tq, Tk)
+        v = load_tile(v_ptr, keys, cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
         acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
-    store_tile(out_ptr, acc, queries, cols, stride_ot, stride_od, Tq, Dv)
+    store_tile(out_ptr, acc, queries, cols, out_strides, Tq, Dv)
 
 
 def _broadcast(where, name, tensor, q, shape) -> torch.Tensor | None:
@@ -196,6 +190,7 @@ def _broadcast(where, name, tensor, q, shape) -> torch.Tensor | None:
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int, H: int, Tq: int, Tk: int, D: int, *, causal: bool = False, dtype_bytes: int = 4
 ) -> Cost:

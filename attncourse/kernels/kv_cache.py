@@ -17,7 +17,13 @@ from attncourse.inputs import (
 )
 from attncourse.kernels._parts import splits
 from attncourse.kernels._parts.grids import in_grids
-from attncourse.kernels._parts.splits import attend_tile, key_tiles, packed_rows, visible_keys
+from attncourse.kernels._parts.splits import (
+    attend_tile,
+    key_tiles,
+    of_split,
+    packed_rows,
+    visible_keys,
+)
 from attncourse.kernels._parts.tiles import (
     load_rows,
     load_tile,
@@ -102,11 +108,7 @@ def attention(
 @triton.jit(do_not_specialize=["Tk", "span"])
 def _kv_cache_fwd_kernel(
     q_ptr, k_ptr, v_ptr, part_ptr, lse_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_ps, stride_pb, stride_ph, stride_pt, stride_pd,
-    stride_ls, stride_lb, stride_lh, stride_lt,
+    q_strides, k_strides, v_strides, part_strides, lse_strides,
     Tq, Tk, shared, span, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
@@ -117,29 +119,29 @@ def _kv_cache_fwd_kernel(
     split = tl.program_id(0) // row_tiles
     group = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + group * shared * stride_qh
-    k_ptr += batch * stride_kb + group * stride_kh
-    v_ptr += batch * stride_vb + group * stride_vh
-    part_ptr += split.to(tl.int64) * stride_ps + batch * stride_pb + group * shared * stride_ph
-    lse_ptr += split.to(tl.int64) * stride_ls + batch * stride_lb + group * shared * stride_lh
+    q_ptr += batch * q_strides[0] + group * shared * q_strides[1]
+    k_ptr += batch * k_strides[0] + group * k_strides[1]
+    v_ptr += batch * v_strides[0] + group * v_strides[1]
+    part_ptr = of_split(part_ptr, split, batch, group * shared, part_strides)
+    lse_ptr = of_split(lse_ptr, split, batch, group * shared, lse_strides)
 
     queries, heads, in_rows = packed_rows(start, Tq, shared, BLOCK_R)
-    lse_ptr += heads * stride_lh + queries * stride_lt  # [BLOCK_R]
+    lse_ptr += heads * lse_strides[2] + queries * lse_strides[3]  # [BLOCK_R]
     first_tile, last_tile = key_tiles(start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_K, CAUSAL)
     if (first_tile >= last_tile) & (split > 0):  # no key: the merging kernel sees it by its lse
         tl.store(lse_ptr, tl.full([BLOCK_R], float("-inf"), tl.float32), mask=in_rows)
         return
 
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    q = load_rows(q_ptr, heads * stride_qh + queries * stride_qt, in_rows, cols, stride_qd, D)
+    q = load_rows(q_ptr, heads * q_strides[1] + queries * q_strides[2], in_rows, cols, q_strides, D)
     q = pass_infinity(q)
     acc = tl.zeros([BLOCK_R, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_R], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_R], tl.float32)
     for tile in range(first_tile, last_tile):
         keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
-        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
-        v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+        k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
+        v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
         visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)  # [BLOCK_R, BLOCK_K]
         acc, running_max, running_sum = attend_tile(
             q, k, v, visible, acc, running_max, running_sum, scale
@@ -147,8 +149,8 @@ def _kv_cache_fwd_kernel(
 
     running_sum = nonzero(running_sum)
     acc /= running_sum[:, None]  # [BLOCK_R, BLOCK_DV]
-    part_rows = heads * stride_ph + queries * stride_pt
-    store_rows(part_ptr, acc, part_rows, in_rows, v_cols, stride_pd, Dv)
+    part_rows = heads * part_strides[2] + queries * part_strides[3]
+    store_rows(part_ptr, acc, part_rows, in_rows, v_cols, part_strides, Dv)
     lse = running_max + tl.log2(running_sum)  # to base 2, as the scores; -inf where no key is seen
     tl.store(lse_ptr, lse, mask=in_rows)
 
@@ -167,7 +169,7 @@ def _attend(q, keys, values, chunk, causal, scale):
         parts, lse = splits.partials(out, n_splits)
         _kv_cache_fwd_kernel[(row_tiles * n_splits, G, B)](
             q, keys, values, parts, lse,
-            *q.stride(), *keys.stride(), *values.stride(), *parts.stride(), *lse.stride(),
+            q.stride(), keys.stride(), values.stride(), parts.stride(), lse.stride(),
             Tq, Tk, shared, span, scale,
             D, Dv, padded(D), padded(Dv), BLOCK_R, BLOCK_K, causal, **options,
         )  # fmt: skip

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.linear_backward import (
     _linear_dk_kernel,
     _linear_dq_kernel,
@@ -88,13 +88,8 @@ def attention(
 @triton.jit
 def _linear_sums_kernel(
     k_ptr, v_ptr, tops_ptr, total_ptr, delta_ptr, sums_ptr, norms_ptr, part_tops_ptr,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_eb, stride_eh, stride_et,
-    stride_tb, stride_th, stride_tt,
-    stride_sb, stride_sh, stride_sp, stride_sf, stride_sd,
-    stride_nb, stride_nh, stride_np, stride_nd,
-    stride_pb, stride_ph, stride_pp,
+    k_strides, v_strides, tops_strides, total_strides, sums_strides, norms_strides,
+    part_tops_strides,
     Tk, offset,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK: tl.constexpr, PART: tl.constexpr, ELU: tl.constexpr, PRECISION: tl.constexpr,
@@ -108,10 +103,10 @@ def _linear_sums_kernel(
     slice = tl.program_id(1) % slices
     head = (tl.program_id(1) // slices).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    sums_ptr += batch * stride_sb + head * stride_sh + part * stride_sp
-    norms_ptr += batch * stride_nb + head * stride_nh + part * stride_np
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    sums_ptr += batch * sums_strides[0] + head * sums_strides[1] + part * sums_strides[2]
+    norms_ptr += batch * norms_strides[0] + head * norms_strides[1] + part * norms_strides[2]
 
     cols = tl.arange(0, BLOCK_D)
     v_cols = slice * BLOCK_E + tl.arange(0, BLOCK_E)
@@ -122,46 +117,41 @@ def _linear_sums_kernel(
     begin = start + max(-start, 0) // BLOCK * BLOCK  # no chunk that ends before key 0
     for first in range(begin, min(start + PART, Tk), BLOCK):
         keys = existing(first + tl.arange(0, BLOCK), Tk)
-        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_D]
+        k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK, BLOCK_D]
         phi_k = features(k, keys, cols, Tk, D, ELU, PRECISION)  # [BLOCK, BLOCK_D]
-        v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_E]
+        v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK, BLOCK_E]
         if tops_ptr is not None:
-            here = tops_ptr + batch * stride_eb + head * stride_eh
-            tops = load_tops(here, keys, stride_et, Tk)  # [BLOCK]
+            here = tops_ptr + batch * tops_strides[0] + head * tops_strides[1]
+            tops = load_tops(here, keys, tops_strides, Tk)  # [BLOCK]
             new_top = tl.maximum(top, tl.max(tops, 0))
             fade = relative(top, new_top)
             top = new_top
             phi_k *= relative(tops, top)[:, None]
             state, norm = state * fade, norm * fade + tl.sum(phi_k, 0)
         elif total_ptr is not None:
-            here = batch * stride_tb + head * stride_th
-            inverse, delta = load_totals(total_ptr + here, delta_ptr + here, keys, stride_tt, Tk)
+            here = batch * total_strides[0] + head * total_strides[1]
+            inverse, delta = load_totals(
+                total_ptr + here, delta_ptr + here, keys, total_strides, Tk
+            )
             phi_k *= inverse[:, None]
             norm -= tl.sum(phi_k * delta[:, None], 0)
         else:
             norm += tl.sum(phi_k, 0)  # [BLOCK_D]
         v = v.to(tl.float32)
         state = tl.dot(tl.trans(phi_k), v, state, input_precision=PRECISION)  # [BLOCK_D, BLOCK_E]
-    store_tile(sums_ptr, state, cols, v_cols, stride_sf, stride_sd, D, Dv)
+    store_tile(sums_ptr, state, cols, v_cols, sums_strides, D, Dv)
     if slice == 0:
-        tl.store(norms_ptr + cols * stride_nd, norm, mask=cols < D)
+        tl.store(norms_ptr + cols * norms_strides[3], norm, mask=cols < D)
         if tops_ptr is not None:
-            here = part_tops_ptr + batch * stride_pb + head * stride_ph
-            tl.store(here + part * stride_pp, top)
+            here = part_tops_ptr + batch * part_tops_strides[0] + head * part_tops_strides[1]
+            tl.store(here + part * part_tops_strides[2], top)
 
 
 @triton.jit
 def _linear_fwd_kernel(
     q_ptr, k_ptr, v_ptr, tops_ptr, sums_ptr, norms_ptr, part_tops_ptr, out_ptr, total_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_eb, stride_eh, stride_et,
-    stride_sb, stride_sh, stride_sp, stride_sf, stride_sd,
-    stride_nb, stride_nh, stride_np, stride_nd,
-    stride_pb, stride_ph, stride_pp,
-    stride_ob, stride_oh, stride_ot, stride_od,
-    stride_tb, stride_th, stride_tt,
+    q_strides, k_strides, v_strides, tops_strides, sums_strides, norms_strides,
+    part_tops_strides, out_strides, total_strides,
     Tq, Tk, n_parts, lead,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK: tl.constexpr, PART: tl.constexpr, ELU: tl.constexpr, PRECISION: tl.constexpr,
@@ -173,13 +163,13 @@ def _linear_fwd_kernel(
     slice = tl.program_id(1) % slices
     head = (tl.program_id(1) // slices).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    sums_ptr += batch * stride_sb + head * stride_sh
-    norms_ptr += batch * stride_nb + head * stride_nh
-    out_ptr += batch * stride_ob + head * stride_oh
-    total_ptr += batch * stride_tb + head * stride_th
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    sums_ptr += batch * sums_strides[0] + head * sums_strides[1]
+    norms_ptr += batch * norms_strides[0] + head * norms_strides[1]
+    out_ptr += batch * out_strides[0] + head * out_strides[1]
+    total_ptr += batch * total_strides[0] + head * total_strides[1]
 
     cols = tl.arange(0, BLOCK_D)
     v_cols = slice * BLOCK_E + tl.arange(0, BLOCK_E)
@@ -188,13 +178,13 @@ def _linear_fwd_kernel(
     top = float("-inf")
     # all queries here see the keys of these parts, whole; no other part is loaded
     for before in range(0, part + lead if CAUSAL else n_parts):
-        here = sums_ptr + before * stride_sp
-        part_state = load_tile(here, cols, v_cols, stride_sf, stride_sd, D, Dv)
-        here = norms_ptr + before * stride_np
-        part_norm = tl.load(here + cols * stride_nd, mask=cols < D, other=0.0)  # [BLOCK_D]
+        here = sums_ptr + before * sums_strides[2]
+        part_state = load_tile(here, cols, v_cols, sums_strides, D, Dv)
+        here = norms_ptr + before * norms_strides[2]
+        part_norm = tl.load(here + cols * norms_strides[3], mask=cols < D, other=0.0)  # [BLOCK_D]
         if tops_ptr is not None:
-            here = part_tops_ptr + batch * stride_pb + head * stride_ph
-            part_top = tl.load(here + before * stride_pp)
+            here = part_tops_ptr + batch * part_tops_strides[0] + head * part_tops_strides[1]
+            part_top = tl.load(here + before * part_tops_strides[2])
             new_top = tl.maximum(top, part_top)
             fade, part_fade = relative(top, new_top), relative(part_top, new_top)
             top = new_top
@@ -206,21 +196,21 @@ def _linear_fwd_kernel(
     start = part * PART
     for first in range(start, min(start + PART, Tq), BLOCK):
         queries = first + tl.arange(0, BLOCK)
-        q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK, BLOCK_D]
+        q = load_tile(q_ptr, queries, cols, q_strides, Tq, D)  # [BLOCK, BLOCK_D]
         phi_q = features(q, queries, cols, Tq, D, ELU, PRECISION)  # [BLOCK, BLOCK_D]
         acc = tl.dot(phi_q, state, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
         total = tl.sum(phi_q * norm[None, :], 1)  # [BLOCK]
         if CAUSAL:
             keys = existing(queries + (Tk - Tq), Tk)
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK, BLOCK_D]
+            k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK, BLOCK_D]
             phi_k = features(k, keys, cols, Tk, D, ELU, PRECISION)  # [BLOCK, BLOCK_D]
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK, BLOCK_E]
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK, BLOCK_E]
             v = v.to(tl.float32)
             scores = tl.dot(phi_q, tl.trans(phi_k), input_precision=PRECISION)  # [BLOCK, BLOCK]
             visible = queries[None, :] <= queries[:, None]
             if tops_ptr is not None:  # each query relative to the largest that it sees
-                here = tops_ptr + batch * stride_eb + head * stride_eh
-                tops = load_tops(here, keys, stride_et, Tk)  # [BLOCK]
+                here = tops_ptr + batch * tops_strides[0] + head * tops_strides[1]
+                tops = load_tops(here, keys, tops_strides, Tk)  # [BLOCK]
                 seen = tl.where(visible, tops[None, :], float("-inf"))  # [BLOCK, BLOCK]
                 largest = tl.maximum(top, tl.max(seen, 1))  # [BLOCK]
                 scores *= relative(seen, largest[:, None])
@@ -238,9 +228,9 @@ def _linear_fwd_kernel(
             state = tl.dot(tl.trans(phi_k), v, state, input_precision=PRECISION)
             norm += tl.sum(phi_k, 0)
         out = acc / nonzero(total)[:, None]  # [BLOCK, BLOCK_E]
-        store_tile(out_ptr, out, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+        store_tile(out_ptr, out, queries, v_cols, out_strides, Tq, Dv)
         if slice == 0:
-            tl.store(total_ptr + queries * stride_tt, total, mask=queries < Tq)
+            tl.store(total_ptr + queries * total_strides[2], total, mask=queries < Tq)
 
 
 class _LinearAttention(torch.autograd.Function):
@@ -342,8 +332,8 @@ def _forward(q, k, v, tops, tiles, flags, causal) -> tuple[torch.Tensor, ...]:
     grid = (triton.cdiv(Tq, tiles.PART), H * triton.cdiv(Dv, BLOCK_E), B)
     _linear_fwd_kernel[grid](
         q, k, v, tops, sums, norms, part_tops, out, total,
-        *all_strides(q, k, v), *row_strides(tops),
-        *all_strides(sums, norms), *row_strides(part_tops), *all_strides(out, total),
+        *all_strides(q, k, v), row_strides(tops),
+        *all_strides(sums, norms), row_strides(part_tops), *all_strides(out, total),
         Tq, Tk, n_parts, lead,
         D, Dv, padded(D), BLOCK_E, tiles.BLOCK, tiles.PART, *flags, causal, **tiles.options,
     )  # fmt: skip
@@ -365,8 +355,8 @@ def _sums(
     BLOCK_E = min(tiles.SLICE, padded(Dv))
     _linear_sums_kernel[(n_parts, H * triton.cdiv(Dv, BLOCK_E), B)](
         k, v, tops, total, delta, sums, norms, part_tops,
-        *all_strides(k, v), *row_strides(tops), *row_strides(total),
-        *all_strides(sums, norms), *row_strides(part_tops),
+        *all_strides(k, v), row_strides(tops), row_strides(total),
+        *all_strides(sums, norms), row_strides(part_tops),
         Tk, offset,
         D, Dv, padded(D), BLOCK_E, tiles.BLOCK, tiles.PART, *flags, **tiles.options,
     )  # fmt: skip
@@ -374,6 +364,7 @@ def _sums(
 
 
 @int_sizes
+@counted_in_grids(each=MAX_SLICES)
 def cost(
     B: int,
     H: int,

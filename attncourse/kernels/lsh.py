@@ -15,7 +15,7 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.definitions.directions import check_buckets, draw_rotations
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_no_grad,
@@ -82,7 +82,7 @@ def attention(
             q_order, k_order, starts = _sort(q, k, rotation, cut)
             _lsh_round_kernel[(starts.shape[2] * cut.tiles, H, B)](
                 q, k, v, q_order, k_order, starts, found_starts, found_places, acc, lse, out,
-                *q.stride(), *k.stride(), *v.stride(), *out.stride(),
+                q.stride(), k.stride(), v.stride(), out.stride(),
                 Tq, Tk, cut.rows, cut.tiles, cut.stretch, number, scale,
                 D, Dv, padded(D), padded(Dv), cut.BLOCK_Q, cut.BLOCK_K,
                 number == 0, number == n_rounds - 1, causal, exclude_self,
@@ -100,10 +100,7 @@ def attention(
 def _lsh_round_kernel(
     q_ptr, k_ptr, v_ptr, q_sorted_ptr, k_sorted_ptr, starts_ptr, found_starts_ptr, found_places_ptr,
     acc_ptr, lse_ptr, out_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_ob, stride_oh, stride_ot, stride_od,
+    q_strides, k_strides, v_strides, out_strides,
     Tq, Tk, rows, tiles, stretch, number, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -118,10 +115,10 @@ def _lsh_round_kernel(
     batch = tl.program_id(2).to(tl.int64)
     if chunk * rows + tile * BLOCK_Q >= Tq:  # of the last chunk, which may be shorter
         return
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    out_ptr += batch * stride_ob + head * stride_oh
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    out_ptr += batch * out_strides[0] + head * out_strides[1]
     sequence = batch * tl.num_programs(1) + head
     n_sequences = tl.num_programs(1) * tl.num_programs(2)
 
@@ -133,7 +130,7 @@ def _lsh_round_kernel(
     queries = tl.load(q_sorted_ptr + ranks, mask=in_rows, other=Tq).to(tl.int32)  # [BLOCK_Q]
     own = queries + (Tk - Tq)  # where the queries sit among the keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = load_tile(q_ptr, queries, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
     q = pass_infinity(q)
     acc_ptr += sequence * Tq * Dv
     lse_ptr += sequence * Tq
@@ -142,7 +139,7 @@ def _lsh_round_kernel(
         running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
         running_sum = tl.zeros([BLOCK_Q], tl.float32)
     else:  # an output and its log-sum-exp weigh as much as all that went into them
-        acc = load_tile(acc_ptr, queries, v_cols, Dv, 1, Tq, Dv)  # [BLOCK_Q, BLOCK_DV]
+        acc = load_tile(acc_ptr, queries, v_cols, (Dv, 1), Tq, Dv)  # [BLOCK_Q, BLOCK_DV]
         running_max = tl.load(lse_ptr + queries, mask=in_rows, other=float("-inf"))
         running_sum = tl.where(running_max == float("-inf"), 0.0, 1.0)
 
@@ -153,7 +150,7 @@ def _lsh_round_kernel(
         in_stretch = steps < stretch
         places = (start + steps) % Tk  # the order is a ring
         keys = tl.load(k_sorted_ptr + places, mask=in_stretch, other=Tk).to(tl.int32)  # [BLOCK_K]
-        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+        k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
         scores *= scale * LOG2E
         visible = in_rows[:, None] & in_stretch[None, :]  # [BLOCK_Q, BLOCK_K]
@@ -170,18 +167,18 @@ def _lsh_round_kernel(
             away = their_place[None, :] - their_start[:, None]  # [BLOCK_Q, BLOCK_K]
             visible &= tl.where(away < 0, away + Tk, away) >= stretch
         scores = tl.where(visible, scores, float("-inf"))
-        v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+        v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
         acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
     if LAST:
         if CAUSAL or EXCLUDE_SELF:  # who found nobody attends to its own position
             own = tl.where(own < 0, Tk, own)
-            v = load_tile(v_ptr, own, v_cols, stride_vt, stride_vd, Tk, Dv).to(tl.float32)
+            v = load_tile(v_ptr, own, v_cols, v_strides, Tk, Dv).to(tl.float32)
             acc = tl.where((running_sum == 0.0)[:, None], v, acc)
-        store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+        store_tile(out_ptr, acc, queries, v_cols, out_strides, Tq, Dv)
     else:
-        store_tile(acc_ptr, acc, queries, v_cols, Dv, 1, Tq, Dv)
+        store_tile(acc_ptr, acc, queries, v_cols, (Dv, 1), Tq, Dv)
         lse = finite(running_max) + tl.log2(nonzero(running_sum))  # to base 2, as the scores
         lse = tl.where(running_sum == 0.0, float("-inf"), lse)
         tl.store(lse_ptr + queries, lse, mask=in_rows)
@@ -259,6 +256,7 @@ def _check_knobs(
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

@@ -10,7 +10,7 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.definitions.patterns import offset_steps
 from attncourse.inputs import check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_no_grad,
@@ -56,7 +56,7 @@ def attention(
     with torch.cuda.device_of(q):
         _offsets_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
             q, k, v, steps, out,
-            *q.stride(), *k.stride(), *v.stride(), *out.stride(),
+            q.stride(), k.stride(), v.stride(), out.stride(),
             Tq, Tk, len(steps), scale, D, Dv, padded(D), padded(Dv), BLOCK_Q,
         )  # fmt: skip
     return out
@@ -71,10 +71,7 @@ def _steps(where, offsets, causal, n_queries, n_keys) -> np.ndarray:
 @triton.jit
 def _offsets_fwd_kernel(
     q_ptr, k_ptr, v_ptr, steps_ptr, out_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_ob, stride_oh, stride_ot, stride_od,
+    q_strides, k_strides, v_strides, out_strides,
     Tq, Tk, n_steps, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr,
@@ -82,14 +79,14 @@ def _offsets_fwd_kernel(
     """One program: BLOCK_Q queries of one head, all of which go to the next distance together."""
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    out_ptr += batch * stride_ob + head * stride_oh
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    out_ptr += batch * out_strides[0] + head * out_strides[1]
     queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     positions = queries + (Tk - Tq)  # where the queries sit among the keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = load_tile(q_ptr, queries, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
     q = pass_infinity(q)
     q = q.to(tl.float32) * (scale * LOG2E)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
@@ -99,13 +96,14 @@ def _offsets_fwd_kernel(
         keys = tl.where(queries < Tq, positions + tl.load(steps_ptr + number), -1)  # [BLOCK_Q]
         acc, running_max, running_sum = see_key(
             q, keys, acc, running_max, running_sum, k_ptr, v_ptr,
-            stride_kt, stride_kd, stride_vt, stride_vd, Tk, D, Dv, BLOCK_D, BLOCK_DV,
+            k_strides, v_strides, Tk, D, Dv, BLOCK_D, BLOCK_DV,
         )  # fmt: skip
     acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
-    store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+    store_tile(out_ptr, acc, queries, v_cols, out_strides, Tq, Dv)
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

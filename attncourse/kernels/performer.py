@@ -10,7 +10,7 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.definitions.directions import draw_directions
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.linear_tiles import MAX_SLICES, slices_of
 from attncourse.kernels._parts.tiles import (
     LOG2E,
@@ -77,10 +77,7 @@ def attention(
 @triton.jit
 def _performer_features_kernel(
     x_ptr, directions_ptr, phi_ptr, tops_ptr,
-    stride_xb, stride_xh, stride_xt, stride_xd,
-    stride_wm, stride_wd,
-    stride_fb, stride_fh, stride_ft, stride_fd,
-    stride_eb, stride_eh, stride_et,
+    x_strides, directions_strides, phi_strides, tops_strides,
     T, n_directions, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr,
     POSITIVE: tl.constexpr, PRECISION: tl.constexpr,
@@ -92,17 +89,17 @@ def _performer_features_kernel(
     """
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    x_ptr += batch * stride_xb + head * stride_xh
-    phi_ptr += batch * stride_fb + head * stride_fh
-    tops_ptr += batch * stride_eb + head * stride_eh
+    x_ptr += batch * x_strides[0] + head * x_strides[1]
+    phi_ptr += batch * phi_strides[0] + head * phi_strides[1]
+    tops_ptr += batch * tops_strides[0] + head * tops_strides[1]
     tokens = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     rows = tl.arange(0, BLOCK_M)
     projected = tl.zeros([BLOCK, BLOCK_M], tl.float32)
     square = tl.zeros([BLOCK], tl.float32)
     for first in range(0, D, BLOCK_D):  # all directions do not fit on chip at full width
         cols = first + tl.arange(0, BLOCK_D)
-        x = load_tile(x_ptr, tokens, cols, stride_xt, stride_xd, T, D).to(tl.float32)
-        w = load_tile(directions_ptr, rows, cols, stride_wm, stride_wd, n_directions, D)
+        x = load_tile(x_ptr, tokens, cols, x_strides, T, D).to(tl.float32)
+        w = load_tile(directions_ptr, rows, cols, directions_strides, n_directions, D)
         projected = tl.dot(x, tl.trans(w), projected, input_precision=PRECISION)  # [BLOCK, BLOCK_M]
         square += tl.sum(x * x, 1)
     projected *= tl.sqrt(scale)  # as if x had been scaled
@@ -112,16 +109,16 @@ def _performer_features_kernel(
         exponents = tl.where((rows < n_directions)[None, :], exponents, float("-inf"))
         largest = tl.max(exponents, 1)  # [BLOCK]
         phi = tl.exp2(exponents - largest[:, None])  # [BLOCK, BLOCK_M]
-        store_tile(phi_ptr, phi, tokens, rows, stride_ft, stride_fd, T, n_directions)
+        store_tile(phi_ptr, phi, tokens, rows, phi_strides, T, n_directions)
         tops = largest - half_square
     else:
         phi = tl.sin(projected)
-        store_tile(phi_ptr, phi, tokens, rows, stride_ft, stride_fd, T, n_directions)
-        phi_ptr += n_directions * stride_fd  # cos stands beside sin
+        store_tile(phi_ptr, phi, tokens, rows, phi_strides, T, n_directions)
+        phi_ptr += n_directions * phi_strides[3]  # cos stands beside sin
         phi = tl.cos(projected)
-        store_tile(phi_ptr, phi, tokens, rows, stride_ft, stride_fd, T, n_directions)
+        store_tile(phi_ptr, phi, tokens, rows, phi_strides, T, n_directions)
         tops = half_square
-    tl.store(tops_ptr + tokens * stride_et, tops, mask=tokens < T)
+    tl.store(tops_ptr + tokens * tops_strides[2], tops, mask=tokens < T)
 
 
 def _features(x, directions, features, scale) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,7 +137,7 @@ def _features(x, directions, features, scale) -> tuple[torch.Tensor, torch.Tenso
     precision = "ieee" if x.dtype == torch.float32 else "tf32x3"
     _performer_features_kernel[(triton.cdiv(T, BLOCK), H, B)](
         x, directions, phi, tops,
-        *x.stride(), *directions.stride(), *phi.stride(), *tops.stride(),
+        x.stride(), directions.stride(), phi.stride(), tops.stride(),
         T, n_directions, scale,
         D, BLOCK_D, padded(n_directions), BLOCK, features == "positive", precision, **options,
     )  # fmt: skip
@@ -189,6 +186,7 @@ def _n_numbers(where: str, n_features: int, features: str) -> int:
 
 
 @int_sizes
+@counted_in_grids(each=MAX_SLICES)
 def cost(
     B: int,
     H: int,

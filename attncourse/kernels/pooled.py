@@ -6,7 +6,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
@@ -66,8 +66,8 @@ def attention(
         pooled_k, pooled_v = _pool(k, v, starts, pooling_vector, pool, kind)
         _pooled_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
             q, k, v, pooled_k, pooled_v, starts, out,
-            *q.stride(), *k.stride(), *v.stride(), *pooled_k.stride(), *pooled_v.stride(),
-            *_strides(starts), *out.stride(),
+            q.stride(), k.stride(), v.stride(), pooled_k.stride(), pooled_v.stride(),
+            _strides(starts), out.stride(),
             Tq, Tk, pooled_k.shape[2], pool, scale,
             D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_K, causal, **options,
         )  # fmt: skip
@@ -75,49 +75,43 @@ def attention(
 
 
 @triton.jit
-def _run(starts_ptr, runs, stride, n_runs, pool, Tk):
+def _run(starts_ptr, runs, strides, n_runs, pool, Tk):
     """The first token of each run, and how many it has; none beyond the last run."""
     if starts_ptr is None:
         first = runs * pool
         size = tl.minimum(Tk - first, pool)
     else:
         in_runs = runs < n_runs
-        first = tl.load(starts_ptr + runs * stride, mask=in_runs, other=0)
-        size = tl.load(starts_ptr + (runs + 1) * stride, mask=in_runs, other=0) - first
+        first = tl.load(starts_ptr + runs * strides[-1], mask=in_runs, other=0)
+        size = tl.load(starts_ptr + (runs + 1) * strides[-1], mask=in_runs, other=0) - first
     return first, tl.where(runs < n_runs, size, 0)
 
 
 @triton.jit
 def _pooled_likeness_kernel(
     k_ptr, cosines_ptr,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_cb, stride_ch, stride_ct,
+    k_strides, cosines_strides,
     Tk,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program: the cosines of BLOCK keys with the keys before them."""
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    k_ptr += batch * stride_kb + head * stride_kh
-    cosines_ptr += batch * stride_cb + head * stride_ch
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    cosines_ptr += batch * cosines_strides[0] + head * cosines_strides[1]
     pairs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     cols = tl.arange(0, BLOCK_D)
-    before = load_tile(k_ptr, pairs, cols, stride_kt, stride_kd, Tk - 1, D).to(tl.float32)
-    k = load_tile(k_ptr + stride_kt, pairs, cols, stride_kt, stride_kd, Tk - 1, D).to(tl.float32)
+    before = load_tile(k_ptr, pairs, cols, k_strides, Tk - 1, D).to(tl.float32)
+    k = load_tile(k_ptr + k_strides[2], pairs, cols, k_strides, Tk - 1, D).to(tl.float32)
     lengths = tl.sqrt(tl.sum(k * k, 1)), tl.sqrt(tl.sum(before * before, 1))  # [BLOCK] each
     cosines = tl.sum(k * before, 1) / (nonzero(lengths[0]) * nonzero(lengths[1]))  # [BLOCK]
-    tl.store(cosines_ptr + pairs * stride_ct, cosines, mask=pairs < Tk - 1)
+    tl.store(cosines_ptr + pairs * cosines_strides[2], cosines, mask=pairs < Tk - 1)
 
 
 @triton.jit
 def _pooled_tokens_kernel(
     k_ptr, v_ptr, vector_ptr, starts_ptr, pooled_k_ptr, pooled_v_ptr,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_wb, stride_wh, stride_wd,
-    stride_sb, stride_sh, stride_st,
-    stride_pkb, stride_pkh, stride_pkt, stride_pkd,
-    stride_pvb, stride_pvh, stride_pvt, stride_pvd,
+    k_strides, v_strides, vector_strides, starts_strides, pooled_k_strides, pooled_v_strides,
     Tk, n_runs, pool,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK: tl.constexpr, KIND: tl.constexpr,
@@ -126,13 +120,13 @@ def _pooled_tokens_kernel(
     runs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    pooled_k_ptr += batch * stride_pkb + head * stride_pkh
-    pooled_v_ptr += batch * stride_pvb + head * stride_pvh
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    pooled_k_ptr += batch * pooled_k_strides[0] + head * pooled_k_strides[1]
+    pooled_v_ptr += batch * pooled_v_strides[0] + head * pooled_v_strides[1]
     if starts_ptr is not None:
-        starts_ptr += batch * stride_sb + head * stride_sh
-    first, size = _run(starts_ptr, runs, stride_st, n_runs, pool, Tk)
+        starts_ptr += batch * starts_strides[0] + head * starts_strides[1]
+    first, size = _run(starts_ptr, runs, starts_strides, n_runs, pool, Tk)
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     start = float("-inf") if KIND == "max" else 0.0
     pooled_k = tl.full([BLOCK, BLOCK_D], start, tl.float32)
@@ -140,14 +134,14 @@ def _pooled_tokens_kernel(
     running_max = tl.full([BLOCK], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK], tl.float32)
     if KIND == "learned":
-        here = vector_ptr + batch * stride_wb + head * stride_wh
-        vector = tl.load(here + cols * stride_wd, mask=cols < D, other=0.0).to(tl.float32)
+        here = vector_ptr + batch * vector_strides[0] + head * vector_strides[1]
+        vector = tl.load(here + cols * vector_strides[2], mask=cols < D, other=0.0).to(tl.float32)
 
     for step in range(0, tl.max(size, 0)):
         inside = step < size
         tokens = tl.where(inside, first + step, Tk)  # beyond the end nothing is loaded
-        k = load_tile(k_ptr, tokens, cols, stride_kt, stride_kd, Tk, D).to(tl.float32)
-        v = load_tile(v_ptr, tokens, v_cols, stride_vt, stride_vd, Tk, Dv).to(tl.float32)
+        k = load_tile(k_ptr, tokens, cols, k_strides, Tk, D).to(tl.float32)
+        v = load_tile(v_ptr, tokens, v_cols, v_strides, Tk, Dv).to(tl.float32)
         if KIND == "max":
             pooled_k = tl.where(inside[:, None], tl.maximum(pooled_k, k), pooled_k)
             pooled_v = tl.where(inside[:, None], tl.maximum(pooled_v, v), pooled_v)
@@ -170,8 +164,8 @@ def _pooled_tokens_kernel(
         running_sum = nonzero(running_sum)
         pooled_k /= running_sum[:, None]
         pooled_v /= running_sum[:, None]
-    store_tile(pooled_k_ptr, pooled_k, runs, cols, stride_pkt, stride_pkd, n_runs, D)
-    store_tile(pooled_v_ptr, pooled_v, runs, v_cols, stride_pvt, stride_pvd, n_runs, Dv)
+    store_tile(pooled_k_ptr, pooled_k, runs, cols, pooled_k_strides, n_runs, D)
+    store_tile(pooled_v_ptr, pooled_v, runs, v_cols, pooled_v_strides, n_runs, Dv)
 
 
 @triton.jit
@@ -192,13 +186,8 @@ def _seen(start, Tq, Tk, n_runs, pool, BLOCK_Q: tl.constexpr, CAUSAL: tl.constex
 @triton.jit
 def _pooled_fwd_kernel(
     q_ptr, k_ptr, v_ptr, pooled_k_ptr, pooled_v_ptr, starts_ptr, out_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_pkb, stride_pkh, stride_pkt, stride_pkd,
-    stride_pvb, stride_pvh, stride_pvt, stride_pvd,
-    stride_sb, stride_sh, stride_st,
-    stride_ob, stride_oh, stride_ot, stride_od,
+    q_strides, k_strides, v_strides, pooled_k_strides, pooled_v_strides, starts_strides,
+    out_strides,
     Tq, Tk, n_runs, pool, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
@@ -207,19 +196,19 @@ def _pooled_fwd_kernel(
     start = tl.program_id(0) * BLOCK_Q
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    pooled_k_ptr += batch * stride_pkb + head * stride_pkh
-    pooled_v_ptr += batch * stride_pvb + head * stride_pvh
-    out_ptr += batch * stride_ob + head * stride_oh
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    pooled_k_ptr += batch * pooled_k_strides[0] + head * pooled_k_strides[1]
+    pooled_v_ptr += batch * pooled_v_strides[0] + head * pooled_v_strides[1]
+    out_ptr += batch * out_strides[0] + head * out_strides[1]
     if starts_ptr is not None:
-        starts_ptr += batch * stride_sb + head * stride_sh
+        starts_ptr += batch * starts_strides[0] + head * starts_strides[1]
 
     queries = start + tl.arange(0, BLOCK_Q)
     positions = queries + (Tk - Tq)  # where the queries sit among the keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = load_tile(q_ptr, queries, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
     q = pass_infinity(q)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
@@ -230,9 +219,9 @@ def _pooled_fwd_kernel(
     for stretch in tl.static_range(2):  # runs that all see, runs that some see
         for tile in range(bounds[stretch], bounds[stretch + 1]):
             runs = tile * BLOCK_K + tl.arange(0, BLOCK_K)
-            _, size = _run(starts_ptr, runs, stride_st, n_runs, pool, Tk)  # [BLOCK_K]
-            k = load_tile(pooled_k_ptr, runs, cols, stride_pkt, stride_pkd, n_any, D)
-            v = load_tile(pooled_v_ptr, runs, v_cols, stride_pvt, stride_pvd, n_any, Dv)
+            _, size = _run(starts_ptr, runs, starts_strides, n_runs, pool, Tk)  # [BLOCK_K]
+            k = load_tile(pooled_k_ptr, runs, cols, pooled_k_strides, n_any, D)
+            v = load_tile(pooled_v_ptr, runs, v_cols, pooled_v_strides, n_any, Dv)
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             log_size = tl.log2(tl.maximum(size, 1).to(tl.float32))  # to base 2, as the scores
             scores = scores * (scale * LOG2E) + log_size[None, :]
@@ -245,15 +234,15 @@ def _pooled_fwd_kernel(
 
     for tile in range(0, (last_key - first_key + BLOCK_K - 1) // BLOCK_K):  # none if not causal
         keys = first_key + tile * BLOCK_K + tl.arange(0, BLOCK_K)
-        k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, last_key, D)  # [BLOCK_K, BLOCK_D]
-        v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, last_key, Dv)
+        k = load_tile(k_ptr, keys, cols, k_strides, last_key, D)  # [BLOCK_K, BLOCK_D]
+        v = load_tile(v_ptr, keys, v_cols, v_strides, last_key, Dv)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * LOG2E)
         own = (keys // pool)[None, :] == (positions // pool)[:, None]  # [BLOCK_Q, BLOCK_K]
         scores = tl.where(own & (keys[None, :] <= positions[:, None]), scores, float("-inf"))
         acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     out = acc / nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
-    store_tile(out_ptr, out, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+    store_tile(out_ptr, out, queries, v_cols, out_strides, Tq, Dv)
 
 
 def _cuts(k: torch.Tensor, pool: int) -> torch.Tensor:
@@ -263,7 +252,7 @@ def _cuts(k: torch.Tensor, pool: int) -> torch.Tensor:
     cosines = k.new_empty(B, H, max(0, Tk - 1), dtype=torch.float32)
     BLOCK, _, _ = tiling(D, k.element_size())
     _pooled_likeness_kernel[(triton.cdiv(cosines.shape[2], BLOCK), H, B)](
-        k, cosines, *k.stride(), *cosines.stride(), Tk, D, padded(D), BLOCK
+        k, cosines, k.stride(), cosines.stride(), Tk, D, padded(D), BLOCK
     )
     loosest = cosines.argsort(stable=True)[..., : max(0, n_runs - 1)]
     starts = torch.zeros(B, H, n_runs + 1, dtype=torch.int32, device=k.device)
@@ -280,8 +269,8 @@ def _pool(k, v, starts, vector, pool, kind) -> tuple[torch.Tensor, torch.Tensor]
     pooled_k, pooled_v = k.new_empty(B, H, n_runs, D), v.new_empty(B, H, n_runs, Dv)
     _pooled_tokens_kernel[(triton.cdiv(n_runs, _runs_of(max(D, Dv))), H, B)](
         k, v, vector, starts, pooled_k, pooled_v,
-        *k.stride(), *v.stride(), *_strides(vector), *_strides(starts),
-        *pooled_k.stride(), *pooled_v.stride(),
+        k.stride(), v.stride(), _strides(vector), _strides(starts),
+        pooled_k.stride(), pooled_v.stride(),
         Tk, n_runs, pool,
         D, Dv, padded(D), padded(Dv), _runs_of(max(D, Dv)), "mean" if starts is not None else kind,
     )  # fmt: skip
@@ -321,6 +310,7 @@ def _check_knobs(where: str, pool: int, kind: str, pooling_vector, causal: bool)
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

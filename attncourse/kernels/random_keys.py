@@ -15,7 +15,7 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.definitions import patterns
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_no_grad,
@@ -65,7 +65,7 @@ def attention(
     with torch.cuda.device_of(q):
         _random_keys_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
             q, k, v, drawn, out,
-            *q.stride(), *k.stride(), *v.stride(), *drawn.stride(), *out.stride(),
+            q.stride(), k.stride(), v.stride(), drawn.stride(), out.stride(),
             Tq, Tk, drawn.shape[1], scale, D, Dv, padded(D), padded(Dv), BLOCK_Q,
         )  # fmt: skip
     return out
@@ -84,18 +84,18 @@ def _drawn(where, n_queries, n_keys, n_random, seed, causal) -> np.ndarray:
 
 @triton.jit
 def see_key(q, keys, acc, running_max, running_sum, k_ptr, v_ptr,
-            stride_kt, stride_kd, stride_vt, stride_vd, Tk,
+            k_strides, v_strides, Tk,
             D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
     """One step of the online softmax, in which each query sees one key of its own, or none."""
     exists = (keys >= 0) & (keys < Tk)
     rows = tl.where(exists, keys, Tk)  # beyond the end nothing is loaded
-    k = load_tile(k_ptr, rows, tl.arange(0, BLOCK_D), stride_kt, stride_kd, Tk, D)
+    k = load_tile(k_ptr, rows, tl.arange(0, BLOCK_D), k_strides, Tk, D)
     scores = tl.where(exists, tl.sum(q * k.to(tl.float32), 1), float("-inf"))  # [BLOCK_Q]
     new_max = tl.maximum(running_max, scores)
     pivot = finite(new_max)
     weights, rescale = tl.exp2(scores - pivot), tl.exp2(running_max - pivot)  # [BLOCK_Q]
-    v = load_tile(v_ptr, rows, tl.arange(0, BLOCK_DV), stride_vt, stride_vd, Tk, Dv)
+    v = load_tile(v_ptr, rows, tl.arange(0, BLOCK_DV), v_strides, Tk, Dv)
     acc = acc * rescale[:, None] + v.to(tl.float32) * weights[:, None]  # [BLOCK_Q, BLOCK_DV]
     return acc, new_max, running_sum * rescale + weights
 
@@ -103,11 +103,7 @@ def see_key(q, keys, acc, running_max, running_sum, k_ptr, v_ptr,
 @triton.jit
 def _random_keys_fwd_kernel(
     q_ptr, k_ptr, v_ptr, drawn_ptr, out_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_rt, stride_rc,
-    stride_ob, stride_oh, stride_ot, stride_od,
+    q_strides, k_strides, v_strides, drawn_strides, out_strides,
     Tq, Tk, n_drawn, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr,
@@ -115,31 +111,32 @@ def _random_keys_fwd_kernel(
     """One program: BLOCK_Q queries of one head, each with the next key on its list at a time."""
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    out_ptr += batch * stride_ob + head * stride_oh
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    out_ptr += batch * out_strides[0] + head * out_strides[1]
     queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     in_rows = queries < Tq
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = load_tile(q_ptr, queries, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
     q = pass_infinity(q)
     q = q.to(tl.float32) * (scale * LOG2E)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
-    list_ptr = drawn_ptr + queries.to(tl.int64) * stride_rt
+    list_ptr = drawn_ptr + queries.to(tl.int64) * drawn_strides[0]
     for number in range(n_drawn):
-        keys = tl.load(list_ptr + number * stride_rc, mask=in_rows, other=-1)  # [BLOCK_Q]
+        keys = tl.load(list_ptr + number * drawn_strides[1], mask=in_rows, other=-1)  # [BLOCK_Q]
         acc, running_max, running_sum = see_key(
             q, keys, acc, running_max, running_sum, k_ptr, v_ptr,
-            stride_kt, stride_kd, stride_vt, stride_vd, Tk, D, Dv, BLOCK_D, BLOCK_DV,
+            k_strides, v_strides, Tk, D, Dv, BLOCK_D, BLOCK_DV,
         )  # fmt: skip
     acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
-    store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+    store_tile(out_ptr, acc, queries, v_cols, out_strides, Tq, Dv)
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

@@ -6,7 +6,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
@@ -59,8 +59,8 @@ def attention(
     with torch.cuda.device_of(q):
         _relative_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
             q, k, v, relative_keys, relative_values, out,
-            *q.stride(), *k.stride(), *v.stride(),
-            *relative_keys.stride(), *relative_values.stride(), *out.stride(),
+            q.stride(), k.stride(), v.stride(),
+            relative_keys.stride(), relative_values.stride(), out.stride(),
             Tq, Tk, len(relative_keys) // 2, scale,
             D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_K, SPAN, causal, **options,
         )  # fmt: skip
@@ -86,9 +86,9 @@ def clip(x, low, high):
 
 
 @triton.jit
-def _load_row(ptr, row, cols, stride_row, stride_col, n_cols):
+def _load_row(ptr, row, cols, strides, n_cols):
     """One row of a table, in float32."""
-    return tl.load(ptr + row * stride_row + cols * stride_col, mask=cols < n_cols, other=0.0).to(
+    return tl.load(ptr + row * strides[0] + cols * strides[1], mask=cols < n_cols, other=0.0).to(
         tl.float32
     )
 
@@ -96,12 +96,7 @@ def _load_row(ptr, row, cols, stride_row, stride_col, n_cols):
 @triton.jit
 def _relative_fwd_kernel(
     q_ptr, k_ptr, v_ptr, relative_k_ptr, relative_v_ptr, out_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_rkt, stride_rkd,
-    stride_rvt, stride_rvd,
-    stride_ob, stride_oh, stride_ot, stride_od,
+    q_strides, k_strides, v_strides, relative_k_strides, relative_v_strides, out_strides,
     Tq, Tk, max_distance, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, SPAN: tl.constexpr, CAUSAL: tl.constexpr,
@@ -110,20 +105,20 @@ def _relative_fwd_kernel(
     start = tl.program_id(0) * BLOCK_Q
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    out_ptr += batch * stride_ob + head * stride_oh
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    out_ptr += batch * out_strides[0] + head * out_strides[1]
 
     rows, columns, span = tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK_K), tl.arange(0, SPAN)
     queries = start + rows
     positions = queries + (Tk - Tq)  # where the queries sit among the keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = load_tile(q_ptr, queries, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
     q = pass_infinity(q)
     n_rows = 2 * max_distance + 1  # of the tables
-    before = _load_row(relative_k_ptr, 0, cols, stride_rkt, stride_rkd, D)  # [BLOCK_D]
-    past = _load_row(relative_k_ptr, n_rows - 1, cols, stride_rkt, stride_rkd, D)  # [BLOCK_D]
+    before = _load_row(relative_k_ptr, 0, cols, relative_k_strides, D)  # [BLOCK_D]
+    past = _load_row(relative_k_ptr, n_rows - 1, cols, relative_k_strides, D)  # [BLOCK_D]
     gain_before = tl.sum(q.to(tl.float32) * before[None, :], 1)  # [BLOCK_Q]
     gain_past = tl.sum(q.to(tl.float32) * past[None, :], 1)  # [BLOCK_Q]
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
@@ -138,7 +133,7 @@ def _relative_fwd_kernel(
     for stretch in tl.static_range(3):  # far before the queries, near, far past them
         for tile in range(bounds[stretch], bounds[stretch + 1]):
             keys = tile * BLOCK_K + columns
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+            k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             if stretch == 0:
                 scores += gain_before[:, None]
@@ -148,7 +143,7 @@ def _relative_fwd_kernel(
                 distances = tile * BLOCK_K - (start + Tk - Tq) - (BLOCK_Q - 1) + span  # [SPAN]
                 table_rows = clip(distances, -max_distance, max_distance) + max_distance  # [SPAN]
                 relative = load_tile(
-                    relative_k_ptr, table_rows, cols, stride_rkt, stride_rkd, n_rows, D
+                    relative_k_ptr, table_rows, cols, relative_k_strides, n_rows, D
                 )  # [SPAN, BLOCK_D]
                 gains = tl.dot(q, tl.trans(relative), input_precision="ieee")  # [BLOCK_Q, SPAN]
                 # in row i, column c of the tile has its distance at place c - i of the span
@@ -166,7 +161,7 @@ def _relative_fwd_kernel(
             running_sum = running_sum * rescale + total
             sum_before *= rescale
             sum_past *= rescale
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             acc *= rescale[:, None]
             acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             if stretch == 0:
@@ -179,16 +174,16 @@ def _relative_fwd_kernel(
                 skewed = tl.gather(weights.to(v.dtype), clip(column, 0, BLOCK_K - 1), 1)
                 by_distance = tl.where(in_tile, skewed, 0.0)  # [BLOCK_Q, SPAN]
                 relative = load_tile(
-                    relative_v_ptr, table_rows, v_cols, stride_rvt, stride_rvd, n_rows, Dv
+                    relative_v_ptr, table_rows, v_cols, relative_v_strides, n_rows, Dv
                 )  # [SPAN, BLOCK_DV]
                 acc = tl.dot(by_distance, relative, acc, input_precision="ieee")
             running_max = new_max
 
-    before = _load_row(relative_v_ptr, 0, v_cols, stride_rvt, stride_rvd, Dv)  # [BLOCK_DV]
-    past = _load_row(relative_v_ptr, n_rows - 1, v_cols, stride_rvt, stride_rvd, Dv)  # [BLOCK_DV]
+    before = _load_row(relative_v_ptr, 0, v_cols, relative_v_strides, Dv)  # [BLOCK_DV]
+    past = _load_row(relative_v_ptr, n_rows - 1, v_cols, relative_v_strides, Dv)  # [BLOCK_DV]
     acc += sum_before[:, None] * before[None, :] + sum_past[:, None] * past[None, :]
     acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
-    store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+    store_tile(out_ptr, acc, queries, v_cols, out_strides, Tq, Dv)
 
 
 def _tiling(width: int, dtype_bytes: int) -> tuple[int, int, int, dict[str, int]]:
@@ -229,6 +224,7 @@ def _check_tables(where, relative_keys, relative_values, width: int, value_width
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

@@ -6,7 +6,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
@@ -61,7 +61,7 @@ def attention(
         out = q.new_empty(B, H, Tq, Dv)
         _scoring_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
             q_hidden, k_hidden, vector, v, out,
-            *q_hidden.stride(), *k_hidden.stride(), *vector.stride(), *v.stride(), *out.stride(),
+            q_hidden.stride(), k_hidden.stride(), vector.stride(), v.stride(), out.stride(),
             Tq, Tk, len(vector), scale,
             Dv, padded(Dv), BLOCK_Q, BLOCK_K, causal, **options,
         )  # fmt: skip
@@ -71,9 +71,7 @@ def attention(
 @triton.jit
 def _scoring_project_kernel(
     x_ptr, w_ptr, hidden_ptr,
-    stride_xb, stride_xh, stride_xt, stride_xd,
-    stride_wt, stride_wd,
-    stride_hb, stride_hh, stride_ht, stride_hd,
+    x_strides, w_strides, hidden_strides,
     T, n_hidden,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -83,32 +81,30 @@ def _scoring_project_kernel(
     """
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    x_ptr += batch * stride_xb + head * stride_xh
-    hidden_ptr += batch * stride_hb + head * stride_hh
+    x_ptr += batch * x_strides[0] + head * x_strides[1]
+    hidden_ptr += batch * hidden_strides[0] + head * hidden_strides[1]
     tokens = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     rows = tl.arange(0, BLOCK_D)
-    x = load_tile(x_ptr, tokens, rows, stride_xt, stride_xd, T, D)  # [BLOCK, BLOCK_D]
+    x = load_tile(x_ptr, tokens, rows, x_strides, T, D)  # [BLOCK, BLOCK_D]
     for first in range(0, n_hidden, BLOCK_H):
         cols = first + tl.arange(0, BLOCK_H)
-        w = load_tile(w_ptr, rows, cols, stride_wt, stride_wd, D, n_hidden)  # [BLOCK_D, BLOCK_H]
+        w = load_tile(w_ptr, rows, cols, w_strides, D, n_hidden)  # [BLOCK_D, BLOCK_H]
         hidden = tl.dot(x, w, input_precision="ieee") * (2 * LOG2E)  # [BLOCK, BLOCK_H]
-        store_tile(hidden_ptr, hidden, tokens, cols, stride_ht, stride_hd, T, n_hidden)
+        store_tile(hidden_ptr, hidden, tokens, cols, hidden_strides, T, n_hidden)
 
 
 @triton.jit
-def _load_number(ptr, tokens, stride, n_tokens):
+def _load_number(ptr, number, tokens, strides, n_tokens):
     """One of the hidden numbers, of the given tokens."""
-    return tl.load(ptr + tokens.to(tl.int64) * stride, mask=tokens < n_tokens, other=0.0)
+    here = ptr + number * strides[3]
+    in_tokens = tokens < n_tokens
+    return tl.load(here + tokens.to(tl.int64) * strides[2], mask=in_tokens, other=0.0)
 
 
 @triton.jit
 def _scoring_fwd_kernel(
     q_hidden_ptr, k_hidden_ptr, vector_ptr, v_ptr, out_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_wd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_ob, stride_oh, stride_ot, stride_od,
+    q_hidden_strides, k_hidden_strides, vector_strides, v_strides, out_strides,
     Tq, Tk, n_hidden, scale,
     Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     CAUSAL: tl.constexpr,
@@ -120,10 +116,10 @@ def _scoring_fwd_kernel(
     start = tl.program_id(0) * BLOCK_Q
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_hidden_ptr += batch * stride_qb + head * stride_qh
-    k_hidden_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    out_ptr += batch * stride_ob + head * stride_oh
+    q_hidden_ptr += batch * q_hidden_strides[0] + head * q_hidden_strides[1]
+    k_hidden_ptr += batch * k_hidden_strides[0] + head * k_hidden_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    out_ptr += batch * out_strides[0] + head * out_strides[1]
 
     queries = start + tl.arange(0, BLOCK_Q)
     positions = queries + (Tk - Tq)  # where the queries sit among the keys
@@ -139,19 +135,19 @@ def _scoring_fwd_kernel(
             keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
             scores = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32)
             for number in range(0, n_hidden):
-                q = _load_number(q_hidden_ptr + number * stride_qd, queries, stride_qt, Tq)
-                k = _load_number(k_hidden_ptr + number * stride_kd, keys, stride_kt, Tk)
-                weight = tl.load(vector_ptr + number * stride_wd).to(tl.float32)
+                q = _load_number(q_hidden_ptr, number, queries, q_hidden_strides, Tq)
+                k = _load_number(k_hidden_ptr, number, keys, k_hidden_strides, Tk)
+                weight = tl.load(vector_ptr + number * vector_strides[0]).to(tl.float32)
                 scores -= 2 * weight / (1 + tl.exp2(q[:, None] + k[None, :]))
             scores *= scale * LOG2E
             if stretch == 1:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     out = acc / nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
-    store_tile(out_ptr, out, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+    store_tile(out_ptr, out, queries, v_cols, out_strides, Tq, Dv)
 
 
 def _project(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -165,7 +161,7 @@ def _project(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     hidden = x.new_empty(B, H, n_hidden, T, dtype=torch.float32).mT
     _scoring_project_kernel[(triton.cdiv(T, BLOCK), H, B)](
         x, weights, hidden,
-        *x.stride(), *weights.stride(), *hidden.stride(),
+        x.stride(), weights.stride(), hidden.stride(),
         T, n_hidden, D, padded(D), BLOCK_H, BLOCK, **options,
     )  # fmt: skip
     return hidden
@@ -195,6 +191,7 @@ def _check_shapes(where: str, width: int, query_weights, key_weights, vector) ->
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

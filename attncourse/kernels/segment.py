@@ -128,11 +128,11 @@ def cost(
     total = torch_cost(B, H, Tq, Tk, D, chunk=chunk, memory=memory, **knobs)
     flops, read, written, largest = total.flops, total.bytes_read, total.bytes_written, 0
     for rows, keys, count in _launches(Tq, Tk, chunk, memory):
-        one = flash.cost(1, H, len(rows), len(keys), D, **TILES, **knobs)
-        flops += B * count * one.flops
-        read += B * count * one.bytes_read
-        written += B * count * one.bytes_written
-        largest = max(largest, B * count * one.peak_bytes)
+        one = flash.cost(count, H, len(rows), len(keys), D, **TILES, **knobs)
+        flops += B * one.flops
+        read += B * one.bytes_read
+        written += B * one.bytes_written
+        largest = max(largest, B * one.peak_bytes)
     return Cost(flops, read, written, total.peak_bytes + largest)
 
 

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     MAX_WIDTH,
@@ -82,8 +82,8 @@ def attention(
         out = q.new_empty(B, H, Tq, Dv)
         _synthesizer_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
             given, left, right, bias, v, out,
-            *_strides(given), *_strides(left), *_strides(right),
-            0 if bias is None else bias.stride(0), *v.stride(), *out.stride(),
+            _strides(given), _strides(left), _strides(right),
+            (0,) if bias is None else bias.stride(), v.stride(), out.stride(),
             Tq, Tk, factor,
             width, Dv, padded(width), padded(Dv), BLOCK_Q, BLOCK_K, causal, **options,
         )  # fmt: skip
@@ -149,12 +149,7 @@ def factorised(left: torch.Tensor, right: torch.Tensor) -> Logits:
 @triton.jit
 def _synthesizer_fwd_kernel(
     given_ptr, left_ptr, right_ptr, bias_ptr, v_ptr, out_ptr,
-    stride_gb, stride_gh, stride_gi, stride_gj,
-    stride_lb, stride_lh, stride_lt, stride_ld,
-    stride_rb, stride_rh, stride_rt, stride_rd,
-    stride_bt,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_ob, stride_oh, stride_ot, stride_od,
+    given_strides, left_strides, right_strides, bias_strides, v_strides, out_strides,
     Tq, Tk, factor,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
@@ -166,17 +161,17 @@ def _synthesizer_fwd_kernel(
     start = tl.program_id(0) * BLOCK_Q
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    v_ptr += batch * stride_vb + head * stride_vh
-    out_ptr += batch * stride_ob + head * stride_oh
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    out_ptr += batch * out_strides[0] + head * out_strides[1]
     queries = start + tl.arange(0, BLOCK_Q)
     positions = queries + (Tk - Tq)  # where the queries sit among the keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     if given_ptr is not None:
-        given_ptr += batch * stride_gb + head * stride_gh
+        given_ptr += batch * given_strides[0] + head * given_strides[1]
     else:
-        left_ptr += batch * stride_lb + head * stride_lh
-        right_ptr += batch * stride_rb + head * stride_rh
-        left = load_tile(left_ptr, queries, cols, stride_lt, stride_ld, Tq, D)  # [BLOCK_Q, BLOCK_D]
+        left_ptr += batch * left_strides[0] + head * left_strides[1]
+        right_ptr += batch * right_strides[0] + head * right_strides[1]
+        left = load_tile(left_ptr, queries, cols, left_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
@@ -187,22 +182,22 @@ def _synthesizer_fwd_kernel(
         for tile in range(bounds[stretch], bounds[stretch + 1]):
             keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
             if given_ptr is not None:
-                logits = load_tile(given_ptr, queries, keys, stride_gi, stride_gj, Tq, Tk)
+                logits = load_tile(given_ptr, queries, keys, given_strides, Tq, Tk)
                 scores = logits.to(tl.float32) * LOG2E  # [BLOCK_Q, BLOCK_K]
             else:
-                right = load_tile(right_ptr, keys, cols, stride_rt, stride_rd, Tk, D)
+                right = load_tile(right_ptr, keys, cols, right_strides, Tk, D)
                 scores = tl.dot(left, tl.trans(right), input_precision="ieee") * (factor * LOG2E)
                 if bias_ptr is not None:
-                    bias = tl.load(bias_ptr + keys * stride_bt, mask=keys < Tk, other=0.0)
+                    bias = tl.load(bias_ptr + keys * bias_strides[0], mask=keys < Tk, other=0.0)
                     scores += (bias.to(tl.float32) * LOG2E)[None, :]
             if stretch == 1:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     out = acc / nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
-    store_tile(out_ptr, out, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+    store_tile(out_ptr, out, queries, v_cols, out_strides, Tq, Dv)
 
 
 def _operands(where, q, Tk, logits) -> tuple[torch.Tensor | float | None, ...]:
@@ -262,6 +257,7 @@ def _check_matrices(where: str, **matrices: torch.Tensor) -> None:
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

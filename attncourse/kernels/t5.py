@@ -10,7 +10,7 @@ import triton.language as tl
 from attncourse.cost import Cost
 from attncourse.definitions.buckets import check_table, rows_by_distance
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_beside,
@@ -66,7 +66,7 @@ def attention(
         biases = (table.float() * LOG2E.value).T[:, rows].expand(H, -1)  # to base 2, as the scores
         _t5_fwd_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
             q, k, v, biases, out,
-            *q.stride(), *k.stride(), *v.stride(), *biases.stride(), *out.stride(),
+            q.stride(), k.stride(), v.stride(), biases.stride(), out.stride(),
             Tq, Tk, max_distance, scale,
             D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_K, causal, **options,
         )  # fmt: skip
@@ -91,11 +91,7 @@ def _rows(n_buckets: int, max_distance: int, causal: bool) -> np.ndarray:
 @triton.jit
 def _t5_fwd_kernel(
     q_ptr, k_ptr, v_ptr, biases_ptr, out_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_bh, stride_bt,
-    stride_ob, stride_oh, stride_ot, stride_od,
+    q_strides, k_strides, v_strides, biases_strides, out_strides,
     Tq, Tk, max_distance, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
@@ -104,19 +100,19 @@ def _t5_fwd_kernel(
     start = tl.program_id(0) * BLOCK_Q
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    biases_ptr += head * stride_bh
-    out_ptr += batch * stride_ob + head * stride_oh
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    biases_ptr += head * biases_strides[0]
+    out_ptr += batch * out_strides[0] + head * out_strides[1]
 
     queries = start + tl.arange(0, BLOCK_Q)
     positions = queries + (Tk - Tq)  # where the queries sit among the keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = load_tile(q_ptr, queries, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
     q = pass_infinity(q)
     before = tl.load(biases_ptr)  # of all keys max_distance or more before their query
-    past = tl.load(biases_ptr + 2 * max_distance * stride_bt)
+    past = tl.load(biases_ptr + 2 * max_distance * biases_strides[1])
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_Q], tl.float32)
@@ -127,7 +123,7 @@ def _t5_fwd_kernel(
     for stretch in tl.static_range(3):  # far before the queries, near, far past them
         for tile in range(bounds[stretch], bounds[stretch + 1]):
             keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+            k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores *= scale * LOG2E
             if stretch == 0:
@@ -137,18 +133,19 @@ def _t5_fwd_kernel(
             else:
                 distances = keys[None, :] - positions[:, None]  # [BLOCK_Q, BLOCK_K]
                 rows = clip(distances, -max_distance, max_distance) + max_distance
-                scores += tl.load(biases_ptr + rows * stride_bt)
+                scores += tl.load(biases_ptr + rows * biases_strides[1])
             if stretch > 0:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores = tl.where(visible, scores, float("-inf"))
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]
-    store_tile(out_ptr, acc, queries, v_cols, stride_ot, stride_od, Tq, Dv)
+    store_tile(out_ptr, acc, queries, v_cols, out_strides, Tq, Dv)
 
 
 @int_sizes
+@counted_in_grids()
 def cost(
     B: int,
     H: int,

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.inputs import check_count, check_flag, check_scale, int_sizes
-from attncourse.kernels._parts.grids import in_grids
+from attncourse.kernels._parts.grids import counted_in_grids, in_grids
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_grid,
@@ -28,6 +28,11 @@ def _classes(q, k, dilation=1, **knobs):
     """Return how many programs share a block of one head: one for each class of residues."""
     longest = q.shape[2] + k.shape[2]
     return min(dilation, longest) if isinstance(dilation, numbers.Integral) else 1
+
+
+def _residues(Tq, Tk, *, dilation=1, **knobs):
+    """Return what `_classes` does, given what `cost` is."""
+    return min(dilation, Tq + Tk) if isinstance(dilation, numbers.Integral) else 1
 
 
 @in_grids(each=_classes)
@@ -110,11 +115,7 @@ def _visible(positions, keys, n_keys, window, CAUSAL: tl.constexpr):
 @triton.jit
 def _window_fwd_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_ob, stride_oh, stride_ot, stride_od,
-    stride_lb, stride_lh, stride_lt,
+    q_strides, k_strides, v_strides, out_strides, lse_strides,
     Tq, Tk, window, dilation, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
@@ -127,17 +128,17 @@ def _window_fwd_kernel(
     first_query, n_queries, n_keys, offset = _residue_class(residue, dilation, Tq, Tk)
     if start >= n_queries:
         return
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    out_ptr += batch * stride_ob + head * stride_oh
-    lse_ptr += batch * stride_lb + head * stride_lh
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    out_ptr += batch * out_strides[0] + head * out_strides[1]
+    lse_ptr += batch * lse_strides[0] + head * lse_strides[1]
 
     queries = start + tl.arange(0, BLOCK_Q)
     positions = queries + offset  # where the queries sit among the keys of the class
     q_tokens = first_query + dilation * queries
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    q = load_tile(q_ptr, q_tokens, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    q = load_tile(q_ptr, q_tokens, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
     q = pass_infinity(q)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
@@ -152,7 +153,7 @@ def _window_fwd_kernel(
         for tile in range(bounds[stretch], bounds[stretch + 1]):
             keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
             tokens = residue + dilation * keys
-            k = load_tile(k_ptr, tokens, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
+            k = load_tile(k_ptr, tokens, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores *= scale * LOG2E
             if stretch != 1:  # only the edges need a mask
@@ -163,28 +164,22 @@ def _window_fwd_kernel(
             weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_K]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
             running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_Q]
-            v = load_tile(v_ptr, tokens, v_cols, stride_vt, stride_vd, Tk, Dv)
+            v = load_tile(v_ptr, tokens, v_cols, v_strides, Tk, Dv)
             acc *= rescale[:, None]
             acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             running_max = new_max
 
     running_sum = nonzero(running_sum)
     out = acc / running_sum[:, None]  # [BLOCK_Q, BLOCK_DV]
-    store_tile(out_ptr, out, q_tokens, v_cols, stride_ot, stride_od, Tq, Dv)
+    store_tile(out_ptr, out, q_tokens, v_cols, out_strides, Tq, Dv)
     lse = finite(running_max) + tl.log2(running_sum)  # to base 2, as the scores
-    tl.store(lse_ptr + q_tokens * stride_lt, lse, mask=q_tokens < Tq)
+    tl.store(lse_ptr + q_tokens * lse_strides[2], lse, mask=q_tokens < Tq)
 
 
 @triton.jit
 def _window_dkdv_kernel(
     q_ptr, k_ptr, v_ptr, grad_out_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_gb, stride_gh, stride_gt, stride_gd,
-    stride_lb, stride_lh, stride_lt,
-    stride_dkb, stride_dkh, stride_dkt, stride_dkd,
-    stride_dvb, stride_dvh, stride_dvt, stride_dvd,
+    q_strides, k_strides, v_strides, grad_out_strides, lse_strides, dk_strides, dv_strides,
     Tq, Tk, window, dilation, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
@@ -200,20 +195,20 @@ def _window_dkdv_kernel(
     first_query, n_queries, n_keys, offset = _residue_class(residue, dilation, Tq, Tk)
     if start >= n_keys:
         return
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    grad_out_ptr += batch * stride_gb + head * stride_gh
-    lse_ptr += batch * stride_lb + head * stride_lh
-    delta_ptr += batch * stride_lb + head * stride_lh
-    dk_ptr += batch * stride_dkb + head * stride_dkh
-    dv_ptr += batch * stride_dvb + head * stride_dvh
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    grad_out_ptr += batch * grad_out_strides[0] + head * grad_out_strides[1]
+    lse_ptr += batch * lse_strides[0] + head * lse_strides[1]
+    delta_ptr += batch * lse_strides[0] + head * lse_strides[1]
+    dk_ptr += batch * dk_strides[0] + head * dk_strides[1]
+    dv_ptr += batch * dv_strides[0] + head * dv_strides[1]
 
     keys = start + tl.arange(0, BLOCK_K)
     k_tokens = residue + dilation * keys
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    k = load_tile(k_ptr, k_tokens, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
-    v = load_tile(v_ptr, k_tokens, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+    k = load_tile(k_ptr, k_tokens, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
+    v = load_tile(v_ptr, k_tokens, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
     dk = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_K, BLOCK_DV], tl.float32)
 
@@ -225,10 +220,10 @@ def _window_dkdv_kernel(
         queries = tile * BLOCK_Q + tl.arange(0, BLOCK_Q)
         tokens = first_query + dilation * queries
         in_rows = tokens < Tq
-        q = load_tile(q_ptr, tokens, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
-        grad_out = load_tile(grad_out_ptr, tokens, v_cols, stride_gt, stride_gd, Tq, Dv)
-        lse = tl.load(lse_ptr + tokens * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
-        delta = tl.load(delta_ptr + tokens * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
+        q = load_tile(q_ptr, tokens, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
+        grad_out = load_tile(grad_out_ptr, tokens, v_cols, grad_out_strides, Tq, Dv)
+        lse = tl.load(lse_ptr + tokens * lse_strides[2], mask=in_rows, other=0.0)  # [BLOCK_Q]
+        delta = tl.load(delta_ptr + tokens * lse_strides[2], mask=in_rows, other=0.0)  # [BLOCK_Q]
         scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [BLOCK_K, BLOCK_Q]
         scores = scores * (scale * LOG2E) - lse[None, :]
         positions = queries + offset
@@ -238,19 +233,14 @@ def _window_dkdv_kernel(
         dweights = tl.dot(v, tl.trans(grad_out), input_precision="ieee")  # [BLOCK_K, BLOCK_Q]
         dscores = weights * (dweights - delta[None, :])  # [BLOCK_K, BLOCK_Q]
         dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")  # [BLOCK_K, BLOCK_D]
-    store_tile(dk_ptr, dk * scale, k_tokens, cols, stride_dkt, stride_dkd, Tk, D)
-    store_tile(dv_ptr, dv, k_tokens, v_cols, stride_dvt, stride_dvd, Tk, Dv)
+    store_tile(dk_ptr, dk * scale, k_tokens, cols, dk_strides, Tk, D)
+    store_tile(dv_ptr, dv, k_tokens, v_cols, dv_strides, Tk, Dv)
 
 
 @triton.jit
 def _window_dq_kernel(
     q_ptr, k_ptr, v_ptr, grad_out_ptr, lse_ptr, delta_ptr, dq_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_gb, stride_gh, stride_gt, stride_gd,
-    stride_lb, stride_lh, stride_lt,
-    stride_dqb, stride_dqh, stride_dqt, stride_dqd,
+    q_strides, k_strides, v_strides, grad_out_strides, lse_strides, dq_strides,
     Tq, Tk, window, dilation, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr,
@@ -263,23 +253,23 @@ def _window_dq_kernel(
     first_query, n_queries, n_keys, offset = _residue_class(residue, dilation, Tq, Tk)
     if start >= n_queries:
         return
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    grad_out_ptr += batch * stride_gb + head * stride_gh
-    lse_ptr += batch * stride_lb + head * stride_lh
-    delta_ptr += batch * stride_lb + head * stride_lh
-    dq_ptr += batch * stride_dqb + head * stride_dqh
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    grad_out_ptr += batch * grad_out_strides[0] + head * grad_out_strides[1]
+    lse_ptr += batch * lse_strides[0] + head * lse_strides[1]
+    delta_ptr += batch * lse_strides[0] + head * lse_strides[1]
+    dq_ptr += batch * dq_strides[0] + head * dq_strides[1]
 
     queries = start + tl.arange(0, BLOCK_Q)
     positions = queries + offset
     q_tokens = first_query + dilation * queries
     in_rows = q_tokens < Tq
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    q = load_tile(q_ptr, q_tokens, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
-    grad_out = load_tile(grad_out_ptr, q_tokens, v_cols, stride_gt, stride_gd, Tq, Dv)
-    lse = tl.load(lse_ptr + q_tokens * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
-    delta = tl.load(delta_ptr + q_tokens * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
+    q = load_tile(q_ptr, q_tokens, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    grad_out = load_tile(grad_out_ptr, q_tokens, v_cols, grad_out_strides, Tq, Dv)
+    lse = tl.load(lse_ptr + q_tokens * lse_strides[2], mask=in_rows, other=0.0)  # [BLOCK_Q]
+    delta = tl.load(delta_ptr + q_tokens * lse_strides[2], mask=in_rows, other=0.0)  # [BLOCK_Q]
     dq = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
 
     first, last = start + offset, min(start + BLOCK_Q, n_queries) + offset
@@ -288,8 +278,8 @@ def _window_dq_kernel(
     for tile in range(first_tile, last_tile):
         keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
         tokens = residue + dilation * keys
-        k = load_tile(k_ptr, tokens, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
-        v = load_tile(v_ptr, tokens, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+        k = load_tile(k_ptr, tokens, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
+        v = load_tile(v_ptr, tokens, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
         scores = scores * (scale * LOG2E) - lse[:, None]
         visible = _visible(positions[:, None], keys[None, :], n_keys, window, CAUSAL)
@@ -297,7 +287,7 @@ def _window_dq_kernel(
         dweights = tl.dot(grad_out, tl.trans(v), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
         dscores = weights * (dweights - delta[:, None])  # [BLOCK_Q, BLOCK_K]
         dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")  # [BLOCK_Q, BLOCK_D]
-    store_tile(dq_ptr, dq * scale, q_tokens, cols, stride_dqt, stride_dqd, Tq, D)
+    store_tile(dq_ptr, dq * scale, q_tokens, cols, dq_strides, Tq, D)
 
 
 class _WindowAttention(torch.autograd.Function):
@@ -313,7 +303,7 @@ class _WindowAttention(torch.autograd.Function):
         grid = (_blocks(Tq, dilation, BLOCK_Q), H * dilation, B)
         _window_fwd_kernel[grid](
             q, k, v, out, lse,
-            *q.stride(), *k.stride(), *v.stride(), *out.stride(), *lse.stride(),
+            q.stride(), k.stride(), v.stride(), out.stride(), lse.stride(),
             Tq, Tk, window, dilation, scale,
             D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_K, causal, **options,
         )  # fmt: skip
@@ -330,7 +320,7 @@ class _WindowAttention(torch.autograd.Function):
         Tk, Dv = v.shape[2:]
         BLOCK_Q, BLOCK_K, options = tiling(max(D, Dv), q.element_size())
         inputs = q, k, v, grad_out, lse, row_delta(out, grad_out)
-        strides = [stride for tensor in inputs[:5] for stride in tensor.stride()]
+        strides = [tensor.stride() for tensor in inputs[:5]]
         settings = (
             Tq, Tk, window, dilation, scale,
             D, Dv, padded(D), padded(Dv), BLOCK_Q, BLOCK_K, causal,
@@ -340,12 +330,12 @@ class _WindowAttention(torch.autograd.Function):
             dk, dv = torch.empty_like(k), torch.empty_like(v)
             grid = (_blocks(Tk, dilation, BLOCK_K), H * dilation, B)
             _window_dkdv_kernel[grid](
-                *inputs, dk, dv, *strides, *dk.stride(), *dv.stride(), *settings, **options
+                *inputs, dk, dv, *strides, dk.stride(), dv.stride(), *settings, **options
             )
         if ctx.needs_input_grad[0]:
             dq = torch.empty_like(q)
             grid = (_blocks(Tq, dilation, BLOCK_Q), H * dilation, B)
-            _window_dq_kernel[grid](*inputs, dq, *strides, *dq.stride(), *settings, **options)
+            _window_dq_kernel[grid](*inputs, dq, *strides, dq.stride(), *settings, **options)
         return dq, dk, dv, None, None, None, None
 
 
@@ -355,6 +345,7 @@ def _blocks(n_tokens: int, dilation: int, block: int) -> int:
 
 
 @int_sizes
+@counted_in_grids(each=_residues)
 def cost(
     B: int,
     H: int,

@@ -862,6 +862,7 @@ if shown:
     ours, others = shown["window: Triton"], ("full: Triton", "full: SDPA")
     won = [records.crossover_words(ours, shown.get(name, {})) for name in others]
     plots.show(axes, f"Our window beats our full attention {won[0]}, torch's {won[1]}.")
+    print(records.fused_words(recorded, **bench.SHOWN))
 else:
     print("No such run is recorded: `attncourse bench --gpu`, where there is a GPU, records it.")
 

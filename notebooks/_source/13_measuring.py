@@ -596,9 +596,9 @@ widgets.explore(draw_cross, live_cross.figure, **costs)
 # ## The crossover, here
 #
 # From the measured points: the length from which a mechanism beats another *at every longer length*
-# measured. "Never here" is an answer too. Standard attention is one measure. Flash attention, which
-# is exact and lean, is the harder one. Look for mechanisms that do more for each pair: some may
-# never beat either of them here.
+# measured. "Never here" is an answer too. Standard attention, unfused, is one measure: its scores
+# go through memory. Flash attention, which is exact and lean, is the harder one. Look for
+# mechanisms that do more for each pair: some may never beat either of them here.
 
 # %% tags=["nbval-ignore-output"]
 print(f"{'':<20}{'faster than full':<24}faster than flash")
@@ -848,6 +848,8 @@ for n, stem, said, found in printed_e:
     print(f"n = {n:>5}  {stem:<11} {said:g}× printed, {found:.1f}× measured")
 if not printed_e:
     print("chapter E's own setting, 12 heads of 64, has not been measured yet")
+if recorded:
+    print(records.fused_words(recorded, **setting | (records.CHAPTER_E if printed_e else {})))
 for base in ("full", "flash"):
     gains = records.speedups(recorded, base, "window", **setting)
     print(f"window over {base}: {records.speedup_words(gains)}")

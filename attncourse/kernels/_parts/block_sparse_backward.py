@@ -19,13 +19,7 @@ from attncourse.kernels._parts.tiles import LOG2E, load_tile, padded, row_delta,
 def _block_sparse_dkdv_kernel(
     q_ptr, k_ptr, v_ptr, grad_out_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
     items_ptr, entries_ptr, pictures_ptr, q_order_ptr, k_order_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_gb, stride_gh, stride_gt, stride_gd,
-    stride_lb, stride_lh, stride_lt,
-    stride_dkb, stride_dkh, stride_dkt, stride_dkd,
-    stride_dvb, stride_dvh, stride_dvt, stride_dvd,
+    q_strides, k_strides, v_strides, grad_out_strides, lse_strides, dk_strides, dv_strides,
     Tq, Tk, n_rows, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -38,19 +32,19 @@ def _block_sparse_dkdv_kernel(
     column, first, first_cut, end, share = program_of(items_ptr)
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    grad_out_ptr += batch * stride_gb + head * stride_gh
-    lse_ptr += batch * stride_lb + head * stride_lh
-    delta_ptr += batch * stride_lb + head * stride_lh
-    dk_ptr += batch * stride_dkb + head * stride_dkh
-    dv_ptr += batch * stride_dvb + head * stride_dvh
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    grad_out_ptr += batch * grad_out_strides[0] + head * grad_out_strides[1]
+    lse_ptr += batch * lse_strides[0] + head * lse_strides[1]
+    delta_ptr += batch * lse_strides[0] + head * lse_strides[1]
+    dk_ptr += batch * dk_strides[0] + head * dk_strides[1]
+    dv_ptr += batch * dv_strides[0] + head * dv_strides[1]
 
     keys = tokens_of(k_order_ptr, column, BLOCK_K)
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
-    v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+    k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
+    v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
     dk = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_K, BLOCK_DV], tl.float32)
 
@@ -60,10 +54,10 @@ def _block_sparse_dkdv_kernel(
             entry_ptr = entries_ptr + 2 * place
             queries = tokens_of(q_order_ptr, tl.load(entry_ptr), BLOCK_Q)
             in_rows = queries < Tq
-            q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
-            grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
-            lse = tl.load(lse_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
-            delta = tl.load(delta_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
+            q = load_tile(q_ptr, queries, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
+            grad_out = load_tile(grad_out_ptr, queries, v_cols, grad_out_strides, Tq, Dv)
+            lse = tl.load(lse_ptr + queries * lse_strides[2], mask=in_rows, other=0.0)  # [BLOCK_Q]
+            delta = tl.load(delta_ptr + queries * lse_strides[2], mask=in_rows, other=0.0)
             scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [BLOCK_K, BLOCK_Q]
             scores = scores * (scale * LOG2E) - lse[None, :]
             if stretch == 1:
@@ -76,20 +70,15 @@ def _block_sparse_dkdv_kernel(
             dscores = weights * (dweights - delta[None, :])  # [BLOCK_K, BLOCK_Q]
             dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")  # [BLOCK_K, BLOCK_D]
     rows = rows_to_store(keys, share, BLOCK_K)
-    store_tile(dk_ptr, dk * scale, rows, cols, stride_dkt, stride_dkd, n_rows, D)
-    store_tile(dv_ptr, dv, rows, v_cols, stride_dvt, stride_dvd, n_rows, Dv)
+    store_tile(dk_ptr, dk * scale, rows, cols, dk_strides, n_rows, D)
+    store_tile(dv_ptr, dv, rows, v_cols, dv_strides, n_rows, Dv)
 
 
 @triton.jit
 def _block_sparse_dq_kernel(
     q_ptr, k_ptr, v_ptr, grad_out_ptr, lse_ptr, delta_ptr, dq_ptr,
     items_ptr, entries_ptr, pictures_ptr, q_order_ptr, k_order_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_gb, stride_gh, stride_gt, stride_gd,
-    stride_lb, stride_lh, stride_lt,
-    stride_dqb, stride_dqh, stride_dqt, stride_dqd,
+    q_strides, k_strides, v_strides, grad_out_strides, lse_strides, dq_strides,
     Tq, Tk, n_rows, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -98,21 +87,21 @@ def _block_sparse_dq_kernel(
     row, first, first_cut, end, share = program_of(items_ptr)
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    grad_out_ptr += batch * stride_gb + head * stride_gh
-    lse_ptr += batch * stride_lb + head * stride_lh
-    delta_ptr += batch * stride_lb + head * stride_lh
-    dq_ptr += batch * stride_dqb + head * stride_dqh
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + head * k_strides[1]
+    v_ptr += batch * v_strides[0] + head * v_strides[1]
+    grad_out_ptr += batch * grad_out_strides[0] + head * grad_out_strides[1]
+    lse_ptr += batch * lse_strides[0] + head * lse_strides[1]
+    delta_ptr += batch * lse_strides[0] + head * lse_strides[1]
+    dq_ptr += batch * dq_strides[0] + head * dq_strides[1]
 
     queries = tokens_of(q_order_ptr, row, BLOCK_Q)
     in_rows = queries < Tq
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    q = load_tile(q_ptr, queries, cols, stride_qt, stride_qd, Tq, D)  # [BLOCK_Q, BLOCK_D]
-    grad_out = load_tile(grad_out_ptr, queries, v_cols, stride_gt, stride_gd, Tq, Dv)
-    lse = tl.load(lse_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
-    delta = tl.load(delta_ptr + queries * stride_lt, mask=in_rows, other=0.0)  # [BLOCK_Q]
+    q = load_tile(q_ptr, queries, cols, q_strides, Tq, D)  # [BLOCK_Q, BLOCK_D]
+    grad_out = load_tile(grad_out_ptr, queries, v_cols, grad_out_strides, Tq, Dv)
+    lse = tl.load(lse_ptr + queries * lse_strides[2], mask=in_rows, other=0.0)  # [BLOCK_Q]
+    delta = tl.load(delta_ptr + queries * lse_strides[2], mask=in_rows, other=0.0)  # [BLOCK_Q]
     dq = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
 
     bounds = first, first_cut, end
@@ -120,8 +109,8 @@ def _block_sparse_dq_kernel(
         for place in range(bounds[stretch], bounds[stretch + 1]):
             entry_ptr = entries_ptr + 2 * place
             keys = tokens_of(k_order_ptr, tl.load(entry_ptr), BLOCK_K)
-            k = load_tile(k_ptr, keys, cols, stride_kt, stride_kd, Tk, D)  # [BLOCK_K, BLOCK_D]
-            v = load_tile(v_ptr, keys, v_cols, stride_vt, stride_vd, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+            k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores = scores * (scale * LOG2E) - lse[:, None]
             if stretch == 1:
@@ -133,14 +122,13 @@ def _block_sparse_dq_kernel(
             dscores = weights * (dweights - delta[:, None])  # [BLOCK_Q, BLOCK_K]
             dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")  # [BLOCK_Q, BLOCK_D]
     rows = rows_to_store(queries, share, BLOCK_Q)
-    store_tile(dq_ptr, dq * scale, rows, cols, stride_dqt, stride_dqd, n_rows, D)
+    store_tile(dq_ptr, dq * scale, rows, cols, dq_strides, n_rows, D)
 
 
 @triton.jit
 def _block_sparse_sum_kernel(
     shares_ptr, grad_ptr, splits_ptr, order_ptr,
-    stride_sb, stride_sh, stride_st, stride_sd,
-    stride_gb, stride_gh, stride_gt, stride_gd,
+    shares_strides, grad_strides,
     n_tokens, n_rows,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -148,15 +136,15 @@ def _block_sparse_sum_kernel(
     split = splits_ptr + 3 * tl.program_id(0)
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    shares_ptr += batch * stride_sb + head * stride_sh
-    grad_ptr += batch * stride_gb + head * stride_gh
+    shares_ptr += batch * shares_strides[0] + head * shares_strides[1]
+    grad_ptr += batch * grad_strides[0] + head * grad_strides[1]
     tokens = tokens_of(order_ptr, tl.load(split), BLOCK)
     cols = tl.arange(0, BLOCK_D)
     grad = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     for share in range(tl.load(split + 1), tl.load(split + 2)):
         rows = share * BLOCK + tl.arange(0, BLOCK)
-        grad += load_tile(shares_ptr, rows, cols, stride_st, stride_sd, n_rows, D)
-    store_tile(grad_ptr, grad, tokens, cols, stride_gt, stride_gd, n_tokens, D)
+        grad += load_tile(shares_ptr, rows, cols, shares_strides, n_rows, D)
+    store_tile(grad_ptr, grad, tokens, cols, grad_strides, n_tokens, D)
 
 
 def gradients(q, k, v, out, lse, grad_out, plans: tuple[Plan, ...], scale: float, asked):
@@ -181,7 +169,7 @@ def _along(
     Tk, Dv = v.shape[2:]
     blocks = plan.BLOCK_Q, plan.BLOCK_K
     options = launch_options(max(D, Dv), q.element_size(), backward=True)
-    strides = [stride for tensor in inputs[:5] for stride in tensor.stride()]
+    strides = [tensor.stride() for tensor in inputs[:5]]
     widths = D, Dv, padded(D), padded(Dv), *blocks
 
     def walk(kernel, name, axis, like):
@@ -191,7 +179,7 @@ def _along(
         def launch(items, results):
             kernel[(len(items), H, B)](
                 *inputs, *results, items, entries, pictures, *orders, *strides,
-                *(stride for result in results for stride in result.stride()),
+                *(result.stride() for result in results),
                 Tq, Tk, results[0].shape[2], scale, *widths, **options,
             )  # fmt: skip
 
@@ -204,7 +192,7 @@ def _along(
             launch(shares, parts)
             for part, grad in zip(parts, grads, strict=True):
                 _block_sparse_sum_kernel[(len(splits), H, B)](
-                    part, grad, splits, orders[axis], *part.stride(), *grad.stride(),
+                    part, grad, splits, orders[axis], part.stride(), grad.stride(),
                     grad.shape[2], rows, grad.shape[-1], padded(grad.shape[-1]), blocks[axis],
                 )  # fmt: skip
         return grads

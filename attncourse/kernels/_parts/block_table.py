@@ -7,7 +7,13 @@ import triton.language as tl
 from attncourse.inputs import check_flag, check_scale
 from attncourse.kernels._parts import splits
 from attncourse.kernels._parts.grids import cuts, join
-from attncourse.kernels._parts.splits import attend_tile, key_tiles, packed_rows, visible_keys
+from attncourse.kernels._parts.splits import (
+    attend_tile,
+    key_tiles,
+    of_split,
+    packed_rows,
+    visible_keys,
+)
 from attncourse.kernels._parts.tiles import (
     load_rows,
     nonzero,
@@ -69,16 +75,19 @@ def token_rows(table_ptr, tokens, n_tokens, stride_table, PAGE: tl.constexpr):
     return pages.to(tl.int64), (tokens % PAGE).to(tl.int64), in_tokens
 
 
-# the table grows with the cache: see `_kv_cache_fwd_kernel`
+@triton.jit
+def slot_rows(pages, slots, group, strides):
+    """Where in the pool the rows of some tokens of one head begin."""
+    return pages * strides[0] + group * strides[1] + slots * strides[2]
+
+
+# the table grows with the cache: see `_kv_cache_fwd_kernel`; its strides are no tuple, for Triton
+# specialises the numbers of a tuple whatever it is told
 @triton.jit(do_not_specialize=["stride_ts", "span"])
 def _paged_fwd_kernel(
     q_ptr, key_pages_ptr, value_pages_ptr, table_ptr, lengths_ptr, part_ptr, lse_ptr,
-    stride_qb, stride_qh, stride_qt, stride_qd,
-    stride_kpp, stride_kph, stride_kpt, stride_kpd,
-    stride_vpp, stride_vph, stride_vpt, stride_vpd,
-    stride_ts, stride_tp, stride_ns,
-    stride_ps, stride_pb, stride_ph, stride_pt, stride_pd,
-    stride_ls, stride_lb, stride_lh, stride_lt,
+    q_strides, key_pages_strides, value_pages_strides, stride_ts, stride_tp, lengths_strides,
+    part_strides, lse_strides,
     Tq, shared, span, scale,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, CAUSAL: tl.constexpr, PAGE: tl.constexpr,
@@ -92,21 +101,21 @@ def _paged_fwd_kernel(
     split = tl.program_id(0) // row_tiles
     group = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * stride_qb + group * shared * stride_qh
+    q_ptr += batch * q_strides[0] + group * shared * q_strides[1]
     table_ptr += batch * stride_ts
-    part_ptr += split.to(tl.int64) * stride_ps + batch * stride_pb + group * shared * stride_ph
-    lse_ptr += split.to(tl.int64) * stride_ls + batch * stride_lb + group * shared * stride_lh
+    part_ptr = of_split(part_ptr, split, batch, group * shared, part_strides)
+    lse_ptr = of_split(lse_ptr, split, batch, group * shared, lse_strides)
 
-    Tk = tl.load(lengths_ptr + batch * stride_ns).to(tl.int32)
+    Tk = tl.load(lengths_ptr + batch * lengths_strides[0]).to(tl.int32)
     queries, heads, in_rows = packed_rows(start, Tq, shared, BLOCK_R)
-    lse_ptr += heads * stride_lh + queries * stride_lt  # [BLOCK_R]
+    lse_ptr += heads * lse_strides[2] + queries * lse_strides[3]  # [BLOCK_R]
     first_tile, last_tile = key_tiles(start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_K, CAUSAL)
     if (first_tile >= last_tile) & (split > 0):  # a shorter sequence ends before this split
         tl.store(lse_ptr, tl.full([BLOCK_R], float("-inf"), tl.float32), mask=in_rows)
         return
 
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    q = load_rows(q_ptr, heads * stride_qh + queries * stride_qt, in_rows, cols, stride_qd, D)
+    q = load_rows(q_ptr, heads * q_strides[1] + queries * q_strides[2], in_rows, cols, q_strides, D)
     q = pass_infinity(q)
     acc = tl.zeros([BLOCK_R, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_R], float("-inf"), tl.float32)
@@ -115,10 +124,10 @@ def _paged_fwd_kernel(
     stop = min(last_tile * BLOCK_K, Tk)
     pages, slots, in_keys = token_rows(table_ptr, keys, stop, stride_tp, PAGE)
     for _tile in range(first_tile, last_tile):
-        k_rows = pages * stride_kpp + group * stride_kph + slots * stride_kpt  # [BLOCK_K]
-        v_rows = pages * stride_vpp + group * stride_vph + slots * stride_vpt  # [BLOCK_K]
-        k = load_rows(key_pages_ptr, k_rows, in_keys, cols, stride_kpd, D)  # [BLOCK_K, BLOCK_D]
-        v = load_rows(value_pages_ptr, v_rows, in_keys, v_cols, stride_vpd, Dv)
+        k_rows = slot_rows(pages, slots, group, key_pages_strides)  # [BLOCK_K]
+        v_rows = slot_rows(pages, slots, group, value_pages_strides)  # [BLOCK_K]
+        k = load_rows(key_pages_ptr, k_rows, in_keys, cols, key_pages_strides, D)
+        v = load_rows(value_pages_ptr, v_rows, in_keys, v_cols, value_pages_strides, Dv)
         visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)  # [BLOCK_R, BLOCK_K]
         acc, running_max, running_sum = attend_tile(
             q, k, v, visible, acc, running_max, running_sum, scale
@@ -128,8 +137,8 @@ def _paged_fwd_kernel(
 
     running_sum = nonzero(running_sum)
     acc /= running_sum[:, None]  # [BLOCK_R, BLOCK_DV]
-    part_rows = heads * stride_ph + queries * stride_pt
-    store_rows(part_ptr, acc, part_rows, in_rows, v_cols, stride_pd, Dv)
+    part_rows = heads * part_strides[2] + queries * part_strides[3]
+    store_rows(part_ptr, acc, part_rows, in_rows, v_cols, part_strides, Dv)
     lse = running_max + tl.log2(running_sum)  # to base 2, as the scores; -inf where no key is seen
     tl.store(lse_ptr, lse, mask=in_rows)
 
@@ -159,8 +168,8 @@ def launch(q, key_pages, value_pages, table, lengths, longest, causal, scale):
         parts, lse = splits.partials(out, n_splits)
         _paged_fwd_kernel[(row_tiles * n_splits, G, S)](
             q, key_pages, value_pages, table, lengths, parts, lse,
-            *q.stride(), *key_pages.stride(), *value_pages.stride(),
-            *table.stride(), *lengths.stride(), *parts.stride(), *lse.stride(),
+            q.stride(), key_pages.stride(), value_pages.stride(),
+            *table.stride(), lengths.stride(), parts.stride(), lse.stride(),
             Tq, shared, span, scale,
             D, Dv, padded(D), padded(Dv), BLOCK_R, BLOCK_K, causal, page, **options,
         )  # fmt: skip

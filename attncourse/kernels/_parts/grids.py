@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from attncourse.cost import Cost
+
 MAX_GRID = 65_535  # CUDA's limit for the second and third axis of a grid
 
 
@@ -55,6 +57,67 @@ def in_grids(each: int | Callable = 1, **axes: tuple[int | None, int]) -> Callab
     return decorate
 
 
+def counted_in_grids(each: int | Callable = 1) -> Callable:
+    """Let a `cost` count what `in_grids` does: all parts, and that their results are joined.
+
+    Args:
+        each: As of `in_grids`, or a function of Tq, Tk and the knobs.
+
+    Returns:
+        A decorator.
+    """
+
+    def decorate(cost: Callable) -> Callable:
+        @functools.wraps(cost)
+        def of_all_parts(B, H, Tq, Tk, D, **knobs):
+            many = each(Tq, Tk, **knobs) if callable(each) else each
+
+            def of_part(batch: int, heads: int) -> Cost:
+                return cost(batch, heads, Tq, Tk, D, **knobs)
+
+            return count_parts(of_part, B, H, H, Tq * D * knobs.get("dtype_bytes", 4), many)
+
+        return of_all_parts
+
+    return decorate
+
+
+def count_parts(
+    of_part: Callable[[int, int], Cost], B: int, H: int, G: int, out_bytes: int, each: int = 1
+) -> Cost:
+    """Return what the parts of `cuts` cost together.
+
+    Results are held until all are there; joining reads and writes the whole output once more.
+
+    Args:
+        of_part: Returns the cost of so many sequences and heads.
+        B: Sequences.
+        H: Heads.
+        G: Key/value heads.
+        out_bytes: Of one head of one sequence, the output's.
+        each: Programs that one head takes on the grid's second axis, at most.
+    """
+    parts = cuts(B, H, G, each)
+    if parts is None:
+        return of_part(B, H)
+    of_part = functools.cache(of_part)
+    held = peak = 0
+    costs = []
+    for batch, heads in parts:
+        for head, _ in heads:
+            sizes = len(range(*batch.indices(B))), len(range(*head.indices(H)))
+            one = of_part(*sizes)
+            costs.append(one)
+            peak = max(peak, held + one.peak_bytes)
+            held += out_bytes * sizes[0] * sizes[1]
+    return Cost(
+        flops=sum(one.flops for one in costs),
+        bytes_read=sum(one.bytes_read for one in costs) + held,
+        bytes_written=sum(one.bytes_written for one in costs) + held,
+        peak_bytes=max(peak, 2 * held),
+    )
+
+
 def cuts(B: int, H: int, G: int, each: int = 1) -> list[tuple[slice, list]] | None:
     """Return slices of the batch, each with its slices of heads and of key/value heads.
 
@@ -74,8 +137,15 @@ def cuts(B: int, H: int, G: int, each: int = 1) -> list[tuple[slice, list]] | No
 
 
 def join(parts: list[list[torch.Tensor]]) -> torch.Tensor:
-    """Return what the parts of `cuts` are together: rows are sequences, columns are heads."""
-    return torch.cat([torch.cat(row, 1) if len(row) > 1 else row[0] for row in parts])
+    """Return what the parts of `cuts` are together: rows are sequences, columns are heads.
+
+    The lists are emptied on the way, so that no more than twice the whole is held.
+    """
+    rows = []
+    for row in parts:
+        rows.append(torch.cat(row, 1) if len(row) > 1 else row[0])
+        row.clear()
+    return torch.cat(rows) if len(rows) > 1 else rows[0]
 
 
 def _cut(knob: Any, axes: tuple, parts: tuple[slice, slice], whole: tuple[int, int]) -> Any:

@@ -42,18 +42,18 @@ def existing(tokens, n_tokens):
 
 
 @triton.jit
-def load_totals(total_ptr, delta_ptr, rows, stride, n_rows):
+def load_totals(total_ptr, delta_ptr, rows, strides, n_rows):
     """1 / normaliser, and minus what its gradient is, of the given queries."""
     in_rows = rows < n_rows
-    total = tl.load(total_ptr + rows * stride, mask=in_rows, other=1.0)  # [BLOCK]
-    delta = tl.load(delta_ptr + rows * stride, mask=in_rows, other=0.0)  # [BLOCK]
+    total = tl.load(total_ptr + rows * strides[-1], mask=in_rows, other=1.0)  # [BLOCK]
+    delta = tl.load(delta_ptr + rows * strides[-1], mask=in_rows, other=0.0)  # [BLOCK]
     return 1.0 / nonzero(total), delta
 
 
 @triton.jit
-def load_tops(tops_ptr, keys, stride, n_keys):
+def load_tops(tops_ptr, keys, strides, n_keys):
     """The exponents, to base 2, that the features of these keys came without; see `scan`."""
-    return tl.load(tops_ptr + keys * stride, mask=keys < n_keys, other=float("-inf"))
+    return tl.load(tops_ptr + keys * strides[-1], mask=keys < n_keys, other=float("-inf"))
 
 
 @triton.jit
@@ -67,9 +67,9 @@ def row_strides(tensor: torch.Tensor | None) -> tuple[int, ...]:
     return (0, 0, 0) if tensor is None else tensor.stride()
 
 
-def all_strides(*tensors: torch.Tensor) -> list[int]:
-    """Return the strides of these tensors, one after the other."""
-    return [stride for tensor in tensors for stride in tensor.stride()]
+def all_strides(*tensors: torch.Tensor) -> list[tuple[int, ...]]:
+    """Return the strides of each of these tensors."""
+    return [tensor.stride() for tensor in tensors]
 
 
 def precision(q: torch.Tensor) -> str:

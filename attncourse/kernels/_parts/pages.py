@@ -5,20 +5,17 @@ import triton
 import triton.language as tl
 
 from attncourse.inputs import check_flag, check_qkv, check_scale
-from attncourse.kernels._parts.block_table import check_pages, launch, token_rows
+from attncourse.kernels._parts.block_table import check_pages, launch, slot_rows, token_rows
 from attncourse.kernels._parts.grids import cuts
 from attncourse.kernels._parts.tiles import load_tile, padded, store_rows, tiling
 
 
-# the table grows with the cache: see `_kv_cache_fwd_kernel`
+# the table grows with the cache: see `_paged_fwd_kernel`
 @triton.jit(do_not_specialize=["stride_ts"])
 def _paged_append_kernel(
     k_ptr, v_ptr, table_ptr, lengths_ptr, key_pages_ptr, value_pages_ptr,
-    stride_kb, stride_kh, stride_kt, stride_kd,
-    stride_vb, stride_vh, stride_vt, stride_vd,
-    stride_ts, stride_tp, stride_ns,
-    stride_kpp, stride_kph, stride_kpt, stride_kpd,
-    stride_vpp, stride_vph, stride_vpt, stride_vpd,
+    k_strides, v_strides, stride_ts, stride_tp, lengths_strides, key_pages_strides,
+    value_pages_strides,
     T,
     D: tl.constexpr, Dv: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_K: tl.constexpr, PAGE: tl.constexpr,
@@ -27,19 +24,19 @@ def _paged_append_kernel(
     group = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
     tokens = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
-    length = tl.load(lengths_ptr + batch * stride_ns)  # before these tokens
+    length = tl.load(lengths_ptr + batch * lengths_strides[0])  # before these tokens
     pages, slots, in_tokens = token_rows(
         table_ptr + batch * stride_ts, length + tokens, length + T, stride_tp, PAGE
     )
     cols, v_cols = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    k_ptr += batch * stride_kb + group * stride_kh
-    v_ptr += batch * stride_vb + group * stride_vh
-    k = load_tile(k_ptr, tokens, cols, stride_kt, stride_kd, T, D)  # [BLOCK_K, BLOCK_D]
-    v = load_tile(v_ptr, tokens, v_cols, stride_vt, stride_vd, T, Dv)  # [BLOCK_K, BLOCK_DV]
-    k_rows = pages * stride_kpp + group * stride_kph + slots * stride_kpt  # [BLOCK_K]
-    v_rows = pages * stride_vpp + group * stride_vph + slots * stride_vpt  # [BLOCK_K]
-    store_rows(key_pages_ptr, k, k_rows, in_tokens, cols, stride_kpd, D)
-    store_rows(value_pages_ptr, v, v_rows, in_tokens, v_cols, stride_vpd, Dv)
+    k_ptr += batch * k_strides[0] + group * k_strides[1]
+    v_ptr += batch * v_strides[0] + group * v_strides[1]
+    k = load_tile(k_ptr, tokens, cols, k_strides, T, D)  # [BLOCK_K, BLOCK_D]
+    v = load_tile(v_ptr, tokens, v_cols, v_strides, T, Dv)  # [BLOCK_K, BLOCK_DV]
+    k_rows = slot_rows(pages, slots, group, key_pages_strides)  # [BLOCK_K]
+    v_rows = slot_rows(pages, slots, group, value_pages_strides)  # [BLOCK_K]
+    store_rows(key_pages_ptr, k, k_rows, in_tokens, cols, key_pages_strides, D)
+    store_rows(value_pages_ptr, v, v_rows, in_tokens, v_cols, value_pages_strides, Dv)
 
 
 class PagedCache:
@@ -104,9 +101,11 @@ class PagedCache:
             ]
         for inputs in launches:
             grid = (triton.cdiv(T, BLOCK_K), inputs[0].shape[1], inputs[0].shape[0])
+            strides = [x.stride() for x in inputs]
+            strides[2:3] = strides[2]  # the table's stand alone
             with torch.cuda.device_of(k):
                 _paged_append_kernel[grid](
-                    *inputs, *(stride for x in inputs for stride in x.stride()),
+                    *inputs, *strides,
                     T, D, Dv, padded(D), padded(Dv), BLOCK_K, page, **options,
                 )  # fmt: skip
         lengths += T

@@ -11,6 +11,7 @@ import triton.language as tl
 
 from attncourse.cost import Cost
 from attncourse.kernels import INTERPRETED
+from attncourse.kernels._parts.grids import count_parts
 from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_no_grad,
@@ -74,6 +75,12 @@ def multiprocessors() -> int:
 
 
 @triton.jit
+def of_split(ptr, split, batch, head, strides):
+    """Where the results of a split begin, for one head of one sequence."""
+    return ptr + (split.to(tl.int64) * strides[0] + batch * strides[1] + head * strides[2])
+
+
+@triton.jit
 def packed_rows(start, Tq, shared, BLOCK_R: tl.constexpr):
     """The query and the head in its group of rows start ..., and which of these rows exist.
 
@@ -134,9 +141,7 @@ def attend_tile(q, k, v, visible, acc, running_max, running_sum, scale):
 @triton.jit(do_not_specialize=["n_splits"])
 def merge_kernel(
     part_ptr, lse_ptr, out_ptr,
-    stride_ps, stride_pb, stride_ph, stride_pt, stride_pd,
-    stride_ls, stride_lb, stride_lh, stride_lt,
-    stride_ob, stride_oh, stride_ot, stride_od,
+    part_strides, lse_strides, out_strides,
     n_splits,
     Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
@@ -148,19 +153,19 @@ def merge_kernel(
     query = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    part_ptr += batch * stride_pb + head * stride_ph + query * stride_pt
-    lse_ptr += batch * stride_lb + head * stride_lh + query * stride_lt
-    out_ptr += batch * stride_ob + head * stride_oh + query * stride_ot
+    part_ptr += batch * part_strides[1] + head * part_strides[2] + query * part_strides[3]
+    lse_ptr += batch * lse_strides[1] + head * lse_strides[2] + query * lse_strides[3]
+    out_ptr += batch * out_strides[0] + head * out_strides[1] + query * out_strides[2]
 
     splits = tl.arange(0, BLOCK_S).to(tl.int64)
     cols = tl.arange(0, BLOCK_DV)
     in_splits = splits < n_splits
-    lse = tl.load(lse_ptr + splits * stride_ls, mask=in_splits, other=float("-inf"))  # [BLOCK_S]
+    lse = tl.load(lse_ptr + splits * lse_strides[0], mask=in_splits, other=float("-inf"))
     saw_keys = lse > float("-inf")
-    parts = load_rows(part_ptr, splits * stride_ps, saw_keys, cols, stride_pd, Dv)
-    weights = tl.exp2(lse - finite(tl.max(lse, 0)))  # [BLOCK_S]
+    parts = load_rows(part_ptr, splits * part_strides[0], saw_keys, cols, part_strides, Dv)
+    weights = tl.exp2(lse - finite(tl.max(lse, 0)))  # [BLOCK_S], as lse
     out = tl.sum(weights[:, None] * parts, 0) / nonzero(tl.sum(weights, 0))  # [BLOCK_DV]
-    tl.store(out_ptr + cols * stride_od, out.to(out_ptr.dtype.element_ty), mask=cols < Dv)
+    tl.store(out_ptr + cols * out_strides[3], out.to(out_ptr.dtype.element_ty), mask=cols < Dv)
 
 
 def partials(out: torch.Tensor, n_splits: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -181,7 +186,7 @@ def merge(parts: torch.Tensor, lse: torch.Tensor, out: torch.Tensor) -> None:
         B, H, Tq, Dv = out.shape
         merge_kernel[(Tq, H, B)](
             parts, lse, out,
-            *parts.stride(), *lse.stride(), *out.stride(),
+            parts.stride(), lse.stride(), out.stride(),
             n_splits, Dv, padded(Dv), MAX_SPLITS,
             num_warps=8,
         )  # fmt: skip
@@ -199,6 +204,8 @@ def cost(
 ) -> Cost:  # fmt: skip
     """Count what the kernels of split-KV do, partial results included: see `attncourse.kernels`.
 
+    What does not fit into one grid is counted part by part.
+
     Args:
         B: Batch.
         G: Key/value heads.
@@ -212,6 +219,16 @@ def cost(
         key_bytes: Read for each key, to find it.
         program_bytes: Read once by each program.
     """
+    more = shared, Tq, Tk, D, chunk, causal, dtype_bytes, key_bytes, program_bytes
+
+    def of_part(batch: int, heads: int) -> Cost:
+        return _cost(batch, heads // max(1, shared), *more)
+
+    return count_parts(of_part, B, G * shared, G, Tq * D * dtype_bytes)
+
+
+def _cost(B, G, shared, Tq, Tk, D, chunk, causal, dtype_bytes, key_bytes, program_bytes) -> Cost:
+    """Count what fits into one grid."""
     n_rows = Tq * shared
     BLOCK_R, BLOCK_K, _ = tile_sizes(chunk * shared, D, dtype_bytes)
     row_tiles = triton.cdiv(n_rows, BLOCK_R)

@@ -27,34 +27,37 @@ def far(steps, stride):
 
 
 @triton.jit
-def load_tile(ptr, rows, cols, stride_row, stride_col, n_rows, n_cols):
-    """Load the given rows and columns of a matrix, with zeros outside of it."""
+def load_tile(ptr, rows, cols, strides, n_rows, n_cols):
+    """Load the given rows and columns of a matrix, with zeros outside of it.
+
+    `strides` are those of a tensor whose last two axes are the matrix.
+    """
     inside = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]
-    offsets = far(rows[:, None], stride_row) + far(cols[None, :], stride_col)
+    offsets = far(rows[:, None], strides[-2]) + far(cols[None, :], strides[-1])
     return tl.load(ptr + offsets, mask=inside, other=0.0)
 
 
 @triton.jit
-def store_tile(ptr, tile, rows, cols, stride_row, stride_col, n_rows, n_cols):
+def store_tile(ptr, tile, rows, cols, strides, n_rows, n_cols):
     """Store a tile at the given rows and columns of a matrix, in the matrix's dtype."""
     inside = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]
-    offsets = far(rows[:, None], stride_row) + far(cols[None, :], stride_col)
+    offsets = far(rows[:, None], strides[-2]) + far(cols[None, :], strides[-1])
     tl.store(ptr + offsets, tile.to(ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def load_rows(ptr, offsets, in_rows, cols, stride_col, n_cols):
+def load_rows(ptr, offsets, in_rows, cols, strides, n_cols):
     """Load rows that begin at any 64-bit offsets, with zeros where not `in_rows`."""
     inside = in_rows[:, None] & (cols < n_cols)[None, :]
-    where = ptr + offsets[:, None] + far(cols[None, :], stride_col)
+    where = ptr + offsets[:, None] + far(cols[None, :], strides[-1])
     return tl.load(where, mask=inside, other=0.0)
 
 
 @triton.jit
-def store_rows(ptr, tile, offsets, in_rows, cols, stride_col, n_cols):
+def store_rows(ptr, tile, offsets, in_rows, cols, strides, n_cols):
     """Store rows that begin at any 64-bit offsets, in the dtype of what is there."""
     inside = in_rows[:, None] & (cols < n_cols)[None, :]
-    where = ptr + offsets[:, None] + far(cols[None, :], stride_col)
+    where = ptr + offsets[:, None] + far(cols[None, :], strides[-1])
     tl.store(where, tile.to(ptr.dtype.element_ty), mask=inside)
 
 
@@ -113,9 +116,7 @@ def join_tile(acc, running_max, running_sum, scores, v):
 @triton.jit
 def delta_kernel(
     out_ptr, grad_out_ptr, delta_ptr,
-    stride_ob, stride_oh, stride_ot, stride_od,
-    stride_gb, stride_gh, stride_gt, stride_gd,
-    stride_db, stride_dh, stride_dt,
+    out_strides, grad_out_strides, delta_strides,
     Tq,
     Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Q: tl.constexpr,
 ):  # fmt: skip
@@ -123,14 +124,14 @@ def delta_kernel(
     queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    out_ptr += batch * stride_ob + head * stride_oh
-    grad_out_ptr += batch * stride_gb + head * stride_gh
-    delta_ptr += batch * stride_db + head * stride_dh
+    out_ptr += batch * out_strides[0] + head * out_strides[1]
+    grad_out_ptr += batch * grad_out_strides[0] + head * grad_out_strides[1]
+    delta_ptr += batch * delta_strides[0] + head * delta_strides[1]
     cols = tl.arange(0, BLOCK_DV)
-    out = load_tile(out_ptr, queries, cols, stride_ot, stride_od, Tq, Dv)  # [BLOCK_Q, BLOCK_DV]
-    grad_out = load_tile(grad_out_ptr, queries, cols, stride_gt, stride_gd, Tq, Dv)
+    out = load_tile(out_ptr, queries, cols, out_strides, Tq, Dv)  # [BLOCK_Q, BLOCK_DV]
+    grad_out = load_tile(grad_out_ptr, queries, cols, grad_out_strides, Tq, Dv)
     delta = tl.sum(out.to(tl.float32) * grad_out.to(tl.float32), 1)  # [BLOCK_Q]
-    tl.store(delta_ptr + queries * stride_dt, delta, mask=queries < Tq)
+    tl.store(delta_ptr + queries * delta_strides[2], delta, mask=queries < Tq)
 
 
 def row_delta(out: torch.Tensor, grad_out: torch.Tensor) -> torch.Tensor:
@@ -150,7 +151,7 @@ def row_delta(out: torch.Tensor, grad_out: torch.Tensor) -> torch.Tensor:
     delta = out.new_empty(B, H, Tq, dtype=torch.float32)
     delta_kernel[(triton.cdiv(Tq, BLOCK_Q), H, B)](
         out, grad_out, delta,
-        *out.stride(), *grad_out.stride(), *delta.stride(),
+        out.stride(), grad_out.stride(), delta.stride(),
         Tq, Dv, padded(Dv), BLOCK_Q,
     )  # fmt: skip
     return delta
