@@ -423,9 +423,9 @@ widgets.explore(draw_fit, live_fit.figure, device=names, n=sizes, layers=(1, 48,
 # %% [markdown] covers="A5 A6"
 # ## How long a square must live
 #
-# Training goes through the steps twice: forward to the output, then backward, to the *gradient* of
-# each array, which says how the error would change with it. The backward pass needs some of what
-# the forward pass had. PyTorch keeps that without being asked.
+# Training goes through the steps twice: forward to the output, then backward, to the gradient of
+# each array. The backward pass needs some of what the forward pass had. PyTorch keeps that without
+# being asked.
 
 
 # %%
@@ -780,9 +780,9 @@ print("0.15 ms:", implied(0.15e-3, 8192, 64, heads=12, device=a100))
 print("98 ms:  ", implied(98e-3, 4096, 64, heads=12, device=a100))
 
 # %% [markdown]
-# The peak asks for float16 on tensor cores, and *least traffic* moves no square. Be generous: let
-# the program use float32 without tensor cores, pass each square six times, and never compute while
-# it moves.
+# The peak asks for float16 on *tensor cores*, units for products of small matrices and for nothing
+# else, and *least traffic* moves no square. Be generous: let the program use float32 without tensor
+# cores, pass each square six times, and never compute while it moves.
 
 # %%
 flops, moved = 12 * 4 * 4096**2 * 64, 12 * 6 * 4096**2 * 4
@@ -819,9 +819,9 @@ widgets.explore(draw_lie, live_lie.figure, milliseconds=times, n=sizes, device=n
 # ## What hardware likes
 #
 # Few bytes are not its only wish. It wants *many numbers at once*: a CPU through its vector
-# instructions, a GPU through tensor cores, a TPU through a grid of 128 × 128 multipliers. It is
-# built for products of matrices, and models for it. One dot product of 2000 numbers, in a Python
-# loop and in NumPy:
+# instructions, a GPU through tensor cores, a TPU, Google's chip, through a grid of 128 × 128
+# multipliers. It is built for products of matrices, and models for it. One dot product of 2000
+# numbers, in a Python loop and in NumPy:
 
 # %%
 x, y = random_qkv(1, 2000, width=2000)[1][0, 0, :2]
@@ -923,7 +923,7 @@ print(f"promised: {promised:.1f} times faster")
 print(f"arrived: {arrived:.1f} times faster on this machine")
 
 # %% [markdown]
-# [Chapter 13](13_measuring.ipynb) measures all of them.
+# [Chapter 13](13_measuring.ipynb) measures ten of them.
 #
 # ## Your own text
 #
@@ -940,5 +940,6 @@ print(f"about {n:,} tokens, {format_bytes(need)} of scores; fits into:")
 print(", ".join(fits) or "nothing here")
 
 # %% [markdown]
-# Next: [chapter 04](04_window.ipynb) keeps the scores near the diagonal;
-# [chapter 09](09_flash.ipynb) computes all of them, and stores no square.
+# Next: [chapter 02](02_attention.ipynb) takes attention apart, from one dot product to a decoder.
+# In a hurry to save? [Chapter 04](04_window.ipynb) keeps the scores near the diagonal; [chapter
+# 09](09_flash.ipynb) computes all of them, and stores no square.

@@ -5,9 +5,6 @@
 # that by hand for three words, then make it whole: two sentences, masks, heads, other scores, and
 # at last the block that writes one language while it reads another.
 #
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys. Code that only
-# draws is folded away; a click on its dots shows it.
-#
 # <!-- summary: attention by hand; soft and hard; why 1/√d; an alignment map of two sentences; every
 # mask and the row that sees nothing; a softmax that does not overflow; heads; four scores and what
 # they cost; a decoder block, and where its norm belongs. -->
@@ -976,3 +973,7 @@ curve = smooth(text, word, sharpness=300)
 peak = int(curve.argmax())
 print(f"{word!r} is densest around word {peak} of {len(curve)}: one word in {1 / curve[peak]:.0f}")
 print("…", *text.split()[max(0, peak - 6) : peak + 7], "…")
+
+# %% [markdown]
+# Next: nothing here knew the order of the words. [Chapter 03](03_positions.ipynb) brings it in, and
+# opens the heads of a trained model.

@@ -9,11 +9,6 @@
 # ALiBi and RoPE; heat maps and how they mislead; what the sixteen heads of a trained model do, and
 # which of them it misses. -->
 
-# %% [markdown]
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys. Where a guess is
-# asked for, commit to a number first. Code that only draws is folded away; a click on its dots
-# shows it.
-
 # %% role="setup"
 import math
 
@@ -851,7 +846,7 @@ widgets.explore(draw_cut, figure, head=chosen_cut, w=(0, 127, 1, 16), g=(0, 16, 
 # %% [markdown]
 # How wide must the window be to keep nine tenths of the weight, over all heads and the whole page?
 # And what goes with the last tenth? Predict, then measure with the pattern in the model, which is
-# not trained again. *Copying* is the loss on 128 shuffled tokens that are read twice.
+# not trained again. Under *copying* stand its losses on 128 shuffled tokens that it reads twice.
 
 
 # %%
@@ -903,3 +898,7 @@ own_pieces = small.tokenizer.pieces(small.encode(own))
 costs = np.concatenate([[0], small.losses(own)])  # nothing stands before the first token
 page = plots.LivePage(own_pieces, costs, high=6, label="nats")
 plots.show(page.figure, f"{costs.sum():.0f} nats; {own_pieces[costs.argmax()]!r} cost most.")
+
+# %% [markdown]
+# Next: [chapter 04](04_window.ipynb) takes the commonest of these patterns, *look nearby*, and lets
+# it save memory.

@@ -9,11 +9,6 @@
 # papers give to w; why a mask saves nothing and blocks do; dilation, and how far layers see; what a
 # Triton program is, and the window as a kernel, tile by tile. -->
 
-# %% [markdown]
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys. Where a guess is
-# asked for, commit to a number first: being wrong by a factor of ten is how one learns what counts.
-# Code that only draws is folded away; a click on its dots shows it.
-
 # %% role="setup"
 import contextlib
 import os
@@ -942,3 +937,6 @@ n_words, radius = len(text.split()), int(np.ceil(np.quantile(back, 0.9)))
 print(f"{n_words} words, {len(back)} of them seen before")
 print(f"nine of ten stood at most {radius} words back: a window of {radius} shows")
 print(f"{window.count(n_words, n_words, window=radius) / n_words**2:.0%} of all pairs")
+
+# %% [markdown]
+# Next: [chapter 05](05_sparse.ipynb) asks which keys a query may keep other than its neighbours.

@@ -9,8 +9,8 @@
 # Longformer, BigBird: on a page of 64 words, who hears from whom after how many layers. -->
 
 # %% [markdown]
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys. In a hurry, skip
-# *Steps with a common divisor* and *Let the data choose*. No cell takes longer than some seconds.
+# In a hurry, skip *Steps with a common divisor* and *Let the data choose*. No cell takes longer
+# than some seconds.
 
 # %% role="setup"
 import numpy as np
@@ -661,8 +661,8 @@ for way, found in {"predictor of rank 16": guessed, "chance": by_chance}.items()
 
 # %% [markdown]
 # Reformer ([chapter 08](08_content.ipynb)) takes that road and finds near keys by hashing. Others
-# leave the idea of a mask: Linformer and Synthesizer (06), Linear Transformer and Performer
-# ([07](07_linear.ipynb)).
+# leave the idea of a mask: Linformer and Synthesizer ([06](06_low_rank.ipynb)), Linear
+# Transformer and Performer ([07](07_linear.ipynb)).
 
 # %% [markdown]
 # ## In a real model

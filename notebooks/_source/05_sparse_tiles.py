@@ -9,8 +9,8 @@
 # shapes; block-sparse attention; gathered keys against blocks, prediction beside measurement. -->
 
 # %% [markdown]
-# **Run a cell with Shift + Enter.** The first part is needed for the patterns' names only. *Block
-# sizes that contradict each other* may be skipped. Two cells measure, some seconds each.
+# The first part is needed for the patterns' names only. *Block sizes that contradict each other*
+# may be skipped. Two cells measure, some seconds each.
 
 # %% role="setup"
 import functools
@@ -582,3 +582,5 @@ for name, mask in {"woven": woven, "sorted": woven[order][:, order]}.items():
 # %% [markdown]
 # You know which positions of your data belong together: columns of a table, frames of a film, calls
 # of a function. Build their mask, bool `(n, n)`, and try two orders. Which one has fewer tiles?
+#
+# Next: [chapter 06](06_low_rank.ipynb) leaves no key out, and mixes all of them into a few.

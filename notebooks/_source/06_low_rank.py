@@ -10,9 +10,6 @@
 # <!-- summary: singular values of real maps, and what a copy asks for; Linformer, and three prices
 # for one thing; which mixture finds what is there, who shares it, what it does to noise. -->
 
-# %% [markdown]
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
-
 # %% role="setup"
 import dataclasses
 

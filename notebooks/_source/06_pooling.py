@@ -544,3 +544,7 @@ ids = small.encode(text)
 starts = pooled.cuts(small.qkv(ids)[3][1][1], len(ids) // 3)
 own_runs = np.split(np.array(small.tokenizer.pieces(ids)), starts[1:])
 print(" | ".join("".join(run).replace("\n", " ").strip() for run in own_runs))
+
+# %% [markdown]
+# Next: [chapter 07](07_linear.ipynb) gives up the softmax, and a text of any length becomes one
+# small array.

@@ -9,9 +9,6 @@
 # <!-- summary: attention as a kernel, and what moving a bracket saves; causal as a recurrence, a
 # scan, in chunks; what a small state forgets. -->
 
-# %% [markdown]
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
-
 # %% role="setup"
 import numpy as np
 

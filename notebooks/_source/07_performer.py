@@ -9,9 +9,6 @@
 # <!-- summary: the softmax's exponential as an average over random draws; positive features against
 # sines and cosines, with both variances derived; error against m, and what it hides. -->
 
-# %% [markdown]
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
-
 # %% role="setup"
 import math
 
@@ -757,3 +754,7 @@ for scale in (0.25, 0.5, 1.0):
     q, k, _ = (scale * array[0, 0] for array in random_qkv(128))
     shares = [f"{share_below(q, k, m):.0%} with {m}" for m in (64, 256, 1024)]
     print(f"random tokens × {scale:<4}: {', '.join(shares)}")
+
+# %% [markdown]
+# Next: [chapter 08](08_content.ipynb) keeps the softmax, and lets the words decide which keys it
+# sees.

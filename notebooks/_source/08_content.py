@@ -9,11 +9,6 @@
 # attention step by step (directions, buckets, chunks, rounds), and blocks chosen by a glance, as
 # models for long texts do it; what each finds, beside what it costs. -->
 
-# %% [markdown]
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys. Where a guess is
-# asked for, commit to a number first. Code that only draws is folded away; a click on its dots
-# shows it.
-
 # %% role="setup"
 import numpy as np
 
@@ -844,3 +839,6 @@ maps = small.attention_maps(small.encode(text)[:512])
 needed = keys_needed(maps)[:, :, maps.shape[2] // 2 :].mean(axis=-1)
 print(f"{maps.shape[2]} tokens; keys for 90 % of the weight, by layer and head:")
 print(np.round(needed).astype(int))
+
+# %% [markdown]
+# Next: [chapter 09](09_flash.ipynb) leaves out no key, and holds no square either.

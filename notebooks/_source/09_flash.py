@@ -1,15 +1,13 @@
 # %% [markdown]
 # # 09 · Nothing left out: FlashAttention
 #
-# Windows and sketches save memory by leaving something out. This chapter leaves out nothing: the
-# same softmax, the same numbers, and the n × n matrix never exists. You build it in NumPy and
-# count the bytes that travel. [Part two](09_flash_backward.ipynb) goes backward, and to Triton.
+# Windows, hashes and mixed keys save memory by leaving something out. This chapter leaves out
+# nothing: the same softmax, the same numbers, and the n × n matrix never exists. You build it in
+# NumPy and count the bytes that travel. [Part two](09_flash_backward.ipynb) goes backward, and to
+# Triton.
 #
 # <!-- summary: cut the queries, cut the keys; the online softmax step by step; tiles, what they
 # hold and what they move between HBM and the chip. -->
-
-# %% [markdown]
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
 
 # %% role="setup"
 import itertools

@@ -5,8 +5,6 @@
 # You write such code from the first line: six kernels, each with one idea more, seen at work tile
 # by tile, with their bytes counted. [Part two](10_tuning.ipynb) asks what a GPU makes of them.
 #
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
-#
 # <!-- summary: Triton from the first line: vector add, softmax, a product, flash, window and scan
 # as kernels, each played tile by tile; missing masks, coalescing, races, and who owns a tile. -->
 
@@ -550,9 +548,9 @@ if torch:
 # %% [markdown] covers="S3"
 # ## The loop of flash
 #
-# Attention is product, softmax, product. Three kernels do it, and between them the scores travel
-# to memory and back: $4 n^2$ numbers ([chapter 09](09_flash.ipynb#Tiles)). One kernel keeps
-# them on chip. It owns a tile of queries, walks over the tiles of keys, and does the online
+# Attention is product, softmax, product. Three kernels do it, and between them the scores travel to
+# memory and back: $4 n^2$ numbers ([chapter 09](09_flash.ipynb#Count-the-traffic)). One kernel
+# keeps them on chip. It owns a tile of queries, walks over the tiles of keys, and does the online
 # softmax for all its rows at once.
 
 # %% [markdown]

@@ -6,8 +6,6 @@
 # for warps. You count all three without owning one. Then: times from a real GPU, what Triton does
 # not reach, and bugs that round sizes hide.
 #
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys.
-#
 # <!-- summary: compile a kernel for a GPU you have not; registers, shared memory and occupancy by
 # hand; tiles tried on an H200, where Triton stops, and bugs that pass on powers of two. -->
 
@@ -560,3 +558,6 @@ text = "Paste a text of your own here."
 programs = 16 * -(-len(text.split()) // 64)
 count, busy = occupancy.waves(programs, 2)
 print(f"{programs} programs in tiles of 64 words: waves: {count}, {busy:.0%} of the places used")
+
+# %% [markdown]
+# Next: [chapter 11](11_training.ipynb) looks at all that a training step holds, attention or not.

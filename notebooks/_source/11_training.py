@@ -11,9 +11,8 @@
 # price counted and measured; arenas, lazy pages, mapped weights, the collector. -->
 
 # %% [markdown]
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys; commit to a
-# guess before you look. You need softmax attention ([chapter 02](02_attention.ipynb)) and an idea
-# of what a gradient is. The first cell loads torch, which takes some seconds.
+# You need softmax attention ([chapter 02](02_attention.ipynb)) and an idea of what a gradient is.
+# The first cell loads torch, which takes some seconds.
 
 # %% role="setup"
 import os

@@ -10,9 +10,8 @@
 # with its bytes a token and with what a real model loses. -->
 
 # %% [markdown]
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys; commit to a
-# guess before you look. You need the softmax and causal masks of
-# [chapter 02](02_attention.ipynb). Two cells let a model read long texts, some seconds each.
+# You need the softmax and causal masks of [chapter 02](02_attention.ipynb). Two cells let a model
+# read long texts, some seconds each.
 
 # %% role="setup"
 import dataclasses
@@ -285,8 +284,8 @@ widgets.explore(draw_roof, live_roof.figure, batch=batches, context=contexts, gr
 # ## Heads that share
 #
 # The point of the cache lies at $H / G$. So let several query heads share one head of keys and
-# values. *Multi-query attention* (MQA) has $G = 1$, *grouped-query attention* (GQA) a few; query
-# head $h$ reads
+# values. *Multi-query attention* (MQA) has $G = 1$, *grouped-query attention* (GQA) a few; with
+# $G = H$ it is plain *multi-head attention* (MHA). Query head $h$ reads
 #
 # $$ g(h) = \lfloor h \,/\, (H / G) \rfloor, \qquad
 #    \text{numbers a token} = 2 \cdot L \cdot G \cdot D $$

@@ -11,8 +11,8 @@
 # split over many programs; a model that writes several texts in pages. -->
 
 # %% [markdown]
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys. The first part
-# says what a KV cache is and what a step costs. No cell takes longer than a few seconds.
+# The first part says what a KV cache is and what a step costs. No cell takes longer than a few
+# seconds.
 
 # %% role="setup"
 import os
@@ -487,3 +487,7 @@ for rate in (1, 4, 16):
         " static, ".join(waits),
         "joining",
     )
+
+# %% [markdown]
+# Next: [chapter 13](13_measuring.ipynb) asks what a time is worth, and times ten mechanisms side by
+# side.

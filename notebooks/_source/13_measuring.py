@@ -2,16 +2,16 @@
 # # 13 · Measure it: time, memory, error
 #
 # Every chapter before this one predicted first. Now the machine speaks. You will see how a
-# stopwatch lies, put the mechanisms of the course on one picture, find the length from which each
+# stopwatch lies, put ten mechanisms of the course on one picture, find the length from which each
 # of them pays, and hold printed speed tables against all that.
 #
-# <!-- summary: how to time and weigh a call, and how not to; every mechanism on one plot with its
-# prediction and the roofline; where each one overtakes; a form to try your own sizes. -->
+# <!-- summary: how to time and weigh a call, and how not to; ten mechanisms on one plot with their
+# predictions and the roofline; where each one overtakes; a form to try your own sizes. -->
 
 # %% [markdown]
-# **Run a cell with Shift + Enter.** Timings are your machine's, so your pictures and some answers
-# to the guesses differ from ours. One cell takes five seconds or more, and says so. On a laptop,
-# plug it in first: some slow down on battery.
+# Timings are your machine's, so your pictures and some answers to the guesses differ from ours. One
+# cell takes five seconds or more, and says so. On a laptop, plug it in first: some slow down on
+# battery.
 
 # %% role="setup"
 import functools
@@ -214,10 +214,10 @@ widgets.guess(
 # right output. An exact answer has error 0, up to rounding; an answer of zeros has error 1.
 
 # %% [markdown]
-# Two of the ten may be new to you: *Linformer* mixes the keys and values down to `rank` of each,
-# and *pooled* attention averages runs of neighbours into one. Each gets seven calls, or as many as
-# fit into 0.2 s, but at least five. The cell takes five seconds, on a busy machine three times as
-# long.
+# Two of the ten are of [chapter 06](06_low_rank.ipynb): *Linformer* mixes the keys and values down
+# to `rank` of each, and *pooled* attention averages runs of neighbours into one. Each gets seven
+# calls, or as many as fit into 0.2 s, but at least five. The cell takes five seconds, on a busy
+# machine three times as long.
 
 # %%
 lengths = [256, 512, 1024, 2048]
@@ -321,8 +321,8 @@ widgets.form(ranked, "Sort", n=lengths, sort_by=list(KEYS), show={"all": 1e9, "e
 #
 # $$ \frac{c\,(2n)^a}{c\,n^a} = 2^a, \qquad a = \log_2 \frac{\text{peak}(2n)}{\text{peak}(n)} $$
 #
-# Six mechanisms, from their `cost`, which counts the output too. One of them is new: the
-# *Synthesizer* makes its scores from the query alone, without any key.
+# Six mechanisms, from their `cost`, which counts the output too. (The
+# [Synthesizer](06_pooling.ipynb#Scores-that-no-key-wrote) makes its scores without any key.)
 
 
 # %%
@@ -489,8 +489,8 @@ widgets.explore(draw_roof, live_roof.figure, n=widgets.choice(lengths, 2048))
 # %% [markdown]
 # The fastest need not stand high: it may have less to do. The *utilisation* is what was reached
 # over what the roof allows, the gap between point and roof. It says how well the machine is used,
-# not how soon you get your result. [Chapter E](17_audit.ipynb) prints 30 to 40 % without a length
-# or a kernel: nobody can check that.
+# not how soon you get your result. [Chapter E](00_start.ipynb#The-four-texts) prints 30 to 40 %
+# without a length or a kernel: nobody can check that.
 
 # %%
 times = {stem: rows[stem, 1024]["seconds"]["median"] for stem in chosen}
@@ -705,7 +705,7 @@ widgets.explore(draw_tiles, live_tiles.figure, keys=(1, 32, 1, 4), tile=sizes)
 blocks_of_64 = bigbird.mask(4096, 4096, block=64).sum()
 own_count = (4096 - 32) * 352 + 32 * 4096  # chapter E: 352 keys a row, and all of them in 32
 printed = {
-    "Longformer, 4096": (98 / 18, 4096 / (2 * 512)),  # 512 keys on each side
+    "Longformer, 4096": (98 / 18, 4096 / (2 * 512)),  # 512 keys on each side, edges left out
     "BigBird, blocks of 64": (98 / 15, 4096**2 / blocks_of_64),  # 622 keys a row
     "BigBird, E's count": (98 / 15, 4096**2 / own_count),
     "Linformer, 4096": (98 / 20, 4096 / (2 * 256)),  # rank 256, and as much to project
@@ -753,8 +753,9 @@ axes = plots.growth(everywhere, shown, {"n²: through the last point": square})
 plots.show(axes, "Printed times, flat and steep in turns; those measured here; and n squared.")
 
 # %% [markdown]
-# The ratios jump. Then there are four fast methods, timed at 4096 and at 16384 tokens. Each time,
-# says the text (claim C412 of [the audit](17_audit.ipynb)), is the average of 100 runs.
+# The ratios jump, as [chapter 01](01_bottleneck.ipynb#Operations-are-not-time) saw. Then there are
+# four fast methods, timed at 4096 and at 16384 tokens. Each time, says the text (claim C412 of [the
+# audit](17_audit.ipynb)), is the average of 100 runs.
 
 # %%
 pairs_e = {
@@ -895,9 +896,10 @@ assert 46 * 90 < d * (d + 1) < 47 * 90
 # %% [markdown] covers="P9 P11 P17"
 # ## What this chapter does not measure
 #
-# Quality. "Accuracy retained" cannot be repeated without its task, data and model. Three words that
-# you will meet: *perplexity*, the exponential of the loss a token, which hangs on what a token is;
-# *bits per character*, the loss a character to base 2; and *sparsity*, the share of pairs left out.
+# Quality, which is [chapter 14](14_quality.ipynb). "Accuracy retained" cannot be repeated without
+# its task, data and model. Three words that you will meet: *perplexity*, the exponential of the
+# loss a token, which hangs on what a token is; *bits per character*, the loss a character to base
+# 2; and *sparsity*, the share of pairs left out.
 
 # %%
 loss = 0.9  # nats for each character, of a model whose tokens are characters
@@ -1011,3 +1013,6 @@ widgets.form(
     tolerance={"exact (1e-5)": 1e-5, "1 %": 1e-2, "any": 1e9},
     causal={"no": False, "yes": True},
 )
+
+# %% [markdown]
+# Next: [chapter 14](14_quality.ipynb) measures what no clock shows: what an approximation loses.

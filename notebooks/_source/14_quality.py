@@ -6,15 +6,13 @@
 # and draw quality against bytes.
 #
 # <!-- summary: why an average hides what is lost; probes for recall, needles and two steps; quality
-# against bytes for every mechanism, before and after tuning; tiny tasks that separate mechanisms;
-# layers, hybrids, windows; nats, bits and perplexity; what a benchmark can see, and a list of tests
-# for a change of one's own. -->
+# against bytes, mechanism by mechanism, before and after tuning; tiny tasks that separate
+# mechanisms; layers, hybrids, windows; nats, bits and perplexity; what a benchmark can see, and a
+# list of tests for a change of one's own. -->
 
 # %% [markdown]
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys; commit to a
-# guess before you look. All is measured on the course's small model, four layers of four heads, and
-# on tiny tasks. They are too small to tell what a large model loses; they are large enough to show
-# *how* to find out.
+# All is measured on the course's small model, four layers of four heads, and on tiny tasks. They
+# are too small to tell what a large model loses; they are large enough to show *how* to find out.
 
 # %% role="setup"
 import dataclasses
@@ -1001,3 +999,6 @@ print(f"{(own_back > 0).mean():.0%} of {len(ids)} tokens complete a pair that st
 for w in (32, 128):
     found = small.swap("window", window=w).loss(ids) - small.loss(ids)
     print(f"w = {w}: guessed {worth * (own_back > w).mean():.2f}, measured {found:.2f} nats lost")
+
+# %% [markdown]
+# Next: [chapter 15](15_choosing.ipynb) chooses, by bytes, by time and by what may be lost.

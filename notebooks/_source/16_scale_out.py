@@ -11,10 +11,8 @@
 # hidden behind computing, and a million tokens on 64 GPUs. -->
 
 # %% [markdown]
-# **Run a cell with Shift + Enter.** Sliders move with the mouse or the arrow keys; commit to a
-# guess before you look. You need the online softmax of
-# [chapter 09](09_flash.ipynb#Cut-the-keys:-the-tempting-way). Four processes will be started, on
-# this machine alone; the first time that takes some seconds.
+# You need the online softmax of [chapter 09](09_flash.ipynb#Cut-the-keys:-the-tempting-way). Four
+# processes will be started, on this machine alone; the first time that takes some seconds.
 
 # %% role="setup"
 import dataclasses
@@ -135,7 +133,8 @@ widgets.explore(ring.draw, ring.figure, processes=counts, step=(0, 7, 1, 1))
 # $$ \underbrace{2 \cdot H_{kv} \cdot \frac{n}{P} \cdot D \cdot b}_{\text{a block, in bytes}}
 #    \cdot\, (P - 1) $$
 #
-# with $b$ bytes a number, and $H_{kv}$ heads of keys and values.
+# with $b$ bytes a number, and $H_{kv}$ heads of keys and values, which
+# [chapter 12](12_inference.ipynb#Heads-that-share) calls $G$.
 
 # %% folded=true
 widgets.guess(
@@ -268,8 +267,8 @@ except distributed.WorkerError as error:
 # all if one fails, and may start them again from the last checkpoint.
 
 # %% [markdown]
-# The same functions run there as they stand, on one machine or on several, over NCCL where there
-# are GPUs (which we have not measured). In a terminal:
+# The same functions run there as they stand, on one machine or on several, over NCCL,
+# NVIDIA's library for that, where there are GPUs (which we have not measured). In a terminal:
 #
 # ```
 # torchrun --nproc-per-node 4 -m attncourse.distributed --tokens 4096
@@ -683,8 +682,8 @@ print("a 64th of them:", format_bytes(everything / 64, decimal=True))
 # ## One machine after the other
 #
 # Must everybody see everything? *Segment recurrence*
-# ([Dai et al. 2019](https://arxiv.org/abs/1901.02860)) reads a text in segments; each sees itself
-# and a memory of the keys before it. Here is what is handed on, machine after machine:
+# ([chapter 06](06_pooling.ipynb#A-state-from-chunk-to-chunk)) reads a text in segments; each sees
+# itself and a memory of the keys before it. Here is what is handed on, machine after machine:
 
 # %%
 state, outs = segment.start(k, v, chunk=256, memory=256), []
@@ -719,7 +718,7 @@ for memory in (0, 32, 128):
 # name needs that was given once, far back.
 
 # %% [markdown]
-# The [survey](00_start.ipynb#The-four-texts) ends with a hope for *hardware co-design*, and for
+# The [survey](00_start.ipynb#The-four-texts) hopes in the end for *hardware co-design*, and for
 # algorithms, hardware and theory that advance together. This chapter is a case of both: zigzag,
 # overlap and the choice between ring and all-to-all have no other reason than the ratio $F/W$ of
 # some machine, and an identity of the log-sum-exp is what makes them exact.
@@ -789,3 +788,7 @@ for size in (2, 4, 8, 16):
     used = alone / took / size
     print(f"{size:>2} machines: {format_seconds(took)} a layer, {used:.0%} of their time used")
 workers.close()
+
+# %% [markdown]
+# Next: [the audit](17_audit.ipynb) holds all that the four texts print against what these chapters
+# found.
