@@ -442,9 +442,10 @@ def build_house(root: Path, draft: bool = False) -> None:
         _write(root / COVERAGE, coverage.markdown(written, root))
 
 
-def _chapters_last(path: Path) -> bool:
-    """Sort by this: chapter 00 lists the exercises of all."""
-    return path.parents[1].name == "notebooks"
+def _chapters_last(path: Path) -> tuple[bool, bool]:
+    """Sort by this: chapter 00 lists the exercises of all, and how long each chapter takes."""
+    chapter = path.parents[1].name == "notebooks"
+    return chapter, chapter and path.stem.startswith("00_")
 
 
 def main(

@@ -3,9 +3,10 @@
 #
 # Attention compares every token of a text with every other. That is its strength and its bill. Here
 # you see the bill, make your first guess, move your first slider, and have your first answer
-# graded. Ten minutes.
+# graded. A quarter of an hour.
 #
-# **Run a cell with Shift + Enter**, from top to bottom. A click on its dots opens a folded cell.
+# **Run a cell with Shift + Enter**, from top to bottom. Sliders move with the mouse or the arrow
+# keys. A click on its dots opens a folded cell.
 #
 # <!-- summary: what attention costs, in one picture and one slider; how to guess, run, check, ask
 # for a hint and be graded; which texts the course checks. -->
@@ -15,12 +16,21 @@ import os
 
 import numpy as np
 
-from attncourse import claims, measure, plots, widgets
+from attncourse import arc, claims, measure, plots, widgets
 from attncourse.cost import DEVICES
 from attncourse.grading import check
 from attncourse.inputs import random_qkv
 from attncourse.reference import full, window
 from attncourse.units import format_bytes
+
+# %% [markdown]
+# ## The way
+#
+# Chapters go in twos and threes: from the bill to ways of lowering it, and on to choosing among
+# them. Follow that way, or begin where you like: what builds on another chapter links to it.
+
+# %%
+arc.Map()
 
 # %% [markdown]
 # ## What is stored
@@ -169,9 +179,9 @@ for verdict in claims.VERDICTS:
 # %% [markdown]
 # ## Memory is graded
 #
-# Each chapter has exercises, in a notebook of its own. A check says whether your answer is right,
-# and for some, whether it stays within its memory. Let us provoke it, with a wrong answer to
-# [exercise 00.1](../exercises/00_start.ipynb#00.1-Bytes-of-the-scores):
+# Each chapter but the audit has exercises, in a notebook of their own. A check says whether your
+# answer is right, and for some, whether it stays within its memory. Let us provoke it, with a wrong
+# answer to [exercise 00.1](../exercises/00_start.ipynb#00.1-Bytes-of-the-scores):
 
 
 # %%
@@ -225,6 +235,6 @@ plots.show(plots.gallery(), "Full attention fills the square; the others leave p
 # [Chapter 05](05_sparse.ipynb) asks what such *global* tokens are good for.
 
 # %% [markdown]
-# Next: [chapter 01](01_bottleneck.ipynb) counts where the bytes go. After it go where you like: a
-# chapter that builds on another says so and links to it. Only [13](13_measuring.ipynb) and
-# [17](17_audit.ipynb) look back on all of them.
+# Next: [chapter 01](01_bottleneck.ipynb) counts where the bytes go, and after it comes
+# [the way](#The-way). Only [13](13_measuring.ipynb), [14](14_quality.ipynb),
+# [15](15_choosing.ipynb) and [17](17_audit.ipynb) look back on all other chapters.
