@@ -322,20 +322,24 @@ def markdown(sources: Iterable[Source], root: Path) -> str:
         for topic in topics:
             own, others = _where(found.get(topic.id, []), number)
             lines.append(f"{_row(topic)} | {own or 'nowhere'} | {others} |")
-    lines += [
-        "",
-        "## Planned",
-        "",
-        "What chapters that are not written yet have to handle, and which pages touch it already.",
-        "",
-        "| id | topic | the learner | chapter | so far |",
-        "| --- " * 5 + "|",
-    ]
     written = {stem[:2] for stem in stems}
+    unwritten = []
     for topic in inventory().values():
         if planned := [number for number in topic.chapters if number not in written]:
             _, others = _where(found.get(topic.id, []), "")
-            lines.append(f"{_row(topic)} | {', '.join(planned)} | {others} |")
+            unwritten.append(f"{_row(topic)} | {', '.join(planned)} | {others} |")
+    if unwritten:
+        lines += [
+            "",
+            "## Planned",
+            "",
+            "What chapters that are not written yet have to handle, and which pages touch it "
+            "already.",
+            "",
+            "| id | topic | the learner | chapter | so far |",
+            "| --- " * 5 + "|",
+            *unwritten,
+        ]
     places_of = defaultdict(list)
     for stem in stems:
         notebook = root / "notebooks" / f"{stem}.ipynb"
