@@ -12,8 +12,6 @@ from typing import Any
 
 from PIL import Image
 
-EAGER = 2  # pictures of a page that are loaded at once
-
 
 class Media:
     """Writes pictures into one folder, each named by its content.
@@ -78,14 +76,13 @@ def explorer(record: dict[str, Any], media: Media, name: str) -> str:
         for place, control in enumerate(record["controls"])
         if control["kind"] != "fixed"
     )
-    fixed = [
+    fixed = ", ".join(
         f"{control['label']} {control['words'][0]}"
         for control in record["controls"]
         if control["kind"] == "fixed"
-    ]
+    )
     note = (
-        f'<p class="course-fixed">Stays here: {html.escape(", ".join(fixed))}. '
-        "In JupyterLab it moves too.</p>"
+        f'<p class="course-fixed">Fixed here, free in JupyterLab: {html.escape(fixed)}</p>'
         if fixed
         else ""
     )
