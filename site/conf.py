@@ -39,6 +39,7 @@ default_role = "code"  # docstrings have single backticks
 autodoc_typehints = "none"  # the signatures have them
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_custom_sections = list(docstrings.OWN)
 add_module_names = False
 
 html_theme = "sphinx_book_theme"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes|Note|Notes|Example|Examples):\s*$")
+OWN = ("Memory", "Paper")  # sections that Google's form does not have
+SECTION = re.compile(rf"^(Args|Returns|Raises|Yields|Attributes|Examples|{'|'.join(OWN)}):\s*$")
 CODE = re.compile(r"(`+[^`]+`+)")
 MARKUP = re.compile(r"([*|]|(?<=\w)_(?=\W|$))")
 

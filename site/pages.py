@@ -27,7 +27,6 @@ import attncourse
 
 LINK = re.compile(r"(!?\[(?:[^\]\[]|\[[^\]]*\])*\]\()([^)\s]+)(\))")
 FENCED = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
-DOCS = ("docs/coverage.md", "docs/bench-cpu.md", "docs/bench-gpu.md", "docs/registers.md")
 TEXTS = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -62,6 +61,7 @@ class Pages:
         """Begin with nothing written."""
         self.root, self.folder, self.media, self.stems = root, folder, media, stems
         self.whole = len(stems) == len(list((root / "notebooks").glob("[0-9][0-9]_*.ipynb")))
+        self.docs = [f"docs/{path.name}" for path in sorted((root / "docs").glob("*.md"))]
         self.files: set[str] = set()  # of the repository, which links name
 
     def write(self, recorded: Callable[[str], Any]) -> None:
@@ -79,7 +79,7 @@ class Pages:
             exercises = [stem for stem in exercises if stem[:2] in {s[:2] for s in self.stems}]
         for stem in exercises:
             self._exercises(stem)
-        for name in (*DOCS, "README.md", "CONTRIBUTING.md"):
+        for name in (*self.docs, "README.md", "CONTRIBUTING.md"):
             text = (self.root / name).read_text(encoding="utf-8")
             self._text(TEXTS.get(name, name), self._linked(text, posixpath.dirname(name)))
         self._audit(recorded("claims"))
@@ -100,7 +100,7 @@ class Pages:
         )
         self._text(
             "more.md",
-            f"# More\n\n{toctree([n.removesuffix('.md') for n in DOCS] + ['contributing'])}",
+            f"# More\n\n{toctree([n.removesuffix('.md') for n in self.docs] + ['contributing'])}",
         )
         contents = ["chapters", "exercises", "audit", "api/index", "more"]
         index = (self.folder / "index.md").read_text(encoding="utf-8")
@@ -235,7 +235,7 @@ class Pages:
             shutil.copy(there, self.folder / "images")
             return posixpath.relpath(f"images/{there.name}", folder or ".")
         page = TEXTS.get(path, path)
-        if not (path.endswith(".ipynb") or path in (*TEXTS, *DOCS)):
+        if not (path.endswith(".ipynb") or path in (*TEXTS, *self.docs)):
             page = f"files/{path}.md"
             self.files.add(path)
         elif path == "results":
