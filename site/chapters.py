@@ -141,4 +141,7 @@ def run(path: Path) -> list[list[tuple[int, dict[str, Any]]]]:
                 except CellExecutionError as error:
                     raise RuntimeError(f"{path.name}: cell {index + 1}: {error}") from None
                 found.append(list(recorder.records(cell.get("outputs", ()))))
+                for _, record in found[-1]:
+                    if record["kind"] == "error":
+                        raise RuntimeError(f"{path.name}: cell {index + 1}: {record['says']}")
     return found

@@ -36,6 +36,7 @@ myst_heading_slug_func = "anchors.jupyter"
 suppress_warnings = ["myst.header"]  # a table of a record needs no section above it
 
 default_role = "code"  # docstrings have single backticks
+autodoc_preserve_defaults = True  # a path as it is written, not as it is here
 autodoc_typehints = "none"  # the signatures have them
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

@@ -49,8 +49,11 @@ def _recording(bundle: Callable, record: Callable[[Any], dict[str, Any]]) -> Cal
     def recording(self: Any, **kwargs: Any) -> Any:
         shown = bundle(self, **kwargs)
         data = shown[0] if isinstance(shown, tuple) else shown
-        with capture_output():
-            data[MIME] = record(self)
+        try:
+            with capture_output():
+                data[MIME] = record(self)
+        except Exception as error:  # IPython would print it and show less
+            data[MIME] = {"kind": "error", "says": f"{type(error).__name__}: {error}"}
         return shown
 
     return recording

@@ -162,6 +162,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128
+
     def handle_error(self, *args):
         """A browser that goes on to the next page takes no more of the last one."""
 
@@ -182,10 +184,19 @@ IN_WIDTH = "() => document.documentElement.scrollWidth - document.documentElemen
 KEYS = {"range": ["Home", "ArrowRight", "End"], "checkbox": ["Space"]}
 
 
+BACK = """([one, place]) => {
+    if (one.type === 'checkbox') one.checked = place;
+    else if (one.tagName === 'SELECT') one.selectedIndex = place;
+    else one.value = place;
+    one.dispatchEvent(new Event('input', {bubbles: true}));
+}"""
+PLACE = "one => one.type === 'checkbox' ? one.checked : one.selectedIndex ?? one.value"
+
+
 def moved(page, explorer):
-    """Move each control of an explorer, and yield it with all that was seen meanwhile."""
+    """Move each control of an explorer and back; yield it with all that was seen meanwhile."""
     for control in explorer.locator("[data-count]").all():
-        seen = {tuple(explorer.evaluate(SHOWN))}
+        seen, place = {tuple(explorer.evaluate(SHOWN))}, control.evaluate(PLACE)
         kind = control.get_attribute("type")
         if kind:
             control.focus()
@@ -193,9 +204,10 @@ def moved(page, explorer):
                 page.keyboard.press(key)
                 seen.add(tuple(explorer.evaluate(SHOWN)))
         else:
-            for place in range(int(control.get_attribute("data-count"))):
-                control.select_option(index=place)
+            for index in range(int(control.get_attribute("data-count"))):
+                control.select_option(index=index)
                 seen.add(tuple(explorer.evaluate(SHOWN)))
+        page.evaluate(BACK, [control.element_handle(), place])
         yield control, seen
 
 
@@ -212,7 +224,7 @@ def test_every_page_loads_by_itself_and_every_slider_moves(record_property):
     folder = SITE / "_build" / "html"
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert size < 60e6
-    wrong, explorers, controls = [], 0, 0
+    wrong, explorers, controls, guesses = [], 0, 0, 0
     with lab.browser() as browser, served(folder) as address:
         page = browser.new_page()
         page.on("console", lambda told: told.type == "error" and wrong.append(told.text))
@@ -222,7 +234,9 @@ def test_every_page_loads_by_itself_and_every_slider_moves(record_property):
         page.on("response", lambda got: got.status >= 400 and wrong.append(f"missing: {got.url}"))
         page.on("request", lambda asked: asked.url.startswith((address, "data:"))
                 or wrong.append(f"leaves the site: {asked.url}"))  # fmt: skip
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.html"))
+        pages = [path for path in sorted(folder.rglob("*.html")) if path.parent.name != "_static"]
+        names = [path.relative_to(folder).as_posix() for path in pages]
+        assert not [path for path in pages if str(ROOT) in path.read_text(encoding="utf-8")]
         for name in names:
             page.set_viewport_size({"width": 390, "height": 800})
             page.goto(address + name, wait_until="load")
@@ -247,6 +261,7 @@ def test_every_page_loads_by_itself_and_every_slider_moves(record_property):
                     "async image => { image.loading = 'eager'; await image.decode(); }"
                 )
             for guess in page.locator(".course-guess").all():
+                guesses += 1
                 guess.locator("input").fill("1")
                 guess.get_by_role("button").click()
                 assert guess.get_by_text(re.compile("You said 1; it is .")).count() == 1
@@ -255,10 +270,16 @@ def test_every_page_loads_by_itself_and_every_slider_moves(record_property):
                 assert page.get_by_text(re.compile("^0 of 4")).count() == 1
         page.goto(f"{address}search.html?q=window")
         page.locator("#search-results li a").first.wait_for()
+        page.wait_for_load_state("networkidle")  # it fetches what it found
     record_property(
         "measured",
         f"site: {len(names)} pages, {explorers} explorers with {controls} controls, "
-        f"{size / 1e6:.0f} MB",
+        f"{guesses} guesses, {size / 1e6:.0f} MB",
     )
     assert not wrong, "\n".join(wrong)
-    assert chapters or explorers > 100
+    sources = [path.read_text() for path in (ROOT / "notebooks" / "_source").glob("*.py")]
+    written = [
+        sum(len(re.findall(rf"widgets\.({shows})\(", source)) for source in sources)
+        for shows in ("explore|in_a_real_model", "guess")
+    ]
+    assert chapters or [explorers, guesses] == written
