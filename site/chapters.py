@@ -30,7 +30,22 @@ ROOT = Path(__file__).parents[1]
 CACHE = Path(__file__).with_name("_build") / "recorded"
 CELL_SECONDS = 600
 AUDIT = "claims"  # the job that finds all claims, beside the chapters
-LONGEST_FIRST = (AUDIT, "13", "04", "02", "03", "08", "12", "17", "11", "14", "07")
+LONGEST_FIRST = (
+    AUDIT,
+    "16",
+    "14",
+    "09",
+    "08",
+    "10",
+    "03",
+    "11",
+    "01",
+    "13",
+    "04",
+    "06",
+    "02",
+    "07",
+)
 STARTUP = f"""exec('''
 import sys
 sys.path.append({str(Path(__file__).parent)!r})
@@ -44,8 +59,8 @@ def record(stems: list[str], root: Path = ROOT) -> Iterator[tuple[str, float]]:
     """Record whatever the cache lacks, and yield each name with the seconds that it took."""
     CACHE.mkdir(parents=True, exist_ok=True)
     names = [name for name in (*stems, AUDIT) if not _place(name, root).exists()]
-    names.sort(key=lambda name: next((LONGEST_FIRST.index(n) for n in (name, name[:2])
-                                      if n in LONGEST_FIRST), 99))  # fmt: skip
+    order = {name: at for at, name in enumerate(LONGEST_FIRST)}
+    names.sort(key=lambda name: order.get(name, order.get(name[:2], len(order))))
     with ProcessPoolExecutor(2) as pool:
         waiting = {pool.submit(_record, name, root): name for name in names}
         for done in as_completed(waiting):

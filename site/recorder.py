@@ -42,7 +42,7 @@ def install() -> None:
         widgets.Table: table,
     }
     for kind, record in kinds.items():
-        kind._repr_mimebundle_ = _recording(kind._repr_mimebundle_, record)  # type: ignore[attr-defined]
+        kind._repr_mimebundle_ = _recording(kind._repr_mimebundle_, record)
 
 
 def _recording(bundle: Callable, record: Callable[[Any], dict[str, Any]]) -> Callable:
