@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 ALLOW_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-all lint build grade bench doctor clean
+.PHONY: help lab test test-all lint build site grade bench doctor clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,9 @@ lint: $(VENV)/.test ## Check style, format and types
 build: $(VENV)/.lab ## Build the notebooks from their sources (ARGS=--check compares only)
 	$(BIN)/attncourse build $(ARGS)
 
+site: $(VENV)/.site ## Build the course as web pages that need no kernel (CHAPTERS="04 09" for some)
+	$(BIN)/python site/build.py $(CHAPTERS)
+
 grade: $(VENV)/.lab ## Grade your answers to one chapter (CHAPTER=04)
 	$(BIN)/attncourse grade --chapter $(CHAPTER) $(ARGS)
 
@@ -53,16 +56,20 @@ doctor: $(VENV)/.lab ## Say what this machine has, and what to do about what it 
 	$(BIN)/attncourse doctor $(ARGS)
 
 clean: ## Remove .venv and caches; your answers and results stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info site/_build
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# Two stamps: to read the course nobody needs the test tools.
+# Three stamps: to read the course nobody needs the tools of tests and site.
 $(VENV)/.lab: pyproject.toml constraints.txt
 	@$(call install,.)
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt
 	@$(call install,.[test])
+	@touch $@ $(VENV)/.lab
+
+$(VENV)/.site: pyproject.toml constraints.txt
+	@$(call install,.[site])
 	@touch $@ $(VENV)/.lab
 
 # Finds a Python, makes .venv unless a working one is there, and installs $(1) into it. What is

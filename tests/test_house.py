@@ -29,6 +29,7 @@ PROJECT = PYPROJECT["project"]
 DIRECT = [
     Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
 ]
+SITE = [Requirement(line) for line in PROJECT["optional-dependencies"]["site"]]
 PINS = {
     canonicalize_name(pin.name): pin
     for line in (ROOT / "constraints.txt").read_text().splitlines()
@@ -56,14 +57,14 @@ def test_constraints_are_exact_versions_from_the_index():
 
 
 def test_constraints_pin_what_pyproject_asks_for():
-    for requirement in DIRECT:
+    for requirement in DIRECT + SITE:
         assert requirement.specifier.contains(pinned_version(requirement.name)), requirement
     assert (pinned_version("torch"), pinned_version("triton")) == ("2.13.0", "3.7.1")
     assert PINS["triton"].marker and "linux" in str(PINS["triton"].marker)
 
 
 def test_constraints_hold_the_whole_closure_and_one_torch():
-    waiting, seen = [canonicalize_name(r.name) for r in DIRECT], set()
+    waiting, seen = [canonicalize_name(r.name) for r in DIRECT + SITE], set()
     while waiting:
         name = waiting.pop()
         if name in seen:
