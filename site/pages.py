@@ -26,6 +26,7 @@ from nbformat import NotebookNode
 import attncourse
 
 LINK = re.compile(r"(!?\[(?:[^\]\[]|\[[^\]]*\])*\]\()([^)\s]+)(\))")
+BESIDE = re.compile(r'(href="[0-9]{2}_\w+)\.ipynb(?=["#])')  # in HTML, from chapter to chapter
 FENCED = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
 TEXTS = {
     "README.md": "index.md",
@@ -193,6 +194,8 @@ class Pages:
             elif others and text.startswith(_words(others[0])):
                 yield self._widget(others.pop(0), f"{name}-{len(others)}")
             else:
+                if "text/html" in data:
+                    data["text/html"] = BESIDE.sub(r"\1.html", data["text/html"])
                 yield output
         for before, one in explorers.items():
             yield _shown(html_parts.explorer(one, self.media, f"{name}-{before}"))

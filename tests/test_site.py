@@ -75,11 +75,13 @@ def stored(text, picture=False):
 
 
 def test_a_chapter_becomes_a_page_that_needs_no_kernel(load, tmp_path, monkeypatch):
-    cells = [new_code_cell(cell) for cell in ("setup", "two", "one", "guess", "form")]
+    cells = [new_code_cell(cell) for cell in ("setup", "two", "one", "guess", "form", "1")]
     cells[1].outputs = [*stored("A picture.", True), *stored("Diagonal 1 <a>.", True)]
     cells[2].outputs = stored("Now 1.", True)
     cells[3].outputs = stored("Guess first: How many? (no field to type into?)")
     cells[4].outputs = stored("Show: choose n. Nothing has been run yet.")
+    about = {"text/html": '<a href="04_toy.ipynb#A-b">04</a>', "text/plain": "a map"}
+    cells[5].outputs = [new_output("display_data", data=about)]
     link = "see [`code`](../notebooks/04_toy.ipynb#A-b) and `heads[i](x)`"
     cells.append(new_markdown_cell(f"{link}, [its solution](../solutions/04_toy.ipynb)"))
     notebooks = tmp_path / "course" / "notebooks"
@@ -102,7 +104,7 @@ def test_a_chapter_becomes_a_page_that_needs_no_kernel(load, tmp_path, monkeypat
         [output.data.get("text/html", "") for output in cell.get("outputs", ())]
         for cell in page.cells
     ]
-    assert [len(outputs) for outputs in shown] == [0, 2, 1, 1, 1, 0]
+    assert [len(outputs) for outputs in shown] == [0, 2, 1, 1, 1, 1, 0]
     assert "<figcaption>A picture.</figcaption>" in shown[1][0]
     explorer = shown[1][1]
     assert re.findall(r'<label for="([^"]+)">(\w+)</label><(\w+) id="([^"]+)"', explorer) == [
@@ -126,6 +128,7 @@ def test_a_chapter_becomes_a_page_that_needs_no_kernel(load, tmp_path, monkeypat
     assert "How many?" in shown[3][0] and 'data-answer="12 words"' in shown[3][0]
     assert "<p>Four times three.</p>" in shown[3][0]
     assert "8 rows." in shown[4][0] and "need a kernel" in shown[4][0]
+    assert shown[5] == ['<a href="04_toy.html#A-b">04</a>']
     assert "[`code`](04_toy.ipynb#A-b)" in page.cells[-1].source
     assert "`heads[i](x)`" in page.cells[-1].source
     assert "(../exercises/04_toy.ipynb)" in page.cells[-1].source
