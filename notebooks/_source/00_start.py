@@ -5,8 +5,8 @@
 # you see the bill, make your first guess, move your first slider, and have your first answer
 # graded. A quarter of an hour.
 #
-# **Run a cell with Shift + Enter**, from top to bottom. Sliders move with the mouse or the arrow
-# keys. A click on its dots opens a folded cell.
+# **Shift + Enter runs a cell.** A click on its dots opens a folded one; sliders move with the mouse
+# or the arrow keys.
 #
 # <!-- summary: what attention costs, in one picture and one slider; how to guess, run, check, ask
 # for a hint and be graded; which texts the course checks. -->

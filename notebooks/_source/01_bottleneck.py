@@ -819,9 +819,9 @@ widgets.explore(draw_lie, live_lie.figure, milliseconds=times, n=sizes, device=n
 # ## What hardware likes
 #
 # Few bytes are not its only wish. It wants *many numbers at once*: a CPU through its vector
-# instructions, a GPU through tensor cores, a TPU, Google's chip, through a grid of 128 × 128
-# multipliers. It is built for products of matrices, and models for it. One dot product of 2000
-# numbers, in a Python loop and in NumPy:
+# instructions, a GPU through tensor cores, a TPU through a grid of 128 × 128 multipliers. It is
+# built for products of matrices, and models for it. One dot product of 2000 numbers, in a Python
+# loop and in NumPy:
 
 # %%
 x, y = random_qkv(1, 2000, width=2000)[1][0, 0, :2]

@@ -589,5 +589,6 @@ print("torch's and ours agree to rounding, forward and backward")
 # Take a loss of your own, such as the square of one output, and a `gradients` with a mistake of
 # your own: leave out `- delta[r]`, or take `delta` of a tile. Which of dq, dk and dv stay right?
 # Then open [the exercises](../exercises/09_flash.ipynb): three are graded by memory or traffic.
-#
+
+# %% [markdown]
 # Next: [chapter 10](10_triton.ipynb) writes such kernels from the first line.

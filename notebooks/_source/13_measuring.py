@@ -897,9 +897,9 @@ assert 46 * 90 < d * (d + 1) < 47 * 90
 # ## What this chapter does not measure
 #
 # Quality, which is [chapter 14](14_quality.ipynb). "Accuracy retained" cannot be repeated without
-# its task, data and model. Three words that you will meet: *perplexity*, the exponential of the
-# loss a token, which hangs on what a token is; *bits per character*, the loss a character to base
-# 2; and *sparsity*, the share of pairs left out.
+# its task, data and model. Three words to know: *perplexity*, the exponential of the loss a token,
+# which hangs on what a token is; *bits per character*, the loss a character to base 2; and
+# *sparsity*, the share of pairs left out.
 
 # %%
 loss = 0.9  # nats for each character, of a model whose tokens are characters
