@@ -64,7 +64,7 @@ def counted_in_grids(each: int | Callable = 1) -> Callable:
         each: As of `in_grids`, or a function of Tq, Tk and the knobs.
 
     Returns:
-        A decorator.
+        A decorator of `cost`.
     """
 
     def decorate(cost: Callable) -> Callable:
