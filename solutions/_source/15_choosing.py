@@ -413,8 +413,8 @@ Spec(
 
 # %% [markdown] role="prompt" exercise="15.3"
 # Of the rest take the fastest exact one, unless the fastest of all is at least 1.5 times as fast:
-# then take that, as if none is exact. Of equally fast ones the first. Its reason is "taken"; of one
-# that is faster, and not by enough, "gain"; of the others "slow".
+# then take that, and also if none is exact. Of equally fast ones the first. Its reason is "taken";
+# of one that is faster, and not by enough, "gain"; of the others "slow".
 
 
 # %% role="answer" exercise="15.3"
