@@ -76,7 +76,7 @@ def nats(one):
 
 print(f"The three fastest of {len(offers)} at 4,096 tokens:")
 for one in sorted(offers, key=lambda one: one.seconds)[:3]:
-    print(f"{one.name}: {format_seconds(one.seconds)} expected, {nats(one):.2f} nats a token lost")
+    print(f"{one.name}: {format_seconds(one.seconds)} expected, {nats(one):.2f} nats lost")
 
 
 # %% folded=true
@@ -256,7 +256,7 @@ for phase in ("prompt", "training"):
     ]
     slopes = {name: np.log2(at[1][name].n_bytes / at[0][name].n_bytes) for name in at[0]}
     said = "; ".join(f"{name} {slopes[name]:.2f}" for name in list(choosing.OFFERED)[:3])
-    print(f"{phase}, bytes grow with n to the power: {said}")
+    print(f"{phase}, power of n: {said}")
 claims.check("C036")
 
 # %% [markdown] covers="Q5"
@@ -440,9 +440,8 @@ sixty_four["window, hubs"] = longformer.mask(n, n, window=30, global_tokens=4)
 for stride in (16, 12):
     sixty_four[f"every {stride}th"] = strided.mask(n, n, stride=stride)
 sixty_four["BigBird"] = bigbird.mask(n, n, block=16, random_blocks=1, global_blocks=1)
-tasks = ("language", "code", "genome", "image")
-pairs = [needed(task) for task in tasks]
-through = [[m[wanted].mean() for wanted in pairs] for m in sixty_four.values()]
+tasks = {task: needed(task) for task in ("language", "code", "genome", "image")}
+through = [[m[pairs].mean() for pairs in tasks.values()] for m in sixty_four.values()]
 words = {"x": "", "y": "", "label": "share of the pairs let through"}
 axes = plots.table(np.array(through), list(sixty_four), list(tasks), **words)
 best = [list(sixty_four)[i] for i in np.argmax(through, axis=0)]
@@ -615,8 +614,11 @@ plots.show(axes, f"1.0: full attention, tiled, is the answer. Elsewhere: {', '.j
 for device in ("H100 80 GB", "H200"):
     for n in (32_768, 131_072):
         one = next(one for one in taken(n, device).ranked if one.name == "window 256")
-        rests = f"as {one.measured}" if one.measured else "predicted only"
-        print(f"{device}, {n:,}: {one.seconds / one.least:.1f} times the least, {rests}")
+        rests = "predicted only"
+        if one.measured:
+            at = one.measured.setting
+            rests = f"as {one.measured.implementation} at {at['n']:,}{', causal' * at['causal']}"
+        print(f"{device}, {n:,} tokens: {one.seconds / one.least:.1f} times the least, {rests}")
 
 # %% [markdown]
 # Nobody measured 32,768. Each takes over how far its nearest point was from the least: one that is
@@ -769,7 +771,7 @@ for device in (DEVICES["H200"], cpu):
     for n, name in advice.items():
         found = choosing.choose(n, heads=12, width=64, device=device)
         said = next(one for one in found.ranked if one.name == name)
-        times = f"{found.answer.seconds / said.seconds:.1f} times as fast as {found.answer.name}"
+        times = f"{found.answer.seconds / said.seconds:.1f} times as fast"
         verdict = "the rule agrees" if said is found.answer else times
         print(f"{device.name}, {n:,}: {name}: {verdict}; {said.out or 'loses nothing'}")
 claims.check("C344")
@@ -931,7 +933,7 @@ print(f"{off(1, *other):.2f} with p = 1, {off(best_p, *other):.2f} with {best_p}
 # [maps](03_positions.ipynb#Reading-a-heat-map); write [other
 # scores](02_attention.ipynb#Four-ways-to-score), [masks](02_attention.ipynb#What-a-token-may-see),
 # [dropout and normalisation](02_attention.ipynb#A-decoder-block). Each is a call now. Their
-# exercises and formulas were rebuilt in [ours](../exercises/15_choosing.ipynb).
+# exercises and formulas live on in [ours](../exercises/15_choosing.ipynb).
 
 # %% folded=true
 from attncourse.reference import relative, scoring

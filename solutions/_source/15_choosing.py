@@ -43,7 +43,7 @@ from attncourse.model import probes
 #
 # Each of `layers` layers has `heads` heads for queries and `groups` for keys and values, all of
 # width `d`; a number takes two bytes. Return the most tokens of one text that `memory` bytes hold,
-# three ints: of a prompt, while decoding, in training.
+# a tuple of three ints: of a prompt, while decoding, in training.
 
 # %% [markdown] role="prompt" exercise="15.1"
 # - Decoding: keys and values of all layers, in whole pages of `block` tokens.
