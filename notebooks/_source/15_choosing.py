@@ -338,9 +338,9 @@ cpu_guess
 for n in (256, 1024, 2048):
     qkv = random_qkv(n)
     limits = {"repeats": 5, "at_most": 0.1}
-    blocks = measure.seconds(flash.attention, *qkv, block_q=256, block_k=256, **limits).median
-    local = measure.seconds(window.attention, *qkv, window=64, **limits).median
-    print(f"{n:>5} tokens: the window takes {local / blocks:.2f} of the time of tiles")
+    tiles = measure.seconds(flash.attention, *qkv, block_q=256, block_k=256, **limits).median
+    near = measure.seconds(window.attention, *qkv, window=64, **limits).median
+    print(f"{n:>5} tokens: the window takes {near / tiles:.2f} of the time of tiles")
 
 # %% [markdown]
 # So a length alone decides nothing: the same two lines cross elsewhere on each device. [Exercise

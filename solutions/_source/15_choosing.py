@@ -42,8 +42,8 @@ from attncourse.model import probes
 # · [section](../notebooks/15_choosing.ipynb#First:-does-it-fit?)
 #
 # Each of `layers` layers has `heads` heads for queries and `groups` for keys and values, all of
-# width `d`; a number takes two bytes. Return the most tokens of one text that `memory` bytes hold,
-# a tuple of three ints: of a prompt, while decoding, in training.
+# width `d`; a number takes two bytes. Return the most tokens of a text that `memory` bytes hold, a
+# tuple of three ints: prompt, decoding, training.
 
 # %% [markdown] role="prompt" exercise="15.1"
 # - Decoding: keys and values of all layers, in whole pages of `block` tokens.
