@@ -42,8 +42,8 @@ from attncourse.model import probes
 # · [section](../notebooks/15_choosing.ipynb#First:-does-it-fit?)
 #
 # Each of `layers` layers has `heads` heads for queries and `groups` for keys and values, all of
-# width `d`; a number takes two bytes. Return the most tokens of one text that `memory` bytes hold,
-# three ints: of a prompt, while decoding, in training.
+# width `d`; a number takes two bytes. Return the most tokens of a text that `memory` bytes hold, a
+# tuple of three ints: prompt, decoding, training.
 
 # %% [markdown] role="prompt" exercise="15.1"
 # - Decoding: keys and values of all layers, in whole pages of `block` tokens.
@@ -413,8 +413,8 @@ Spec(
 
 # %% [markdown] role="prompt" exercise="15.3"
 # Of the rest take the fastest exact one, unless the fastest of all is at least 1.5 times as fast:
-# then take that, as if none is exact. Of equally fast ones the first. Its reason is "taken"; of one
-# that is faster, and not by enough, "gain"; of the others "slow".
+# then take that, and also if none is exact. Of equally fast ones the first. Its reason is "taken";
+# of one that is faster, and not by enough, "gain"; of the others "slow".
 
 
 # %% role="answer" exercise="15.3"
