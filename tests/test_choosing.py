@@ -5,11 +5,12 @@ import inspect
 
 import numpy as np
 import pytest
+from covering import by_day
 
 from attncourse import choosing
 from attncourse.catalogue import MECHANISMS
 from attncourse.choosing import rule
-from attncourse.choosing.candidates import WALKING, Setting, held, offered, step
+from attncourse.choosing.candidates import FAR, WALKING, Setting, held, offered, step
 from attncourse.cost import DEVICES
 from attncourse.inputs import random_qkv
 from attncourse.reference import flash
@@ -112,18 +113,19 @@ def test_bytes_of_each_phase_by_hand():
     assert held("full", {}, training) > 3 * rows * 1000 * 2  # the weights of three layers
 
 
-def test_long_texts_cost_what_the_reference_says():
-    long = Setting(9001, 1, 2, 64, 1, DEVICES["H200"], "float16", "prompt", True)
+@pytest.mark.parametrize("width", by_day([128], [64, 128, 256]))
+def test_long_texts_cost_what_the_reference_says(width):
+    """Peaks too: another array may be the largest at another width."""
     for stem, knobs, _ in offered(2).values():
-        if stem in WALKING:
-            cost = MECHANISMS[stem].reference.cost
-            known = inspect.signature(cost).parameters
-            given = {
-                name: x for name, x in (MECHANISMS[stem].values | knobs).items() if name in known
-            }
-            assert step(stem, knobs, long) == cost(
-                1, 2, 9001, 9001, 64, **given, causal=True, dtype_bytes=2
-            ), stem
+        n = 9001 if stem in WALKING else 7 * FAR + 77
+        long = Setting(n, 1, 2, width, 1, DEVICES["H200"], "float16", "prompt", True)
+        cost = MECHANISMS[stem].reference.cost
+        known = inspect.signature(cost).parameters
+        given = {name: x for name, x in (MECHANISMS[stem].values | knobs).items() if name in known}
+        exact = cost(1, 2, n, n, width, **given, causal=True, dtype_bytes=2)
+        found = step(stem, knobs, long)
+        assert found.peak_bytes == pytest.approx(exact.peak_bytes, rel=0.03), stem
+        assert dataclasses.replace(found, peak_bytes=exact.peak_bytes) == exact, stem
 
 
 @pytest.mark.parametrize(
@@ -131,13 +133,65 @@ def test_long_texts_cost_what_the_reference_says():
     [
         {"length": 0}, {"heads": 1.5}, {"device": "abacus"}, {"dtype": "int8"}, {"phase": "lunch"},
         {"must_keep": ["taste"]}, {"must_keep": "recall"}, {"tolerance": -1}, {"memory": "much"},
-        {"causal": 1}, {"batch": 0},
+        {"causal": 1}, {"batch": 0}, {"device": ["H200"]}, {"dtype": ""}, {"must_keep": None},
+        {"must_keep": [["recall"]]}, {"memory": float("nan")},
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_named(wrong):
     name = next(iter(wrong))
     with pytest.raises((TypeError, ValueError), match=rf"^choosing\.choose: {name} must "):
         choosing.choose(**({"length": 16} | USUAL | wrong))
+
+
+def test_numbers_of_numpy_and_lists_read_once_are_as_good():
+    lenient = USUAL | {"tolerance": 9.0}
+    for name, plain, other in (
+        ("memory", 10**9, np.int64(10**9)),
+        ("memory", 1e9, np.float32(1e9)),
+        ("memory", float("inf"), 10**400),
+        ("tolerance", 1, np.array(1)),
+        ("must_keep", ["recall"], iter(["recall"])),  # which was empty when the rule looked
+    ):
+        first, second = (choosing.choose(2048, **lenient | {name: x}) for x in (plain, other))
+        assert str(first) == str(second), name
+        assert [one.out for one in first.ranked] == [one.out for one in second.ranked], name
+        assert "inf" not in str(first)
+
+
+def test_a_type_without_a_size_is_not_offered():
+    odd = dataclasses.replace(DEVICES["H200"], peaks={"int8": 1e15, "float16": 1e15})
+    with pytest.raises(ValueError, match="dtype must be one of float16 on H200, got 'int8'"):
+        choosing.choose(16, **USUAL | {"device": odd, "dtype": "int8"})
+
+
+@pytest.mark.parametrize("phase", choosing.PHASES)
+def test_a_longer_text_never_needs_fewer_bytes_however_long(phase, tmp_path):
+    """At 2⁴⁰ tokens too, where counting tiles would take days."""
+    before: dict[str, int] = {}
+    for length in (1, 2, 2**12, 2**26, 2**40):
+        given = USUAL | {"phase": phase, "results": tmp_path}
+        now = {one.name: one.n_bytes for one in choosing.choose(length, **given).ranked}
+        assert all(held >= before.get(name, 0) for name, held in now.items()), length
+        before = now
+
+
+def test_longest_ends_and_says_what_it_cannot_halve(tmp_path):
+    small = USUAL | {"phase": "decoding", "memory": 10**6, "results": tmp_path}
+    assert choosing.longest("window 16", **small) == choosing.ENDLESS
+    with pytest.raises(ValueError, match=r"choosing\.longest: heads must be even for 'half .* 7"):
+        choosing.longest("half the key/value heads", **small | {"heads": 7})
+
+
+def test_kernels_ask_for_what_torch_asks_for():
+    q, k, v = random_qkv(5, heads=2, width=8)
+    with pytest.raises(ValueError, match="q, k and v must have one dtype, got float32, float64"):
+        choosing.kernels_for(q, k.astype(np.float64), v)
+    with pytest.raises(TypeError, match="mask must be an array or None, got list"):
+        choosing.kernels_for(q, k, v, mask=[[True]])
+    with pytest.raises(ValueError, match="q must have at least 2 axes"):
+        choosing.kernels_for(q[0, 0, 0, 0], k, v)
+    flash, _ = choosing.kernels_for(q, k[:, :0], v[:, :0], gqa=True)
+    assert "heads differ" in flash.cannot
 
 
 def test_splits_as_in_the_comment_of_flash_attention():

@@ -1294,3 +1294,11 @@ def test_the_numbers_after_the_counts_of_chapter_05_are_right():
     assert f"{combined['added'] / 4096:.2f} added up" in after
     assert f"{combined['average']:.2f} in the union" in after
     assert f"{100 * combined['density']:.3f} %" in after
+
+
+def test_a_design_whose_knob_cannot_have_its_value_is_told_which():
+    def rounded_by_nothing():
+        return [("window", {"window": 24})] * 2 + [("quantised_cache", {"group": 0})] * 2
+
+    verdict = judge(exercise("15.6"), rounded_by_nothing, seed=0)
+    assert verdict.status == "failed" and "group must be at least 1, got 0" in str(verdict)

@@ -10,23 +10,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from attncourse.choosing import rule
 from attncourse.choosing.candidates import OFFERED, TILED, Candidate, Setting, weigh
 from attncourse.choosing.dispatch import Kernel, kernels_for, splits_for, torch_picks
 from attncourse.choosing.evidence import ABILITIES, MODES, Measured, Quality, folder_of_results
 from attncourse.choosing.implementations import LEFT_ALONE, MAINTAINED, Implementation
-from attncourse.cost import DEVICES, Device, this_cpu
+from attncourse.cost import DEVICES, NUMBER_BYTES, Device, this_cpu
 from attncourse.inputs import check_count, check_flag
 from attncourse.units import format_bytes, format_seconds
 
 __all__ = [
     "ABILITIES",
+    "ENDLESS",
     "LEFT_ALONE",
     "MAINTAINED",
     "OFFERED",
@@ -45,6 +49,7 @@ __all__ = [
     "torch_picks",
 ]
 PHASES = tuple(MODES)
+ENDLESS = 2**40
 CLAIMS = {"full": "C300", "flash": "C306", "window": "C301", "performer": "C305"}
 WHERE = "choosing.choose"
 
@@ -115,16 +120,17 @@ def choose(
     flags = {"causal": causal, "tuned": tuned, "maintained": maintained}
     flags = {name: check_flag(WHERE, name, value) for name, value in flags.items()}
     device = _device(device)
-    dtype = dtype or ("float16" if "float16" in device.peaks else "float32")
-    if dtype not in device.peaks:
+    if dtype is None:
+        dtype = "float16" if "float16" in device.peaks else "float32"
+    types = [name for name in device.peaks if name in NUMBER_BYTES]
+    if dtype not in types:
         raise ValueError(
-            f"{WHERE}: dtype must be one of {', '.join(device.peaks)} on {device.name}, "
-            f"got {dtype!r}"
+            f"{WHERE}: dtype must be one of {', '.join(types)} on {device.name}, got {dtype!r}"
         )
     if phase not in PHASES:
         raise ValueError(f"{WHERE}: phase must be one of {', '.join(PHASES)}, got {phase!r}")
-    unknown = [must_keep] if isinstance(must_keep, str) else [*set(must_keep) - set(ABILITIES)]
-    if unknown:
+    needed = None if isinstance(must_keep, str) or not np.iterable(must_keep) else [*must_keep]
+    if needed is None or any(each not in ABILITIES for each in needed):
         raise ValueError(
             f"{WHERE}: must_keep must be a list of some of {', '.join(ABILITIES)}, "
             f"got {must_keep!r}"
@@ -141,7 +147,7 @@ def choose(
         why = rule.why_out(
             one,
             memory=memory,
-            must_keep=must_keep,
+            must_keep=needed,
             tolerance=tolerance,
             maintained=flags["maintained"],
         )
@@ -154,21 +160,32 @@ def choose(
 def longest(name: str, **setting: Any) -> int:
     """Return the longest text at which a candidate fits, to within a 256th; 0 if none does.
 
+    What holds the same bytes of any text has no longest one: then it is `ENDLESS` tokens.
+
     Args:
         name: In `OFFERED`.
         **setting: As for `choose`.
+
+    Raises:
+        ValueError: Another name, or half of an odd number of heads.
     """
-    if name not in OFFERED:
+    if not isinstance(name, str) or name not in OFFERED:
         raise ValueError(
             f"choosing.longest: name must be one of {', '.join(OFFERED)}, got {name!r}"
         )
 
     def fits(n: int) -> bool:
-        one = next(one for one in choose(n, **setting).ranked if one.name == name)
-        return not one.out.startswith("holds")
+        found = [one for one in choose(n, **setting).ranked if one.name == name]
+        if not found:
+            raise ValueError(
+                f"choosing.longest: heads must be even for {name!r}, got {setting['heads']}"
+            )
+        return not found[0].out.startswith("holds")
 
     low, high = 0, 1
-    while fits(high) and high < 2**40:
+    while fits(high):
+        if high == ENDLESS:
+            return ENDLESS
         low, high = high, 2 * high
     while high - low > max(1, low // 256):
         middle = (low + high) // 2
@@ -180,7 +197,8 @@ def _because(
     answer: Candidate | None, found: list[Candidate], setting: Setting, memory: float
 ) -> Iterator[str]:
     """Say what the answer rests on, a sentence for each step of the rule."""
-    room = f"{format_bytes(memory, decimal=True)} on {setting.device.name}"
+    there = "any memory" if memory == math.inf else format_bytes(memory, decimal=True)
+    room = f"{there} on {setting.device.name}"
     if answer is None:
         kinds = Counter(one.out.split()[0] for one in found)
         losing = kinds["loses"] + kinds["its"]
@@ -229,7 +247,7 @@ def _device(given: Device | str) -> Device:
         return given
     if given == "this CPU":
         return this_cpu()
-    if given not in DEVICES:
+    if not isinstance(given, str) or given not in DEVICES:
         raise ValueError(
             f"{WHERE}: device must be a Device, 'this CPU' or one of {', '.join(DEVICES)}, "
             f"got {given!r}"
@@ -237,7 +255,8 @@ def _device(given: Device | str) -> Device:
     return DEVICES[given]
 
 
-def _number(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+def _number(name: str, value: Any) -> float:
+    plain = value.item() if getattr(value, "shape", None) == () else value
+    if isinstance(plain, bool) or not isinstance(plain, int | float) or not plain >= 0:
         raise ValueError(f"{WHERE}: {name} must be a number of at least 0, got {value!r}")
-    return math.inf if value == math.inf else value
+    return plain if plain <= sys.float_info.max else math.inf

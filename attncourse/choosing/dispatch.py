@@ -60,13 +60,24 @@ def kernels_for(
         capability: Of the GPU, such as (9, 0) for an H100.
 
     Raises:
-        TypeError: `causal` or `gqa` is neither True nor False, or q, k or v no array.
-        ValueError: Another device.
+        TypeError: `causal` or `gqa` is neither True nor False, or q, k, v or a mask no array.
+        ValueError: Another device, fewer than two axes, or dtypes that differ.
     """
     causal, gqa = check_flag(WHERE, "causal", causal), check_flag(WHERE, "gqa", gqa)
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not hasattr(x, "shape") or not hasattr(x, "dtype"):
             raise TypeError(f"{WHERE}: {name} must be an array, got {type(x).__name__}")
+        if len(x.shape) < 2:
+            raise ValueError(
+                f"{WHERE}: {name} must have at least 2 axes (tokens, width), "
+                f"got shape {tuple(x.shape)}"
+            )
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(
+            f"{WHERE}: q, k and v must have one dtype, got {q.dtype}, {k.dtype}, {v.dtype}"
+        )
+    if mask is not None and not hasattr(mask, "shape"):
+        raise TypeError(f"{WHERE}: mask must be an array or None, got {type(mask).__name__}")
     if device not in ("cpu", "cuda"):
         raise ValueError(f"{WHERE}: device must be 'cpu' or 'cuda', got {device!r}")
     call = _Call(q, k, v, mask, causal, gqa, capability)
@@ -144,8 +155,8 @@ def _fused(call: _Call) -> Iterator[str]:
         return
     if not q[0] == k[0] == v[0]:
         yield "batches differ"
-    heads_fit = k[1] == v[1] and (q[1] % k[1] == 0 if call.gqa else q[1] == k[1])
-    if not heads_fit:
+    shared = call.gqa and k[1] > 0 and q[1] % k[1] == 0
+    if k[1] != v[1] or not (q[1] == k[1] or shared):
         yield "heads differ"
     if 0 in (q[2], k[2]):
         yield "no query or no key"

@@ -154,6 +154,8 @@ Spec(
         case("blocks of 1", 123_457, 2, 6, 2, 3, 1),
         case("32 layers on 24 GB", 24 * 10**9, 32, 32, 8, 128, 127),
         case("10¹⁸ bytes", 10**18, 3, 5, 1, 2, 13),
+        case("pages of one token, a byte is lacking", 10**18 - 1, 1, 1, 1, 1, 1),
+        case("all in one block, a byte is lacking", 10**18 + 18 * 10**9 - 1, 1, 2, 1, 1, 10**10),
         *draws(4, nearly_full),
     ],
     mistakes=[
@@ -187,6 +189,21 @@ Spec(
         edit("cache = 4 *", "cache = 2 *",
              says="your cache holds keys and no values",
              next="two arrays, and two bytes a number: 4"),
+        edit("kept = layers * n", "kept = layers * (-(-n // block) * block)",
+             says="your training takes whole pages",
+             next="pages belong to the cache: training keeps n tokens"),
+        edit("+ 4 * heads)", "+ 4 * groups)",
+             says="your float32 are those of `groups` heads",
+             next="each head of queries has its own"),
+        edit("(4 * (heads + groups) * d + 4 * heads)", "4 * (heads + groups) * d + 4 * heads * n",
+             says="your float32 are those of one layer",
+             next="each layer keeps its own"),
+        edit("scores = 2 * heads", "scores = heads",
+             says="your scores take half of their bytes",
+             next="two bytes a number, and all n keys, also those that a mask would hide"),
+        edit("        return n\n", "        return max(n, 1)\n",
+             says="your n is at least 1, even if nothing fits",
+             next="then it is 0"),
         edit("kept = layers * n", "kept = n",
              says="your training keeps one layer",
              next="the backward pass needs q, k, v and out of each of them"),
@@ -342,6 +359,7 @@ Spec(
         case("faster, then slower for good", (0, 3, 1), (90, 1, 0)),
         case("never equal", (0, 1, 0), (9, 1, 1)),
         case("a large start, a steep line", (7, 10**6, 1), (7 + 10**5, 10**6 - 3, 1)),
+        case("a line, beyond 10¹²", (10**19, 3, 7), (1, 3 + 10**7, 7)),
         case("beyond 10¹²", (10**9, 5 * 10**12 + 3, 2), (0, 2, 3)),
         case("where floats end", (10**24 - 1, 1, 0), (0, 1, 1)),
         case("better in all three", (1, 1, 1), (3, 9, 2)),
@@ -377,6 +395,19 @@ Spec(
         edit(ROOT, "int((inside**0.5 - token) / (2 * pair))",
              says="your root is a float, which knows 16 digits",
              next="math.isqrt and // stay exact"),
+        edit("last = -start // token", "last = int(-start / token)",
+             says="your line is divided as floats, which know 16 digits",
+             next="// stays exact"),
+        edit("    last = 0 ", "    if pair and token**2 < 4 * pair * start:\n"
+             "        return None\n    last = 0 ",
+             says="your answer is None where the two never take the same",
+             next="no root, and pair > 0: ours is faster at every n, so 1"),
+        edit("if (pair, token, start) <= (0, 0, 0)", "if (pair, token) <= (0, 0)",
+             says="your answer gives up where only the start differs",
+             next="with the same for tokens and pairs, the smaller start is always faster"),
+        edit("else 1\n", "else 0\n",
+             says="your first length is 0",
+             next="a text has at least one token: 1"),
         edit("(b - a for", "(a - b for",
              says="your saving is what ours costs more",
              next="theirs minus ours"),
@@ -546,6 +577,7 @@ Spec(
         choice("the slower one is exact, and not slow enough", 50, 0.0625, "",
                TILED, one(9, 2.25, 0.03, ALL)),
         choice("exactly 1.5 times as fast", 50, 0.0625, "", TILED, one(9, 2.0, 0.03, ALL)),
+        choice("not quite 1.5 times as fast", 50, 0.0625, "", TILED, one(9, 2.0625, 0.03, ALL)),
         choice("exactly the tolerance", 50, 0.0625, "", TILED, one(9, 1.0, 0.0625, "copying")),
         choice("nobody measured what it loses", 50, 0.0625, "", one(9, 1.0, math.nan, ALL), TILED),
         choice("it keeps one of two abilities", 50, 0.0625, "recall copying",
@@ -578,6 +610,14 @@ Spec(
              '"loss" if each["loss"] > tolerance else "slow"',
              says="your choice trusts a candidate that nobody measured",
              next="NaN > tolerance is False: ask for not loss <= tolerance"),
+        edit("1.5 * seconds[fastest]", "1.4 * seconds[fastest]",
+             says="your fastest is taken before it is 1.5 times as fast",
+             next="1.5 times its seconds must be at most those of the exact one"),
+        edit("candidates[i][\"exact\"]] or left", "candidates[i][\"exact\"]]",
+             "    fastest, safe",
+             "    if not exact:\n        return None, reasons\n    fastest, safe",
+             says="your answer is None where no exact one is left",
+             next="then take the fastest of those that are left"),
         edit('each["loss"] <= tolerance', 'each["loss"] < tolerance',
              says="your loss may not be exactly the tolerance",
              next="out is what loses more"),
@@ -747,14 +787,14 @@ LIBRARY = [TILES, BLOCKS, SPLIT, STORED]
 
 
 def call(name, n_queries, n_keys, d, dtype, mask=None, causal=False, kernels=LIBRARY, **other):
-    """Return a case; `other`: value_width, lead, key_dtype."""
+    """Return a case; `other`: value_width, lead, key_dtype, value_dtype."""
     lead, width = other.get("lead", ()), other.get("value_width", d)
     q, k, v = (
         np.zeros((*lead, *sizes), kind)
         for *sizes, kind in (
             (n_queries, d, dtype),
             (n_keys, d, other.get("key_dtype", dtype)),
-            (n_keys, width, dtype),
+            (n_keys, width, other.get("value_dtype", dtype)),
         )
     )
     mask = None if mask is None else np.array(mask, bool)
@@ -790,6 +830,13 @@ Spec(
         call("a width of 12", 2, 2, 12, "float16"),
         call("values of a width of 6", 2, 2, 8, "float32", value_width=6),
         call("keys of another dtype", 2, 2, 8, "float32", key_dtype="float16"),
+        call("values of another dtype", 2, 2, 8, "float32", value_dtype="float16"),
+        call("a mask, causal, unequal lengths", 2, 3, 8, "float16", np.ones((2, 3)), True),
+        call("lengths and an empty row", 3, 2, 8, "float32", causal=True,
+             kernels=[BLOCKS | {"unequal": False}]),
+        call("causal, the first query sees one key", 3, 3, 8, "float32", causal=True),
+        call("a key that nobody sees", 3, 3, 8, "float32", [[1, 0, 0], [1, 1, 0], [1, 1, 0]]),
+        call("a query that sees nothing", 3, 3, 8, "float32", [[1, 1, 1], [0, 0, 0], [1, 1, 1]]),
         call("a mask that hides nothing", 2, 3, 8, "float16", np.ones((2, 3))),
         call("an empty row in the mask", 2, 3, 8, "float32", [[1, 1, 0], [0, 0, 0]]),
         call("more queries than keys, causal", 5, 3, 8, "float16", causal=True),
@@ -840,6 +887,9 @@ Spec(
              next="ask for d % multiple == 0"),
         edit("q.dtype == k.dtype == v.dtype and ", "",
              says="your dtype is that of q alone",
+             next="q, k and v must have the same"),
+        edit("q.dtype == k.dtype == v.dtype and ", "q.dtype == k.dtype and ",
+             says="your values may have any dtype",
              next="q, k and v must have the same"),
         edit("mask is None or kernel", "mask is None or np.all(mask) or kernel",
              says="your mask counts as none if it hides nothing",
@@ -1042,6 +1092,12 @@ Spec(
              "np.minimum(np.arange(n_queries) + 1, n_keys)",
              says="your queries sit at the beginning, and are cut off at the end",
              next="the last query sees the last key: add n_keys - n_queries"),
+        edit("n_keys - n_queries, 0)", "n_keys - n_queries, 1)",
+             says="your queries before the first key see one key",
+             next="they see none: 0"),
+        edit("n_queries + window)", "n_queries + window + 1)",
+             says="your window moves a key too many",
+             next="n_queries positions and `window` before them: n_queries + window"),
         edit("held = scores if", "held = scores * heads if",
              says="your scores count the heads twice",
              next="heads once, in the line of the scores"),
@@ -1152,8 +1208,8 @@ def once(measure, changed, *where):
 def taken(changed, n):
     """Return the bytes that a model keeps of n tokens, and the FLOPs to read them."""
     sizes = {"heads": changed.shape.n_heads, "width": changed.shape.head_width}
-    kept = sum(each.kept(n, **sizes) for each in changed.attention)
-    return kept, sum(each.cost(n, **sizes).flops for each in changed.attention)
+    flops = sum(each.cost(n, **sizes).flops for each in changed.attention)
+    return sum(each.kept(n, **sizes) for each in changed.attention), flops
 
 
 def lost(changed, text, seed):
@@ -1179,6 +1235,7 @@ def drive_design(answer, n, text, seed):
         try:
             stem, knobs = pair
             changed = changed.swap(stem, layers=layer, **knobs)
+            taken(changed, 1)  # names a knob that cannot have its value
         except (TypeError, ValueError) as error:
             return fine | {"design": str(error).removeprefix("model.swap: ")}
     kept, flops = once(taken, changed, n) / once(taken, small(), n)
