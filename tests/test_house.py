@@ -20,6 +20,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from PIL import Image
 
 from attncourse import MECHANISMS, cli
 
@@ -709,10 +710,14 @@ def test_jupyterlab_is_always_started_with_the_course_s_settings():
     assert (ROOT / "jupyter/overrides.json").exists()
 
 
-def test_the_first_screen_is_two_commands_and_a_picture():
+def test_the_first_screen_is_two_commands_and_a_film():
     first = TEXTS["README.md"].split("\n## ")[0]
     assert re.findall(r"^    make (\w+)", first, re.MULTILINE) == ["lab", "test"]
-    assert re.search(r"!\[[^]]{20,}\]\(docs/chapter04\.png\)", first)
+    assert re.search(r"!\[[^]]{20,}\]\(docs/grader\.gif\)", first)
+    film = ROOT / "docs/grader.gif"
+    with Image.open(film) as opened:
+        assert opened.n_frames > 3
+    assert film.stat().st_size < 2e6
 
 
 def test_citation_and_changelog_are_of_this_version():
