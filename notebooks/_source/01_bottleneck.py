@@ -3,7 +3,7 @@
 #
 # Attention lets every word of a text look at every other. Here you count what that takes: bytes
 # held, operations done, bytes moved, seconds passed. Four numbers; most wrong statements about
-# attention take one of them for another.
+# attention confuse two of them.
 #
 # No cell takes more than seconds. On a first reading you may skip *What hardware likes*.
 #
@@ -148,7 +148,7 @@ widgets.guess(
 # ## Six factors
 #
 # One head is never the bill. A model has $h$ heads in each of $L$ layers and works on a batch of
-# $B$ texts at once; a number has $b$ bytes:
+# $B$ texts; a number has $b$ bytes:
 #
 # $$ \text{bytes} = n^2 \cdot b \cdot h \cdot L \cdot B $$
 #
@@ -364,10 +364,10 @@ for name, need in {
 claims.check("C194")
 
 # %% [markdown]
-# The scores fit, and little else does. What is there already has to be subtracted. A layer has
-# about $12 d^2$ *parameters*, the numbers that training adjusts. For each, training holds the
-# number, its *gradient*, which says how the error changes with it, and two *moments*, the optimizer
-# Adam's averages of past gradients and of their squares: 16 bytes. The number of texts:
+# The scores fit, but little else. Subtract first what is there already. A layer has about $12 d^2$
+# *parameters*, the numbers that training adjusts. For each, training holds the number, its
+# *gradient*, which says how the error changes with it, and two *moments*, the optimizer Adam's
+# averages of past gradients and of their squares: 16 bytes. The number of texts:
 #
 # $$ B = \left\lfloor
 #    \frac{\text{memory} - 16 \cdot 12 d^2 L}{\text{bytes of one text}} \right\rfloor $$
@@ -524,10 +524,10 @@ widgets.explore(draw_bill, live_bill.figure, n=sizes, **knobs)
 # %% [markdown] covers="A2 P5"
 # ## Operations, counted
 #
-# Now the second of the four numbers. A 2 × 3 matrix times a 3 × 2 matrix has 4 entries, each the
-# sum of 3 products: 12 multiply-adds (the first adds to 0). Data sheets count both parts, and so
-# does the course: one multiply-add is 2 *FLOPs*, floating-point operations. Texts that count it as
-# one differ from us by a factor of 2.
+# Now the second number. A 2 × 3 matrix times a 3 × 2 matrix has 4 entries, each the sum of 3
+# products: 12 multiply-adds (the first adds to 0). Data sheets count both parts, and so does the
+# course: one multiply-add is 2 *FLOPs*, floating-point operations. Texts that count only one differ
+# by a factor of 2.
 
 # %% [markdown]
 # `count_flops` counts the matrix products that NumPy executes; exp, sums and scaling it leaves out.
@@ -714,10 +714,10 @@ works = {"softmax alone": 5 / 4, "standard": standard(64), "in tiles": tiled.int
 
 # %% [markdown]
 # The third line is for programs whose softmax is two steps, with the square written and read in
-# between. You will meet all three numbers: ask which type, and how many passes.
+# between. You will meet all three: ask which type, and how many passes.
 #
 # The last line is [flash attention](09_flash.ipynb). It keeps a block of queries, a *tile*, on the
-# chip while all keys pass by. Its operations are the same; only the traffic differs.
+# chip while all keys pass by. Only its traffic differs, not its operations.
 
 # %% [markdown] covers="A14 O3 O6 P4"
 # ### The roofline
@@ -768,10 +768,10 @@ print(f"full attention reached {reached / cpu.flops_per_second:.0%} of its peak"
 # %% [markdown] covers="O3 P4"
 # ## A lie detector
 #
-# The fourth number, seconds, can now be cross-examined. A time, a size and a device imply a
-# throughput. Above the peak it is impossible; below one per cent of it, something else was
-# measured, or a careless program. For 12 heads on an A100 chapter V gives 0.15 ms at 8192 tokens,
-# chapter E 98 ms at 4096:
+# The fourth number, seconds, can be cross-examined. A time, a size and a device imply a throughput.
+# Above the peak it is impossible; below one per cent of it, something else was measured, or a
+# careless program. For 12 heads on an A100 chapter V gives 0.15 ms at 8192 tokens, chapter E 98 ms
+# at 4096:
 
 # %%
 against = "against the float16 peak, least traffic"

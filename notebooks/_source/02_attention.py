@@ -1,9 +1,8 @@
 # %% [markdown]
 # # 02 · Attention: from one dot product to a decoder
 #
-# A word asks, the other words answer, and how much each one counts is a dot product. You compute
-# that by hand for three words, then make it whole: two sentences, masks, heads, other scores, and
-# at last the block that writes one language while it reads another.
+# A word asks, the others answer, and a dot product says how much each counts. You compute that by
+# hand for three words, then go on to the block that writes one language while it reads another.
 #
 # <!-- summary: attention by hand; soft and hard; why 1/√d; an alignment map of two sentences; every
 # mask and the row that sees nothing; a softmax that does not overflow; heads; four scores and what
@@ -22,10 +21,10 @@ from attncourse.softmax import softmax
 # %% [markdown] covers="B1 B19"
 # ## One dot product
 #
-# *The cat that chased two mice …* **was** hungry, or **were** hungry? To choose, one has to look
-# back for the subject. So let each word carry a *key*: what it is, in two numbers (a noun? a
-# subject?). And a *value*: what it tells to whoever asks (how many?). The verb to come has a
-# *query*: what it looks for.
+# *The cat that chased two mice …* **was** hungry, or **were** hungry? To choose, look back for the
+# subject. So let each word carry a *key*: what it is, in two numbers (a noun? a subject?). And a
+# *value*: what it tells to whoever asks (how many?). The verb to come has a *query*: what it looks
+# for.
 
 # %%
 words = ["cat", "chased", "mice"]
@@ -37,10 +36,10 @@ print(dict(zip(words, scores.tolist(), strict=True)))
 
 # %% [markdown]
 # A *score* is the dot product of query and key: for *cat* $2 \cdot 1 + 1 \cdot 1 = 3$. The obvious
-# next step: take the word with the best score, and its value. That is *cat*, so *was*. Right!
+# step: take the word with the best score, and its value. That is *cat*, so *was*. Right!
 #
-# What is wrong with it? Let the score of *mice* drift, as it may while a model learns, and
-# follow the answer (dashed):
+# So what is wrong? Let the score of *mice* drift, as it may while a model learns, and follow the
+# answer (dashed):
 
 # %% folded=true
 drift = np.linspace(-1, 7, 161)
@@ -54,8 +53,8 @@ axes = plots.curves(drift, answers, **axis)
 plots.show(axes, "The best key's answer is flat and jumps at 3; softmax's climbs from 1 to 2.")
 
 # %% [markdown]
-# Flat, then a jump. A model learns by small steps downhill, and here no small step changes
-# anything. Nor could the best key say *both*: *the cat and the dog were*.
+# Flat, then a jump. A model learns by small steps downhill, and here none changes anything. Nor
+# could the best key say *both*: *the cat and the dog were*.
 #
 # So let all words answer, each with a *weight*. Weights should be positive, sum to 1, and grow with
 # the score. The *softmax* does that: take $e^{\text{score}}$, divide by the sum.
@@ -95,8 +94,10 @@ print("how many? subject {:.2f}, object {:.2f}, anything {:.2f}".format(*out[:, 
 
 # %% [markdown]
 # If all keys are equally long, it is even the familiar bell curve. For
-# $-\tfrac12 |q - k|^2 = q \cdot k - \tfrac12 |q|^2 - \tfrac12 |k|^2$, and what depends on $q$ alone
-# cancels in the quotient, as does what all keys share.
+#
+# $$ -\tfrac12 |q - k|^2 = q \cdot k - \tfrac12 |q|^2 - \tfrac12 |k|^2 , $$
+#
+# and what depends on $q$ alone cancels in the quotient, as does what all keys share.
 #
 # Let us smooth a text: Python's proverbs. A word's key is its place, as a point on a circle; its
 # value is 1 if it is the word *better*.
@@ -127,14 +128,15 @@ lines = zen.count(" is better than ")
 alt = f"{lines} lines say X is better than Y: where they crowd, one word in {1 / wide.max():.0f}."
 plots.show(axes, alt)
 
-# %% [markdown] covers="B7"
+# %% [markdown]
 # The assert compared attention with the bell curve. The view pays off elsewhere: choose a kernel
 # that is a product of features of $q$ and features of $k$, and the sums over $j$ need be made only
 # once, for all queries. That is [chapter 07](07_linear.ipynb).
 #
 # [Exercise 02.1](../exercises/02_attention.ipynb#02.1-Attention-in-ten-lines) asks for attention in
 # ten lines, with batches and masks. Ours is [`reference/full.py`](../attncourse/reference/full.py).
-#
+
+# %% [markdown] covers="B7"
 # ## Soft, hard and the square root
 #
 # How much does the best key get? That depends on all the others.
@@ -175,7 +177,8 @@ widgets.explore(draw, live.figure, temperature=widgets.choice([0.1, 0.2, 0.5, 1,
 # The last number is $1 / \sum_j w_j^2$: if $m$ words have equal weights and the others none, it is
 # $m$. We call it the *words heard*. (In some models hard attention draws one word, with the weights
 # as chances: [Xu et al. 2015](https://arxiv.org/abs/1502.03044).)
-#
+
+# %% [markdown]
 # A temperature is also hidden in the width $D$. Let the entries of $q$ and $k$ be independent, with
 # mean 0 and variance 1. Then
 #
@@ -267,7 +270,8 @@ plots.show(
 # *Chat noir* against *black cat*: the map crosses over. *Dort* takes two words. And *Le* glances at
 # *cat*: without the noun, nobody knows whether it is *le* or *la*. A learned model finds such maps
 # by itself ([Bahdanau et al. 2015](https://arxiv.org/abs/1409.0473), figure 3).
-#
+
+# %% [markdown]
 # The map is no square. For $m$ queries and $n$ keys:
 #
 # $$ \underbrace{\mathrm{softmax}(QK^\top)}_{m \times n}\;\underbrace{V}_{n \times d_v}
@@ -282,18 +286,18 @@ weights, out = full.weights(q, k), full.attention(q, k, v)
 print("weights", weights.shape, " output", out.shape)
 print("self-attention with the same function:", full.weights(k, k).shape)
 
-# %% [markdown] covers="C1-C9 Y8"
+# %% [markdown]
 # The output is as long as the *queries* and as wide as the *values*; the keys' number is summed
 # away, their width multiplied away. [Exercise
 # 02.V5](../exercises/02_attention.ipynb#02.V5-A-cross-attention-module) builds the module around
 # it, projections and heads included.
-#
+
+# %% [markdown] covers="C1-C9 Y8"
 # ## What a token may see
 #
 # A model that learns to write the next word must not look at it. So position $i$ may see positions
-# $j \le i$ only: a *causal* mask. The same three words without and with it, as a graph and as
-# scores. A line says that the token above may read the one below; those that run down to the right
-# are gone.
+# $j \le i$ only: a *causal* mask. The same three words without and with it: a line says that the
+# token above may read the one below; those running down to the right are gone.
 
 # %% folded=true
 three = "cats chase mice".split()
@@ -312,8 +316,8 @@ plots.show(
 # Beware of arrows. Ours would run from who asks to who is asked; chapter V draws them the other
 # way, along the flow of information. Both draw the same mask.
 #
-# How does one hide a key? The first idea: compute the weights as ever, and multiply those of hidden
-# keys by 0. Here the fourth key is hidden, and its score is large:
+# How does one hide a key? The first idea: multiply the finished weights of hidden keys by 0. Here
+# the fourth key is hidden, and its score is large:
 
 # %%
 row, seen = np.array([3.0, 1, -1, 8]), np.array([True, True, True, False])
@@ -329,18 +333,17 @@ with np.errstate(over="ignore"):
     print("-1e9 in float16 is", np.float16(-1e9))
 
 # %% [markdown]
-# Multiplied afterwards, the hidden key has taken its share all the same: the visible ones sum to
-# almost nothing, and how little depends on what was to be hidden. Minus infinity is exact, since
+# Multiplied afterwards, the hidden key has already taken its share: the visible ones sum to almost
+# nothing, and how little depends on what was to be hidden. Minus infinity is exact, since
 # $e^{-\infty} = 0$. $-10^9$ looks the same (in float16 it *is* minus infinity) until a row has
 # nothing to see: then it attends evenly to all that is hidden.
 
 # %% [markdown]
-# Minus infinity makes such a row $0 / 0$. Most code returns NaN there, which spreads to everything
-# after it; this course returns zeros: who hears nobody, says nothing. Where would such a row come
-# from?
+# Minus infinity makes such a row $0 / 0$. Most code returns NaN there, which spreads to all after
+# it; this course returns zeros: who hears nobody, says nothing.
 #
-# In a *batch* all texts have one length, so short ones are filled up with *padding* that nobody may
-# read. The *padding mask* is one row for each text. It meets the causal square by broadcasting:
+# In a *batch* all texts have one length, so short ones are filled with *padding* that nobody may
+# read. The *padding mask*, one row a text, meets the causal square by broadcasting:
 
 # %%
 lines = ["Simple is better than complex", "Readability counts"]
@@ -367,8 +370,8 @@ plots.show(figure, "A triangle; and a triangle cut off after two keys, where the
 # Look up which one a library means: to PyTorch's `scaled_dot_product_attention` True is *may
 # attend*, to its `MultiheadAttention` True is *blocked*.
 #
-# Padding may also stand on the left, so that all texts end together. Slide, and find the setting in
-# which rows see nothing:
+# Padding may also stand on the left, so that all texts end together. Find the setting in which rows
+# see nothing:
 
 # %% folded=true
 live_mask = plots.LiveMask(masks.causal(12, 12))
@@ -393,11 +396,11 @@ widgets.explore(draw_mask, live_mask.figure, real_tokens=(0, 12, 1, 7), causal=T
 claims.check("C045")
 
 # %% [markdown]
-# **So ask of each mask: is there a row that sees nothing, and what comes out of it?**
+# **So ask of each mask: does a row see nothing, and what comes out of it?**
 #
 # Masks are often built in loops with clipped bounds. Comparing two ranges does the same, and a
-# formula says how many entries to expect. With $r$ real tokens out of $n$, padding right, the first
-# $r$ rows are a triangle and the others full up to $r$:
+# formula counts the entries. With $r$ real tokens out of $n$, padding right, the first $r$ rows are
+# a triangle and the others full up to $r$:
 #
 # $$ \text{pairs} = \frac{r(r+1)}{2} + (n - r)\,r $$
 
@@ -516,14 +519,15 @@ for n in (1024, 2048, 4096, 16384):
     weights = powers / one_by_one
     print(f"{n:>5} keys: sum {one_by_one:.0f}, weights sum to {weights.sum(dtype=np.float32):.0f}")
 
-# %% [markdown] covers="B12 S1"
+# %% [markdown]
 # So kernels keep inputs in float16 and *accumulate* scores and sums in float32; ours all do.
 # (NumPy's `sum` does so only along the last axis, and returns float16.) What remains is rounding at
-# the two ends, and a softmax in the middle that no large score can break.
+# both ends, around a softmax that no large score can break.
 #
 # [Exercise 02.3](../exercises/02_attention.ipynb#02.3-A-softmax-that-does-not-overflow) asks for
-# such a softmax. [Chapter 09](09_flash.ipynb) needs it before all keys are known, and finds a way.
-#
+# such a softmax. [Chapter 09](09_flash.ipynb) needs it before all keys are known.
+
+# %% [markdown] covers="B12 S1"
 # ## Many heads
 #
 # Who chased whom? Now one query has to find *cat* and *mice* both. Asking for nouns finds both, and
@@ -544,7 +548,8 @@ for what, wanted in asks.items():
 # again.
 #
 # $$ (n, 768) \;\to\; (n, 12, 64) \;\to\; (12, n, 64) $$
-#
+
+# %% [markdown]
 # The last step looks like a detail. Why not reshape to $(12, n, 64)$ at once? Try it with four
 # words of six numbers, and three heads. What does head 0 get?
 
@@ -622,7 +627,8 @@ for name, (heads, width) in sizes.items():
 # The dot product asks: do they point the same way? So with $Q = K = X$ it is symmetric: *black*
 # scores for *cat* what *cat* scores for *black*. But an adjective needs its noun more than the noun
 # needs it. A learned matrix in between breaks the symmetry, and lets the widths differ:
-#
+
+# %% [markdown]
 # | score | formula | learned |
 # |---|---|---|
 # | dot | $q \cdot k$ | nothing |
@@ -711,14 +717,13 @@ said = ", ".join(f"{ratio:.0f} at n = {n}" for ratio, n in zip(ratios, lengths, 
 claims.check("C481", f"additive over dot, in time: {said}; in FLOPs: {3 * hidden / (2 * D):.2f}")
 
 # %% [markdown]
-# Two checks to keep. **FLOPs compare only what runs at the same rate**: a matrix product is the one
-# thing that every machine does fast, a tanh is not. And **"at all lengths" is tested at the short
-# end** too, where the call itself takes longer than its numbers.
+# Keep two checks. **FLOPs compare only what runs at the same rate**: matrix products are fast
+# everywhere, a tanh is not. And **"at all lengths" is tested at the short end** too, where the call
+# itself takes longer than its numbers.
 #
 # [Exercise 02.5](../exercises/02_attention.ipynb#02.5-Additive-scores-in-tiles) makes additive
-# scores in tiles, in little memory;
-# [02.V14](../exercises/02_attention.ipynb#02.V14-What-a-pair-costs) counts what a pair costs. All
-# four are in [`reference/scoring.py`](../attncourse/reference/scoring.py).
+# scores in little memory; [02.V14](../exercises/02_attention.ipynb#02.V14-What-a-pair-costs) counts
+# what a pair costs. All four are in [`reference/scoring.py`](../attncourse/reference/scoring.py).
 
 # %% [markdown] covers="B5 B6 B18 D1-D4 Y8"
 # ## A decoder block
@@ -854,10 +859,9 @@ print(post_norm_block(x, src).std(axis=1).round(3))
 
 # %% [markdown]
 # One line differs. Chapter V says that pre-norm makes "easier gradient flow" and "more stable
-# training". Let us train both to spell the proverbs: small stacks of 2 and of 20 blocks, 25 steps
-# of Adam, full steps from the first (in
-# [`training/norms.py`](../attncourse/training/norms.py), in torch). It takes some seconds. The loss
-# is $-\ln p$ of the right letter, in *nats*, on average.
+# training". Let us train both to spell the proverbs: small stacks of 2 and 20 blocks, 25 steps of
+# Adam, full steps from the first (in [`training/norms.py`](../attncourse/training/norms.py), in
+# torch). This takes seconds. The loss is $-\ln p$ of the right letter, in *nats*, on average.
 
 # %%
 from attncourse.training import norms
@@ -896,10 +900,10 @@ assert trained[20, False].after[0] < 0.01 and trained[20, True].after[0] > 0.5
 plots.show(figure, "Alike before training; after it, post-norm's gradient dies on the way down.")
 
 # %% [markdown]
-# Before training there is little to choose. It is training that goes wrong: as parts grow, so does
-# the sum, and the norm after it divides everything again, the path included. Two parts in each of
-# 20 blocks (no cross-attention here): forty factors below 1 multiply, for the gradient and for what
-# tells words apart. Pre-norm never divides the path. Hence post-norm's *warm-up*, small first steps
+# Training makes the difference: as parts grow, so does the sum, and the norm after it divides
+# everything, the path included. Two parts in each of 20 blocks (no cross-attention here): forty
+# factors below 1 multiply, for the gradient and for what tells words apart. Pre-norm never divides
+# the path. Hence post-norm's *warm-up*, small first steps
 # ([Xiong et al. 2020](https://arxiv.org/abs/2002.04745)).
 
 # %% [markdown]
@@ -929,10 +933,9 @@ for n in (16, 64, 512):
 # %% [markdown]
 # ## In a real model
 #
-# The course brings a decoder that has learned something: four layers of masked self-attention, four
-# heads each, and an MLP; pre-norm, no second sentence, 0.92 million numbers,
-# [trained by us](../attncourse/model/train.py) on Python's standard library. It is small enough to
-# be read: [`model/decoder.py`](../attncourse/model/decoder.py) is this chapter in NumPy, with three
+# The course brings a decoder: four layers of masked self-attention, four heads each, and an MLP;
+# pre-norm, 0.92 million numbers, [trained by us](../attncourse/model/train.py) on Python's standard
+# library. [`model/decoder.py`](../attncourse/model/decoder.py) is this chapter in NumPy, with three
 # changes: q and k are turned by their position ([chapter 03](03_positions.ipynb)), the norm leaves
 # out the mean, the ReLU is squared.
 

@@ -171,8 +171,8 @@ for n in (6, 101, 512, 701):
 # The weights fall as the text grows: many others get a little each. The distance is known at any
 # length; how much attention it gets is not.
 #
-# And beyond the clip all distances look alike, so that order is lost once more. Shuffle what is
-# more than two tokens away from the last one of our 40, and it notices nothing:
+# And beyond the clip all distances look alike, so order is lost once more. Shuffle what is more
+# than two tokens away from the last one of our 40, and it notices nothing:
 
 # %%
 shuffled = np.concatenate([stream("far", 0).permutation(37), [37, 38, 39]])
@@ -394,7 +394,7 @@ claims.check("C179")
 # $$ (R_i q) \cdot (R_j k) = q^\top R_i^\top R_j\, k = q^\top R_{-i}\, R_j\, k
 #    = q^\top R_{j-i}\, k $$
 #
-# Back by $i$ and forward by $j$ is $j - i$: places go in, and a distance comes out.
+# Back by $i$ and forward by $j$ is $j - i$: places go in, a distance comes out.
 
 # %%
 q_hand, k_hand = np.array([[1.0, 0.0]]), np.array([[0.6, 0.8]])
@@ -411,10 +411,10 @@ for i, j in ((3, 0), (103, 100), (600, 597), (600, 0)):
 # [Exercise 03.4](../exercises/03_positions.ipynb#03.4-Turn-the-pairs) writes it.
 
 # %% [markdown]
-# One hand alone would soon be back at the start, and see far as near. So each pair has a speed of
-# its own, $\theta_t = \text{base}^{-2t/D}$ for pair $t$: a second hand, a minute hand, an hour
-# hand. Here are four of sixteen. Slide the query: all hands run, and the angle between query and
-# key stays. Then set the base to 1: which distance looks like 0?
+# One hand alone would soon come round and see far as near. So each pair has its own speed,
+# $\theta_t = \text{base}^{-2t/D}$ for pair $t$: second, minute and hour hand. Here are four of
+# sixteen. Slide the query: all hands run, and the angle between query and key stays. Set the base
+# to 1: which distance looks like 0?
 
 # %% folded=true
 figure, dials = plots.figure(1, 4, height=2.6)
@@ -607,8 +607,8 @@ plots.show(
 
 # %% [markdown]
 # It gives all that it may see the same. The first rows are bright because few keys share there.
-# **Before you read a picture, draw the head that does nothing**, on the same scale. And mind the
-# scale: beside one weight of 1, all that is below 0.1 looks like 0.
+# **Before you read a picture, draw the head that does nothing**, on the same scale. Mind the scale:
+# beside one weight of 1, all below 0.1 looks like 0.
 #
 # [Exercise 03.V13](../exercises/03_positions.ipynb#03.V13-What-a-head-looks-at) reads the patterns
 # of this section off maps as numbers.
@@ -617,7 +617,7 @@ plots.show(
 # ## What the heads of a real model do
 #
 # Now the sixteen heads of our model, a row for each layer, on two small functions that it never
-# saw. The colour is that of the root of the weight, so that small ones show. Find heads that do
+# saw. Colours show the root of the weight, so that small ones are visible. Find heads that do
 # nothing, two that always look equally far back, columns, and stripes far from the diagonal.
 
 # %%
@@ -644,10 +644,10 @@ plots.show(figure, "Sixteen triangles: even ones, thin diagonals, columns, and s
 # ([Olsson et al. 2022](https://arxiv.org/abs/2209.11895)).
 
 # %% [markdown]
-# Eyes find what they look for. So measure. On shuffled tokens that stand twice: the weight on the
-# token after the copy. On a page of 415 tokens: the distance at which a head looks most, and how
-# much lies there; and how many tokens share its attention, $e$ to the entropy: 1 is one token, an
-# even head has half of the page.
+# Eyes find what they look for. So measure. On shuffled tokens, repeated: the weight on the token
+# after the copy. On a page of 415 tokens: how far back a head looks most, how much lies there, and
+# how many tokens share its attention, $e$ to the entropy: 1 is one token, an even head has half the
+# page.
 
 # %%
 copies = model.induction(small, unseen, rows=4)
@@ -821,7 +821,7 @@ else:
 #
 # A common plan: train with full attention, look at the maps, and keep what is bright: a window of
 # $w$ tokens back, and $g$ *global* tokens at the start that all may see. Left the full map, right
-# what is left of it, each row divided by its new sum, on one scale. When do both look alike?
+# what remains, each row divided by its new sum, on one scale. When do both look alike?
 
 # %% folded=true
 figure, (left, right) = plots.figure(1, 2, height=3.6)
@@ -864,10 +864,10 @@ for w, g in ((16, 0), (16, 8), (64, 0), (126, 0), (127, 0), (192, 0), (512, 0)):
     print(f"{w:>3} {g:>2} {kept(w, g):>12.0%} {lost_there:>5.2f} {first:>6.2f} {second:.2f}")
 
 # %% [markdown]
-# The last row is the model as it is. Going down, the loss follows the weight only roughly, and
-# copying not at all: it comes back with one more token, when the window reaches what followed the
-# copy, 127 tokens back. A share of the weight counts heads that hardly matter like those that do.
-# **Take a map as a question, and the loss as the answer.**
+# The last row is the model as it is. The loss follows the weight only roughly, and copying not at
+# all: it comes back with the one token that followed the copy, 127 back. A share of the weight
+# counts heads that hardly matter like those that do. **Take a map as a question, and the loss as
+# the answer.**
 
 # %% [markdown]
 # [Exercise 03.6](../exercises/03_positions.ipynb#03.6-A-window-for-a-map) chooses $w$ from a map,

@@ -329,10 +329,10 @@ plots.show(axes, "Peak bytes over n: full attention grows with n squared, the wi
 
 # %% [markdown]
 # Doubling $n$ multiplies the upper curve by four; the lower one, once the output outgrows the
-# block, by two. No prediction is off by more than a tenth, or the cell would have failed.
+# block, by two. No prediction is off by a tenth, or the cell would have failed.
 #
 # And the time? The lines below scale one measured point, full attention at 2048, by the FLOPs of
-# `cost`. Where does the window lie: above its line, or below?
+# `cost`. Does the window lie above its line, or below?
 
 # %%
 often = {"repeats": 30, "at_least": 5, "at_most": 0.3}  # short calls more often than long ones
@@ -669,7 +669,7 @@ for name, pattern in patterns.items():
 # ## A kernel in twenty lines
 #
 # On a GPU nobody hands you rows. A *kernel* is a function that runs many times at once, and each
-# run, a *program*, has to find its own part of the work. In *Triton* it is written in Python, on
+# run, a *program*, must find its own part of the work. In *Triton* it is written in Python, on
 # whole tiles of numbers. Six words will do: program, pointer, offset, mask, load and store, dot.
 
 # %% [markdown]
@@ -871,8 +871,8 @@ else:
 #
 # One comes with the course: a decoder of four layers of four heads,
 # [trained](../attncourse/model/train.py) on Python's standard library. Below, a window replaces its
-# attention in every layer, nothing is trained again, and it reads a page that it never saw. A token
-# is dark if it has become less probable, in *nats*: by how much $-\ln p$ grew.
+# attention in every layer, without new training, and it reads a page that it never saw. A token is
+# dark if it became less probable, in *nats*: by how much $-\ln p$ grew.
 
 # %% folded=true
 from attncourse import model

@@ -457,10 +457,10 @@ for row in range(4):
     print(f"program {row} visits the key blocks", blocks[starts[row] : starts[row + 1]])
 
 # %% [markdown]
-# The list is the loop: what is not in it is neither loaded nor computed. The package's kernel reads
-# two arrays. `items` is our `starts`, five numbers a program: row, start of its full blocks, start
-# of its partial ones, end, and a mark for shared lists. `entries` is our `blocks`: one number
-# for a full block, two for a partial one.
+# The list is the loop: what it lacks is neither loaded nor computed. The package's kernel reads two
+# arrays. `items` is our `starts`, five numbers a program: row, start of its full blocks, start of
+# its partial ones, end, and a mark for shared lists. `entries` is our `blocks`: one number for a
+# full block, two for a partial one.
 
 # %% [markdown]
 # `trace` notes what each program touches, in Triton's interpreter if there is no GPU; that takes

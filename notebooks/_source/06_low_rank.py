@@ -1,11 +1,10 @@
 # %% [markdown]
 # # 06 · Fewer keys: low rank
 #
-# A map of weights for $n$ tokens has $n^2$ numbers. Do they say that much? Where they do not, $r$
-# mixed keys can stand for all $n$, and the work falls from $n^2$ to $n \cdot r$. This part measures
-# how much there is in the maps of a real model, mixes keys before they meet a query, and finds what
-# no mixture can do. The [second part](06_pooling.ipynb) pools neighbours, and goes from left to
-# right.
+# $n$ tokens make a map of $n^2$ weights. Do they say that much? If not, $r$ mixed keys stand for
+# all $n$, and the work falls to $n \cdot r$. You measure maps of a real model, mix keys before they
+# meet a query, and find what mixtures cannot do. The [second part](06_pooling.ipynb) pools
+# neighbours.
 #
 # <!-- summary: singular values of real maps, and what a copy asks for; Linformer, and three prices
 # for one thing; which mixture finds what is there, who shares it, what it does to noise. -->
@@ -23,9 +22,9 @@ from attncourse.units import format_bytes
 # %% [markdown] covers="J1"
 # ## How much of a map is there
 #
-# Here are the weights of four tokens. The second row is the first once more, the last is the mean
-# of the first and the third. Two rows say it all: the *rank* of a matrix is how few rows suffice to
-# mix all others from. A matrix of rank $r$ is a product of two thin ones:
+# Here are the weights of four tokens. The second row repeats the first, the last is the mean of
+# first and third. Two rows say it all: the *rank* of a matrix is how few rows suffice to mix all
+# others. A matrix of rank $r$ is a product of two thin ones:
 
 # %%
 map_of_four = np.array([[2, 2, 0, 0], [2, 2, 0, 0], [0, 0, 2, 2], [1, 1, 1, 1]]) / 4

@@ -2,9 +2,8 @@
 # # 06 · Fewer keys, part two: runs, tables, levels
 #
 # [Part one](06_low_rank.ipynb) mixed all keys into a few, by matrices tied to one length. Here
-# neighbours become one, in runs of equal length or where the keys say so; scores are learned
-# without any key; a text is read on two levels, or with a memory. Which of all this may a decoder
-# use, that must not see the future?
+# neighbours become one, in equal runs or where keys say so; scores are learned without any key;
+# text is read on two levels or with memory. Which may a decoder use, that must not see the future?
 #
 # <!-- summary: pooling by means, maxima, learned weights and likeness; the Synthesizer; two levels
 # and a memory; what is left from left to right. -->
@@ -49,8 +48,8 @@ def error(way, q, k, v, **knobs):
 # A projection of fixed size ties a model to one $n$. *Pooling* fixes the length of a run instead:
 # every $p$ neighbours become one key and one value. A text twice as long has twice as many.
 #
-# The obvious way treats a run as one key. By hand, with three equal keys in the first run and one
-# other in the last:
+# The obvious way treats a run as one key. By hand, three equal keys in the first run, another in
+# the last:
 
 # %%
 query = np.ones((1, 1))
@@ -145,10 +144,10 @@ for p in (2, 8, 32):
 # %% [markdown] covers="K5"
 # ## Weights inside a run
 #
-# Why should all tokens of a run count alike? Give the pool a vector $w$ that says what matters: the
-# weights inside a run are softmax$(k \cdot w)$. Our data has one token in each run of four that
-# queries look for, and its first feature, larger by 3, gives it away. To learn the eight numbers of
-# $w$, try random steps and keep what helps. Does $w$ find the feature?
+# Why should a run's tokens count alike? Let a vector $w$ say what matters: inside a run, weights
+# are softmax$(k \cdot w)$. In our data, queries want one token in each run of four, whose first
+# feature is larger by 3. Learn $w$'s eight numbers by random steps, keeping what helps. Does $w$
+# find the feature?
 
 
 # %%
@@ -272,9 +271,9 @@ print("with other keys it says the same:", np.array_equal(out, other))
 
 # %% [markdown]
 # The table has $n^2$ numbers to learn for each head, and fits one length. *Factorised*, it is the
-# product $L R^\top$ with $2 n r$ numbers. Is that enough for a copy, which has full rank? The
-# logits are not the map; between them stands the exponential, as in part one. Put the positions on
-# a circle, two numbers a token:
+# product $L R^\top$ with $2 n r$ numbers. Is that enough for a copy, of full rank? The logits are
+# not the map; between them stands the exponential, as in part one. Put the positions on a circle,
+# two numbers a token:
 
 # %%
 angle = 2 * np.pi * np.arange(64) / 64
@@ -286,7 +285,7 @@ print("logits of rank", np.linalg.matrix_rank(circle @ one_on.T))
 print("map of effective rank", spectra.effective_rank(copy), "of 64")
 
 # %% [markdown]
-# Logits of rank 2, and a map that copies: $\cos(\alpha - \beta)$ is largest where the angles meet.
+# Logits of rank 2, and a map that copies: $\cos(\alpha - \beta)$ is largest where angles meet.
 # **Low rank before the softmax is cheap and strong; after it, it is weak.** Real heads do as much
 # with their $D$ numbers a token. What is *not* saved is the map itself. Here are the numbers
 # learned beside the projections, and the FLOPs:
@@ -314,10 +313,10 @@ claims.check("C017")
 # %% [markdown] covers="K9"
 # ## Two levels
 #
-# A reader does not weigh every word of a book against every other: words within a sentence, then
-# sentences against each other. *Hierarchical* attention does the same. Level one: full attention
-# inside chunks of $c$ tokens, and each chunk's mean stands for it. Level two: the $n / c$ means
-# attend to one another. Each token adds what its chunk has heard.
+# A reader weighs words within a sentence, then sentences, but not every word of a book against
+# every other. *Hierarchical* attention does the same. Level one: full attention inside chunks of
+# $c$ tokens, and each chunk's mean stands for it. Level two: the $n / c$ means attend to one
+# another. Each token adds what its chunk has heard.
 
 # %%
 n, c = 96, 12
@@ -356,11 +355,10 @@ for n_tokens in (1000, 100_000):
 # %% [markdown] covers="K8"
 # ## A state from chunk to chunk
 #
-# Read from left to right, and the past can be *carried* instead
-# ([Dai et al. 2019](https://arxiv.org/abs/1901.02860)): each chunk sees itself, and a memory of the
-# tokens before it. With the memory cut at a fixed length, text of any length runs in the same
-# space. What is far comes through layers, a memory at a time. Move both, and find a setting in
-# which token 95 hears from token 0.
+# From left to right, the past can be *carried*
+# ([Dai et al. 2019](https://arxiv.org/abs/1901.02860)): each chunk sees itself and a *memory*, the
+# tokens before it. Its length is fixed, so any text takes the same space. Far tokens come through
+# layers, a memory at a time. Find sizes that let token 95 hear token 0.
 
 # %% folded=true
 live_carried = plots.LiveReach(np.eye(96, dtype=bool)[[95] * 5])
@@ -393,9 +391,9 @@ print("step by step gives the whole; the state holds", len(state.keys), "of 50 k
 # ## Five families
 #
 # A textbook sorts efficient attention into five families: sparse, linear, low rank, kernel and
-# recurrent. Do the drawers exclude each other? Ask each mechanism what it *does*, at 48 tokens:
-# does a mask describe it, do features of 8 numbers make its map, is the map's rank at most half,
-# does it go on from a state of fixed size?
+# recurrent. Do they exclude each other? Ask each mechanism what it *does*, at 48 tokens: does a
+# mask describe it, do features of 8 numbers make its map, is the map's rank at most half, does it
+# go on from a fixed-size state?
 
 # %%
 q, k, v = (array[0, 0].astype(float) for array in random_qkv(48, width=8))

@@ -33,11 +33,11 @@ print("weights", weights[0], "sum to", weights.sum())
 print("average", (weights @ v)[0])
 
 # %% [markdown]
-# An "average" of 10, 20 and 30 that is 75. Scores have both signs, so their sum may even be 0.
-# Weights must not be negative, and the exponential sees to that. But it stands *between* the
-# products: $e^{QK^\top}$, entry by entry, is no product of something of $Q$ and something of $K$.
+# An "average" of 10, 20 and 30 that is 75. Scores have both signs, so their sum may be 0. Weights
+# must not be negative, and the exponential sees to that. But it stands *between* the products:
+# $e^{QK^\top}$, entry by entry, is no product of something of $Q$ and something of $K$.
 #
-# Which functions are never negative, and do come apart?
+# Which functions are never negative, and come apart?
 
 # %% [markdown] covers="I1"
 # ## A weight is a similarity
@@ -534,11 +534,11 @@ axes = plots.growth(lengths, timings, expected, unit="s", title="time")
 plots.show(axes, "Seconds over n, measured and as the operation count predicts.")
 
 # %% [markdown]
-# Compare slopes first: they say how time grows. A point *above* its line: small products do not
-# fill the machine, and Python loops over the chunks. *Below*: softmax's 8 MiB of scores at 1024
-# tokens may not fit a cache where the half MiB at 256 did.
+# Compare slopes first: they say how time grows. *Above* a line: small products do not fill the
+# machine, and Python loops over the chunks. *Below*: softmax's 8 MiB of scores at 1024 tokens may
+# not fit a cache where the half MiB at 256 did.
 #
-# Is causal the faster one, with twice the work? Then the machine was busy elsewhere: time again.
+# Is causal faster, with twice the work? Then the machine was busy elsewhere: time again.
 
 # %% [markdown] covers="I4 I5"
 # ## The kernel tile by tile

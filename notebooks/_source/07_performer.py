@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 07 · Features from dice: the Performer
 #
-# [The first part](07_linear.ipynb) gave up the softmax: weights came from features, $\phi(q) \cdot
-# \phi(k)$, and a text left behind a state of fixed size. This part wants both, the state *and* the
-# exponential. It is possible, on average. You will derive features and error in a few lines each,
-# and see what "on average" is worth.
+# [The first part](07_linear.ipynb) gave up the softmax: weights came from features,
+# $\phi(q) \cdot \phi(k)$, and a text left a state of fixed size. This part wants both, the state
+# *and* the exponential. It is possible, on average. You derive features and error in a few lines
+# each, and see what "on average" is worth.
 #
 # <!-- summary: the softmax's exponential as an average over random draws; positive features against
 # sines and cosines, with both variances derived; error against m, and what it hides. -->
@@ -22,13 +22,13 @@ from attncourse.reference import full, performer
 # %% [markdown]
 # ## Two roads that end early
 #
-# Wanted: numbers $\phi(q)$ of the query and $\phi(k)$ of the key, with $\phi(q) \cdot \phi(k) =
-# e^{q \cdot k}$. First try: the exponential is a sum of powers, and each power of $q \cdot k$ comes
-# apart into products of entries, as the square did.
+# Wanted: numbers $\phi(q)$ of the query and $\phi(k)$ of the key, with
+# $\phi(q) \cdot \phi(k) = e^{q \cdot k}$. First try: the exponential is a sum of powers, and each
+# comes apart into products of entries, as the square did.
 #
 # $$ e^x = 1 + x + \frac{x^2}{2} + \frac{x^3}{6} + \frac{x^4}{24} + \dots $$
 #
-# Stop after the fourth power. With $D$ numbers in a query, $(q \cdot k)^p$ has $D^p$ features.
+# Stop after the fourth. With $D$ numbers in a query, $(q \cdot k)^p$ has $D^p$ features.
 
 # %% folded=true
 widgets.guess(
@@ -360,9 +360,9 @@ for m in (64, 256):
 # ## An error is nothing alone
 #
 # How good is the whole attention, against $m$? Two kinds of data: *random tokens*, as in textbooks,
-# and *eight topics*, where each token looks for the keys of one topic. The error is the mean
-# squared error over the mean square of the exact output. Beside it stands a free answer: for every
-# query the mean of $V$.
+# and *eight topics*, where each token looks for one topic's keys. The error is the mean squared
+# error over the mean square of the exact output. Beside it stands a free answer: always the mean of
+# $V$.
 
 
 # %%
@@ -527,8 +527,8 @@ for name, out in (outs | {"mean of V": free}).items():
 # \frac{|q + k|^2}{2D} = \frac{q \cdot k}{D} + \frac{|k|^2}{2D} + (\text{the same for all keys})
 # $$
 #
-# The scores are $\sqrt D$ times too flat, and long keys get a bonus. Three repairs are known by
-# now. So are their averages: no dice are needed. Does every repair help?
+# The scores are $\sqrt D$ times too flat, and long keys get a bonus. Three repairs are known. So
+# are their averages: no dice needed. Does every repair help?
 
 # %%
 q, k, v = (array[0, 0] for array in random_qkv(512))

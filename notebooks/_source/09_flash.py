@@ -437,10 +437,10 @@ plots.show(axes, "Twelve random inputs: each way stays within a few roundings of
 # %% [markdown] covers="L5 L6 L17 L21"
 # ## Where the bytes go
 #
-# Why would this be *faster*? A GPU has a large memory that is far away, *HBM*, and on the chip a
-# small one beside each of its processors, an *SRAM* for each *SM*. Nearest are the *registers*,
-# where arithmetic happens. An A100 has 192 KiB of SRAM in each of 108 SMs
-# (Dao et al. 2022, arXiv:2205.14135, section 2.1):
+# Why would this be *faster*? A GPU has a large memory far away, *HBM*, and on the chip a small one
+# beside each processor, an *SRAM* for each *SM*. Nearest are the *registers*, where arithmetic
+# happens. An A100 has 192 KiB of SRAM in each of 108 SMs (Dao et al. 2022, arXiv:2205.14135,
+# section 2.1):
 
 # %% folded=true
 sms, sram, a100 = 108, 192 * 1024, DEVICES["A100 40 GB"]

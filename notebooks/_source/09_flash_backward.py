@@ -135,7 +135,7 @@ widgets.explore(draw_merge, figure, cut=(1, 11, 1, 7))
 # By hand: two keys with scores $0$ and $\log 3$, so $p = (\frac14, \frac34)$; values 4 and 0; the
 # loss is the output itself, $\frac14 \cdot 4 = 1$. Then $dO = 1$, $dp = (4, 0)$, $\delta = 1$, and
 # $ds = (\frac14 \cdot 3, \frac34 \cdot (-1))$. Beside it *finite differences*: move a score a
-# little up and down, and see what the loss does.
+# little up and down, and watch the loss.
 
 # %%
 s, values = np.array([0.0, math.log(3)]), np.array([4.0, 0.0])
@@ -370,10 +370,10 @@ claims.check("C449")
 # [a kernel in twenty lines](04_window.ipynb#A-kernel-in-twenty-lines) first.
 
 # %% [markdown]
-# The idea, in the seven steps that you will find again below, each in its colour: (1) find your
-# place; (2) begin with nothing seen; (3) compute which tiles of keys to visit; then for each of
-# them (4) make a tile of scores, (5) take its maximum and its weights, and (6) shrink what is kept
-# and add; at the end (7) divide once.
+# The idea in seven steps, each in its colour below: (1) find your place; (2) begin with nothing
+# seen; (3) compute which tiles of keys to visit; then for each of them (4) make a tile of scores,
+# (5) take its maximum and its weights, and (6) shrink what is kept and add; at the end (7) divide
+# once.
 
 # %% [markdown]
 # Both use the same names in the same order, and the same sizes of a tile: `block_q` × `block_k`,

@@ -597,8 +597,8 @@ widgets.explore(draw_cross, live_cross.figure, **costs)
 #
 # From the measured points: the length from which a mechanism beats another *at every longer length*
 # measured. "Never here" is an answer too. Standard attention, unfused, is one measure: its scores
-# go through memory. Flash attention, which is exact and lean, is the harder one. Look for
-# mechanisms that do more for each pair: some may never beat either of them here.
+# go through memory. Flash attention, exact and lean, is the harder one. Look for mechanisms that do
+# more for each pair: some may never beat either.
 
 # %% tags=["nbval-ignore-output"]
 print(f"{'':<20}{'faster than full':<24}faster than flash")
