@@ -188,9 +188,9 @@ widgets.guess(
 )
 
 # %% [markdown]
-# A cheap guess finds most of what matters; hardest to guess is layer 0, whose heads look at
-# everything. Then the pattern of who reads whom is *learned*. Better than fitted afterwards is a
-# scorer trained with its model: DeepSeek-V3.2 has one beside its attention, its *indexer*.
+# A cheap guess finds most of what matters, least in layer 0, whose heads look at everything. So who
+# reads whom is *learned*. Better still, a scorer learns together with its model: DeepSeek-V3.2 has
+# one beside its attention, its *indexer*.
 #
 # Yet it still compares each with each, at a smaller price. Can we find neighbours without comparing
 # at all?
@@ -321,9 +321,12 @@ for name, part in zip(("smallest", "second", "third", "largest"), np.split(same,
 # %% [markdown] covers="H4 H5 H6 H7"
 # ## Sort, cut, look next door
 #
-# Now use it. If each token looks at its own bucket, who is in it? Going through the tokens once
-# for each would be $n^2$ again. *Reformer* (Kitaev et al. 2020, arXiv:2001.04451) sorts instead:
-# tokens of one bucket become neighbours, and neighbours are what a window can see.
+# Now use it. If each token looks at its own bucket, who is in it? Going through the tokens once for
+# each would be $n^2$ again.
+
+# %% [markdown]
+# *Reformer* (Kitaev et al. 2020, arXiv:2001.04451) sorts instead: tokens of one bucket become
+# neighbours, and neighbours are what a window can see.
 #
 # 1. **Hash** each token.
 # 2. **Sort** by bucket, and by position within one.
@@ -502,13 +505,11 @@ widgets.explore(draw_cost, live_cost.figure, n=lengths, buckets=widgets.choice(p
 # %% [markdown] covers="H9"
 # ## More rounds, more luck
 #
-# One hash misses whoever sits across an edge. So hash again with other directions, and take what
-# either finds. If one round finds a key with chance $p$, then $r$ rounds miss it with $(1 - p)^r$.
-# Each round costs as much as the first.
+# One hash misses whoever sits across an edge. So hash again with other directions: if one round
+# finds a key with chance $p$, then $r$ rounds miss it with $(1 - p)^r$.
 #
-# Does it find the 32 best keys? The keys of the model, as trained; or shared with the queries, as
-# Reformer would train them. For each, how much do eight rounds find, and for which share of the
-# pairs?
+# How many of the 32 best keys do eight rounds find: of keys as trained, or shared with the queries,
+# as Reformer trains them?
 
 
 # %% folded=true
@@ -563,9 +564,9 @@ print(f"mean cosine of a query and its 32 nearest keys: {cosine:.2f}")
 # %% [markdown]
 # By how much is that better than chance, which finds as many of the best as of the pairs? The best
 # keys of a head trained with full attention are not *near* its queries: at such cosines the curve
-# above is still low. And a large product may come from a long key, which no direction tells. LSH
-# wants a model that grew up with it.
-#
+# above is still low. And a large product may come from a long key, which no direction tells.
+
+# %% [markdown]
 # ### How rounds are merged
 #
 # Each round gives an output, already divided by its own softmax sum. What if we average them? Four
@@ -675,14 +676,14 @@ widgets.explore(draw_blocks, live_blocks.figure, head=head, **controls)
 # %% [markdown]
 # ### What a mean hides
 #
-# Let one key in the block be the query itself, of length 1, and the others random. Their products
-# with the query have the deviation $1/\sqrt D$. To a mean of $B$ keys the needle adds $1/B$, and
-# the others a noise of $\sqrt B / (B \sqrt D)$:
+# Let one key of a block be the query itself, of length 1, and the others random, with products of
+# deviation $1/\sqrt{D}$. In a mean of $B$ keys the needle is $1/B$, the noise
+# $\sqrt{B}/(B\sqrt{D})$:
 #
 # $$ \frac{\text{signal}}{\text{noise}} = \frac{1/B}{1/\sqrt{B D}} = \sqrt{D / B} $$
 #
-# So small blocks see sharply, and cost more glances. Test it with a *recall probe*: 512 keys, each
-# of which one query is looking for, in another order.
+# Small blocks see sharply, and cost more glances. A *recall probe* tests it: 512 keys, each wanted
+# by one query.
 
 
 # %%
@@ -729,13 +730,12 @@ said = (f"{way} {one:.0%} and {two:.0%}" for way, (one, two) in zip(ways, shares
 plots.show(axes, f"Found among single keys and among near-duplicates: {'; '.join(said)}.")
 
 # %% [markdown]
-# Each line of blocks reads 128 keys, each round of LSH 64; what a glance sees makes the difference.
-# A near-duplicate makes its block look almost as good, and that takes a place among the blocks
-# read.
+# Each line of blocks reads 128 keys, each round of LSH 64. A near-duplicate's block looks almost as
+# good, and takes a place.
 #
-# Another glance keeps each dimension's largest and smallest number of a block, and adds up what is
-# best for the query. No key of the block can score more than this *bound*, so no needle is diluted.
-# Is it the better glance?
+# Another glance keeps each dimension's largest and smallest number, and adds up what is best for
+# the query. No key of the block can score above this *bound*, so no needle is diluted. Is that
+# better?
 
 # %%
 bounds = [probe(blocks(block, keep, bound=True)) for block, keep in ((64, 2), (16, 8), (4, 32))]
@@ -750,11 +750,10 @@ for block, mean, bound in zip((64, 16, 4), shares[4:, 0], bounds, strict=True):
 # %% [markdown]
 # ### The glance as a kernel
 #
-# A list of blocks is all that the block-sparse kernel of
-# [chapter 05](05_sparse_tiles.ipynb) asks for. So
-# [`kernels/block_topk.py`](../attncourse/kernels/block_topk.py) has no kernel of its own: it
-# glances, chooses, and hands over a list for each head. But a tile of queries walks along one list,
-# so they must share a choice: `choose_every=16` lets the first of 16 choose for all.
+# A list of blocks is all that the block-sparse kernel of [chapter 05](05_sparse_tiles.ipynb) needs.
+# So [`kernels/block_topk.py`](../attncourse/kernels/block_topk.py) has none of its own: it glances,
+# chooses, and hands over a list for each head. But a tile of queries walks along one list, so they
+# share a choice: `choose_every=16` lets the first of 16 choose for all.
 
 # %%
 q, k, v = layers[2]
@@ -792,7 +791,7 @@ except (ImportError, RuntimeError) as reason:
 #
 # The same small model reads a page that it never saw, with blocks of 16 tokens in every layer;
 # nothing is trained again. A token is dark if it has become less probable, in *nats*: by how much
-# $-\ln p$ grew. With how many blocks do the words come back that a line further up has used?
+# $-\ln p$ grew. With how many blocks do words come back that a line further up used?
 
 # %% folded=true
 swapped = {
@@ -820,11 +819,11 @@ for way in ("best 32 keys", 8, "the last 128 keys", "the last 127 keys", "LSH, t
 print(f"{'full attention':<22} {found.full_loss:.2f} nats")
 
 # %% [markdown]
-# A window finds by place: what is to be copied stands 127 tokens back, and 126 are not enough. The
-# content finds it at any distance. On other text, most of what helps is near.
+# A window finds by place: what is copied stands 127 tokens back; 126 are not enough. Content finds
+# it at any distance. On other text, most of what helps is near.
 #
-# None of them was trained in its place. LSH has the hardest time: nobody asked these queries and
-# keys to share a direction. Models that hash, or choose blocks, are trained with it.
+# None was trained in its place. LSH has the hardest time: nobody asked queries and keys to share a
+# direction. Models that hash, or choose blocks, train for it.
 
 # %% [markdown]
 # ## Try it on your own text

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 10 · Triton: from a pointer to flash
 #
-# A GPU does not know arrays. It knows addresses, and thousands of programs that run the same code.
-# You write such code from the first line: six kernels, each with one idea more, seen at work tile
-# by tile, with their bytes counted. [Part two](10_tuning.ipynb) asks what a GPU makes of them.
+# A GPU knows addresses, not arrays, and thousands of programs running the same code. You write it
+# from scratch: six kernels, each with one idea more, their bytes counted. [Part
+# two](10_tuning.ipynb) asks what a GPU makes of them.
 #
 # <!-- summary: Triton from the first line: vector add, softmax, a product, flash, window and scan
 # as kernels, each played tile by tile; missing masks, coalescing, races, and who owns a tile. -->
@@ -38,9 +38,9 @@ print("kernels run in Triton's interpreter" if torch else "no Triton here: kerne
 # %% [markdown] covers="S3"
 # ## One program, one tile
 #
-# Add two vectors of a million numbers. On a GPU the obvious idea is a program for each number: a
-# million programs, and each has to be started and to wait for its four bytes. The opposite, one
-# program for all, leaves 131 of an H100's 132 processors without work.
+# Add two vectors of a million numbers. A program for each number would be a million programs to
+# start, each waiting for its four bytes. One program for all leaves 131 of an H100's 132 processors
+# without work.
 #
 # So each program takes a *tile*: a block of numbers, on which each operation works as a whole.
 
@@ -185,10 +185,10 @@ if torch:
     display(widgets.explore(draw_spoiled, live_spoiled.figure, columns=(5, 12, 1, 6)))
 
 # %% [markdown]
-# Column 6 of row 2 has an address: that of row 3, column 0. The tile at the right edge doubles
-# **its neighbour's numbers**, and no tool objects, since the address is valid. Only at the last row
-# does the tile leave the tensor. There `trace` notes it, and keeps the rest of memory safe; on a
-# GPU it is someone else's data, or the end of the program.
+# Column 6 of row 2 has the address of row 3, column 0. The tile at the right edge doubles **its
+# neighbour's numbers**, and no tool objects to a valid address. Only at the last row does it leave
+# the tensor. There `trace` notes it and protects other memory; on a GPU it is someone else's
+# data, or a crash.
 
 # %% [markdown] covers="O7"
 # ### Padding, and what it wastes
@@ -214,8 +214,8 @@ claims.check("C142")
 #
 # ## A row at a time
 #
-# The softmax of each row of a matrix: one program, one row. A row of 50 needs a tile of 64, and
-# what stands in the 14 lanes beyond? For a sum, zeros do no harm. So with `other=0.0`, as before:
+# The softmax of each row of a matrix: one program, one row. A row of 50 needs a tile of 64: what
+# stands in the 14 lanes beyond? Zeros do no harm to a sum, so `other=0.0`, as before:
 
 # %%
 row = np.array([1.0, 2.0, 0.5])
@@ -404,10 +404,10 @@ def draw_sectors(load):
 widgets.explore(draw_sectors, live_sectors.figure, load=list(asked_for))
 
 # %% [markdown]
-# A column costs eight times a row, so a tile should lie along the rows. A whole *key* of 64 numbers
-# of float16 is four sectors, and none is wasted even if it is gathered alone. Then why are patterns
-# of single keys slow? As many scores, once with 64 keys of its own for each query, once with a
-# block of 64 keys that 64 queries share:
+# A column costs eight times a row, so tiles should lie along rows. A whole *key*, 64 numbers of
+# float16, is four sectors, and wastes none even gathered alone. Then why are patterns of single
+# keys slow? As many scores, once with 64 keys of its own for each query, once with a block of 64
+# that 64 queries share:
 
 # %%
 long_q, long_k = (array[0, 0] for array in random_qkv(2048)[:2])

@@ -1,10 +1,9 @@
 # %% [markdown]
 # # 10 · Triton: what a GPU does with it
 #
-# A kernel that is right in the interpreter ([part one](10_triton.ipynb)) is right arithmetic, and
-# no more. How fast it can be depends on what a GPU has little of: registers, shared memory, places
-# for warps. You count all three without owning one. Then: times from a real GPU, what Triton does
-# not reach, and bugs that round sizes hide.
+# A kernel that is right in the interpreter ([part one](10_triton.ipynb)) is right arithmetic, no
+# more. Its speed depends on what a GPU has little of: registers, shared memory, places for warps.
+# You count them without owning one.
 #
 # <!-- summary: compile a kernel for a GPU you have not; registers, shared memory and occupancy by
 # hand; tiles tried on an H200, where Triton stops, and bugs that pass on powers of two. -->
@@ -96,7 +95,7 @@ if torch:
 # Triton compiles for any GPU, and needs none. What it makes goes through five forms: its own
 # language, the same with layouts for threads, LLVM's, **PTX**, which is NVIDIA's portable
 # assembler, and machine code. The last two tell everything that we miss. Two tries for an H100; the
-# first one takes a few seconds:
+# first takes a few seconds:
 
 # %% tags=["nbval-ignore-output"]
 source = inspect.getsource(getattr(product_kernel, "fn", product_kernel))
@@ -118,11 +117,11 @@ for job in measure.progress(jobs, "compiling", expect_seconds=6):
 # - What does not fit is **spilled**: written to slow memory and read back. It should be 0.
 
 # %% [markdown]
-# - **Shared memory** holds the tiles of `a` and `b` on their way. Several are there at once
-#   (`num_stages`): the next arrive while these are multiplied. A program has 227 KiB at most.
-# - The **product** is an instruction, such as `wgmma.mma_async…m64n64k16.f32.f16.f16`: four warps
-#   multiply 64 × 16 by 16 × 64, float16 in, float32 out, and go on meanwhile. If there is none,
-#   each multiplication is done alone, many times slower.
+# - **Shared memory** holds tiles of `a` and `b` on their way, `num_stages` at once: the next arrive
+#   while these are multiplied. A program has 227 KiB at most.
+# - The **product** is an instruction like `wgmma.mma_async…m64n64k16.f32.f16.f16`: four warps
+#   multiply 64 × 16 by 16 × 64, float16 in, float32 out, and go on meanwhile. Without one, each
+#   multiplication is done alone, far slower.
 
 # %% [markdown]
 # Now move the tile. At which size does it stop to fit? What do eight warps change? And which
@@ -361,11 +360,11 @@ if tried:
         print(f"{what:<40} {tile}")
 
 # %% [markdown]
-# A tile that wins is not a law: it holds for this GPU, this compiler, this size. And tuning
-# multiplies the code that must be right: **check the values of every configuration, not of the
-# winner only**. `python -m attncourse.bench.tiles 4096 64` times and checks them on your GPU.
+# A winning tile is no law: it holds for this GPU, compiler and size. Tuning multiplies what must be
+# right: **check the values of every configuration, not of the winner only**.
+# `python -m attncourse.bench.tiles 4096 64` times and checks them on your GPU.
 #
-# Some texts print one factor for all of this. Here is one, beside what this CPU finds:
+# Some texts print one factor for all this. Here is one, beside what this CPU finds:
 
 # %% tags=["nbval-ignore-output"]
 claims.check("C067")
@@ -415,12 +414,12 @@ else:
     print("no such run is recorded")
 
 # %% [markdown]
-# All use the same tensor cores. To keep those of a Hopper GPU busy, three things must happen at
-# once, and a kernel like ours says none of them:
+# All use the same tensor cores. To keep a Hopper GPU's busy, three things must happen at once, and
+# a kernel like ours says none:
 #
 # - **Copies without threads.** The tensor memory accelerator (TMA) fetches a whole tile by one
-#   instruction of one thread. Our pointers, offsets and masks are computed by all threads, in
-#   registers. (Triton has tensor descriptors for TMA.)
+#   instruction of one thread. Our pointers, offsets and masks take all threads, and registers.
+#   (Triton has tensor descriptors for TMA.)
 
 # %% [markdown]
 # - **Warps with roles.** Some only load, others only multiply: *warp specialisation*. Loaders need
@@ -444,10 +443,10 @@ if record:
     )
 
 # %% [markdown]
-# In the versions that we tried, 3.6 and 3.9, Triton does not split warps by roles on Hopper: asked
-# for it, it compiles the same code or fails. So this is the trade: thirty lines, which you can
-# change in an afternoon, against thousands of lines of CUDA for one kind of chip, and the bars
-# above. For a pattern that nobody has written, it is no question.
+# Triton 3.6 and 3.9, which we tried, do not split warps by roles on Hopper: asked to, they compile
+# the same code or fail. So the trade is thirty lines that you change in an afternoon, against
+# thousands in CUDA for one kind of chip, and the bars above. For a pattern that nobody has written,
+# it is no question.
 
 # %% [markdown] covers="W15"
 # ## Six bugs
@@ -533,25 +532,23 @@ for shape in ((1, 1), (64, 24), (50, 32), (37, 41)) if torch else ():
     print(f"{shape}: right, nothing out of bounds, each number loaded once")
 
 # %% [markdown]
-# What to ask, by what you see:
-#
 # | what you see | ask |
 # | --- | --- |
-# | wrong at odd lengths only | `out_of_bounds`; then what padding adds to a sum or a maximum |
-# | wrong for wide or narrow matrices | `tiles(…)`: do rows and columns stand where they should? |
+# | wrong at odd lengths | `out_of_bounds`; what padding adds |
+# | wrong unless square | `tiles(…)`: where do rows and columns stand? |
 # | right, but too many bytes | `bytes_loaded(…)` beside the formula: a loop bound |
-# | other numbers in each run | who stores where: two owners of one tile |
-# | right here, not on a GPU | the dtype of the sums; int32 offsets beyond 2³¹; too small a dot |
+# | other numbers each run | two owners of one tile |
+# | right here, not on a GPU | the sums' dtype; int32 offsets beyond 2³¹; too small a dot |
 
 # %% [markdown]
-# [Exercise 10.8](../exercises/10_triton.ipynb#10.8-Six-planted-bugs) plants six, each of another
-# kind. All pass on powers of two.
+# [Exercise 10.8](../exercises/10_triton.ipynb#10.8-Six-planted-bugs) plants six, of six kinds. All
+# pass on powers of two.
 #
 # ## Try it on your own kernel
 #
 # Take your answer to [exercise 10.3](../exercises/10_triton.ipynb#10.3-A-tile-of-a-product), or any
-# kernel that uses `tl` alone, and paste it over `product_kernel` on this page. How many registers
-# does it take? Which tile would an H100 hold twice? How many waves is your own text, at 16 heads?
+# kernel that uses `tl` alone, and paste it over `product_kernel`. How many registers does it take?
+# Which tile would an H100 hold twice? How many waves is your own text, at 16 heads?
 
 # %%
 text = "Paste a text of your own here."

@@ -1,10 +1,9 @@
 # %% [markdown]
 # # 11 · What a training step holds
 #
-# To use a model takes its weights. To train it takes many times that, and most of it is forgotten
-# again within the same second. Here you watch the bytes of one step come and go, and then hold
-# fewer of them: by computing twice, by computing backwards, by halving the bits, and by using a
-# piece of memory again.
+# To use a model takes its weights. To train it takes many times that, most of it forgotten within
+# the same second. Here you watch the bytes of one step come and go, and then hold fewer: by
+# computing twice, computing backwards, halving the bits, and using a piece of memory again.
 #
 # <!-- summary: a training step as a timeline of live tensors, by kind; which tensors a backward
 # pass needs; checkpoints, reversible layers, 16 bits with loss scaling, each with its bytes and its
@@ -43,10 +42,10 @@ n_parameters = sum(parameter.numel() for parameter in net.parameters())
 print(f"{n_parameters:,} parameters x 16 bytes: {format_bytes(16 * n_parameters)}")
 
 # %% [markdown]
-# That is the part that is easy to count. A gradient is found from the end of the network to its
-# beginning, by the *backward pass*, and that needs numbers from the *forward pass*: to
-# differentiate $\tanh$ one needs its output, to differentiate a product one needs its factors.
-# These numbers, the *activations*, have to wait. See it in three lines: $n = 1000$ tokens, $d = 4$.
+# That part is easy to count. A gradient is found from the end of the network to its beginning, by
+# the *backward pass*, and that needs numbers from the *forward pass*: to differentiate $\tanh$ one
+# needs its output, for a product its factors. These numbers, the *activations*, have to wait. See
+# it in three lines: $n = 1000$ tokens, $d = 4$.
 
 # %%
 torch.manual_seed(0)
@@ -408,8 +407,7 @@ claims.check("C294")
 
 # %% [markdown]
 # **The check to keep: "exact" is a statement about a dtype.** In float32 the error is far below
-# what a gradient needs; in bfloat16 deep networks compute gradients at places where they never
-# were.
+# what a gradient needs; in bfloat16 deep networks compute gradients where they never were.
 #
 # What is held? `reversible.forward` keeps the last two halves, whatever $L$. The model with 1, 2
 # and 4 layers, narrower (32) and on 512 tokens, to be quick:
@@ -458,21 +456,21 @@ said = ", ".join(f"{saved:.0%} at {tokens}" for saved, tokens in zip(less, count
 plots.show(axes, f"Four layers, width 32: reversible layers take less by {said} tokens.")
 
 # %% [markdown]
-# They save little, and little by little more. You saw why: at the end of the way back the
-# checkpoints have gone, and the gradients have come. A layer has $c = 4 B n d$ bytes of checkpoint
-# and $g \approx 4 \cdot 12 d^2$ of gradients. While $c < g$, the checkpoints fit into the room that
-# the gradients need later anyway:
+# They save little, and slowly more. You saw why: when the way back ends, the checkpoints have gone
+# and the gradients have come. A layer has $c = 4Bnd$ bytes of checkpoint and
+# $g \approx 4 \cdot 12 d^2$ of gradients. While $c < g$, checkpoints fit into the room that
+# gradients need later anyway:
 #
 # $$ B\, n < 12\, d $$
 #
 # Here that is up to 384 tokens.
 
 # %% [markdown]
-# Below that, what is saved comes from making half a layer again instead of a whole one.
-# (Checkpoints could do that, too.) It pays for long texts and many layers. That is where Reformer
-# used it ([Kitaev et al. 2020](https://arxiv.org/abs/2001.04451)): $F$ is attention within buckets
-# of a hash ([chapter 08](08_content.ipynb)), $G$ the MLP. But a hash draws random directions. What
-# if the second run draws others?
+# Below that, the saving comes from making half a layer again, not a whole one. (Checkpoints could,
+# too.) It pays for long texts and many layers, where Reformer used it ([Kitaev et al.
+# 2020](https://arxiv.org/abs/2001.04451)): $F$ is attention within buckets of a hash ([chapter
+# 08](08_content.ipynb)), $G$ the MLP. But a hash draws random directions. What if the second run
+# draws others?
 
 
 # %%
@@ -901,10 +899,10 @@ for n in (512, 16_384):
 # %% [markdown]
 # ## Try it on your own model
 #
-# `timeline.record` takes any loss and any parameters of torch. Put in a model of yours and find its
-# largest tensor at the peak: is it one that a tick could remove? Then go on to
-# [the exercises](../exercises/11_training.ipynb), or to [chapter 12](12_inference.ipynb), where
-# nothing waits for a backward pass and the memory fills all the same.
+# `timeline.record` takes any loss and parameters of torch. Put in a model of yours and find its
+# largest tensor at the peak: is it one that a tick could remove? Then go on to [the
+# exercises](../exercises/11_training.ipynb), or to [chapter 12](12_inference.ipynb), where nothing
+# waits for a backward pass and the memory fills all the same.
 
 # %%
 yours = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.GELU(), torch.nn.Linear(256, 64))

@@ -290,8 +290,7 @@ widgets.explore(draw_roof, live_roof.figure, batch=batches, context=contexts, gr
 # $$ g(h) = \lfloor h \,/\, (H / G) \rfloor, \qquad
 #    \text{numbers a token} = 2 \cdot L \cdot G \cdot D $$
 #
-# With $H = 4$ and $G = 2$, heads 0 and 1 read the first, 2 and 3 the second. Repeating each key
-# head gives the definition; the same numbers must come out without a copy:
+# Repeating each key head gives the definition; the same numbers must come out without a copy:
 
 # %%
 q, _, _ = random_qkv(6, heads=4, width=8, dtype=np.float64)
@@ -374,14 +373,14 @@ print(
 
 # %% [markdown]
 # *Latent attention* (MLA, [DeepSeek-V2](https://arxiv.org/abs/2405.04434)) keeps a small vector
-# $c_j$ of $R$ numbers for each token, made by one matrix, and head $h$ has $k_j = c_j U_h$ and
-# $v_j = c_j W_h$. The trick that saves the making is where one puts the bracket:
+# $c_j$ of $R$ numbers a token, made by one matrix; head $h$ has $k_j = c_j U_h$ and
+# $v_j = c_j W_h$. The trick is where one puts the bracket:
 #
 # $$ q \cdot (c_j U_h) \;=\; (q\, U_h^\top) \cdot c_j, \qquad
 #    \sum_j p_j\, (c_j W_h) \;=\; \Bigl(\sum_j p_j\, c_j\Bigr)\, W_h $$
 #
-# Instead of all latents up to keys, one query goes down to the latents: the projection is
-# *absorbed*. For one head, with latents of 64 and keys of 128:
+# Instead of all latents up to keys, one query goes down: the projection is *absorbed*. For latents
+# of 64 and keys of 128:
 
 # %%
 rng = np.random.default_rng(12)
@@ -641,12 +640,12 @@ said = ", ".join(f"{room}: {name}" for room, name in best.items())
 plots.show(axes, f"All kept, {small.loss(unseen):.2f} nats. Who leaves, to lose least: {said}.")
 
 # %% [markdown]
-# Did the cleverer rule win? It needs heads whose past weights tell whom they will want. **A rule
-# for forgetting has to be tried in the model that it is for**, and on its texts: a mean over tokens
-# says nothing about a name that is needed once.
+# Did the cleverer rule win? It needs heads whose past weights tell whom they will want. **Try a
+# rule for forgetting in the model that it is for**, and on its texts: a mean says nothing about a
+# name needed once.
 #
-# Now a long text: three times as long as any that the model was trained on. Full attention keeps
-# everything, the window 256 tokens.
+# Now a text three times as long as any in training. Full attention keeps everything, the window 256
+# tokens.
 
 # %%
 long = small.encode(model.held_out()[1])[:1537][None]

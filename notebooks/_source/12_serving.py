@@ -216,10 +216,9 @@ print(numbers)
 # %% [markdown] covers="N14"
 # ## Join and leave at every step
 #
-# Memory is packed; now time. A *static* batch is formed, written until its longest answer is done,
-# and only then followed by the next. Whoever is done early keeps a slot that does nothing. But
-# decode is one step after the other: why not look at the door after each? *Continuous batching*
-# lets a text leave when it is done, and the next one join
+# Memory is packed; now time. A *static* batch is written until its longest answer is done: whoever
+# is done early keeps a slot that does nothing. But decode goes step by step, so why not look at the
+# door after each? *Continuous batching* lets a text leave when done, and the next join
 # ([Orca](https://www.usenix.org/conference/osdi22/presentation/yu)).
 
 # %% [markdown]

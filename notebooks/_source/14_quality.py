@@ -32,11 +32,10 @@ from attncourse.units import format_bytes
 # %% [markdown] covers="W6"
 # ## The average hides it
 #
-# Two people make attention cheaper. A lets each token see itself and the 24 tokens before it, a
-# window. B lets it keep the three keys with the best scores,
-# [top-k](08_content.ipynb#Keep-the-best). Nothing is trained again. What the model loses is
-# measured as always: *loss*, the mean of $-\ln p$ of each next token, in *nats*, on text that no
-# training saw.
+# Two people make attention cheaper. A lets each token see itself and the 24 before it, a window. B
+# lets it keep the three best keys, [top-k](08_content.ipynb#Keep-the-best). Nothing is trained
+# again. What is lost is measured as always: *loss*, the mean of $-\ln p$ of each next token, in
+# *nats*, on text that no training saw.
 
 # %%
 small = model.load()
@@ -180,14 +179,16 @@ for wanted in (2.0, 10.0):
 # %% [markdown]
 # Softmax takes nearly all of key 1, linear attention ($\phi(x) = \text{elu}(x) + 1$) something of
 # each. **Beware of probes whose right answer is the average.**
-# [`model/probes.py`](../attncourse/model/probes.py) puts such questions to a text of random keys:
+
+# %% [markdown]
+# [`model/probes.py`](../attncourse/model/probes.py) asks such questions of random keys:
 #
 # - **recall**: many keys, each by itself;
-# - **near duplicates**: the same in families of keys that nearly agree;
+# - **near duplicates**: the same in families of nearly equal keys;
 # - **needle**: one key, at a chosen depth;
-# - **two needles**: the value of the first is the key of the second, so that it takes two layers,
-#   as questions do whose answer stands in two documents (*WikiHop*);
-# - **majority**: a vote, to which every token matters equally.
+# - **two needles**: the first one's value is the second one's key, so it takes two layers, as do
+#   questions over two documents (*WikiHop*);
+# - **majority**: a vote of all tokens.
 
 # %%
 from attncourse.model import probes
@@ -201,7 +202,7 @@ for way in (Attention.of("full"), near, Attention.of("longformer", window=63, gl
 print(f"{'at depth':<11}", *(f"{depth:4.0%}" for depth in depths))
 
 # %% [markdown]
-# A window finds what lies in it. One global token buys the beginning, and nothing else: a benchmark
+# A window finds what lies in it. One global token buys the beginning, nothing else: a benchmark
 # that hides its needle in the first sentence would be content.
 #
 # Now you. **Find for each mechanism a question at which it fails, and one at which no other does
@@ -248,9 +249,9 @@ widgets.form(ask, "Ask", mechanism=list(ways))
 # ## The frontier
 #
 # Each mechanism costs bytes and loses quality, so draw one against the other. Each takes the place
-# of *all* attention in the model: the hollow point. Then the model learns on for a while with the
-# mechanism it has, it is *tuned*: the arrow leads to the mean over several *seeds*, which draw the
-# texts of the steps, and the band reaches over them.
+# of *all* attention in the model: the hollow point. Then the model is *tuned*, it learns on for a
+# while: the arrow leads to the mean over several *seeds*, which draw the texts of the steps, and
+# the band spans them.
 
 # %% folded=true
 from IPython.display import display
@@ -299,11 +300,10 @@ else:
 
 # %% [markdown]
 # **Go from loss to copying to recall: who drops to the floor? Whose bands overlap, so that their
-# order is luck?** The bytes are what a head keeps in order to write on. The quality is always that
-# of texts of 512 tokens: longer ones this model never learned to read. Top-k and LSH keep every
-# token; what they save is work.
+# order is luck?** Bytes are what a head keeps to write on. Quality is always at 512 tokens, all
+# that this model learned to read. Top-k and LSH keep every token; they save work.
 #
-# Full attention has an arrow too, though it lost nothing. It is the *control*:
+# Full attention, the *control*, has an arrow too:
 
 # %%
 if frontier:
@@ -322,16 +322,15 @@ if frontier:
         print(f"with {rows} contexts a step full goes from {curve[0]:.2f} to {curve[-1]:.2f}")
 
 # %% [markdown]
-# Tuning makes the control *worse*. A few steps on one context each are noisy, and their rate is
-# high for a model that has finished learning: they push it off its place. With more contexts a
-# step, as in [chapter 12](12_inference.ipynb#Heads-that-share), it hardly moves. All others bear
-# the same push, so **compare tuned with tuned**, never an arrow's end with full attention's
-# beginning.
+# Tuning makes the control *worse*. Steps on one context each are noisy, and their rate is high for
+# a model that has finished learning: they push it off its place. With more contexts a step, as in
+# [chapter 12](12_inference.ipynb#Heads-that-share), it hardly moves. All bear the same push, so
+# **compare tuned with tuned**, never an arrow's end with full attention's beginning.
 
 # %% [markdown]
-# And these arrows show what a *swap* costs, mended a little: trained weights meet a mechanism that
-# they were not trained for. That linear attention stays on the floor of recall here does not say
-# that it cannot recall. For that one must train with it; the next section does.
+# These arrows show what a *swap* costs, mended a little: trained weights meet a mechanism that they
+# were not trained for. That linear attention stays on the floor of recall here does not say that it
+# cannot recall. To know, train with it; the next section does.
 #
 # [Exercise 14.4](../exercises/14_quality.ipynb#14.4-The-frontier) finds who is on the stairs, ties
 # and missing values included.
@@ -384,11 +383,10 @@ print(f"state of a layer: {tasks.SHAPE.n_heads} heads of {tasks.SHAPE.head_width
 
 # %% [markdown]
 # So the frontier's floor was the swap, not the mechanism: weights that learn *with* linear
-# attention find room for all pairs. The room has an end: without error a head keeps no more keys
-# apart than it has features ([Schlag et al. 2021](https://arxiv.org/abs/2102.11174), section 4),
-# where a cache grows with its tokens.
+# attention find room for all pairs. The room ends: without error a head keeps no more keys apart
+# than it has features ([Schlag et al. 2021](https://arxiv.org/abs/2102.11174), section 4).
 #
-# And one seed is no result. Train one yourself, some seconds of a core: does yours tell the same?
+# One seed is no result. Train one yourself, in some seconds: does yours tell the same?
 
 
 # %% folded=true
@@ -534,10 +532,10 @@ for name, members in groups.items():
     print(f"{counted:<22} new pairs {lost[plain].mean():+.2f}, repeated {lost[far].mean():+.2f}")
 
 # %% [markdown]
-# A textbook's "local syntax, long range, part of speech, semantics" are names; these are jobs with
-# a measure, and a price. The heads that copy cost little on new pairs: that is why an average does
-# not miss them. (Layer 0 is missed everywhere: its blend matters, not how far it reaches.) **A map
-# is where a layer looks. What it is worth, only its removal tells.**
+# A textbook's "local syntax, long range, part of speech, semantics" are names; these jobs have a
+# measure and a price. Heads that copy cost little on new pairs, so no average misses them. (Layer 0
+# is missed everywhere: its blend matters, not its reach.) **A map is where a layer looks. What it
+# is worth, only its removal tells.**
 
 # %% [markdown]
 # ## Hybrids
@@ -600,11 +598,11 @@ widgets.guess(
 )
 
 # %% [markdown]
-# Equal loss, equal memory, and only one of them can copy from afar. The full layers may be the
-# upper two, since copying takes two steps: one head tells each token what came before it, one
-# searches for that, and only the second must see far.
+# Equal loss, equal memory, and only one can copy from afar. The full layers may be the upper two,
+# since copying takes two steps: one head tells each token what came before it, one searches for
+# that, and only the second must see far.
 #
-# Must both of them be full? Ask the record of the frontier what is left after tuning:
+# Must both be full? Ask the record of the frontier what is left after tuning:
 
 # %%
 if frontier:
@@ -618,11 +616,11 @@ if frontier:
 
 # %% [markdown]
 # Layer 2 alone, tuned, copies nearly as well as four full layers; layers 0 and 1 alone never learn
-# it. Where the full layers stand counts for more than how many they are. (From one seed: a hint.
-# What would you run before you build on it?)
+# it. Where full layers stand counts more than their number. (From one seed: a hint. What would you
+# run before you build on it?)
 #
 # [Exercise 14.6](../exercises/14_quality.ipynb#14.6-A-mechanism-for-each-layer) chooses a mechanism
-# for each layer, within a budget of bytes, and is graded by the loss.
+# for each layer, within a budget of bytes, graded by the loss.
 
 # %% [markdown] covers="P10 V12"
 # ## How far must it look?
@@ -648,9 +646,9 @@ ends = ", ".join(f"{name} {line[0]:.0f} to {line[-1]:.1f}" for name, line in per
 plots.show(axes, f"Perplexity, from a window of 8 to one of 512: {ends}.")
 
 # %% [markdown]
-# The first line looks like that sentence. It is made of the other two: one that is flat early, and
-# a cliff where a window reaches what is to be copied. So the curve should follow from the
-# *distances* in the text, if a copy is worth $g$ nats:
+# The first line looks like that sentence. It is made of the other two: one flat early, and a cliff
+# where a window reaches what is copied. So the curve should follow from the *distances* in the
+# text, if a copy is worth $g$ nats:
 #
 # $$ \text{loss}(w) - \text{loss}(\infty) \;\approx\; g \cdot
 #    P(\text{the pair is from more than } w \text{ back}) $$
@@ -817,10 +815,10 @@ said = f"{most} falls most from its best task to its worst, by {falls.max()} pla
 plots.show(axes, f"{said}; the mean of all is {falls.mean():.1f}.")
 
 # %% [markdown]
-# The order is another one for each task, so a mean of five such columns ranks nothing that one
-# could want. None of these tasks asks for a recall by key, at which methods differ most above. And
-# all of these models began from nothing: between models that first learned to fill gaps in the same
-# data, the differences become small ([Amos et al. 2023](https://arxiv.org/abs/2310.02980)).
+# Each task has another order, so a mean of five such columns ranks nothing that one could want.
+# None of these tasks asks for a recall by key, at which methods differ most above. And all models
+# began from nothing: between models that first learned to fill gaps in the same data, the
+# differences become small ([Amos et al. 2023](https://arxiv.org/abs/2310.02980)).
 
 # %% [markdown]
 # What would an honest figure look like? **Value, metric, data, source; else it is not shown.** Here
@@ -861,17 +859,17 @@ widgets.Table(rows, said)
 # audit](17_audit.ipynb) lists every such sentence.
 
 # %% [markdown]
-# The texts name more. In a sentence each:
+# The texts name more:
 #
-# - *Natural Questions* wants a paragraph of a Wikipedia page and the words in it: recall.
-# - *arXiv summaries*: one paper in ten is longer than 14,500 tokens; the score, ROUGE, counts words
-#   in common.
-# - *Translation* aligns word by word ([two sentences](02_attention.ipynb#Two-sentences)), in
-#   sentences so short that Reformer's authors left their hashing out.
+# - *Natural Questions* wants a Wikipedia paragraph and the words in it: recall.
+# - *arXiv summaries*: one paper in ten exceeds 14,500 tokens; the score, ROUGE, counts common
+#   words.
+# - *Translation* aligns words ([two sentences](02_attention.ipynb#Two-sentences)), in sentences too
+#   short for Reformer's authors to hash.
 # - *Whole books in one pass*, says chapter E of Reformer; its paper summarises nothing.
 
 # %% [markdown]
-# And two that ask no question of a model, but say where it comes from:
+# And two that ask nothing of a model, but say where it comes from:
 #
 # - *Pre-training text* decides which distances are learned. Longformer's is books, Wikipedia, long
 #   news and stories; the scientific papers that chapter E adds are not among it.
@@ -896,12 +894,12 @@ said = (
 plots.show(axes, f"Votes and recalls: {', '.join(said)}.")
 
 # %% [markdown]
-# Who blurs votes well and recalls badly; who picks does the opposite. (Guessing a vote is right in
-# half of the cases. And the keys are random: trained, linear attention recalled its pairs above.)
-# "Tolerant" is a pair of task and mechanism.
+# Who blurs votes well and recalls badly; who picks does the opposite. (Guessing gets half of the
+# votes; trained, linear attention recalled its pairs above.) "Tolerant" is a pair of task and
+# mechanism.
 #
-# So for a change of your own: that quality must be preserved, everyone says. Write down *what* must
-# not get worse, by how much, **before** you look, as tests that run. Ours, for a causal model:
+# For your own change, write down *what* must not get worse, by how much, **before** you look, as
+# tests that run. Ours, for a causal model:
 
 
 # %%
@@ -948,10 +946,9 @@ print(judge("window 256")[0])
 # %% [markdown]
 # ## In a real model
 #
-# Now all of it at once. The same page that no training saw; **choose a mechanism for each layer
-# within a budget of 20 MiB** for a text of 16,384 tokens. A token is dark if it has become less
-# probable. The sentence below says what is kept, and what is lost. Can you keep 90 % of the
-# copying?
+# Now all at once. The same page that no training saw; **choose a mechanism for each layer within a
+# budget of 20 MiB** for a text of 16,384 tokens. A token is dark if it has become less probable.
+# The sentence below says what is kept and lost. Can you keep 90 % of the copying?
 
 # %% folded=true
 from ipywidgets import Dropdown
@@ -979,10 +976,10 @@ picks = {f"layer_{i}": Dropdown(options=list(for_a_layer), value=n) for i, n in 
 widgets.explore(draw_choice, live_page.figure, **picks)
 
 # %% [markdown]
-# Top-k in the cache saves no byte: who may be among the best is not known before the question
-# comes. And linear? **Try it in layer 0, then in layer 1.** At the bottom, where all is blended
-# evenly, a state that never grows does it as well. One layer higher it ruins the page: there sits
-# the head that looks one back, and a blend, untuned, cannot do its work.
+# Top-k in the cache saves no byte: nobody knows before the question who is best. **Try linear in
+# layer 0, then in layer 1.** At the bottom, which blends evenly, a state that never grows does as
+# well. One layer higher it ruins the page: there sits the head that looks one back, which no
+# untuned blend can replace.
 
 # %% [markdown]
 # ## Try it on your own text

@@ -74,10 +74,10 @@ for size in (4, 16, 64):
 # %% [markdown] covers="X6"
 # ## Pass the keys around
 #
-# Must all keys be there at once? A softmax may be summed in any order, block by block, if one keeps
-# the logarithm $L$ of its sum. So let the queries stay, and the keys travel: each process attends
-# to a block, sends it to its right neighbour, takes the next one from the left. That is *ring
-# attention* ([Liu et al. 2023](https://arxiv.org/abs/2310.01889)).
+# Must all keys be there at once? A softmax may be summed by blocks, in any order, if one keeps the
+# logarithm $L$ of its sum. So queries stay, and keys travel: each process attends to a block, sends
+# it to the right, takes one from the left. That is *ring attention* ([Liu et al.
+# 2023](https://arxiv.org/abs/2310.01889)).
 
 # %% [markdown]
 # By hand, four processes as four lists. A process is known by its number, its *rank*, and in the
@@ -267,18 +267,17 @@ except distributed.WorkerError as error:
 # all if one fails, and may start them again from the last checkpoint.
 
 # %% [markdown]
-# The same functions run there as they stand, on one machine or on several, over NCCL,
-# NVIDIA's library for that, where there are GPUs (which we have not measured). In a terminal:
+# The same functions run there, on one machine or several; on GPUs, which we have not measured, over
+# NCCL, NVIDIA's library for that:
 #
 # ```
 # torchrun --nproc-per-node 4 -m attncourse.distributed --tokens 4096
 # ```
 #
-# It checks both algorithms of this chapter against torch's attention, with their gradients, and
-# prints bytes and seconds. The ring is one page,
-# [`distributed/ring.py`](../attncourse/distributed/ring.py). For GPUs there are libraries with
-# kernels of their own; [`distributed`](../attncourse/distributed/__init__.py) says which function
-# of which is which.
+# It checks this chapter's two algorithms against torch's attention, with gradients, and prints
+# bytes and seconds. The ring is one page,
+# [`distributed/ring.py`](../attncourse/distributed/ring.py). GPU libraries have kernels of their
+# own; [`distributed`](../attncourse/distributed/__init__.py) names their functions.
 
 # %% [markdown] covers="X8"
 # ## Causal is unfair
@@ -372,10 +371,9 @@ print("either layout gives what one process gives; the workers that died had bee
 # %% [markdown] covers="X7"
 # ## Swap tokens for heads
 #
-# Heads need nothing of one another. So there is another way to cut: not by tokens but by heads. The
-# tokens are already here and there, so each process gives away its tokens of all heads but its own,
-# and gets all tokens of its own. Then it attends as one machine would, and swaps back. Four
-# processes and four heads, by hand:
+# Heads need nothing of one another, so cut by heads, not by tokens. The tokens are already here and
+# there: each process gives away its tokens of all heads but its own, and gets all tokens of its
+# own. Then it attends as one machine would, and swaps back. Four processes and four heads, by hand:
 
 # %%
 have = [[f"{head}{part}" for head in "abcd"] for part in range(4)]  # by process
