@@ -33,7 +33,10 @@ myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_dmath_double_inline = True
 myst_heading_anchors = 4
 myst_heading_slug_func = "anchors.jupyter"
-suppress_warnings = ["myst.header"]  # a table of a record needs no section above it
+suppress_warnings = [
+    "myst.header",  # a table of a record needs no section above it
+    "ref.python",  # an attribute named bytes is taken for another bytes that an annotation means
+]
 
 default_role = "code"  # docstrings have single backticks
 autodoc_preserve_defaults = True  # a path as it is written, not as it is here

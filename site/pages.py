@@ -233,7 +233,7 @@ class Pages:
         if not there.exists():  # brackets and a call, in code
             return link
         path = re.sub(r"^solutions/", "exercises/", path)
-        if path.endswith(".png"):  # of README and docs, whose pages lie as deep as they do
+        if path.endswith((".png", ".gif")):  # of README and docs, whose pages lie as deep
             (self.folder / "images").mkdir(exist_ok=True)
             shutil.copy(there, self.folder / "images")
             return posixpath.relpath(f"images/{there.name}", folder or ".")

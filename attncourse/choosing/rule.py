@@ -1,10 +1,10 @@
 """The rule: what is out and why, and which of the rest is taken.
 
-1. What does not fit into the memory is out.
-2. What loses an ability that is needed, or more than the tolerance, is out; so is what nobody
-   measured, unless it is exact.
-3. What nobody maintains is out, unless one would write it oneself.
-4. Of the rest the fastest is taken; but an exact one, unless another is at least 1.5 times as fast.
+- What does not fit into the memory is out.
+- What loses an ability that is needed, or more than the tolerance, is out; so is what nobody
+  measured, unless it is exact.
+- What nobody maintains is out, unless one would write it oneself.
+- Of the rest the fastest is taken; but an exact one, unless another is at least 1.5 times as fast.
 """
 
 from __future__ import annotations
