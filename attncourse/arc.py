@@ -122,7 +122,7 @@ class Map:
         return (
             f"Minutes, to the nearest five: {WORDS_A_MINUTE} words or {CELLS_A_MINUTE} cells of "
             "code take one, exercises what they state. "
-            f"Together {read / 60:.0f} hours and {do / 60:.0f}."
+            f"Together {read / 60:.0f} hours of reading and {do / 60:.0f} of exercises."
         )
 
     def _minutes(self, one: Chapter) -> tuple[str, str]:

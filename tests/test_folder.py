@@ -126,7 +126,8 @@ class Folder:
 
     def update(self, contents=NEW):
         self.install(contents)
-        self.said = "\n".join(updating.update(self.path))
+        lines, self.left = updating.update(self.path)
+        self.said = "\n".join(lines)
         return self.said
 
     def texts(self, name):
@@ -264,6 +265,7 @@ def test_a_broken_notebook_is_left_backed_up_and_told_in_one_line(folder, what):
     said = folder.update()
     (line,) = [line for line in said.splitlines() if line.startswith(ONE)]
     assert "stays as it is: mend it, and update again" in line and str(folder.path) not in line
+    assert len(folder.left) == 1  # and the command ends with 2
     assert (folder.path / ONE).read_bytes() == content
     assert (folder.backups()[0] / ONE).read_bytes() == content
     assert (folder.path / TWO).read_bytes() == NEW[TWO]
@@ -547,7 +549,7 @@ def test_a_folder_is_found_from_below_and_records_of_ones_own_come_first(
     assert house.results()[:2] == [course / "results", installed / "course/results"]
     assert "results/model.json: is a record of your own" in run(capsys, "update")[1]
     (course / house.MARK).write_text("{")
-    assert run(capsys, "update")[0] == 0
+    assert "is of release 0.1.0, before unknown" in run(capsys, "update")[1]
     monkeypatch.setattr(files, "write", lambda *a: (_ for _ in ()).throw(OSError(28, "No space")))
     assert run(capsys, "update") == (2, "the course's folder: No space\n")
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -511,8 +512,10 @@ def test_a_report_that_cannot_be_written_is_told_after_the_grade(run, mine):
 
 
 def test_a_chapter_is_found_from_any_folder_of_the_course(mine, course, monkeypatch):
-    for folder in (course, mine.parent, course / "deep" / "down"):
+    for folder in (course, mine.parent, course / "deep" / "down", course / "solutions"):
         folder.mkdir(parents=True, exist_ok=True)
+        if folder.name == "solutions":
+            shutil.copy(mine, folder)
         monkeypatch.chdir(folder)
         for name in ("90", toy.STEM):
             assert commands._exercise_file(commands._stem(name)).resolve() == mine.resolve()

@@ -1,6 +1,7 @@
 """The commands start, update and lab: the course in a folder of the learner's own.
 
-Exit status: 0, or 2 with one line on stderr that says why it could not be done.
+Exit status: 0, or 2 with one line on stderr that says why it could not be done, or after an update
+that had to leave a file as it was.
 """
 
 from __future__ import annotations
@@ -92,12 +93,15 @@ def _start(args: argparse.Namespace) -> int:
 def _update(args: argparse.Namespace) -> int:
     from attncourse.folder.updating import update
 
-    print(*update(_folder(args)), sep="\n")
-    return 0
+    lines, left = update(_folder(args))
+    print(*lines, sep="\n")
+    return 2 if left else 0
 
 
 def _lab(args: argparse.Namespace) -> int:
-    command, environment = lab_command(_folder(args), args)
+    folder = _folder(args)
+    command, environment = lab_command(folder, args)
+    os.chdir(folder)  # where JupyterLab opens terminals
     if os.name == "posix":  # Ctrl-C is JupyterLab's alone, which asks back
         os.execve(command[0], command, environment)
     return subprocess.run(command, env=environment, check=False).returncode

@@ -39,7 +39,7 @@ class Plan:
         self.says.setdefault(name, []).append(line)
 
 
-def update(folder: Path) -> list[str]:
+def update(folder: Path) -> tuple[list[str], list[str]]:
     """Bring a folder to the installed release.
 
     All that is to be written is made first, then each file that the learner changed is copied to a
@@ -47,7 +47,7 @@ def update(folder: Path) -> list[str]:
     ended goes on.
 
     Returns:
-        What was done, as lines.
+        What was done, as lines, and the names of files that stay as they were.
 
     Raises:
         FolderError: it is no learner's folder.
@@ -71,7 +71,7 @@ def update(folder: Path) -> list[str]:
         # A file that was left has the cells that it was given then.
         left = {name: given[name] for name in plan.left if name in given}
         files.write_mark(folder, {n: c for n, c in new.items() if n not in plan.left}, left)
-    return list(_report(folder, plan, mark["release"], backup, skipped))
+    return list(_report(folder, plan, mark["release"], backup, skipped)), [*plan.left, *skipped]
 
 
 def _no_folder(folder: Path) -> str:

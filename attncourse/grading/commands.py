@@ -244,7 +244,10 @@ def _exercise_id(name: str) -> str:
 def _exercise_file(stem: str) -> Path:
     """Where a chapter's exercises are: in `exercises`, here or above, else in the clone."""
     here = Path.cwd()
-    for folder in (here / "exercises", here, *(above / "exercises" for above in here.parents)):
+    places = [here / "exercises", here, *(above / "exercises" for above in here.parents)]
+    if here.name in ("notebooks", "solutions"):  # whose notebooks have the same names
+        places.remove(here)
+    for folder in places:
         file = folder / f"{stem}.ipynb"
         if file.exists() or (folder.name == "exercises" and folder.is_dir()):
             return Path(os.path.relpath(file))
