@@ -283,9 +283,9 @@ widgets.explore(draw_roof, live_roof.figure, batch=batches, context=contexts, gr
 # %% [markdown] covers="N10"
 # ## Heads that share
 #
-# The point of the cache lies at $H / G$. So let several query heads share one head of keys and
-# values. *Multi-query attention* (MQA) has $G = 1$, *grouped-query attention* (GQA) a few; with
-# $G = H$ it is plain *multi-head attention* (MHA). Query head $h$ reads
+# The point of the cache lies at $H / G$. So let query heads share keys and values. *Multi-query
+# attention* (MQA) has $G = 1$, *grouped-query attention* (GQA) a few; with $G = H$ it is plain
+# *multi-head attention* (MHA). Query head $h$ reads
 #
 # $$ g(h) = \lfloor h \,/\, (H / G) \rfloor, \qquad
 #    \text{numbers a token} = 2 \cdot L \cdot G \cdot D $$

@@ -297,9 +297,9 @@ if on_gpu:
     print("The window is faster", records.crossover_words(times["window"], times["flash"]))
 
 # %% [markdown]
-# At 512 tokens both are launches and little else; and where a record skips lengths, "from n = …" is
-# as much as it can say. And on a CPU? The record of one has a window of 128, and torch's own tiled
-# attention:
+# Below some thousand tokens a GPU's times are launches and little else, and scatter: one may be
+# longer than that of a longer text. And where a record skips lengths, "from n = …" is as much as it
+# can say. And on a CPU? The record of one has a window of 128, and torch's own tiled attention:
 
 
 # %% folded=true

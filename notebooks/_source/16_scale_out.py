@@ -274,8 +274,8 @@ except distributed.WorkerError as error:
 # torchrun --nproc-per-node 4 -m attncourse.distributed --tokens 4096
 # ```
 #
-# It checks this chapter's two algorithms against torch's attention, with gradients, and prints
-# bytes and seconds. The ring is one page,
+# It checks both algorithms against torch's attention, with gradients, and prints bytes and
+# seconds. The ring is one page,
 # [`distributed/ring.py`](../attncourse/distributed/ring.py). GPU libraries have kernels of their
 # own; [`distributed`](../attncourse/distributed/__init__.py) names their functions.
 
@@ -672,9 +672,10 @@ print("keys and values of all layers:", format_bytes(everything, decimal=True))
 print("a 64th of them:", format_bytes(everything / 64, decimal=True))
 
 # %% [markdown]
-# That is at peak, which no kernel reaches, and without weights and all else. What the figures do
-# say is who waits for what: neighbouring tokens waste nearly half of the time, and a gather waits
-# for its keys while a ring computes. All layers' keys would not fit on any one GPU; a 64th does.
+# That is at peak, and without weights and all else. It does say who waits for what: neighbouring
+# tokens waste nearly half of the time, and a gather waits for its keys. A ring hides its sending
+# with 16,384 tokens each, not 39,560 as above: 8 heads of keys for 64 of queries are an eighth of
+# the bytes.
 
 # %% [markdown] covers="K8 X2 X5"
 # ## One machine after the other
