@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import getpass
 import json
 import os
@@ -43,6 +44,41 @@ def kernel_manager() -> AsyncKernelManager:
     return AsyncKernelManager(kernel_spec_manager=_ThisPython())
 
 
+@contextlib.contextmanager
+def kernel_for(
+    notebook: NotebookNode, folder: Path, home: Path, seconds: float, **names: str
+) -> Iterator[NotebookClient]:
+    """Start a kernel for a notebook's cells that knows nothing of who starts it, and end it.
+
+    Args:
+        notebook: its cells get the outputs.
+        folder: the working directory.
+        home: takes the place of the author's IPython profile, hints and passes.
+        seconds: the most that a cell may take.
+        **names: what its environment holds besides.
+    """
+    environment = {
+        **os.environ,
+        "ATTNCOURSE_HOME": str(home),
+        "IPYTHONDIR": str(home),
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONHASHSEED": "0",
+        **names,
+    }
+    client = NotebookClient(
+        notebook,
+        km=kernel_manager(),
+        timeout=seconds,
+        record_timing=False,
+        store_widget_state=False,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    # The kernel's own log is no output of a cell, and would only alarm.
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with client.setup_kernel(cleanup_kc=True, env=environment, **quiet):
+        yield client
+
+
 def run(notebook: NotebookNode, source: Source, folder: Path) -> list[str]:
     """Run a notebook in place, and keep of its outputs what is stored.
 
@@ -59,24 +95,7 @@ def run(notebook: NotebookNode, source: Source, folder: Path) -> list[str]:
         BuildError: a cell fails, or shows what must not be stored.
     """
     with tempfile.TemporaryDirectory() as home:
-        environment = {
-            **os.environ,
-            "ATTNCOURSE_HOME": home,  # the author's hints and passes are not the course's
-            "IPYTHONDIR": home,
-            "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONHASHSEED": "0",
-        }
-        client = NotebookClient(
-            notebook,
-            km=kernel_manager(),
-            timeout=CELL_SECONDS,
-            record_timing=False,
-            store_widget_state=False,
-            resources={"metadata": {"path": str(folder)}},
-        )
-        # The kernel's own log is no output of a cell, and would only alarm.
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        with client.setup_kernel(cleanup_kc=True, env=environment, **quiet):
+        with kernel_for(notebook, folder, Path(home), CELL_SECONDS) as client:
             for index, cell in enumerate(notebook.cells):
                 _run_cell(client, index, cell, source)
     problems, unfinished = [], []

@@ -9,8 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,11 +18,10 @@ from typing import Any
 
 import nbformat
 import recorder
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from attncourse import claims
-from attncourse.execution import kernel_manager
+from attncourse.execution import kernel_for
 
 ROOT = Path(__file__).parents[1]
 CACHE = Path(__file__).with_name("_build") / "recorded"
@@ -130,26 +127,10 @@ def run(path: Path) -> list[list[tuple[int, dict[str, Any]]]]:
         startup = Path(home, "profile_default", "startup")
         startup.mkdir(parents=True)
         (startup / "00-recorder.py").write_text(STARTUP, encoding="utf-8")
-        environment = {
-            **os.environ,
-            "ATTNCOURSE_HOME": home,
-            "IPYTHONDIR": home,
-            "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONHASHSEED": "0",
-            "OMP_NUM_THREADS": "1",  # another chapter runs beside it
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        client = NotebookClient(
-            notebook,
-            km=kernel_manager(),
-            timeout=CELL_SECONDS,
-            record_timing=False,
-            store_widget_state=False,
-            resources={"metadata": {"path": str(path.parent)}},
-        )
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         found = []
-        with client.setup_kernel(cleanup_kc=True, env=environment, **quiet):
+        # One thread: another chapter runs beside it.
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        with kernel_for(notebook, path.parent, Path(home), CELL_SECONDS, **one_thread) as client:
             for index, cell in enumerate(notebook.cells):
                 try:
                     client.execute_cell(cell, index)
