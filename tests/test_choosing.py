@@ -2,14 +2,16 @@
 
 import dataclasses
 import inspect
+import json
 
 import numpy as np
 import pytest
 from covering import by_day
 
 from attncourse import choosing
+from attncourse.bench import records
 from attncourse.catalogue import MECHANISMS
-from attncourse.choosing import rule
+from attncourse.choosing import evidence, rule
 from attncourse.choosing.candidates import FAR, WALKING, Setting, held, offered, step
 from attncourse.cost import DEVICES
 from attncourse.inputs import random_qkv
@@ -62,6 +64,18 @@ def test_tiled_full_attention_is_the_answer_where_it_is():
     lenient = choosing.choose(16_384, **USUAL, must_keep=[], tolerance=0.2)
     assert lenient.answer.stem == "window"
     assert "at 512 tokens, not at 16,384" in str(lenient)
+
+
+def test_training_takes_both_passes_of_one_implementation():
+    point = choosing.choose(16_384, **USUAL, phase="training").answer.measured
+    wanted = point.setting | {"implementation": point.implementation}
+    record = json.loads((evidence.folder_of_results() / point.file).read_text(encoding="utf-8"))
+    passes = {
+        row["mode"]: row["seconds"]["median"]
+        for row in records.rows(record)
+        if "seconds" in row and all(row[key] == value for key, value in wanted.items())
+    }
+    assert point.seconds == passes["forward"] + passes["backward"] > passes["backward"] > 0
 
 
 def test_a_record_turns_the_least_time_into_an_expected_one():

@@ -549,7 +549,9 @@ def test_a_folder_is_found_from_below_and_records_of_ones_own_come_first(
     assert house.results()[:2] == [course / "results", installed / "course/results"]
     assert "results/model.json: is a record of your own" in run(capsys, "update")[1]
     (course / house.MARK).write_text("{")
-    assert "is of release 0.1.0, before unknown" in run(capsys, "update")[1]
+    # Nobody knows any more that the first notebook is as it was given; a notebook it is not.
+    status, said = run(capsys, "update")
+    assert status == 2 and "is of release 0.1.0, before unknown" in said
     monkeypatch.setattr(files, "write", lambda *a: (_ for _ in ()).throw(OSError(28, "No space")))
     assert run(capsys, "update") == (2, "the course's folder: No space\n")
 
@@ -566,6 +568,19 @@ def test_lab_opens_the_folder_with_the_settings_of_make_lab(installed, readme, c
     assert environment["PATH"].startswith(str(Path(sys.executable).parent))
     with pytest.raises(files.FolderError, match="attncourse start"):
         commands.lab_command(tmp_path, asked)
+
+
+def test_lab_opens_terminals_in_the_course(installed, readme, capsys, tmp_path, monkeypatch):
+    course = tmp_path / "course"
+    run(capsys, "start", course)
+    monkeypatch.chdir(tmp_path)
+    begun = []
+    monkeypatch.setattr(commands.os, "execve", lambda *_: begun.append(Path.cwd()))
+    monkeypatch.setattr(
+        commands.subprocess, "run", lambda *_, **__: argparse.Namespace(returncode=0)
+    )
+    run(capsys, "lab", course)
+    assert begun == [course]
 
 
 def test_the_build_takes_the_course_along(monkeypatch):

@@ -109,8 +109,8 @@ def choose(
         tuned: Whether the model may learn on with what it gets; else it is swapped in.
         maintained: Whether code that somebody maintains must exist; else you write it.
         memory: Bytes there are for attention; if not given, all of the device's.
-        results: The folder of records; if not given, results/ beside the package or above this
-            folder. Without any the times are predicted only, and only exact attention can stay.
+        results: The folder of records; if not given, the learner's own, else the released ones.
+            Without any the times are predicted only, and only exact attention can stay.
 
     Raises:
         TypeError, ValueError: An argument that cannot be meant, named.
