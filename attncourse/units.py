@@ -40,6 +40,18 @@ def format_bytes(n_bytes: float, *, decimal: bool = False) -> str:
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
+def format_difference(difference: float, *, below: float) -> str:
+    """Say how far apart two results are: "less than 1e-12" where no machine agrees on more.
+
+    Args:
+        difference: At least 0.
+        below: What rounding stays below; how far it goes differs from processor to processor.
+    """
+    if difference < below:
+        return f"less than {below:.1g}".replace("e-0", "e-")
+    return f"{difference:.1g}".replace("e-0", "e-")
+
+
 THOUSANDS = "\N{NARROW NO-BREAK SPACE}"
 LARGE = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 _DECIMAL = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 
-import clocks
 import covering
+import other_machines
 import pytest
 
 DURATIONS = pathlib.Path(__file__).with_name("durations.json")
@@ -66,7 +66,10 @@ def start_forking(config):
     folder = tempfile.TemporaryDirectory()
     address = os.environ["ATTNCOURSE_FORKS"] = f"{folder.name}/forks"  # workers inherit it
     server = subprocess.Popen(
-        [sys.executable, FORKED / "server.py", address], stdin=subprocess.PIPE, cwd=folder.name
+        [sys.executable, FORKED / "server.py", address],
+        stdin=subprocess.PIPE,
+        cwd=folder.name,
+        env=os.environ | other_machines.ARITHMETIC,
     )
 
     def stop():
@@ -79,12 +82,12 @@ def start_forking(config):
 
 
 class KernelsOfTheDay:
-    """By day notebooks run in forks of one process, and chapters have an erratic clock.
+    """By day notebooks run in forks of one process, as on another machine.
 
     To import torch, Triton and matplotlib takes longer than most chapters; builds and nights start
-    each kernel anew, as JupyterLab does. The clock is that which test_any_machine.py gives each
-    chapter at night. What a chapter prints is compared all the same: nothing that is stored may
-    come from the clock.
+    each kernel anew, as JupyterLab does. The process has the arithmetic of an older machine, and
+    chapters an erratic clock, as test_any_machine.py gives them at night. What a chapter prints is
+    compared all the same: nothing that is stored may come from the clock or from a last digit.
     """
 
     @pytest.hookimpl(wrapper=True)
@@ -93,7 +96,8 @@ class KernelsOfTheDay:
             return (yield)
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
             if item.path.parent == NOTEBOOKS:
-                patch.setenv("IPYTHONDIR", clocks.put("erratic", pathlib.Path(folder, "ipython")))
+                clock = other_machines.put("erratic", pathlib.Path(folder, "ipython"))
+                patch.setenv("IPYTHONDIR", clock)
             fork_kernels(patch)
             return (yield)
 

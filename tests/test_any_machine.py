@@ -1,7 +1,8 @@
-"""Chapters on other machines: with a clock that says anything, and with other records or none.
+"""Chapters on other machines: with another clock or arithmetic, and with other records or none.
 
 A chapter that asserts a time, needs a measurement that a time limit may have dropped, stores a
-sentence that depends on either, or looks up what a record need not have, fails here. What Markdown
+sentence that depends on either or on a last digit, or looks up what a record need not have, fails
+here. What Markdown
 says no test can hold: there, outcomes are asked for, and never told.
 """
 
@@ -14,7 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from clocks import CLOCKS, put
+from other_machines import ARITHMETIC, CLOCKS, put
 
 from attncourse import house
 from attncourse.sources import read
@@ -29,7 +30,7 @@ READERS = [stem for stem, text in SOURCES.items() if FINDS.search(text)]
 READS = re.compile(rf"{FINDS.pattern}|\brecorded\b")
 
 
-def run(chapter, folder, compare, clock=None):
+def run(chapter, folder, compare, clock=None, arithmetic=None):
     """Run a chapter with nbval, in a folder with the package and its own results/, or none.
 
     Args:
@@ -37,6 +38,7 @@ def run(chapter, folder, compare, clock=None):
         folder: Empty, or with results/ in it.
         compare: Whether outputs must be those that are stored.
         clock: The kernel's, one of CLOCKS, or the true one.
+        arithmetic: Variables that choose it, or this machine's.
     """
     ipython = put(clock, folder / "ipython")
     (folder / "notebooks").mkdir()
@@ -47,19 +49,26 @@ def run(chapter, folder, compare, clock=None):
         [sys.executable, "-m", "pytest", "--nbval" if compare else "--nbval-lax",
          "--nbval-current-env", "-q", "-x", "-p", "no:cacheprovider", notebook],
         cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "IPYTHONDIR": ipython, "PYTHONPATH": str(folder)},
+        env=os.environ | (arithmetic or {}) | {"IPYTHONDIR": ipython, "PYTHONPATH": str(folder)},
     )  # fmt: skip
     assert told.returncode == 0, told.stdout[-4000:]
 
 
 # Each run takes as long as its chapter, so these wait for the night. By day the chapters
-# themselves are run with an erratic clock: see conftest.py.
+# themselves are run with an erratic clock and the older arithmetic: see conftest.py.
 @pytest.mark.nightly
 @pytest.mark.parametrize("chapter", SOURCES)
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_a_chapter_says_the_same_whatever_the_clock_says(chapter, clock, tmp_path):
     shutil.copytree(ROOT / "results", tmp_path / "results")
     run(chapter, tmp_path, compare=True, clock=clock)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("chapter", SOURCES)
+def test_a_chapter_says_the_same_with_other_last_digits(chapter, tmp_path):
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    run(chapter, tmp_path, compare=True, arithmetic=ARITHMETIC)
 
 
 def other_gpu_run(folder):

@@ -1,6 +1,12 @@
 import pytest
 
-from attncourse.units import format_bytes, format_quantity, format_seconds, parse_quantity
+from attncourse.units import (
+    format_bytes,
+    format_difference,
+    format_quantity,
+    format_seconds,
+    parse_quantity,
+)
 
 
 def test_units_are_powers_of_two_or_ten_as_they_say():
@@ -10,6 +16,22 @@ def test_units_are_powers_of_two_or_ten_as_they_say():
     assert format_bytes(1023) == "1023 B"
     assert format_bytes(1000, decimal=True) == "1.0 kB"
     assert format_bytes(3 * 2**60) == "3072.0 PiB"
+
+
+@pytest.mark.parametrize(
+    ("difference", "text"),
+    [
+        (0, "less than 1e-5"),
+        (9.9e-6, "less than 1e-5"),
+        (1e-5, "1e-5"),
+        (0.00217, "0.002"),
+        (0.000017, "2e-5"),
+        (3, "3"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_a_difference_is_said_only_where_it_is_more_than_rounding(difference, text):
+    assert format_difference(difference, below=1e-5) == text
 
 
 def test_rounding_never_shows_a_thousand_of_the_smaller_unit():

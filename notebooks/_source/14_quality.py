@@ -27,7 +27,7 @@ import numpy as np
 from attncourse import claims, measure, model, plots, tasks, widgets
 from attncourse.inputs import random_qkv, stream
 from attncourse.reference import full, linear, pooled, strided, window
-from attncourse.units import format_bytes
+from attncourse.units import format_bytes, format_difference
 
 # %% [markdown] covers="W6"
 # ## The average hides it
@@ -767,7 +767,8 @@ print(*(f"{task} {len(text.split())} words" for task, text in glue.items()), sep
 # %%
 q, k, v = random_qkv(128, heads=12)
 off = np.abs(window.attention(q, k, v, window=512) - full.attention(q, k, v)).max()
-print(f"128 tokens, a window of 512 against full attention: off by {off:.0e} at most")
+print("128 tokens, a window of 512 against full attention: off by", end=" ")
+print(format_difference(off, below=1e-5))
 claims.check("C332")
 
 # %% [markdown]

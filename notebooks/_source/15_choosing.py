@@ -30,7 +30,7 @@ from attncourse.cost import DEVICES, this_cpu
 from attncourse.inputs import random_qkv, stream
 from attncourse.model.attention import Attention
 from attncourse.reference import flash, full, linear, longformer, window
-from attncourse.units import format_bytes, format_seconds
+from attncourse.units import format_bytes, format_difference, format_seconds
 
 # %% [markdown]
 # ## The short answer
@@ -957,7 +957,7 @@ aims = [
     ("01", "why it is quadratic", f"{work[1] / work[0]:.0f} times the work for twice the text"),
     ("05", "window, stride, global tokens", f"{hubs.sum():,} of {hubs.size:,} pairs"),
     ("06, 07", "linear cost", f"at 2,000 tokens {work[1] / work[2]:.0f} times less work"),
-    ("09", "flash attention", f"off by {wrong:.0e}"),
+    ("09", "flash attention", f"off by {format_difference(wrong, below=1e-12)}"),
     ("15", "weigh the costs", choosing.choose(4096, **page).answer.name),
     ("05, 12", "long contexts", f"Longformer keeps {kept['longformer'] / kept['full']:.1%}"),
 ]

@@ -25,6 +25,7 @@ from attncourse.reference import (
     performer,
     window,
 )
+from attncourse.units import format_difference
 
 
 @finds("C099")
@@ -55,7 +56,8 @@ def families(claim: Claim) -> Found:
     same = apart < 1e-4
     return Found(
         f"{5 - same} of the 5 are different: linear attention with Performer's features is "
-        f"Performer (apart by {apart:.0e}); this course sorts into {kinds} families",
+        f"Performer (apart by {format_difference(apart, below=1e-5)}); this course sorts into "
+        f"{kinds} families",
         "linear.attention and performer.attention, n = 64, D = 16, m = 32; the catalogue",
         not same,
     )
@@ -176,8 +178,9 @@ def fused_attention_in_torch(claim: Claim) -> Found:
         own.append("torch.nn.attention.flex_attention")
     foreign = "xformers" in sys.modules
     return Found(
-        f"{' and '.join(own)}: {len(own)} of torch's own, the first within {apart:.0e} of "
-        f"standard attention; xformers loaded: {foreign}",
+        f"{' and '.join(own)}: {len(own)} of torch's own, the first "
+        f"{format_difference(apart, below=1e-5)} from standard attention; xformers loaded: "
+        f"{foreign}",
         f"torch {torch.__version__.partition('+')[0]}, this machine's CPU",
         foreign or apart > 1e-3,
     )

@@ -15,6 +15,7 @@ from attncourse.cost import DEVICES
 from attncourse.inputs import random_qkv
 from attncourse.reference import chunked, flash, full
 from attncourse.softmax import softmax
+from attncourse.units import format_difference
 
 TILES: dict[str, Any] = {"block_q": 64, "block_k": 64}
 SHOWN: dict[str, Any] = dict(bench.SHOWN)
@@ -44,7 +45,7 @@ def _exact(claim: Claim) -> Found:
     off = float(np.abs(flash.attention(q, k, v, **TILES) - wanted).max())
     unit = float(np.finfo(float).eps * np.abs(wanted).max())
     return Found(
-        f"{off:.0e} apart at most, {off / unit:.0f} roundings of the largest output",
+        f"{format_difference(off, below=16 * unit)} apart, 16 roundings of the largest output",
         "tiles of 64 × 64 against full attention, float64, n = 512, one head of 64, seed 0",
         agrees=off < 16 * unit,
     )

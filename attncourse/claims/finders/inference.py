@@ -8,6 +8,7 @@ from attncourse.claims.finding import Found, finds
 from attncourse.claims.ledger import Claim
 from attncourse.inputs import random_qkv, stream
 from attncourse.reference import full, kv_cache, paged
+from attncourse.units import format_difference
 
 
 @finds("C037")
@@ -25,10 +26,11 @@ def cache_before_the_token(claim: Claim) -> Found:
     cache = kv_cache.start(k, v)
     kv_cache.step(cache, q[..., :t, :], k[..., :t, :], v[..., :t, :])
     stepped, _ = kv_cache.step(cache, q[..., new, :], k[..., new, :], v[..., new, :])
-    appended = float(np.abs(stepped[..., 0, :] - wanted).max())
+    off = float(np.abs(stepped[..., 0, :] - wanted).max())
+    appended = format_difference(off, below=1e-12)
     written, scaled = apart(t, 1.0), apart(t, None)
     return Found(
-        f"off by {written:.2f} as written, {scaled:.2f} with 1/√d, {appended:.0e} with the "
+        f"off by {written:.2f} as written, {scaled:.2f} with 1/√d, {appended} with the "
         "token's own key and value appended first",
         f"against full.attention, causal, n = {n}, d = {width}, t = {t}, float64, random_qkv",
         written < 1e-6,

@@ -11,6 +11,7 @@ from attncourse.claims.ledger import Claim
 from attncourse.cost import DEVICES
 from attncourse.inputs import random_qkv
 from attncourse.reference import full, linear, performer
+from attncourse.units import format_difference
 
 HEAD = "one head of 64"
 NORMAL = "standard normal q, k and v"
@@ -66,7 +67,7 @@ def _running_state(claim: Claim) -> Found:
     assert state is not None
     return Found(
         f"a state of {state.shape[-2]} × {state.shape[-1]} numbers at every token gives the whole "
-        f"causal matrix's outputs, {off:.0e} apart at most",
+        f"causal matrix's outputs, {format_difference(off, below=1e-5)} apart",
         "elu + 1, 96 tokens one by one, one head of 16, seed 0; the last column is the normaliser",
         agrees=off < 1e-4 and state.shape[-2:] == (16, 17),
     )

@@ -8,6 +8,7 @@ from attncourse.claims.finding import Found, finds
 from attncourse.claims.ledger import Claim, get
 from attncourse.inputs import random_qkv, stream
 from attncourse.reference import flash, full, linformer, window
+from attncourse.units import format_difference
 
 
 def _range(id: str) -> tuple[float, float]:
@@ -77,7 +78,8 @@ def _wide_window(claim: Claim) -> Found:
     wanted = full.attention(q, k, v)
     off = float(np.abs(window.attention(q, k, v, window=width) - wanted).max())
     return Found(
-        f"window and full attention are {off:.0e} apart at most: the same function",
+        f"window and full attention are {format_difference(off, below=1e-5)} apart: the same "
+        "function",
         f"n = {n}, which chapter E names as BERT's limit, and Longformer's {width} keys on each "
         "side; the comparison itself names neither",
     )
@@ -90,7 +92,7 @@ def _flash_accuracy(claim: Claim) -> Found:
     off = np.abs(flash.attention(q, k, v, block_q=64, block_k=64) - wanted).max()
     percent = float(100 * off / np.abs(wanted).max())
     return Found(
-        f"outputs differ by {percent:.0e} % of the largest",
+        f"outputs differ by {format_difference(percent, below=1e-3)} % of the largest",
         "tiles of 64 × 64 against full attention, float32, n = 512, one head of 64, seed 1; no "
         "task's score",
         agrees=percent < float(claim.printed),

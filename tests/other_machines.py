@@ -1,4 +1,6 @@
-"""Clocks of other machines, for the kernels that chapters run in."""
+"""Clocks and arithmetic of other machines, for the kernels that chapters run in."""
+
+import platform
 
 # Run before the first cell, and leave no name that a cell may reuse. `slow` is a machine slowed
 # to a tenth; on `erratic` from one look at the clock to the next anything from a microsecond to a
@@ -18,6 +20,18 @@ def steps(luck=random.Random(0), count=itertools.count):
 time.perf_counter = itertools.accumulate(steps()).__next__
 """,
 }
+
+# Without AVX-512: sums are added up in another order, so last digits differ from those of a machine
+# that has it, as they do between a laptop and a server.
+ARITHMETIC = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
+if platform.machine() not in ("x86_64", "AMD64"):
+    ARITHMETIC = {}
 
 
 def put(clock, folder):
