@@ -1,5 +1,6 @@
 """Peers must compute what we compute, or the benchmark compares nothing."""
 
+import functools
 import shutil
 
 import numpy as np
@@ -51,6 +52,17 @@ def test_a_peer_gives_our_result(mechanism, peer, causal, monkeypatch):
     assert theirs.shape == ours.shape
     if not peer.estimate:
         np.testing.assert_allclose(theirs, ours, atol=2e-5)
+
+
+def test_torch_takes_flex_attention_at_a_new_length_however_many_it_had(monkeypatch):
+    """Torch refuses beyond its limit of compilations. By day nothing is made of what it traces."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    mechanism = MECHANISMS["window"]
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for n in (256, 384):
+            tensors = [torch.from_numpy(array) for array in random_qkv(n)]
+            function, keywords = peers._flex(mechanism, mechanism.values, *tensors, False)
+            assert function(*tensors, **keywords).shape == tensors[0].shape
 
 
 @pytest.mark.nightly
