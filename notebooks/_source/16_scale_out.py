@@ -746,6 +746,7 @@ def spread(way):
     return dataclasses.replace(small, attention=(attend,) * 4)
 
 
+# %%
 names = {"ring": "ring", "all-to-all": "all_to_all"}
 ids = small.encode(model.page())
 losses = {"one process": small.losses(ids)}
@@ -761,6 +762,7 @@ first = "ring of one step"
 page = plots.LivePage(small.tokenizer.pieces(ids), lost[first], high=4.0, label=label)
 
 
+# %% folded=true
 def draw_page(attention):
     page.update(lost[attention], f"attention on four processes: {attention}")
     means = (losses[name].mean() for name in (attention, "one process"))
