@@ -74,9 +74,11 @@ class LiveRanking:
             ax.xaxis.set_major_locator(LogLocator(base=10 if unit == "s" else 16, numticks=5))
             ax.xaxis.set_minor_locator(NullLocator())
             ends = max(values)  # behind the bars stand words, and no numbers under them
-            ax.xaxis.set_major_formatter(
-                FuncFormatter(lambda x, _, unit=unit, ends=ends: in_unit(x, unit) * (x <= ends))
-            )
+
+            def words_of(x: float, _: int, unit: str = unit, ends: float = ends) -> str:
+                return in_unit(x, unit) if x <= ends else ""
+
+            ax.xaxis.set_major_formatter(FuncFormatter(words_of))
             set_title(ax, title or words if unit == "s" else words)
         self.axes[1].axvline(memory, color=ACCENT, linestyle="--", linewidth=1)
         self.axes[0].set_yticks(range(len(rows)), [row.name for row in rows])
