@@ -711,7 +711,7 @@ np.testing.assert_allclose(unshard(outs, "contiguous"), whole, atol=1e-5)
 
 # %%
 unseen = np.concatenate([small.encode(text)[:206] for text in model.held_out()])[: 2 * 512 + 1]
-print(f"{len(unseen) - 1:,} tokens of unseen text, all keys: {small.loss(unseen):.3f} nats a token")
+print(f"on {len(unseen) - 1:,} unseen tokens, all keys: {small.loss(unseen):.3f} nats a token")
 for memory in (0, 32, 128):
     forgets = small.swap("segment", chunk=128, memory=memory)
     print(f"four segments of 128, memory {memory:>3}: {forgets.loss(unseen):.3f}")
