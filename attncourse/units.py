@@ -1,4 +1,8 @@
-"""Bytes, seconds and counts in words, each with its unit; and such words read as numbers."""
+"""Bytes, seconds and counts in words, each with its unit; and such words read as numbers.
+
+Where thousands are parted it is by a comma, 16,384, as Python's format does it. People who type a
+number may use a space, too.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +56,6 @@ def format_difference(difference: float, *, below: float) -> str:
     return f"{difference:.1g}".replace("e-0", "e-")
 
 
-THOUSANDS = "\N{NARROW NO-BREAK SPACE}"
 LARGE = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 _DECIMAL = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}
 _BINARY = {f"{letter}i": 1024.0**power for power, letter in enumerate("kmgtp", 1)}
@@ -93,7 +96,7 @@ def format_quantity(value: float, unit: str = "", *, decimal: bool = False) -> s
     if "e+" in digits:
         digits = f"{float(digits):,.0f}"
     unit = unit.removesuffix("s") if digits == "1" and not word and len(unit) > 1 else unit
-    return " ".join(filter(None, (digits.replace(",", THOUSANDS), word, unit)))
+    return " ".join(filter(None, (digits, word, unit)))
 
 
 def parse_quantity(text: str, unit: str = "") -> float:

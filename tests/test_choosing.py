@@ -2,7 +2,9 @@
 
 import dataclasses
 import inspect
+import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,7 +102,40 @@ def test_memory_decides_in_decoding():
     tight = choosing.choose(131_072, **long, memory=50e9)
     assert tight.answer.name == "int8 keys and values"
     nothing = choosing.choose(131_072, **long, memory=1e9)
-    assert nothing.answer is None and "nothing stays" in str(nothing)
+    assert nothing.answer is None and "nothing is left" in str(nothing)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "said"),
+    [
+        (["holds 9 B"], "1 does not fit into 8 B on H200"),
+        (["holds 9 B"] * 3, "3 do not fit into 8 B on H200"),
+        (
+            ["holds 9 B", "loses recall", "loses needle", "nobody maintains it"],
+            "1 does not fit into 8 B on H200, 2 lose too much and 1 is maintained by nobody",
+        ),
+        (
+            ["its quality was not measured"] * 2 + ["nobody maintains it"] * 4,
+            "2 were not measured and 4 are maintained by nobody",
+        ),
+    ],
+)
+def test_what_is_struck_out_is_counted_in_numbers_of_none_one_and_many(reasons, said):
+    found = [dataclasses.replace(one(), out=reason) for reason in reasons]
+    setting = SimpleNamespace(device=DEVICES["H200"])
+    assert [*choosing._because(None, found, setting, 8)] == [f"nothing is left: {said}"]
+
+
+def test_nothing_is_expected_faster_than_its_least():
+    beaten = []
+    for device, phase in itertools.product(DEVICES, choosing.PHASES):
+        for length in (512, 16_384, 131_072):
+            choice = choosing.choose(length, **(USUAL | {"device": device}), phase=phase)
+            beaten += [one for one in choice.ranked if one.seconds < one.least]
+    assert not beaten
+    point = choosing.choose(131_072, **USUAL).ranked
+    (pooled,) = (one for one in point if one.name == "pooled 4")
+    assert pooled.seconds == pytest.approx(pooled.measured.seconds)  # the very setting
 
 
 def test_the_longest_text_that_fits_is_found():

@@ -1227,7 +1227,44 @@ def test_the_memory_limit_of_the_ring_is_that_of_its_prompt():
     assert memory.allowed_bytes == 1.5 * 2**20 == 4 * tile + 2 * block + 4 * out
     assert (k.nbytes + v.nbytes, 256 * len(k) * 4) == (2 * 2**20, 4 * 2**20)
     prompts = " ".join(" ".join(cell.source.split()) for cell in cells("16", "prompt", "16.1"))
-    assert all(text in prompts for text in ("1.5 MiB", "are 2 MiB", "all keys 4 MiB"))
+    assert all(
+        text in prompts for text in ("1.5 MiB", "are 2 MiB", "all keys 4 MiB", "block in q's dtype")
+    )
+
+
+def ring_in_float64(q, k, v, size, exchange):
+    out, lse = np.zeros((len(q), v.shape[-1])), np.full((len(q), 1), -np.inf)
+    for step in range(size):
+        if step > 0:
+            k, v = exchange(k, v)
+        if len(k) > 0:
+            scores = q @ k.T / np.sqrt(q.shape[-1])
+            total = np.logaddexp(lse, np.logaddexp.reduce(scores, axis=-1, keepdims=True))
+            out = np.exp(lse - total) * out + np.exp(scores - total) @ v
+            lse = total
+    return out.astype(q.dtype)
+
+
+def test_a_ring_in_float64_is_told_so_and_one_of_all_blocks_is_not():
+    message = str(judge(exercise("16.1"), ring_in_float64, seed=1))
+    assert "float64, where float32 came in: `out`, `lse`, `scores`, `total`" in message
+    assert "In float32 the peak would be about 1.0 MiB" in message
+    assert "keep to float32" in message
+    assert "for each of" not in message  # several arrays at once: no shape accounts for them
+
+    def all_blocks(q, k, v, size, exchange):
+        blocks = [(k, v)]
+        for _ in range(size - 1):
+            blocks.append(exchange(*blocks[-1]))
+        k, v = map(np.concatenate, zip(*blocks, strict=True))
+        scores = q @ k.T / np.sqrt(q.shape[-1])
+        scores -= scores.max(axis=-1, keepdims=True)
+        weights = np.exp(scores)
+        return ((weights / weights.sum(-1, keepdims=True)) @ v).astype(q.dtype)
+
+    message = str(judge(exercise("16.1"), all_blocks, seed=1))
+    assert "peak" in message
+    assert "float32 the peak" not in message  # it would be too large in float32, too
 
 
 @pytest.mark.parametrize("n", [8, 40, 4096])

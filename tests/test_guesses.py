@@ -191,7 +191,8 @@ def test_a_recorded_guess_changes_nothing_that_is_stored():
     before = asked()._repr_mimebundle_()["text/plain"]
     asked().commit("4 MiB")
     assert before == asked()._repr_mimebundle_()["text/plain"]
-    assert before == f"Guess first: {QUESTION} (no field to type into? _.commit('4 MiB'))"
+    said = f"Guess first: {QUESTION} Run this cell, and a field for your number appears."
+    assert before == f"{said} Where none does, type in the next cell: _.commit('4 MiB')"
 
 
 def test_a_folder_that_cannot_be_written_stops_no_guess(monkeypatch, tmp_path):

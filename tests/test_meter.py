@@ -197,6 +197,49 @@ def test_bytes_are_not_read_as_axes_that_nothing_has():
     assert told in str(peak(lambda q, u: np.tanh(q[:, None] + q) @ u, q, hidden))
 
 
+def test_bytes_are_not_read_as_sizes_that_only_the_arguments_list():
+    def answer(rows, sizes, ranks):  # 25 · 2 ** 16 bytes are 16 · 5 · 5 · 4096, too
+        return np.ones(25 * 2**13).sum()
+
+    rows = np.ones((4096, 64), np.float32)
+    told = "most of it made at line 2 of your function"
+    assert str(peak(answer, rows, (256,) * 16, (5,))) == told
+
+
+def test_steps_that_differ_are_not_counted_as_so_many_arrays():
+    def answer(q):
+        for rows in (600, 1000):
+            made = np.exp(np.ones((rows, N)))[:2]  # 1.6 times the larger
+        return made
+
+    assert " arrays " not in str(peak(answer, Q))
+
+    def kept(q):
+        made, few = [], []
+        for rows in (8, 8, *[0] * 20):
+            made.append(np.ones((rows * 128, N), np.float32))
+            few.append(object())
+        return made
+
+    assert str(peak(kept, Q)).startswith("8.0 MiB, 4 bytes for each of 2 × 1024 × 1024, made at")
+
+
+def test_arrays_wider_than_what_came_in_are_named():
+    def answer(q):
+        top = np.full(len(q), -np.inf)
+        scores = q @ q.T / np.sqrt(16)
+        return np.maximum(top, scores.max(-1)).astype(q.dtype)
+
+    assert peak(answer, Q).wider == {"top": "float64", "scores": "float64"}
+    assert peak(answer, Q.astype(np.float64)).wider == {}
+
+    def small(q):
+        top = np.full(len(q), -np.inf)
+        return np.maximum(top, (q @ q.T).max(-1)).astype(q.dtype)
+
+    assert peak(small, Q).wider == {}
+
+
 def test_widened_array_is_named():
     def answer(q):
         wide = (q @ q.T).astype(np.float64)

@@ -574,9 +574,9 @@ def test_a_trial_is_what_its_parts_are(shipped):
     said = [f"{found.costs[n].flops / n / 1e6:.3g}" for n in (512, 16_384)]
     copied = "hardly any" if found.copied < 0.1 else f"{found.copied:.0%}"
     assert str(found) == (
-        f"On other unseen text {found.loss:.2f} nats a token instead of {found.full_loss:.2f}; "
-        f"{copied} of the copying is left. Million FLOPs of attention a token: {said[0]} instead "
-        f"of 1.05 at n = 512 and {said[1]} instead of 33.6 at n = 16,384."
+        f"On 2,048 tokens of other unseen text {found.loss:.2f} nats a token instead of "
+        f"{found.full_loss:.2f}; {copied} of the copying is left. Million FLOPs of attention a "
+        f"token: {said[0]} instead of 1.05 at n = 512 and {said[1]} instead of 33.6 at n = 16,384."
     )
     silent = model.compare(shipped, {"": shipped.without((1, 1))})[""]
     assert "FLOPs" not in str(silent)

@@ -273,7 +273,7 @@ def test_a_logarithmic_axis_names_numbers_and_no_powers():
     drawn = plots.curves([1, 4, 1024], {"a": [0, 1, 2]}, x_label="", y_label="", log_x=True)
     drawn.figure.canvas.draw()
     names = [tick.get_text() for tick in drawn.get_xticklabels()]
-    assert {"4", "64", "1\N{NARROW NO-BREAK SPACE}024"} <= set(names)
+    assert {"4", "64", "1,024"} <= set(names)
 
 
 def test_the_gallery_has_one_full_square():
@@ -361,12 +361,12 @@ def test_curves_keep_their_labels():
     [
         (0.00125, "s", "1.25 ms"),
         (2**26, "bytes", "64 MiB"),
-        (12345.0, "keys", "12 345 keys"),
+        (12345.0, "keys", "12,345 keys"),
         (3, "", "3"),
     ],
 )
 def test_values_carry_their_unit(value, unit, text):
-    assert plots.in_unit(value, unit).replace("\u202f", " ") == text
+    assert plots.in_unit(value, unit) == text
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The ranking: what is taken, what is struck out, and why."""
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
 from attncourse import plots
 from attncourse.plots import Ranked
 from attncourse.plots.base import INK, PALE
@@ -16,3 +18,17 @@ def test_the_first_is_dark_and_a_reason_stands_behind_what_is_struck_out():
     assert [label.get_text() for label in live.axes[0].get_yticklabels()] == ["x"] * 3
     assert len({bar.get_facecolor() for bar in live.axes[0].patches}) == 1
     assert PALE.startswith("#")
+
+
+def test_words_end_within_their_axis():
+    small, large = (
+        Ranked("a", 5e-5, 2**20),
+        Ranked("b", 2e6, 2**49, "loses copying, recall, near d"),
+    )
+    for rows in ([small, large], [small, small], [large, large]):
+        live = plots.LiveRanking(rows, 1e12, "H200")
+        canvas = FigureCanvasAgg(live.figure)
+        canvas.draw()
+        for ax in live.axes:
+            edge = ax.get_window_extent().x1
+            assert max(text.get_window_extent().x1 for text in ax.texts) <= edge

@@ -65,15 +65,15 @@ def test_seconds_are_written_with_their_unit(value, text):
         (0.00125, "s", "1.25 ms"),
         (40, "%", "40 %"),
         (1 / 3, "", "0.333"),
-        (999.6, "", "1 000"),
-        (9_999_999, "keys", "9 999 999 keys"),
+        (999.6, "", "1,000"),
+        (9_999_999, "keys", "9,999,999 keys"),
         (34_359_738_368, "FLOPs", "34.4 billion FLOPs"),
         (1, "keys", "1 key"),
-        (5e15, "FLOPs", "5 000 trillion FLOPs"),
+        (5e15, "FLOPs", "5,000 trillion FLOPs"),
     ],
 )
 def test_quantities_are_written_in_few_digits(value, unit, text):
-    assert format_quantity(value, unit).replace("\N{NARROW NO-BREAK SPACE}", " ") == text
+    assert format_quantity(value, unit) == text
     assert parse_quantity(format_quantity(value, unit), unit) == pytest.approx(value, rel=2e-3)
 
 

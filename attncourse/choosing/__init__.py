@@ -197,18 +197,24 @@ def _because(
     answer: Candidate | None, found: list[Candidate], setting: Setting, memory: float
 ) -> Iterator[str]:
     """Say what the answer rests on, a sentence for each step of the rule."""
-    there = "any memory" if memory == math.inf else format_bytes(memory, decimal=True)
+    there = "any memory" if memory == math.inf else format_bytes(memory)
     room = f"{there} on {setting.device.name}"
     if answer is None:
         kinds = Counter(one.out.split()[0] for one in found)
-        losing = kinds["loses"] + kinds["its"]
-        yield (
-            f"nothing stays: {kinds['holds']} do not fit into {room}, {losing} lose too much or "
-            f"were not measured, and {kinds['nobody']} nobody maintains"
-        )
+        said = [
+            f"{kinds[kind]} {one if kinds[kind] == 1 else many}"
+            for kind, one, many in (
+                ("holds", f"does not fit into {room}", f"do not fit into {room}"),
+                ("loses", "loses too much", "lose too much"),
+                ("its", "was not measured", "were not measured"),
+                ("nobody", "is maintained by nobody", "are maintained by nobody"),
+            )
+            if kinds[kind]
+        ]
+        yield "nothing is left: " + " and ".join(filter(None, (", ".join(said[:-1]), said[-1])))
         return
     how = "Attention.kept" if setting.phase == "decoding" else f"{answer.stem}.cost"
-    holds = format_bytes(answer.n_bytes, decimal=True)
+    holds = format_bytes(answer.n_bytes)
     claimed = setting.phase == "prompt" and answer.stem in CLAIMS
     claim = f", and grows as claim {CLAIMS[answer.stem]} says" if claimed else ""
     yield f"it holds {holds} of {room}, by `{how}`{claim}"

@@ -88,7 +88,8 @@ class Candidate:
         stem: Its name in the catalogue.
         knobs: Its keyword arguments.
         n_bytes: What attention holds in this phase, all layers together.
-        least: The least seconds that the device can need, by `cost`.
+        least: The least seconds that the device can need, by `cost`. That counts what tiles read
+            again, which a cache may serve; where a measured point beats it, so much less.
         seconds: What is expected: `least`, as many times as the nearest measured point is slower
             than its own least; without one, the median of the others.
         measured: That point, or None.
@@ -134,6 +135,9 @@ def weigh(setting: Setting, *, tuned: bool, folder: Path | None) -> list[Candida
         )  # fmt: skip
         if point is not None:
             slowdowns[name] = point.seconds / _least_of(stem, point, setting)
+            if slowdowns[name] < 1:  # no least, then
+                least[name] *= slowdowns[name]
+                slowdowns[name] = 1.0
     usual = sorted(slowdowns.values())[len(slowdowns) // 2] if slowdowns else 1.0
     return [
         Candidate(

@@ -30,7 +30,7 @@ def why_out(
         maintained: Whether an implementation must be maintained.
     """
     if one.n_bytes > memory:
-        return f"holds {format_bytes(one.n_bytes, decimal=True)}"
+        return f"holds {format_bytes(one.n_bytes)}"
     if not one.exact:
         if one.quality is None:
             return "its quality was not measured"

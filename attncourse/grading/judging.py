@@ -370,12 +370,46 @@ class _Judge:
         peak = found.value if found.raised is None else meter.Peak(n_bytes)
         allowed = self.exercise.memory.allowed_bytes
         reason = f"peak {format_bytes(n_bytes)} at {case.name}, allowed {format_bytes(allowed)}"
+        cause = f"allowed is {self.exercise.memory.why}"
+        step = "make that array smaller: a block at a time, or only the part that is used"
+        if peak.wider and (kept := self._if_narrow(function, case, n_bytes)):
+            dtype, wide = meter.widest(case.args), " and ".join({*peak.wider.values()})
+            names = ", ".join(f"`{name}`" for name in [*peak.wider][:4])
+            others = " and others" if len(peak.wider) > 4 else ""
+            cause = (
+                f"{wide}, where {dtype} came in: {names}{others}. In {dtype} the peak would be "
+                f"about {format_bytes(kept)}"
+            )
+            step = (
+                f"keep to {dtype}: name the dtype where an array is made, and scale by a Python "
+                "number (64**0.5; np.sqrt(64) is a float64 and widens what it meets)"
+            )
         return Finding(
             reason + (f": {peak}" if str(peak) else ""),
             f"{peak.place}: {peak.source}" if peak.source else "",
-            f"allowed is {self.exercise.memory.why}",
-            "make that array smaller: a block at a time, or only the part that is used",
+            cause,
+            step,
         )
+
+    def _if_narrow(self, function: Any, case: Case, n_bytes: int) -> int | None:
+        """Return the peak that arrays of the arguments' dtype would have, if that is allowed.
+
+        None if it is not, or if the peak grows with the dtype of what comes in, as it should.
+        """
+        from attncourse.grading import meter
+
+        times_wider = 8 / np.dtype(meter.widest(case.args)).itemsize
+        args, kwargs = cast(case.args, np.float64), cast(dict(case.kwargs), np.float64)
+        given = (self.exercise.called(function), *args)
+        wide = guard.call(
+            meter.held, given, kwargs, seconds=3 * self.exercise.seconds, owner=function
+        )
+        if wide.raised:
+            return None
+        held = wide.value[1]
+        kept = round(held / times_wider)
+        follows = held > n_bytes * (1 + times_wider) / 2
+        return None if follows or kept > self.exercise.memory.allowed_bytes else kept
 
     def _keeps(self, n_bytes: int, kept: Sequence[Carried], when: str) -> Finding:
         case, allowed = self._round.memory_case, self.exercise.memory.allowed_bytes

@@ -22,7 +22,7 @@ import sys
 import threading
 import tracemalloc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -54,6 +54,8 @@ class Peak:
             one that accounts for the bytes.
         times: How many such arrays were alive at once; bytes for each of its positions if the
             array was not seen.
+        wider: Floating arrays with more bytes a number than any that came in: their names in the
+            learner's code, and their dtypes. Empty if they are too small to matter.
     """
 
     bytes: int
@@ -61,6 +63,7 @@ class Peak:
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
     times: int = 1
+    wider: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def line(self) -> int | None:
@@ -126,8 +129,8 @@ def held(function: Callable, *args: Any, **kwargs: Any) -> tuple[Any, int]:
 
 def located(n_bytes: int, function: Callable, *args: Any, **kwargs: Any) -> Peak:
     """Run a call that held `n_bytes` again, and return its peak with the line that made most."""
-    lines = _Lines(function)
-    tensors = _holds_tensors((args, kwargs))
+    lines = _Lines(function, widest(arguments := (args, kwargs)))
+    tensors = _holds_tensors(arguments)
     with _tensors_counted(function) as storages:
         if tensors:
             function(*args, **kwargs)
@@ -139,15 +142,15 @@ def located(n_bytes: int, function: Callable, *args: Any, **kwargs: Any) -> Peak
         return Peak(n_bytes, where and place(function, *where), shape, dtype)
     if found is None:
         return Peak(n_bytes)
-    where = place(function, found.code, found.line)
-    times = max(1, round(found.growth / found.step))
+    where, wider = place(function, found.code, found.line), lines.wider(n_bytes)
+    times = found.times
     if found.array is not None:
-        return Peak(n_bytes, where, *found.array, times)
-    guess = _guess(found.step, (args, kwargs))
-    if guess is None:
-        return Peak(n_bytes, where)
+        return Peak(n_bytes, where, *found.array, times or 1, wider)
+    guess = _guess(found.step, found.seen)
+    if guess is None or times is None:
+        return Peak(n_bytes, where, wider=wider)
     shape, each = guess
-    return Peak(n_bytes, where, shape if times == 1 else (times, *shape), None, each)
+    return Peak(n_bytes, where, shape if times == 1 else (times, *shape), None, each, wider)
 
 
 @dataclass
@@ -156,15 +159,27 @@ class _Line:
 
     code: CodeType
     line: int
-    growth: int = 0
-    steps: int = 0
+    steps: list[int] = field(default_factory=list)  # bytes of each
     largest: int = 0  # in one step
     array: tuple[tuple[int, ...], str] | None = None  # shape and dtype, if it was found
+    seen: tuple[tuple[int, ...], ...] = ()  # shapes of the arrays that its function had then
+
+    @property
+    def growth(self) -> int:
+        """Bytes of all steps."""
+        return sum(self.steps)
 
     @property
     def step(self) -> int:
         """Bytes of one step: of a typical one in a loop, whose first steps hold temporaries too."""
-        return self.growth // self.steps if self.steps > 8 else self.largest
+        steps = [step for step in self.steps if step > 0.02 * self.largest]  # no Python objects
+        return self.growth // len(steps) if len(steps) > 8 else self.largest
+
+    @property
+    def times(self) -> int | None:
+        """How many such steps make up the growth; None if it is no whole number of them."""
+        times = self.growth / self.step
+        return round(times) if abs(times - round(times)) < 0.05 * times else None
 
 
 @dataclass
@@ -172,9 +187,12 @@ class _Lines:
     """Books each growth of tracemalloc's peak on the line of the learner's code before it."""
 
     function: Callable
+    came_in: str | None = None  # the widest floating dtype of the arguments
     lines: dict[tuple[CodeType, int], _Line] = field(default_factory=dict)
     peak: int = 0
     current: dict[int, tuple[CodeType, int] | None] = field(default_factory=dict)  # by thread
+    wide: dict[str, str] = field(default_factory=dict)  # dtypes, by name
+    wide_bytes: int = 0  # of the largest of them
 
     def run(self, args: tuple, kwargs: dict) -> None:
         """Call the function under the trace, in every thread that it starts."""
@@ -207,6 +225,10 @@ class _Lines:
         most = max((line.growth for line in self.lines.values()), default=0)
         return next((line for line in self.lines.values() if line.growth > 0.95 * most), None)
 
+    def wider(self, n_bytes: int) -> Mapping[str, str]:
+        """The arrays wider than what came in, if one of them is a tenth of the peak at least."""
+        return self.wide if self.wide_bytes >= n_bytes / 10 else {}
+
     def _step(self, frame: FrameType, event: str, arg: Any) -> Callable:
         thread = threading.get_ident()
         highest = tracemalloc.get_traced_memory()[1]
@@ -214,9 +236,11 @@ class _Lines:
             growth, self.peak = highest - self.peak, highest
             if where := self.current.get(thread):
                 self._book(where, growth, [*frame.f_locals.values(), arg])
+            self._widen(frame)
         if event != "return":
             self.current[thread] = (frame.f_code, frame.f_lineno)
         else:
+            self._widen(frame)
             caller = frame.f_back
             while caller is not None and caller.f_globals is not frame.f_globals:
                 caller = caller.f_back
@@ -225,11 +249,21 @@ class _Lines:
 
     def _book(self, where: tuple[CodeType, int], growth: int, values: list) -> None:
         line = self.lines.setdefault(where, _Line(*where))
-        line.growth += growth
-        line.steps += 1
+        line.steps.append(growth)
         if growth > line.largest:
             line.largest = growth
             line.array = _array_of(growth, values)
+            line.seen = tuple(each.shape for each in _arrays(values))
+
+    def _widen(self, frame: FrameType) -> None:
+        """Note what names of a frame hold floating arrays wider than any that came in."""
+        if self.came_in is None:
+            return
+        width = np.dtype(self.came_in).itemsize
+        for name, value in list(frame.f_locals.items()):
+            if type(value) is np.ndarray and value.dtype.kind == "f" and value.itemsize > width:
+                self.wide[name] = value.dtype.name
+                self.wide_bytes = max(self.wide_bytes, value.nbytes)
 
 
 def _array_of(growth: int, values: list) -> tuple[tuple[int, ...], str] | None:
@@ -240,32 +274,45 @@ def _array_of(growth: int, values: list) -> tuple[tuple[int, ...], str] | None:
     return None
 
 
-def _guess(growth: int, arguments: Any) -> tuple[tuple[int, ...], int] | None:
-    """Write a number of bytes as a shape, from sizes that are known, and bytes for each position.
+def _arrays(values: list) -> Iterator[np.ndarray]:
+    """Yield the arrays among values, and the first of those that a tuple or list holds."""
+    for value in values:
+        inner = value[:8] if type(value) in (tuple, list) else (value,)
+        yield from (each for each in inner if type(each) is np.ndarray)
 
-    The simplest reading wins: few axes, few bytes. What arrays they were was not seen: 8 bytes may
-    be one float64 or two float32. More axes than three and than any argument has, or more than two
-    of one size, could be read into every number.
+
+def widest(arguments: Any) -> str | None:
+    """The widest floating dtype among the arrays of the arguments, None if there is none."""
+    arrays = [each for each in leaves(arguments) if isinstance(each, np.ndarray)]
+    floating = [each.dtype for each in arrays if each.dtype.kind == "f"]
+    return max(floating, key=lambda dtype: dtype.itemsize).name if floating else None
+
+
+def _guess(growth: int, seen: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], int] | None:
+    """Write a number of bytes as a shape, from sizes that were seen, and bytes for each position.
+
+    Sizes are those of the arrays that the line had at hand. The simplest reading wins: few axes,
+    few bytes. What arrays they were was not seen: 8 bytes may be one float64 or two float32. More
+    axes than three and than any array has, or more than two of one size, could be read into every
+    number.
     """
-    sizes, most_axes = set(), 3
-    for value in leaves(arguments):
-        if isinstance(value, np.ndarray):
-            sizes.update(value.shape)
-            most_axes = min(4, max(most_axes, value.ndim))
-        elif type(value) is int and value < 10**9:
-            sizes.add(value)
-    sizes = sorted((size for size in sizes if size > 1), reverse=True)[:8]
+    most_axes = 4 if any(len(shape) > 3 for shape in seen) else 3
+    sizes = {size for shape in seen for size in shape}
+    known = sorted((size for size in sizes if size > 1), reverse=True)[:8]
     axes = range(1, most_axes + 1)
     for n_axes, each in itertools.product(axes, (1, 2, 4, 8, 12, 16, 24, 32)):
-        for shape in itertools.combinations_with_replacement(sizes[::-1], n_axes):
+        for shape in itertools.combinations_with_replacement(known[::-1], n_axes):
             if len(set(shape)) >= n_axes - 1 and _fits(each * math.prod(shape), growth):
                 return shape, each
     return None
 
 
 def _fits(n_bytes: int, growth: int) -> bool:
-    """Whether arrays of `n_bytes`, with their Python objects, make up a growth."""
-    return 0 <= growth - n_bytes <= 0.02 * growth + 256
+    """Whether arrays of `n_bytes`, with their Python objects, make up a growth.
+
+    It may lack a little, as the line before, and what looks on here, may have held that already.
+    """
+    return -1024 <= growth - n_bytes <= 0.02 * growth + 256
 
 
 @contextmanager

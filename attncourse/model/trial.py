@@ -44,7 +44,8 @@ class Trial:
 
     def __str__(self) -> str:
         """Return loss, copying and, where it differs, cost in a sentence or two."""
-        said = f"On other unseen text {self.loss:.2f} nats a token instead of {self.full_loss:.2f}"
+        read = f"{CONTEXTS * self.model.shape.context:,} tokens of other unseen text"
+        said = f"On {read} {self.loss:.2f} nats a token instead of {self.full_loss:.2f}"
         if np.isnan(self.copied):
             said += "; there was no copying to lose."
         else:

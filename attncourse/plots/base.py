@@ -161,7 +161,7 @@ def in_unit(value: float, unit: str) -> str:
     if unit == "bytes":
         return format_bytes(value).replace(".0 ", " ")
     digits = f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
-    return f"{digits} {unit}".replace(",", "\N{NARROW NO-BREAK SPACE}").strip()
+    return f"{digits} {unit}".strip()
 
 
 def axis_words(unit: str) -> str:

@@ -71,7 +71,7 @@ class LiveKept:
             self.parts[name].set_verts(corners)
             self.parts[name].set_facecolor(colours)
             numbers = floors * sum(width for _, width in floor)
-            ax.set_xlabel(f"{numbers:,} numbers".replace(",", "\N{NARROW NO-BREAK SPACE}"))
+            ax.set_xlabel(f"{numbers:,} numbers")
 
 
 class LivePool:

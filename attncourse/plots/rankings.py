@@ -10,6 +10,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from attncourse.plots.base import ACCENT, INK, PALE, SERIES, figure, in_unit, set_title, styled
 
+ROOM, REASON = 0.24, 0.52  # shares of an axis: of "512.0 GiB", and of a time with its reason
+
 
 @dataclass(frozen=True)
 class Ranked:
@@ -62,7 +64,8 @@ class LiveRanking:
                 for row, first in zip(rows, taken, strict=True)
             ]
             ax.barh(range(len(rows)), [x - low for x in values], left=low, color=colours)
-            ax.set(xscale="log", xlim=(low, max(values) * (300 if unit == "s" else 8)))
+            behind = ROOM if unit == "bytes" else REASON  # so wide are the words behind the bar
+            ax.set(xscale="log", xlim=(low, low * (max(values) / low) ** (1 / (1 - behind))))
             for i, value in enumerate(values):
                 words_behind = in_unit(value, unit)
                 if rows[i].out and unit == "s":
@@ -70,7 +73,12 @@ class LiveRanking:
                 ax.text(value * 1.15, i, words_behind, va="center", fontsize=8.5)
             ax.xaxis.set_major_locator(LogLocator(base=10 if unit == "s" else 16, numticks=5))
             ax.xaxis.set_minor_locator(NullLocator())
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _, unit=unit: in_unit(x, unit)))
+            ends = max(values)  # behind the bars stand words, and no numbers under them
+
+            def words_of(x: float, _: int, unit: str = unit, ends: float = ends) -> str:
+                return in_unit(x, unit) if x <= ends else ""
+
+            ax.xaxis.set_major_formatter(FuncFormatter(words_of))
             set_title(ax, title or words if unit == "s" else words)
         self.axes[1].axvline(memory, color=ACCENT, linestyle="--", linewidth=1)
         self.axes[0].set_yticks(range(len(rows)), [row.name for row in rows])

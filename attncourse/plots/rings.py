@@ -88,7 +88,7 @@ class LiveRing:
             )
             ax.text(
                 *at, f"k{whose} v{whose}", ha="center", va="center", fontsize=8.5 if small else 10,
-                color="white" if whose < 0.6 * size else "black",
+                color="white" if whose < 0.6 * (size - 1) else "black",
             )  # fmt: skip
         ax.set(xlim=(-2.2, 2.2), ylim=(-1.9, 1.9))
         set_title(ax, f"{size} processes, step {step} of {size - 1}")

@@ -101,8 +101,8 @@ ROW = 28  # letters that have room beside each other, with four for each button
 def choice(options: list | dict[str, Any], value: Any) -> ipywidgets.Widget:
     """Return a control over choices that starts elsewhere than at the first.
 
-    Numbers have an order, and get a slider. Other values are categories, and get radio buttons, or
-    a drop-down list if they are many.
+    Three numbers or more have an order, and get a slider. Other values are categories, as two
+    numbers are, and get radio buttons, or a drop-down list if they are many.
 
     Args:
         options: The values, or label -> value.
@@ -110,7 +110,7 @@ def choice(options: list | dict[str, Any], value: Any) -> ipywidgets.Widget:
     """
     pairs = list(options.items()) if isinstance(options, dict) else options
     values = list(options.values()) if isinstance(options, dict) else options
-    if all(isinstance(one, Number) for one in values):
+    if len(values) > 2 and all(isinstance(one, Number) for one in values):
         return ipywidgets.SelectionSlider(options=pairs, value=value)
     kind = ipywidgets.RadioButtons if len(pairs) <= RADIO else ipywidgets.Dropdown
     return kind(options=pairs, value=value)

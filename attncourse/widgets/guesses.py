@@ -114,8 +114,8 @@ class Guess(ipywidgets.VBox):
         self.add_class("attncourse-guess")
 
     def __repr__(self) -> str:
-        without = f"no field to type into? _.commit({self._examples[0]!r})"
-        return f"Guess first: {self.question} ({without})"
+        asked = f"Guess first: {self.question} Run this cell, and a field for your number appears."
+        return f"{asked} Where none does, type in the next cell: _.commit({self._examples[0]!r})"
 
     _repr_mimebundle_ = parts.bundle
 

@@ -203,6 +203,10 @@ check("00.1")
 # 4. Then the memory is graded too:
 #    [00.2](../exercises/00_start.ipynb#00.2-Largest-score-of-each-query,-without-the-matrix).
 # 5. Save, then grade in a terminal: `attncourse grade --chapter 00`.
+#
+# A number with a V, such as [02.V5](../exercises/02_attention.ipynb#02.V5-A-cross-attention-module)
+# or [14.V12](../exercises/14_quality.ipynb#14.V12-The-window-that-suffices), is an exercise that
+# the four texts set, put right. These are counted through all chapters; the others anew in each.
 
 # %% [markdown]
 # ## What this machine can do

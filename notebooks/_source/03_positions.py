@@ -714,7 +714,7 @@ widgets.explore(draw_looks, live_page.figure, head=chosen, token=(0, 414, 1, sur
 # %%
 loss = small.loss(unseen[:1025])
 lost = {place: small.without(place).loss(unseen[:1025]) - loss for place in places}
-print(f"loss {loss:.2f} nats a token; with one head silent it grows by")
+print(f"loss {loss:.2f} on 1,024 tokens of unseen text; with one head silent it grows by")
 for layer in range(4):
     print(f"layer {layer}:", *(f"{lost[layer, head]:+.2f}" for head in range(4)))
 

@@ -556,21 +556,24 @@ def draw_scale(scale):
     kinds = np.select([shown < -25, shown > 15], ["lost", "overflow"], "held")
     for kind, colour in colours.items():
         here = kinds == kind
-        ax_scale.bar(shown[here], heights[here], 0.9, color=colour, edgecolor="grey", label=kind)
+        ax_scale.bar(shown[here], heights[here], 0.9, color=colour, edgecolor="grey")
     ax_scale.axvline(-25.5, color=plots.INK, linestyle="--")
     ax_scale.axvline(15.5, color=plots.INK, linestyle="--")
     ax_scale.set(xlim=(-45, 26), xlabel="gradient times scale, as a power of 2", ylabel="share")
-    ax_scale.legend(loc="upper left", frameon=False)
+    ax_scale.legend(handles=handles, loc="upper left", frameon=False)
     lost = mixed_precision.underflow(grads, torch.float16, scale=2.0**scale)
     over = "some overflow" if (sizes * 2.0**scale >= 65520).any() else "none overflows"
     return f"Scale 2^{scale}: {lost:.2%} become zero, {over}."
 
 
 # %% folded=true
+from matplotlib.patches import Patch
+
 figure_scale, ax_scale = plots.figure(height=3.0)
 exponents = np.arange(-40, 25)
 heights = np.bincount(powers + 40, minlength=65) / len(powers)
 colours = {"lost": plots.PALE, "held": plots.SERIES[1], "overflow": plots.INK}
+handles = [Patch(facecolor=c, edgecolor="grey", label=kind) for kind, c in colours.items()]
 widgets.explore(draw_scale, figure_scale, scale=(0, 24, 1, 0))
 
 # %% [markdown]
@@ -667,9 +670,22 @@ for way in table.WAYS:
     print(f"{way:<33}{said:>10}{found[0]:>10}{found[1]:>9}")
 
 # %% [markdown]
-# Which way is beaten by another one in both columns? How near to a third is the price of the
-# checkpoints? If bfloat16 is slow in yours: a processor without such arithmetic has to imitate it.
-# There, half the bits buy memory with time.
+# The three lines with a checkpoint every $k$-th layer do the same work, since each layer runs twice
+# whatever $k$ is. So how far may one trust the last column?
+
+# %%
+products = [step(every=k).operations.count("mm") for k in (1, 2, 3)]
+print("products of four layers at k = 1, 2, 3:", *products)
+if fits:
+    words = ("layer", "second", "third")
+    times = [measured[f"checkpoint every {word}"]["seconds"] for word in words]
+    noise = max(times) / min(times) - 1
+    print(f"seconds {times}: {noise:.0%} from the least to the most is noise of the clock")
+
+# %% [markdown]
+# Which way is beaten by another one in both columns, by more than that noise? How near to a third
+# is the price of the checkpoints? If bfloat16 is slow in yours: a processor without such arithmetic
+# has to imitate it. There, half the bits buy memory with time.
 #
 # [Exercise 11.6](../exercises/11_training.ipynb#11.6-A-step-within-a-budget) gives you a budget in
 # bytes, and counts how many layers you run again.
@@ -816,9 +832,15 @@ for cycles, collect in ((False, True), (True, True), (True, False)):
 gc.unfreeze()
 
 # %% [markdown]
-# With cycles and the collector off, all of them still hold their memory at the end. Without cycles
-# it has nothing to do. Who trains large models often turns it off and calls `gc.collect()` between
-# steps, so that all machines pause together. Look at your own numbers: is that worth it here?
+# With cycles and the collector off, all of them still hold their memory at the end. If that row is
+# the slowest, it is for its memory: nothing is freed, so each tensor needs [pages that nobody
+# touched](#Pages-nobody-touched), where the others get back what was just dropped. (With
+# `tensor_bytes=64` see it vanish.)
+
+# %% [markdown]
+# Without cycles the collector has nothing to do. Who trains large models often turns it off and
+# calls `gc.collect()` between steps, so that all machines pause together. Look at your own numbers:
+# is that worth it here?
 
 # %% [markdown]
 # ## In a real model
@@ -883,7 +905,7 @@ def in_bits(bits):
     return dataclasses.replace(small, weights=weights, attention=(InBits(bits=bits),) * 4)
 
 
-tried = model.compare(small, {bits: in_bits(bits) for bits in (8, 3)})
+tried = model.compare(small, {bits: in_bits(bits) for bits in (11, 8, 4, 3, 2)})
 widgets.in_a_real_model("bits", tried, start=3)
 
 # %% [markdown]

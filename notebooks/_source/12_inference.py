@@ -141,6 +141,7 @@ def attend_before(q, k, v):
 blind = dataclasses.replace(small, attention=(attend_before,) * 4)
 unseen = np.concatenate([small.encode(text)[:206] for text in model.held_out()])[: 2 * 512 + 1]
 print("first row of weights", full.weights(*random_qkv(3)[:2], mask=np.tri(3, k=-1) > 0)[0, 0, 0])
+print(f"on {len(unseen) - 1:,} tokens of unseen text:", end=" ")
 print(f"loss {small.loss(unseen):.3f} nats a token, blinded {blind.loss(unseen):.3f}")
 
 # %% [markdown]
@@ -637,7 +638,9 @@ axes = plots.curves(
 axes.set_ylim(bottom=small.loss(unseen) - 0.1)
 best = {room: min(lost, key=lambda name: lost[name][at]) for at, room in enumerate(rooms)}
 said = ", ".join(f"{room}: {name}" for room, name in best.items())
-plots.show(axes, f"All kept, {small.loss(unseen):.2f} nats. Who leaves, to lose least: {said}.")
+plots.show(
+    axes, f"All kept, {small.loss(unseen):.2f} nats, as above. Who leaves, to lose least: {said}."
+)
 
 # %% [markdown]
 # Did the cleverer rule win? It needs heads whose past weights tell whom they will want. **Try a

@@ -555,6 +555,7 @@ def tokens_kept(one, n=512):
     return np.mean([min(n, attend.knobs.get("window", n) + 1) for attend in one.attention])
 
 
+print(f"on {len(short) - 1:,} tokens of unseen text; all full: loss {full_loss:.3f}")
 for name, one in measure.progress(sorted(mixed.items()), "hybrids", expect_seconds=2):
     kept, copied = tokens_kept(one), gain(one) / whole[128]
     print(f"{name:<15} keeps {kept:>3.0f} of 512, loss {one.loss(short):.3f}, copying {copied:.0%}")
@@ -698,7 +699,9 @@ for name in ("full", "window 256", "window 64", "window 16") if frontier else ()
 text = small.decode(unseen[1:])
 nats, tokens, characters = before.sum(), len(before), len(text)
 print(f"the text: {nats:.0f} nats, {nats / np.log(2):.0f} bits")
-print(f"{tokens} tokens: {nats / tokens:.2f} nats a token, perplexity {np.exp(nats / tokens):.1f}")
+print(
+    f"{tokens:,} tokens: {nats / tokens:.2f} nats a token, perplexity {np.exp(nats / tokens):.1f}"
+)
 print(f"{characters} characters, {characters / tokens:.2f} in a token")
 
 # %% folded=true
@@ -968,7 +971,7 @@ def draw_choice(**layers):
     held = sum(way.kept(16_384, heads=4, width=32) for way in attention)
     fits = "fits" if held <= budget else "does NOT fit"
     copied = " and ".join(f"{max(0, gain(one, d) / whole[d]):.0%} from {d}" for d in (128, 400))
-    nats = f"Loss {one.loss(short):.2f} instead of {full_loss:.2f}"
+    nats = f"Loss on {len(short) - 1:,} unseen tokens {one.loss(short):.2f}, not {full_loss:.2f}"
     return f"{format_bytes(held)}, which {fits}. {nats}; of the copying {copied} tokens back."
 
 

@@ -84,7 +84,7 @@ def as_row(one):
     return {
         "mechanism": one.name,
         "expected time": format_seconds(one.seconds),
-        "twice the text": f"{longer[one.name].least / one.least:.1f} times",
+        "twice the text": f"{longer[one.name].least / one.least:.1f} times the least",
         "memory": format_bytes(one.n_bytes),
         "exact": "yes" if one.exact else "no",
         "nats lost": f"{nats(one):.2f}",
@@ -92,7 +92,8 @@ def as_row(one):
     }
 
 
-KEYS = {"time": lambda one: one.seconds, "memory": lambda one: one.n_bytes, "nats lost": nats}
+KEYS = {"expected time": lambda one: one.seconds, "memory": lambda one: one.n_bytes}
+KEYS["nats lost"] = nats
 
 
 # %% folded=true
@@ -278,7 +279,8 @@ for name in (choosing.TILED, stored, "window 64", "linear", "Performer 256"):
 # %% [markdown]
 # A large product comes near the peak; small tiles, exponentials and a state that waits for itself
 # do not. So the *expected* time is the least, times what the *nearest measured point* took of its
-# own least: same mechanism, same device. Without a point, the others' median; without a record,
+# own least: same mechanism, same device. (Or less than one time: what tiles read again may lie in a
+# cache. Then the least is lowered.) Without a point, the others' median; without a record,
 # "predicted only".
 
 # %% [markdown]
@@ -556,7 +558,7 @@ def draw_guide(device, phase, tokens, keep):
     live_guide.update(rows, memory, f"{phase}, {tokens:,} tokens, {device}: expected time")
     one = chosen.answer
     if one is None:
-        return f"Nothing: {chosen.because[0]}."
+        return f"N{chosen.because[0][1:]}."  # nothing is left: …
     rests = f"measured: {one.measured.implementation}" if one.measured else "no record of it here"
     costs = f"{format_seconds(one.seconds)} ({rests}), {format_bytes(one.n_bytes)}"
     return f"{one.name}: {costs}; {chosen.because[-1]}."
@@ -652,7 +654,8 @@ def suggest(tokens, device, may_lose, keep, code):
     )  # fmt: skip
     rows = [{"because": reason} for reason in found.because]
     staying = sum(not one.out for one in found.ranked)
-    return f"{staying} stay; {found.answer.name if found.answer else 'nothing'} is taken.", rows
+    said = f"{staying or 'none'} {'stay' if staying > 1 else 'stays'}"
+    return f"{said}; {found.answer.name if found.answer else 'nothing'} is taken.", rows
 
 
 # %% folded=true
@@ -735,7 +738,7 @@ for must in (True, False):
     found = choosing.choose(65_536, heads=16, width=64, device="H200", tuned=True, maintained=must)
     first, *others = [one.name for one in found.ranked if not one.out]
     code = "maintained only" if must else "any code"
-    print(f"{code}: {first} is taken; could be: {', '.join(others)}")
+    print(f"{code}: {first} is taken; could be: {', '.join(others) or 'nothing else'}")
 
 # %% [markdown]
 # The survey ends with *best practices*: memory management, stability, performance. As a checklist

@@ -683,7 +683,8 @@ Spec(
 # is "better" or "worse" if the whole interval is below or above 0, else "cannot tell".
 
 # %% [markdown] role="prompt" exercise="14.5"
-# One difference has no interval: both ends are None, and nothing can be told from it.
+# One difference has no interval: both ends are None, and nothing can be told from it. If none is
+# left, since all seeds have NaN, the mean is None, too: `(None, None, None, "cannot tell")`.
 #
 # before 3.0, 2.0; after 2.75, 1.75: `(-0.25, -0.25, -0.25, "better")`.
 
@@ -694,6 +695,8 @@ def is_it_better(before, after, t):
     # BEGIN SOLUTION
     differences = after - before
     differences = differences[~np.isnan(differences)]
+    if len(differences) == 0:
+        return None, None, None, "cannot tell"
     mean, m = float(differences.mean()), len(differences)
     if m == 1:
         return mean, None, None, "cannot tell"
@@ -725,7 +728,7 @@ def verdict(low, high):
 
 def by_pairs(before, after, t):
     pairs = [b - a for a, b in zip(before.tolist(), after.tolist(), strict=True) if a + b == a + b]
-    mean = statistics.fmean(pairs)
+    mean = statistics.fmean(pairs) if pairs else None
     if len(pairs) < 2:
         return mean, None, None, "cannot tell"
     half = float(t[len(pairs)]) * statistics.stdev(pairs) / math.sqrt(len(pairs))
@@ -735,8 +738,8 @@ def by_pairs(before, after, t):
 def by_variance(before, after, t):
     whole = np.isfinite(before) & np.isfinite(after)
     change, m = (after - before)[whole], int(whole.sum())
-    mean = change.sum() / m
-    if m == 1:
+    mean = change.sum() / m if m else None
+    if m <= 1:
         return mean, *[None] * 2, "cannot tell"
     error = np.sqrt(((change - mean) ** 2).sum() / (m * (m - 1)))
     ends = mean + error * t[m] * np.array([-1, 1])
@@ -746,6 +749,8 @@ def by_variance(before, after, t):
 def unpaired(before, after, t):
     """Add the variances of both sides, as if their seeds had nothing to do with each other."""
     before, after = (x[~np.isnan(x)] for x in (before, after))
+    if not before.size * after.size:
+        return None, None, None, "cannot tell"
     mean, m = float(after.mean() - before.mean()), min(len(before), len(after))
     if m == 1:
         return mean, None, None, "cannot tell"
@@ -778,6 +783,7 @@ Spec(
         seeds("cannot tell", [2.5, 2.25, 3.0, 2.75, 2.0], [-0.3, 0.1, -0.2, 0.15, -0.1]),
         seeds("a broken run", [2.5, np.nan, 2.0, 3.5], [-0.1, 0, -0.12, -0.09]),
         seeds("broken before and after", [2.5, np.nan, 2.0, 3.5], [-0.1, 0, np.nan, -0.09]),
+        seeds("all broken, before or after", [np.nan, 2.0], [0, np.nan]),
         *draws(4, random_seeds, "seeds"),
     ],
     mistakes=[
@@ -806,6 +812,10 @@ Spec(
              '"better" if mean < 0 else "worse" if mean > 0 else "cannot tell"',
              says="your verdict looks at the mean and not at the interval",
              next='"cannot tell" unless both ends lie on one side of 0'),
+        edit('return None, None, None, "cannot tell"\n    mean',
+             'return np.nan, None, None, "cannot tell"\n    mean',
+             says="your result is NaN where no seed is left",
+             next="look at how many differences are left before you take their mean"),
         edit("t[m]", "1.96",
              says="your factor is 1.96, which needs many seeds",
              next="with m differences it is t[m]"),

@@ -73,7 +73,8 @@ def all_sent(rank, size):
 
 # %% [markdown] role="prompt" exercise="16.1"
 # Nobody may hold all blocks: with 16 ranks of 256 tokens, D = Dv = 64, float32, you have 1.5 MiB.
-# All blocks are 2 MiB, and one rank's scores with all keys 4 MiB.
+# All blocks are 2 MiB, and one rank's scores with all keys 4 MiB. It is enough for the scores of
+# one block in q's dtype; in float64 they and what follows from them take 2 MiB.
 
 
 # %% role="answer" exercise="16.1"
