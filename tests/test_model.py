@@ -582,6 +582,18 @@ def test_a_trial_is_what_its_parts_are(shipped):
     assert "FLOPs" not in str(silent)
 
 
+def test_trials_show_how_far_they_are(shipped, monkeypatch):
+    told = []
+
+    def progress(items, words, *, expect_seconds):
+        told.append((len(items), words, expect_seconds))
+        return items
+
+    monkeypatch.setattr(sys.modules[model.trial.__module__], "progress", progress)
+    model.trials(shipped, "window", window=[1, 2, 3, 4])
+    assert told == [(4, "trying", 2.0)]
+
+
 def test_a_trial_of_a_model_that_does_not_copy_says_so(shipped):
     deaf = shipped.without(*[(layer, head) for layer in range(4) for head in range(4)])
     found = model.compare(deaf, {"": deaf.swap("window", window=4)})[""]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from attncourse.cost import Cost
+from attncourse.measure.loops import progress
 from attncourse.model.corpus import HELD_OUT, held_out
 from attncourse.model.decoder import Model
 from attncourse.model.scores import copying
@@ -116,7 +117,8 @@ def compare(model: Model, changed: Mapping[Any, Model]) -> dict[Any, Trial]:
 
     full_loss, full_gain, full_losses = measured(model)
     found = {}
-    for name, one in changed.items():
+    expected = 0.5 * len(changed)  # some three times as long for the slowest references
+    for name, one in progress(changed.items(), "trying", expect_seconds=expected):
         loss, gain, losses = measured(one)
         found[name] = Trial(
             model=one,
