@@ -645,7 +645,8 @@ def draw_scale(scale):
     }.get(scale, f"Hides {share}: from {end:.2f} to {most:.2f} all have the last colour.")
 
 
-plots.freeze(live_scaled.figure)  # the numbers beside the bar may be wider
+draw_scale("logarithmic")
+plots.freeze(live_scaled.figure)  # with room for the widest numbers beside the bar
 widgets.explore(draw_scale, live_scaled.figure, scale=list(norms))
 
 # %% [markdown]
