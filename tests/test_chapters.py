@@ -3,6 +3,7 @@
 import ast
 import functools
 import itertools
+import json
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -22,6 +23,11 @@ SOURCES = [
 CHAPTERS = [name for name in SOURCES if name.startswith("notebooks/")]
 LESSONS = [name for name in CHAPTERS if name[10:12] not in ("00", "17")]  # not the frame
 NOT_WORDS = re.compile(r"\$\$.*?\$\$|<!--.*?-->", re.DOTALL)
+HEADING = re.compile(r"^#+ .*$", re.MULTILINE)
+FORMULA = re.compile(r"\$[^$]+\$")
+TARGET = re.compile(r"(?<=\])\([^)]*\)")
+NOT_YET_IN_THE_MODEL = {"14", "15", "16"}
+TOO_LONG = {"notebooks/11_training", "notebooks/15_choosing", "notebooks/16_scale_out"}
 COMPREHENSION = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 REPEATS = ast.For | ast.While | ast.FunctionDef | ast.Lambda | COMPREHENSION
 
@@ -98,7 +104,79 @@ def calls(text, name):
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_can_be_read_in_one_sitting(name):
     assert len(cells(name)) <= 120
-    assert [text for text in prose(name) if len(NOT_WORDS.sub("", text).split()) > 120] == []
+
+
+def words(text):
+    """The words of a text cell; headings, formulas and where links lead are none."""
+    for what in (NOT_WORDS, HEADING, FORMULA, TARGET):
+        text = what.sub(" ", text)
+    return [word for word in text.split() if re.search(r"\w", word)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason="one cell too long"))
+        if name in TOO_LONG
+        else name
+        for name in CHAPTERS
+    ],
+)
+def test_a_text_cell_has_at_most_sixty_words(name):
+    assert [text for text in prose(name) if len(words(text)) > 60] == []
+
+
+def test_headings_formulas_and_targets_are_no_words():
+    text = (
+        "# A heading\n\nOne [two](http://x.org/a b) — $x + y$ three\n$$ z = 1\n + 2 $$ <!-- no -->"
+    )
+    assert words(text) == ["One", "[two]", "three"]
+
+
+def in_a_real_model(name):
+    """What the built section *In a real model* of a chapter shows: texts, and kinds of outputs."""
+    inside, texts, kinds = False, [], set()
+    for cell in json.loads((ROOT / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            if heading := re.findall(r"^## (.*)", text, re.MULTILINE):
+                inside = heading[-1] == "In a real model"
+        elif inside:
+            for output in cell["outputs"]:
+                data = output.get("data", {})
+                texts.append("".join(output.get("text", data.get("text/plain", ""))))
+                kinds |= data.keys()
+            if re.search(r"widgets\.(in_a_real_model|explore)\(", text):
+                kinds.add("slider")
+    return "\n".join(texts), kinds
+
+
+def lacks(name):
+    """What a chapter's section does not show of what each of them shows."""
+    said, kinds = in_a_real_model(name)
+    cost = r"(?s)(FLOPs|bytes|\b[KMGT]?i?B\b).*n = +512\b|n = +512\b.*(FLOPs|bytes|\b[KMGT]?i?B\b)"
+    shown = {
+        "cost at n = 512 and 16,384": re.search(cost, said) and re.search(r"n = +16,384\b", said),
+        "loss": re.search(r"\d\.\d\d nats a token", said),
+        "copying": re.search(r"copying", said),
+        "the page, word by word": "image/png" in kinds and "slider" in kinds,
+    }
+    return [what for what, there in shown.items() if not there]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, marks=pytest.mark.xfail(strict=True, reason="is being mended"))
+        if number in NOT_YET_IN_THE_MODEL
+        else number
+        for number in sorted({name[10:12] for name in LESSONS} - {"01"})  # there is no model yet
+    ],
+)
+def test_each_chapter_tries_its_mechanism_in_the_model(number):
+    parts = [name for name in LESSONS if name[10:12] == number]
+    missing = {name: lacks(name) for name in parts if any(in_a_real_model(name))}
+    assert [] in missing.values(), missing
 
 
 def too_close(cards):

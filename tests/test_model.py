@@ -578,8 +578,25 @@ def test_a_trial_is_what_its_parts_are(shipped):
         f"{found.full_loss:.2f}; {copied} of the copying is left. Million FLOPs of attention a "
         f"token: {said[0]} instead of 1.05 at n = 512 and {said[1]} instead of 33.6 at n = 16,384."
     )
-    silent = model.compare(shipped, {"": shipped.without((1, 1))})[""]
-    assert "FLOPs" not in str(silent)
+
+
+def test_a_trial_says_its_cost_where_it_is_that_of_before_too(shipped):
+    said = str(model.compare(shipped, {"": shipped})[""])
+    assert said.endswith("a token: 1.05 at n = 512 and 33.6 at n = 16,384, as before.")
+
+
+def test_a_silent_head_is_not_counted(shipped):
+    near = shipped.swap("window", window=16, layers=[0])
+    heads = {"one": [(1, 1)], "layer 1": [(1, head) for head in range(4)]}
+    found = model.compare(near, {name: near.without(*some) for name, some in heads.items()})
+    for n in (512, 16_384):
+        of_layer = full.cost(1, 4, n, n, 32, causal=True, dtype_bytes=2)
+        for name, share in (("one", 4), ("layer 1", 1)):
+            for part in ("flops", "bytes_read", "bytes_written"):
+                saved = getattr(found[name].full_costs[n], part) - getattr(
+                    found[name].costs[n], part
+                )
+                assert saved == getattr(of_layer, part) // share
 
 
 def test_trials_show_how_far_they_are(shipped, monkeypatch):

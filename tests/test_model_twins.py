@@ -11,6 +11,9 @@ from attncourse.model.attention import Attention  # noqa: E402
 KNOBS = {
     "full": {},
     "flash": {},
+    "chunked": {"chunk": 7},
+    "kv_cache": {},
+    "paged": {"page": 4},
     "window": {"window": 5, "dilation": 2},
     "strided": {"stride": 3},
     "random_keys": {"n_random": 3},  # some see nobody
@@ -35,7 +38,7 @@ def drawn(n=27, width=8):
 
 
 def test_each_twin_is_tried():
-    assert KNOBS.keys() >= {*twins.PATTERNS, *twins._TWINS}
+    assert KNOBS.keys() == {*twins.EXACT, *twins.PATTERNS, *twins._TWINS}
 
 
 @pytest.mark.parametrize("stem", KNOBS)

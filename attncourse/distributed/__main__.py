@@ -16,6 +16,11 @@ import os
 import sys
 import time
 
+from attncourse import needed
+
+if not needed.has("torch"):
+    raise needed.missing("torch", "attncourse.distributed", __name__)
+
 import torch
 import torch.distributed as dist
 

@@ -31,6 +31,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from attncourse import needed
+
+if not needed.has("torch"):
+    raise needed.missing("torch", "attncourse.model.frontier", __name__)
+
 import torch
 
 from attncourse import resuming
@@ -40,7 +46,7 @@ from attncourse.model.decoder import Model
 from attncourse.model.trial import LENGTHS
 from attncourse.model.tune import RATE, held_out, tune
 
-RECORD = Path("results/frontier.json")
+RECORD = "frontier.json"
 STEPS, ROWS, SEEDS = 60, 1, (1, 2, 3)
 HYBRID_SEEDS = SEEDS[:1]
 DEPTHS = (0.25, 0.5, 0.75)
@@ -87,8 +93,9 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m attncourse.model.frontier", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RECORD)
+    parser.add_argument("--out", type=Path, default=needed.workplace() / "results" / RECORD)
     options = parser.parse_args(arguments)
+    needed.writable(options.out)
     torch.set_num_threads(options.threads)
     model = weights.load()
     ids = corpus.tokens(list(corpus.library().values()), model.tokenizer)
@@ -98,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
         part()
         record["seconds"] = round(record["seconds"] + time.perf_counter() - begun, 1)
         resuming.write(options.out, record)
-    print(f"{options.out} written")
+    print(needed.written(options.out))
 
 
 def start(model: Model, ids: np.ndarray, path: Path) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """Trains the model that ships with the course: `python -m attncourse.model.train`.
 
-From nothing to the weights in some twenty to forty minutes on two cores. A run that was ended goes
-on where its last checkpoint was. The course ships what one such run gave, at the default settings.
+The course ships what one such run gave, from nothing, at the default steps, repeats and seed, but
+with --threads 1: results/model.json has its log and its seconds. Other threads add in another
+order, so weights come out a little different. On two threads it takes some 0 minutes (FIXME-N). A
+run that was ended goes on where its last checkpoint was. An installed course keeps its own model:
+what is trained there goes to your course folder, or to the working directory.
 """
 
 from __future__ import annotations
@@ -16,8 +19,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+
+from attncourse import needed
+
+if not needed.has("torch"):
+    raise needed.missing("torch", "attncourse.model.train", __name__)
+
 import torch
 
+from attncourse import house
 from attncourse.model import corpus, scores, tokenizer, weights
 from attncourse.model.decoder import Shape
 from attncourse.model.muon import Muon
@@ -25,38 +35,41 @@ from attncourse.model.network import Network
 from attncourse.units import format_seconds
 
 SHAPE = Shape()
-LOG = Path("results/model.json")
 STEPS, ROWS, REPEATS, SEED = 3600, 4, 0.25, 0
 WARM_UP, CONSTANT = 50, 0.6  # steps until the full rate; share of the steps until it falls
+BAR = 24  # characters of the bar of progress
 EVERY = 200  # steps between two measurements on held-out text, each with a checkpoint
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, and write weights and log."""
     parser = argparse.ArgumentParser(prog="python -m attncourse.model.train", description=__doc__)
+    place = needed.workplace()
+    out = place / weights.SHIPPED.name if house.is_installed() else weights.SHIPPED
+    log = place / "results" / "model.json"
     parser.add_argument("--steps", type=int, default=STEPS, help=f"default {STEPS}")
     parser.add_argument(
         "--repeats", type=float, default=REPEATS, help="share of rows in which a segment repeats"
     )
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=weights.SHIPPED, help="where the weights go")
-    parser.add_argument("--log", type=Path, default=LOG)
+    parser.add_argument("--out", type=Path, default=out, help="of the weights; default %(default)s")
+    parser.add_argument("--log", type=Path, default=log, help="default %(default)s")
     options = parser.parse_args(arguments)
     usual = (options.steps, options.repeats, options.seed) == (STEPS, REPEATS, SEED)
     if options.steps < 1 or not 0 <= options.repeats <= 1:
         parser.error("--steps must be at least 1, --repeats between 0 and 1")
-    if not usual and (options.out == weights.SHIPPED or options.log == LOG):
+    if not usual and (options.out == out or options.log == log):
         parser.error("with other settings than the course's, say --out and --log: it keeps its own")
+    needed.writable(options.out, options.log)
     torch.set_num_threads(options.threads)
     run = Run(options.steps, options.repeats, options.seed, options.out.with_suffix(".partial"))
     run.train()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     weights.save(options.out, run.arrays(), run.network.shape)
-    options.log.parent.mkdir(parents=True, exist_ok=True)
     options.log.write_text(json.dumps(run.record(), indent=1) + "\n")
     run.checkpoint.unlink()
-    print(f"\n{options.out} and {options.log} written")
+    own = "" if options.out == weights.SHIPPED else f"; model.load({str(options.out)!r}) reads it"
+    print(f"\n{options.out} written{own}\n{needed.written(options.log)}")
 
 
 class Run:
@@ -108,8 +121,10 @@ class Run:
             self.seconds, last = self.seconds + now - last, now
             self.step += 1
             left = (self.steps - self.step) * self.seconds / self.step
+            bar = ("#" * (BAR * self.step // self.steps)).ljust(BAR, ".")
             _say(
-                f"step {self.step}/{self.steps}, loss {recent[-1]:.3f}, {format_seconds(left)} left"
+                f"[{bar}] step {self.step} of {self.steps}, loss {recent[-1]:.3f}, "
+                f"about {format_seconds(left)} left"
             )
             if self.step % EVERY == 0 or self.step == self.steps:
                 self._measure(float(np.mean(recent)))
@@ -171,7 +186,6 @@ class Run:
             }
         )
         _say(f"{self.log[-1]}\n")
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         kept = {
             "settings": self.goes_on_with,
             "step": self.step,

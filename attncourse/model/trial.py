@@ -30,7 +30,8 @@ class Trial:
             model it comes from; NaN if that gains less than 0.1 nats and so does not copy.
         pieces: The tokens of the page.
         excess: What each of them loses against the model it comes from, in nats; 0 for the first.
-        costs: Attention of all layers together: number of tokens read -> cost, in float16.
+        costs: Attention of all layers together: number of tokens read -> cost, in float16. A
+            silent head costs nothing: nobody would compute what is not heard.
         full_costs: That of the model it comes from.
     """
 
@@ -44,7 +45,7 @@ class Trial:
     full_costs: Mapping[int, Cost]
 
     def __str__(self) -> str:
-        """Return loss, copying and, where it differs, cost in a sentence or two."""
+        """Return loss, copying and cost in two sentences."""
         read = f"{CONTEXTS * self.model.shape.context:,} tokens of other unseen text"
         said = f"On {read} {self.loss:.2f} nats a token instead of {self.full_loss:.2f}"
         if np.isnan(self.copied):
@@ -52,13 +53,14 @@ class Trial:
         else:
             copied = f"{min(1.0, self.copied):.0%}" if self.copied > 0.1 else "hardly any"
             said += f"; {copied} of the copying is left."
-        if self.costs == self.full_costs:
-            return said
+        same = self.costs == self.full_costs
         flops = " and ".join(
-            f"{cost.flops / n / 1e6:.3g} instead of {full.flops / n / 1e6:.3g} at n = {n:,}"
-            for (n, cost), full in zip(self.costs.items(), self.full_costs.values(), strict=True)
+            f"{cost.flops / n / 1e6:.3g} "
+            + ("" if same else f"instead of {self.full_costs[n].flops / n / 1e6:.3g} ")
+            + f"at n = {n:,}"
+            for n, cost in self.costs.items()
         )
-        return f"{said} Million FLOPs of attention a token: {flops}."
+        return f"{said} Million FLOPs of attention a token: {flops}{', as before' * same}."
 
 
 def page() -> str:
@@ -136,10 +138,13 @@ def compare(model: Model, changed: Mapping[Any, Model]) -> dict[Any, Trial]:
 def _cost(model: Model, n: int) -> Cost:
     """Return what attention takes to read n tokens, all layers together; the peak is of one."""
     heads, width = model.shape.n_heads, model.shape.head_width
-    layers = [attend.cost(n, heads=heads, width=width) for attend in model.attention]
+    layers = []
+    for number, attend in enumerate(model.attention):
+        one = attend.cost(n, heads=heads, width=width)
+        heard = heads - sum(layer == number for layer, _ in model.silent)
+        parts = (one.flops, one.bytes_read, one.bytes_written, one.peak_bytes)
+        layers.append([part * heard // heads for part in parts])
+    flops, read, written, peaks = zip(*layers, strict=True)
     return Cost(
-        flops=sum(cost.flops for cost in layers),
-        bytes_read=sum(cost.bytes_read for cost in layers),
-        bytes_written=sum(cost.bytes_written for cost in layers),
-        peak_bytes=max(cost.peak_bytes for cost in layers),
+        flops=sum(flops), bytes_read=sum(read), bytes_written=sum(written), peak_bytes=max(peaks)
     )

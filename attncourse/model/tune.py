@@ -18,6 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
+from attncourse import needed
+
+if not needed.has("torch"):
+    raise needed.missing("torch", "attncourse.model.tune", __name__)
+
 import torch
 
 from attncourse.measure import progress
@@ -26,7 +32,7 @@ from attncourse.model.decoder import Model
 from attncourse.model.network import Network
 from attncourse.model.twins import twin
 
-RECORD = Path("results/grouped_tuning.json")
+RECORD = "grouped_tuning.json"
 STEPS, ROWS, RATE, SEED = 60, 4, 5e-4, 1
 EVERY = 10  # steps between two measurements on held-out text
 CONTEXTS = 8  # of held-out text, over which the loss is taken
@@ -37,8 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m attncourse.model.tune", description=__doc__)
     parser.add_argument("--steps", type=int, default=STEPS, help=f"default {STEPS}")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RECORD)
+    parser.add_argument("--out", type=Path, default=needed.workplace() / "results" / RECORD)
     options = parser.parse_args(arguments)
+    needed.writable(options.out)
     torch.set_num_threads(options.threads)
     model = weights.load()
     ids = corpus.tokens(list(corpus.library().values()), model.tokenizer)
@@ -57,9 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
         "threads": options.threads,
         "runs": runs,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"{options.out} written")
+    print(needed.written(options.out))
 
 
 def tune(

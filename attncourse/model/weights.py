@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from attncourse import house
 from attncourse.model.attention import Attention
 from attncourse.model.corpus import DATA
 from attncourse.model.decoder import Model, Shape
@@ -34,9 +35,14 @@ def load(path: str | Path = SHIPPED) -> Model:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(
-            f"model.load: no {path}: `python -m attncourse.model.train` makes the course's own"
-        )
+        train = "`python -m attncourse.model.train"
+        if path != SHIPPED:
+            advice = f"{train} --out FILE` trains one; without a path you get the course's own"
+        elif house.is_installed():
+            advice = "it is part of the package: install attncourse anew"
+        else:
+            advice = f"{train}` makes the course's own"
+        raise FileNotFoundError(f"model.load: no {path}: {advice}")
     try:
         arrays, metadata = read(path)
         known = Shape(**json.loads(metadata["shape"]))

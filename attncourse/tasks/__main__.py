@@ -13,25 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from attncourse import resuming
+from attncourse import needed, resuming
 from attncourse.measure import progress
 from attncourse.tasks.questions import TASKS
 from attncourse.tasks.training import LEARNED, MECHANISMS, RATE, ROWS, TESTED, train
 
-RECORD = Path("results/tasks.json")
+RECORD = "tasks.json"
 SEEDS = (1, 2, 3)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train what the record does not hold yet."""
+    if not needed.has("torch"):
+        raise needed.missing("torch", "attncourse.tasks", __name__)
     import torch
 
     parser = argparse.ArgumentParser(
         prog="python -m attncourse.tasks", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RECORD)
+    parser.add_argument("--out", type=Path, default=needed.workplace() / "results" / RECORD)
     options = parser.parse_args(arguments)
+    needed.writable(options.out)
     torch.set_num_threads(options.threads)
     record = start(options.out)
     left = [
@@ -50,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
             "seconds": round(result.seconds, 1),
         }
         resuming.write(options.out, record)
-    print(f"{options.out} written")
+    print(needed.written(options.out))
 
 
 def settings() -> dict[str, Any]:

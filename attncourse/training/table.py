@@ -12,6 +12,11 @@ import platform
 import time
 from pathlib import Path
 
+from attncourse import needed
+
+if not needed.has("torch"):
+    raise needed.missing("torch", "attncourse.training.table", __name__)
+
 import torch
 
 from attncourse import measure
@@ -20,7 +25,7 @@ from attncourse.model.decoder import Shape
 from attncourse.model.network import Network, causal
 from attncourse.training import techniques, timeline
 
-RECORD = Path("results/training.json")
+RECORD = "training.json"
 LAYERS, ROWS, TOKENS, REPEATS = 12, 2, 512, 5
 HALF = {"dtype": torch.bfloat16}
 WAYS: dict[str, dict] = {
@@ -90,8 +95,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=ROWS, help=f"default {ROWS}")
     parser.add_argument("--tokens", type=int, default=TOKENS, help=f"default {TOKENS}")
     parser.add_argument("--repeats", type=int, default=REPEATS, help=f"default {REPEATS}")
-    parser.add_argument("--out", type=Path, default=RECORD)
+    parser.add_argument("--out", type=Path, default=needed.workplace() / "results" / RECORD)
     options = parser.parse_args(arguments)
+    needed.writable(options.out)
     torch.set_num_threads(1)
     sizes = options.layers, options.rows, options.tokens
     ways = {
@@ -105,9 +111,8 @@ def main(arguments: list[str] | None = None) -> None:
         "threads": 1,
         "ways": ways,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"{options.out} written")
+    print(needed.written(options.out))
 
 
 if __name__ == "__main__":

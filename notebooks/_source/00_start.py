@@ -1,9 +1,8 @@
 # %% [markdown]
 # # 00 · Start here
 #
-# Attention compares every token of a text with every other. That is its strength and its bill. Here
-# you see the bill, make your first guess, move your first slider, and have your first answer
-# graded. A quarter of an hour.
+# Attention compares every token of a text with every other: its strength and its bill. Here you see
+# the bill, make a guess, move a slider, and have an answer graded, in a quarter of an hour.
 #
 # **Shift + Enter runs a cell.** A click on its dots opens a folded one; sliders move with the mouse
 # or the arrow keys.
@@ -203,7 +202,8 @@ check("00.1")
 # 4. Then the memory is graded too:
 #    [00.2](../exercises/00_start.ipynb#00.2-Largest-score-of-each-query,-without-the-matrix).
 # 5. Save, then grade in a terminal: `attncourse grade --chapter 00`.
-#
+
+# %% [markdown]
 # A number with a V, such as [02.V5](../exercises/02_attention.ipynb#02.V5-A-cross-attention-module)
 # or [14.V12](../exercises/14_quality.ipynb#14.V12-The-window-that-suffices), is an exercise that
 # the four texts set, put right. These are counted through all chapters; the others anew in each.

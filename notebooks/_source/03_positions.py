@@ -607,8 +607,51 @@ plots.show(
 
 # %% [markdown]
 # It gives all that it may see the same. The first rows are bright because few keys share there.
-# **Before you read a picture, draw the head that does nothing**, on the same scale. Mind the scale:
-# beside one weight of 1, all below 0.1 looks like 0.
+# **Before you read a picture, draw the head that does nothing**, on the same scale.
+
+# %% [markdown]
+# ### What a scale hides
+#
+# Beside one weight of 1, all below 0.1 looks like 0. So one *clips*: the scale ends at a
+# percentile, as with seaborn's `robust=True`. Or colours follow the logarithm. One head of our
+# model, three scales: on which has it a few points, on which columns, and on which does it seem to
+# look at everything?
+
+# %% folded=true
+from matplotlib.colors import LogNorm, Normalize
+
+lower = np.tri(96, dtype=bool)
+one_map = small.attention_maps(small.encode(model.page())[:96])[1, 3]
+seen_weights, live_scaled = one_map[lower], plots.LiveHeatmap(one_map, label="weight")
+live_scaled.update(np.where(lower, one_map, np.nan))  # the future is no weight of 0
+most, end = seen_weights.max(), np.percentile(seen_weights, 99)
+norms = {
+    "full": Normalize(0, most),
+    "clipped at the 99th percentile": Normalize(0, end),
+    "logarithmic": LogNorm(1e-4, 1),
+}
+same = {"full": seen_weights < most / 10, "logarithmic": seen_weights < 0.01}
+same["clipped at the 99th percentile"] = seen_weights > end
+
+
+# %% folded=true
+def draw_scale(scale):
+    live_scaled.image.set_norm(norms[scale])
+    cells, weight = same[scale].mean(), seen_weights[same[scale]].sum() / seen_weights.sum()
+    share = f"{cells:.0%} of the cells, with {weight:.0%} of the weight"
+    return {
+        "full": f"Hides {share}: all are within the darkest tenth of the colours.",
+        "logarithmic": f"Hides who matters: half its colours are for {share}, each below 0.01.",
+    }.get(scale, f"Hides {share}: from {end:.2f} to {most:.2f} all have the last colour.")
+
+
+draw_scale("logarithmic")
+plots.freeze(live_scaled.figure)  # with room for the widest numbers beside the bar
+widgets.explore(draw_scale, live_scaled.figure, scale=list(norms))
+
+# %% [markdown]
+# None is wrong, and each hides something. **Say under a map where its scale ends, and how much lies
+# beyond**: that is one line to compute.
 #
 # [Exercise 03.V13](../exercises/03_positions.ipynb#03.V13-What-a-head-looks-at) reads the patterns
 # of this section off maps as numbers.
@@ -803,6 +846,22 @@ records = {f"{word} repeats": house.record(name) for word, name in trainings.ite
 
 # %% folded=true
 if all(records.values()):
+    falls, of_text = {}, {"training text": "train", "unseen text": "held_out"}
+    for name, record in records.items():
+        for what, key in of_text.items():
+            falls[f"{name}, {what}"] = [row[key] for row in record["log"]]
+    at_steps = [row["step"] for row in records["with repeats"]["log"]]
+    axes = plots.curves(at_steps, falls, x_label="steps of training", y_label="nats a token")
+    ends = ", ".join(f"{name} {losses[-1]:.2f}" for name, losses in falls.items())
+    plots.show(axes, f"The loss falls fast, then slowly. At the end: {ends}.")
+
+# %% [markdown]
+# What is learned from some modules helps less with others: that gap stays. Towards the end training
+# takes smaller steps; where do the curves show it? And could you tell from them when a head begins
+# to copy? The head itself tells, on shuffled tokens:
+
+# %% folded=true
+if all(records.values()):
     learned = {name: record["log"] for name, record in records.items()}
     best = {name: [np.max(row["induction"]) for row in log] for name, log in learned.items()}
     steps, axis = [row["step"] for row in learned["with repeats"]], {"x_label": "steps of training"}
@@ -877,8 +936,9 @@ for w, g in ((16, 0), (16, 8), (64, 0), (126, 0), (127, 0), (192, 0), (512, 0)):
 # ## In a real model
 #
 # Here is what single heads do for a reader. The model reads a page that it never saw, without the
-# head or the whole layer that you choose. A token is dark if it has become less probable, in nats.
-# Which head is missed in every line, and which only where a name comes back?
+# head or the whole layer that you choose, and without its FLOPs. A token is dark if it has become
+# less probable, in nats. Which head is missed in every line, and which only where a name comes
+# back?
 
 # %% folded=true
 pair = {f"{layer}.{head}": small.without((layer, head)) for layer, head in (one_back, copier)}
