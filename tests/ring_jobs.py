@@ -3,12 +3,19 @@
 import os
 import signal
 import time
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 
 from attncourse import measure
-from attncourse.distributed import all_to_all_attention, count_sent, ring_attention, slow_link
+from attncourse.distributed import (
+    all_to_all_attention,
+    count_sent,
+    ring_attention,
+    slow_link,
+    tiles,
+)
 
 ATTENTION = {"ring": ring_attention, "all_to_all": all_to_all_attention}
 
@@ -21,6 +28,62 @@ def both_ways(algorithm, q, k, v, grad, **options):
     with count_sent() as backward:
         gradients = torch.autograd.grad((out * grad).sum(), inputs)
     return (out.detach(), *gradients), (forward.bytes, backward.bytes)
+
+
+class Arrival:
+    """Messages under way, counted as such until they are waited for."""
+
+    def __init__(self, works, under_way):
+        self.works, self.under_way = works, under_way
+        under_way.append(self)
+
+    def wait(self):
+        for work in self.works:
+            work.wait()
+        self.under_way.remove(self)
+
+
+@contextmanager
+def watched():
+    """Yield rows of (bytes sent, messages, FLOPs, parcels under way), one a block of keys.
+
+    What was sent is what was since the row before; a last row is what was sent after all blocks.
+    """
+    rows, under_way, before = [], [], [0, 0]
+    real = dist.batch_isend_irecv, tiles.attend, tiles.gradients
+
+    def row(flops):
+        now = [sent.bytes, sent.messages]
+        rows.append((now[0] - before[0], now[1] - before[1], flops, len(under_way)))
+        before[:] = now
+
+    def computing(function):
+        def watched(*args, **options):
+            found = []
+            flops = measure.count_flops(lambda: found.append(function(*args, **options)))
+            row(flops)
+            return found[0]
+
+        return watched
+
+    dist.batch_isend_irecv = lambda moves: [Arrival(real[0](moves), under_way)]
+    tiles.attend, tiles.gradients = map(computing, real[1:])
+    try:
+        with count_sent() as sent:
+            yield rows
+        row(0)
+    finally:
+        dist.batch_isend_irecv, tiles.attend, tiles.gradients = real
+
+
+def order(algorithm, q, k, v, grad, **options):
+    """Return out, dq, dk and dv, and the rows of `watched` forward and backward."""
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    with watched() as forward:
+        out = ATTENTION[algorithm](*inputs, **options)
+    with watched() as backward:
+        gradients = torch.autograd.grad((out * grad).sum(), inputs)
+    return (out.detach(), *gradients), (forward, backward)
 
 
 def peaks(algorithm, q, k, v, **options):

@@ -142,6 +142,59 @@ def test_attention_over_processes_is_attention(pools, case):
             assert predicted.sent == tuple(sent[backward] for _, sent in answers)
 
 
+# What each does, step by step
+
+
+@pytest.mark.parametrize(
+    "case",
+    covering.pairwise(
+        size=[2, 4], causal=[False, True], layout=["zigzag", "contiguous"], overlap=[False, True],
+        n=[29, 605],
+    ),
+    ids=lambda case: "-".join(map(str, case.values())),
+)  # fmt: skip
+def test_each_step_of_a_ring_is_as_counted(pools, case):
+    size, n, overlap = case["size"], case["n"], case["overlap"]
+    tensors = drawn(n, n, width=4, value_width=3)
+    options = {"causal": case["causal"], "layout": case["layout"]}
+    answers = pools(size).run(
+        jobs.order, "ring", *parts(tensors, size, case["layout"]), n_queries=n, n_keys=n,
+        overlap=overlap, **options,
+    )  # fmt: skip
+    found = [unshard(list(x), case["layout"]) for x in zip(*(a[0] for a in answers), strict=True)]
+    for x, expected in zip(found, in_one_process(*tensors, case["causal"]), strict=True):
+        assert np.allclose(x, expected, rtol=0, atol=1e-11)
+    for backward in (False, True):
+        counted = cost(
+            "ring", n, size, batch=2, heads=4, width=4, value_width=3, dtype_bytes=8,
+            backward=backward, **options,
+        ).steps  # fmt: skip
+        for steps, (_, ways) in zip(counted, answers, strict=True):
+            rows = [row[:3] for row in ways[backward]]
+            told = [(step.sent, step.messages, step.work.flops) for step in steps]
+            assert rows == told if backward else rows == [*told, (0, 0, 0)]
+            # The next block while this one is in use, and behind it dk and dv of the one before.
+            under_way = [
+                (overlap and step < size - 1) + (backward and step >= 2) for step in range(size)
+            ]
+            assert [row[3] for row in ways[backward]] == [*under_way, 0]
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("causal", [False, True])
+def test_flops_of_a_swap_are_as_counted(pools, causal, size):
+    tensors = drawn(605, 605, heads=8, width=4, value_width=3)
+    whole = {"n_queries": 605, "n_keys": 605}
+    shards = parts(tensors, size, "zigzag")
+    answers = pools(size).run(jobs.order, "all_to_all", *shards, causal=causal, **whole)
+    for backward in (False, True):
+        counted = cost(
+            "all_to_all", 605, size, batch=2, heads=8, kv_heads=4, width=4, value_width=3,
+            causal=causal, backward=backward,
+        ).flops  # fmt: skip
+        assert counted == tuple(sum(row[2] for row in ways[backward]) for _, ways in answers)
+
+
 @pytest.mark.parametrize("algorithm", ["ring", "all_to_all"])
 def test_shares_of_huge_scores_add_up_to_one(pools, algorithm):
     import torch
