@@ -175,6 +175,14 @@ def sleep_at(rank):
     dist.barrier()
 
 
+def compute_at(rank, seconds):
+    until = time.monotonic() + seconds
+    while dist.get_rank() == rank and time.monotonic() < until:
+        pass
+    dist.barrier()
+    return dist.get_rank()
+
+
 def stop_at(rank):
     die_at(rank, signal.SIGSTOP)
 

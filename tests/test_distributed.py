@@ -399,6 +399,7 @@ def test_this_machine_is_measured(pools):
         (lambda: cost("ring", 8, 2, heads=3, kv_heads=2), "multiple of kv_heads, got 3 and 2"),
         (lambda: Workers(0), "n must be at least 1"),
         (lambda: Workers(2, limit=0), "limit must be above 0 seconds, got 0"),
+        (lambda: Workers(2, idle=-1), "idle must be above 0 seconds, got -1"),
         (lambda: Workers(2).run(len, each([1, 2, 3])), "each must hold 2 arguments, got 3"),
     ],
 )
@@ -468,14 +469,14 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /
         (
             jobs.sleep_at,
             (1,),
-            r"^Workers.run: after 1 s 3 of 3 workers .*: 1 at line \d+ of ring",
+            r"^Workers.run: after 5 s without work 3 of 3 workers .*: 1 at line \d+ of ring",
         ),
-        (jobs.stop_at, (0,), r"^Workers.run: after 1 s 3 of 3 workers .*: 0 without a word; 1, 2"),
+        (jobs.stop_at, (0,), r"^Workers.run: after 5 s without .*: 0 without a word; 1, 2 at line"),
     ],
     ids=["killed", "left", "raised", "hung", "stopped"],
 )
 def test_a_worker_that_fails_ends_all_with_one_line(job, arguments, says):
-    with Workers(3, limit=1 if job in (jobs.sleep_at, jobs.stop_at) else 60) as workers:
+    with Workers(3) as workers:
         workers.start()
         pids = workers.pids
         start = time.monotonic()
@@ -485,6 +486,25 @@ def test_a_worker_that_fails_ends_all_with_one_line(job, arguments, says):
         assert "\n" not in str(error.value)
         assert gone(pids) and workers.pids == []
         assert workers.run(os.getpid) == workers.pids != pids
+
+
+def test_work_may_take_longer_than_a_hang():
+    with Workers(2, idle=0.5) as workers:
+        assert workers.run(jobs.compute_at, 1, 2.0) == [0, 1]
+
+
+def test_work_without_end_is_ended_at_the_limit():
+    says = r"^Workers.run: after 1 s 2 of 2 workers had not answered: 0 at line"
+    with pytest.raises(WorkerError, match=says), Workers(2, limit=1, idle=0.5) as workers:
+        workers.run(jobs.compute_at, 0, 60.0)
+
+
+def test_a_slow_link_is_no_hang():
+    import torch
+
+    x = torch.ones(1, 4, 64, 8)
+    with Workers(2, idle=0.5) as workers:
+        assert min(workers.run(jobs.slowly, x, x, x, 2 * x.nbytes / 2.0)) >= 2.0
 
 
 def test_errors_without_a_message_are_told_too(pools):
