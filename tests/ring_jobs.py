@@ -12,6 +12,7 @@ from attncourse import measure
 from attncourse.distributed import (
     all_to_all_attention,
     count_sent,
+    measured,
     ring_attention,
     slow_link,
     tiles,
@@ -105,11 +106,28 @@ def messages(q, k, v, **options):
     return sent.messages
 
 
-def in_pairs(q, k, v):
-    """Attend in two groups of two, and return the rank in each."""
+def in_pairs(algorithm, *tensors):
+    """Attend in two groups of two, as `both_ways`."""
     groups = [dist.new_group([0, 2]), dist.new_group([1, 3])]
     group = groups[dist.get_rank() % 2]
-    return ring_attention(q, k, v, causal=True, group=group)
+    return both_ways(algorithm, *tensors, causal=True, group=group)
+
+
+def in_one_second_each():
+    """Return what `here` finds if each call takes a second, and each one's FLOPs and bytes sent."""
+    calls = []
+
+    def one_second(call):
+        with count_sent() as sent:
+            flops = measure.count_flops(call)
+        calls.append((flops, sent.bytes))
+        return 1.0
+
+    real, measured._seconds = measured._seconds, one_second
+    try:
+        return measured._measure(4, 32), calls
+    finally:
+        measured._seconds = real
 
 
 def with_wrapped_send(q, k, v):
@@ -130,11 +148,11 @@ def with_wrapped_send(q, k, v):
     return sum(sent)
 
 
-def slowly(q, k, v, bytes_per_second):
+def slowly(algorithm, q, k, v, bytes_per_second):
     dist.barrier()
     start = time.perf_counter()
     with slow_link(bytes_per_second):
-        ring_attention(q, k, v)
+        ATTENTION[algorithm](q, k, v)
     return time.perf_counter() - start
 
 

@@ -1,5 +1,6 @@
 """Attention over processes: equal to attention in one, bytes to the byte, and no process left."""
 
+import functools
 import os
 import pickle
 import signal
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import covering
 import numpy as np
@@ -18,6 +20,7 @@ from attncourse.cost import Cost, Device
 from attncourse.distributed import (
     LINKS,
     Link,
+    Shares,
     WorkerError,
     Workers,
     all_to_all_attention,
@@ -32,6 +35,7 @@ from attncourse.distributed import (
     travel,
     unshard,
 )
+from attncourse.distributed.cost import BLOCK, Step
 
 ROOT = Path(__file__).parents[1]
 
@@ -247,14 +251,29 @@ def test_bytes_held_are_at_most_as_predicted(pools, algorithm, dtype):
             assert most / 2 <= measured <= most
 
 
-def test_a_group_of_some_processes(pools):
+@pytest.mark.parametrize("algorithm", ["ring", "all_to_all"])
+def test_a_group_of_some_processes(pools, algorithm):
     tensors = drawn(10, 10)
-    q, k, v = parts(tensors[:3], 2, "zigzag")
-    twice = [each([x[0], x[0], x[1], x[1]]) for x in (q, k, v)]
-    outs = pools(4).run(jobs.in_pairs, *twice)
-    expected = in_one_process(*tensors, True)[0]
-    for pair in (outs[0::2], outs[1::2]):
-        assert np.allclose(unshard(pair), expected, rtol=0, atol=1e-14)
+    twice = [each([x[0], x[0], x[1], x[1]]) for x in parts(tensors, 2, "zigzag")]
+    answers = pools(4).run(jobs.in_pairs, algorithm, *twice)
+    expected = in_one_process(*tensors, True)
+    for pair in (answers[0::2], answers[1::2]):
+        found = [unshard(list(x)) for x in zip(*(found for found, _ in pair), strict=True)]
+        assert all(
+            np.allclose(x, y, rtol=0, atol=1e-13) for x, y in zip(found, expected, strict=True)
+        )
+
+
+@pytest.mark.parametrize("algorithm", ["ring", "all_to_all"])
+def test_scores_take_the_scale_given(pools, algorithm):
+    q, k, v, grad = drawn(10, 10)
+    out, _, dk, dv = in_one_process(q * 0.3 * q.shape[-1] ** 0.5, k, v, grad, False)
+    answers = pools(2).run(
+        jobs.both_ways, algorithm, *parts((q, k, v, grad), 2, "zigzag"), scale=0.3
+    )
+    found = [unshard(list(x)) for x in zip(*(found for found, _ in answers), strict=True)]
+    for x, expected in zip((found[0], *found[2:]), (out, dk, dv), strict=True):
+        assert np.allclose(x, expected, rtol=0, atol=1e-13)
 
 
 def test_one_process_is_a_group_too():
@@ -265,12 +284,13 @@ def test_one_process_is_a_group_too():
     assert np.allclose(answer[0][0], in_one_process(*tensors, True)[0], rtol=0, atol=1e-14)
 
 
-def test_a_slow_link_is_as_slow_as_it_says(pools):
+@pytest.mark.parametrize("algorithm", ["ring", "all_to_all"])
+def test_a_slow_link_is_as_slow_as_it_says(pools, algorithm):
     import torch
 
     x = torch.ones(1, 4, 64, 8)
-    sent = cost("ring", 128, 2, heads=4, width=8).sent[0]
-    assert min(pools(2).run(jobs.slowly, x, x, x, sent / 0.2)) >= 0.2
+    sent = cost(algorithm, 128, 2, heads=4, width=8).sent[0]
+    assert min(pools(2).run(jobs.slowly, algorithm, x, x, x, sent / 0.2)) >= 0.2
     with pytest.raises(ValueError, match="above 0, got 0"), slow_link(0):
         pass
 
@@ -347,6 +367,43 @@ def test_seconds_of_a_swap_are_a_sum():
     assert shares.seconds(QUICK, link) == pytest.approx(expected)
 
 
+def test_a_process_waits_for_its_neighbour_and_for_no_other():
+    """Seconds are FLOPs, and each block takes one; process 1 is held up by 0, process 2 is not."""
+
+    def shares(algorithm, *flops, sent):
+        steps = [
+            [Step(Cost(x, 0, 0, 0), *y) for x, y in zip(own, sent, strict=True)] for own in flops
+        ]
+        return Shares(algorithm, (), tuple(map(tuple, steps)))
+
+    one, link = Device("one", 1, 1, 0, "a test"), Link("one", 1, "a test")
+    ring = functools.partial(shares, "ring", sent=[(1, 1), (1, 1), (0, 0)])
+    # Process 0 is done with its first block at 3, and sends the second from 3 to 4.
+    assert ring([3, 1, 1], [1, 1, 4], [1, 1, 1]).seconds(one, link) == 8
+    assert ring([3, 1, 1], [1, 1, 1], [1, 1, 4]).seconds(one, link) == 6
+    assert ring([3, 1, 1], [1, 1, 4], [1, 1, 1]).seconds(one, link, overlap=False) == 10
+    for algorithm in ("gather", "all_to_all"):  # 0 is done at 3, and then all send
+        one_after = shares(algorithm, [3, 1], [1, 4], sent=[(2, 1), (0, 0)])
+        assert one_after.seconds(one, link) == 3 + 2 + 4
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_one_process_does_what_flash_attention_does(causal):
+    from attncourse.reference import flash
+
+    ring = cost("ring", 605, 1, batch=2, heads=4, causal=causal, layout="contiguous")
+    (work,) = (step.work for step in ring.steps[0])
+    alone = flash.cost(2, 4, 605, 605, 64, block_q=BLOCK, block_k=BLOCK, causal=causal)
+    found_so_far = 2 * 4 * 605 * (64 + 1) * 4  # out and lse, of the block before
+    assert work.flops == alone.flops and work.bytes_written == alone.bytes_written
+    assert work.bytes_read == alone.bytes_read + found_so_far
+    grouped = cost(
+        "ring", 605, 1, batch=2, heads=4, kv_heads=1, causal=causal, layout="contiguous"
+    ).steps[0][0]  # fmt: skip
+    keys = alone.bytes_read - 2 * 4 * 605 * 64 * 4
+    assert work.bytes_read - grouped.work.bytes_read == keys * 3 // 4
+
+
 def test_flops_are_those_of_whole_tiles():
     assert cost("ring", 1024, 4).flops == (4 * 256 * 1024 * 64,) * 4
     half = cost("ring", 2048, 2, causal=True).flops  # tiles of 256: 8 · 9 / 2 of 64
@@ -382,6 +439,15 @@ def test_this_machine_is_measured(pools):
     assert device.flops_per_second > 1e6 and link.bytes_per_second > 1e5
     with pytest.raises(ValueError, match="at least 2 workers, got 1"):
         here(Workers(1))
+
+
+def test_figures_of_this_machine_are_what_was_computed_and_sent(pools):
+    for (flops, _, sent), calls in pools(2).run(jobs.in_one_second_each):
+        assert (flops, sent) == (calls[0][0], calls[2][1]) and min(flops, sent) > 0
+    slowest = SimpleNamespace(n=2, run=lambda *_: [(1.0, 5.0, 6.0), (4.0, 2.0, 3.0)])
+    device, link = here(slowest)
+    figures = device.flops_per_second, device.bytes_per_second, link.bytes_per_second
+    assert figures == (1, 2, 3) and device.peak("float32") == 1
 
 
 # What is refused
@@ -504,7 +570,7 @@ def test_a_slow_link_is_no_hang():
 
     x = torch.ones(1, 4, 64, 8)
     with Workers(2, idle=0.5) as workers:
-        assert min(workers.run(jobs.slowly, x, x, x, 2 * x.nbytes / 2.0)) >= 2.0
+        assert min(workers.run(jobs.slowly, "ring", x, x, x, 2 * x.nbytes / 2.0)) >= 2.0
 
 
 def test_errors_without_a_message_are_told_too(pools):
