@@ -415,7 +415,11 @@ def test_flops_are_those_of_whole_tiles():
 def test_gathering_sends_what_a_ring_does_and_holds_all_keys():
     ring, gather = (cost(name, 65_536, 64, width=64) for name in ("ring", "gather"))
     assert gather.sent == ring.sent
-    assert gather.held[0] - ring.held[0] == 2 * (64 - 2) * 1024 * 64 * 4
+    block = 2 * 1024 * 64 * 4
+    assert gather.held[0] - ring.held[0] == (64 - 2) * block
+    ring, gather = (cost(name, 65_536, 64, width=64, backward=True) for name in ("ring", "gather"))
+    assert gather.sent == (63 * block,) * 64  # dk and dv, to those that hold the keys
+    assert gather.held[0] - ring.held[0] == (64 - (2 + 3)) * block  # either holds its own besides
 
 
 def test_a_million_tokens_are_counted_at_once():
