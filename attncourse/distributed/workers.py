@@ -31,6 +31,7 @@ LIMIT = 600.0  # seconds of a run: long work is honest, and a hang is heard long
 IDLE = 5.0  # seconds in which nobody works: longer than any message, and short enough to wait for
 WORKING = 0.01  # of one core, all workers together; waiting takes less, a busy machine leaves more
 GRACE = 0.25  # seconds for a worker's death to be heard after the error of one that waited for it
+ANSWER = 1.0  # seconds in which a worker must say where it is, on a busy machine too
 SERVER = "attncourse.distributed.worker"
 _MAIN = threading.Lock()  # held by the thread that has replaced __main__
 
@@ -288,7 +289,7 @@ class _Pool:
                     self.questions[rank].recv_bytes()
                 self.questions[rank].send_bytes(b"?")
         places: dict[str, list[str]] = {}
-        until = time.monotonic() + GRACE
+        until = time.monotonic() + ANSWER
         for rank in silent:
             place = "without a word"
             with contextlib.suppress(EOFError, OSError):
