@@ -1,5 +1,6 @@
 """Attention over processes: equal to attention in one, bytes to the byte, and no process left."""
 
+import functools
 import os
 import pickle
 import signal
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import covering
 import numpy as np
@@ -18,6 +20,7 @@ from attncourse.cost import Cost, Device
 from attncourse.distributed import (
     LINKS,
     Link,
+    Shares,
     WorkerError,
     Workers,
     all_to_all_attention,
@@ -32,8 +35,10 @@ from attncourse.distributed import (
     travel,
     unshard,
 )
+from attncourse.distributed.cost import BLOCK, Step
 
 ROOT = Path(__file__).parents[1]
+ATTENTION = ("ring", "all_to_all")
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +109,7 @@ EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52, "bfloat16": 2.0**-8}
 @pytest.mark.parametrize(
     "case",
     covering.pairwise(
-        algorithm=["ring", "all_to_all"],
+        algorithm=list(ATTENTION),
         size=[2, 4],
         causal=[False, True],
         layout=["zigzag", "contiguous"],
@@ -142,7 +147,60 @@ def test_attention_over_processes_is_attention(pools, case):
             assert predicted.sent == tuple(sent[backward] for _, sent in answers)
 
 
-@pytest.mark.parametrize("algorithm", ["ring", "all_to_all"])
+# What each does, step by step
+
+
+@pytest.mark.parametrize(
+    "case",
+    covering.pairwise(
+        size=[2, 4], causal=[False, True], layout=["zigzag", "contiguous"], overlap=[False, True],
+        n=[29, 605],
+    ),
+    ids=lambda case: "-".join(map(str, case.values())),
+)  # fmt: skip
+def test_each_step_of_a_ring_is_as_counted(pools, case):
+    size, n, overlap = case["size"], case["n"], case["overlap"]
+    tensors = drawn(n, n, width=4, value_width=3)
+    options = {"causal": case["causal"], "layout": case["layout"]}
+    answers = pools(size).run(
+        jobs.order, "ring", *parts(tensors, size, case["layout"]), n_queries=n, n_keys=n,
+        overlap=overlap, **options,
+    )  # fmt: skip
+    found = [unshard(list(x), case["layout"]) for x in zip(*(a[0] for a in answers), strict=True)]
+    for x, expected in zip(found, in_one_process(*tensors, case["causal"]), strict=True):
+        assert np.allclose(x, expected, rtol=0, atol=1e-11)
+    for backward in (False, True):
+        counted = cost(
+            "ring", n, size, batch=2, heads=4, width=4, value_width=3, dtype_bytes=8,
+            backward=backward, **options,
+        ).steps  # fmt: skip
+        for steps, (_, ways) in zip(counted, answers, strict=True):
+            rows = [row[:3] for row in ways[backward]]
+            told = [(step.sent, step.messages, step.work.flops) for step in steps]
+            assert rows == told if backward else rows == [*told, (0, 0, 0)]
+            # The next block while this one is in use, and behind it dk and dv of the one before.
+            under_way = [
+                (overlap and step < size - 1) + (backward and step >= 2) for step in range(size)
+            ]
+            assert [row[3] for row in ways[backward]] == [*under_way, 0]
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("causal", [False, True])
+def test_flops_of_a_swap_are_as_counted(pools, causal, size):
+    tensors = drawn(605, 605, heads=8, width=4, value_width=3)
+    whole = {"n_queries": 605, "n_keys": 605}
+    shards = parts(tensors, size, "zigzag")
+    answers = pools(size).run(jobs.order, "all_to_all", *shards, causal=causal, **whole)
+    for backward in (False, True):
+        counted = cost(
+            "all_to_all", 605, size, batch=2, heads=8, kv_heads=4, width=4, value_width=3,
+            causal=causal, backward=backward,
+        ).flops  # fmt: skip
+        assert counted == tuple(sum(row[2] for row in ways[backward]) for _, ways in answers)
+
+
+@pytest.mark.parametrize("algorithm", ATTENTION)
 def test_shares_of_huge_scores_add_up_to_one(pools, algorithm):
     import torch
 
@@ -171,37 +229,55 @@ def test_bytes_of_the_chapter(pools):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "dtype"),
-    covering.by_day(
-        [("ring", "float32"), ("all_to_all", "bfloat16")],
-        [(x, y) for x in ("ring", "all_to_all") for y in ("float32", "bfloat16")],
-    ),
+    ("algorithm", "dtype", "n", "heads", "width"),
+    [
+        *covering.by_day(
+            [("ring", "float32", 1024, 4, 32), ("all_to_all", "bfloat16", 1024, 4, 32)],
+            [(x, y, 1024, 4, 32) for x in ATTENTION for y in ("float32", "bfloat16")],
+        ),
+        ("ring", "float32", 4096, 1, 128),  # a block is more than a tile: a third one would show
+    ],
 )
-def test_bytes_held_are_at_most_as_predicted(pools, algorithm, dtype):
+def test_bytes_held_are_at_most_as_predicted(pools, algorithm, dtype, n, heads, width):
     import torch
 
-    tensors = drawn(1024, 1024, width=32, value_width=32, dtype=dtype)[:3]
-    shards = parts(tensors, 4, "zigzag")
+    sizes = {"heads": heads, "kv_heads": heads, "width": width, "value_width": width}
+    shards = parts(drawn(n, n, **sizes, dtype=dtype)[:3], 4, "zigzag")
     # the least of three: gloo's own thread may hold a buffer a moment longer than the call does
     runs = [pools(4).run(jobs.peaks, algorithm, *shards, causal=True) for _ in range(3)]
     found = np.min(runs, axis=0)  # (rank, way)
     for way, backward in enumerate((False, True)):
         predicted = cost(
-            algorithm, 1024, 4, batch=2, heads=4, width=32, causal=True,
+            algorithm, n, 4, batch=2, **sizes, causal=True,
             dtype_bytes=getattr(torch, dtype).itemsize, backward=backward,
         ).held  # fmt: skip
         for measured, most in zip((peaks[way] for peaks in found), predicted, strict=True):
             assert most / 2 <= measured <= most
 
 
-def test_a_group_of_some_processes(pools):
+@pytest.mark.parametrize("algorithm", ATTENTION)
+def test_a_group_of_some_processes(pools, algorithm):
     tensors = drawn(10, 10)
-    q, k, v = parts(tensors[:3], 2, "zigzag")
-    twice = [each([x[0], x[0], x[1], x[1]]) for x in (q, k, v)]
-    outs = pools(4).run(jobs.in_pairs, *twice)
-    expected = in_one_process(*tensors, True)[0]
-    for pair in (outs[0::2], outs[1::2]):
-        assert np.allclose(unshard(pair), expected, rtol=0, atol=1e-14)
+    twice = [each([x[0], x[0], x[1], x[1]]) for x in parts(tensors, 2, "zigzag")]
+    answers = pools(4).run(jobs.in_pairs, algorithm, *twice)
+    expected = in_one_process(*tensors, True)
+    for pair in (answers[0::2], answers[1::2]):
+        found = [unshard(list(x)) for x in zip(*(found for found, _ in pair), strict=True)]
+        assert all(
+            np.allclose(x, y, rtol=0, atol=1e-13) for x, y in zip(found, expected, strict=True)
+        )
+
+
+@pytest.mark.parametrize("algorithm", ATTENTION)
+def test_scores_take_the_scale_given(pools, algorithm):
+    q, k, v, grad = drawn(10, 10)
+    out, _, dk, dv = in_one_process(q * 0.3 * q.shape[-1] ** 0.5, k, v, grad, False)
+    answers = pools(2).run(
+        jobs.both_ways, algorithm, *parts((q, k, v, grad), 2, "zigzag"), scale=0.3
+    )
+    found = [unshard(list(x)) for x in zip(*(found for found, _ in answers), strict=True)]
+    for x, expected in zip((found[0], *found[2:]), (out, dk, dv), strict=True):
+        assert np.allclose(x, expected, rtol=0, atol=1e-13)
 
 
 def test_one_process_is_a_group_too():
@@ -212,12 +288,13 @@ def test_one_process_is_a_group_too():
     assert np.allclose(answer[0][0], in_one_process(*tensors, True)[0], rtol=0, atol=1e-14)
 
 
-def test_a_slow_link_is_as_slow_as_it_says(pools):
+@pytest.mark.parametrize("algorithm", ATTENTION)
+def test_a_slow_link_is_as_slow_as_it_says(pools, algorithm):
     import torch
 
     x = torch.ones(1, 4, 64, 8)
-    sent = cost("ring", 128, 2, heads=4, width=8).sent[0]
-    assert min(pools(2).run(jobs.slowly, x, x, x, sent / 0.2)) >= 0.2
+    sent = cost(algorithm, 128, 2, heads=4, width=8).sent[0]
+    assert min(pools(2).run(jobs.slowly, algorithm, x, x, x, sent / 0.2)) >= 0.2
     with pytest.raises(ValueError, match="above 0, got 0"), slow_link(0):
         pass
 
@@ -294,6 +371,43 @@ def test_seconds_of_a_swap_are_a_sum():
     assert shares.seconds(QUICK, link) == pytest.approx(expected)
 
 
+def test_a_process_waits_for_its_neighbour_and_for_no_other():
+    """Seconds are FLOPs, and each block takes one; process 1 is held up by 0, process 2 is not."""
+
+    def shares(algorithm, *flops, sent):
+        steps = [
+            [Step(Cost(x, 0, 0, 0), *y) for x, y in zip(own, sent, strict=True)] for own in flops
+        ]
+        return Shares(algorithm, (), tuple(map(tuple, steps)))
+
+    one, link = Device("one", 1, 1, 0, "a test"), Link("one", 1, "a test")
+    ring = functools.partial(shares, "ring", sent=[(1, 1), (1, 1), (0, 0)])
+    # Process 0 is done with its first block at 3, and sends the second from 3 to 4.
+    assert ring([3, 1, 1], [1, 1, 4], [1, 1, 1]).seconds(one, link) == 8
+    assert ring([3, 1, 1], [1, 1, 1], [1, 1, 4]).seconds(one, link) == 6
+    assert ring([3, 1, 1], [1, 1, 4], [1, 1, 1]).seconds(one, link, overlap=False) == 10
+    for algorithm in ("gather", "all_to_all"):  # 0 is done at 3, and then all send
+        one_after = shares(algorithm, [3, 1], [1, 4], sent=[(2, 1), (0, 0)])
+        assert one_after.seconds(one, link) == 3 + 2 + 4
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_one_process_does_what_flash_attention_does(causal):
+    from attncourse.reference import flash
+
+    ring = cost("ring", 605, 1, batch=2, heads=4, causal=causal, layout="contiguous")
+    (work,) = (step.work for step in ring.steps[0])
+    alone = flash.cost(2, 4, 605, 605, 64, block_q=BLOCK, block_k=BLOCK, causal=causal)
+    found_so_far = 2 * 4 * 605 * (64 + 1) * 4  # out and lse, of the block before
+    assert work.flops == alone.flops and work.bytes_written == alone.bytes_written
+    assert work.bytes_read == alone.bytes_read + found_so_far
+    grouped = cost(
+        "ring", 605, 1, batch=2, heads=4, kv_heads=1, causal=causal, layout="contiguous"
+    ).steps[0][0]  # fmt: skip
+    keys = alone.bytes_read - 2 * 4 * 605 * 64 * 4
+    assert work.bytes_read - grouped.work.bytes_read == keys * 3 // 4
+
+
 def test_flops_are_those_of_whole_tiles():
     assert cost("ring", 1024, 4).flops == (4 * 256 * 1024 * 64,) * 4
     half = cost("ring", 2048, 2, causal=True).flops  # tiles of 256: 8 · 9 / 2 of 64
@@ -305,7 +419,11 @@ def test_flops_are_those_of_whole_tiles():
 def test_gathering_sends_what_a_ring_does_and_holds_all_keys():
     ring, gather = (cost(name, 65_536, 64, width=64) for name in ("ring", "gather"))
     assert gather.sent == ring.sent
-    assert gather.held[0] - ring.held[0] == 2 * (64 - 2) * 1024 * 64 * 4
+    block = 2 * 1024 * 64 * 4
+    assert gather.held[0] - ring.held[0] == (64 - 2) * block
+    ring, gather = (cost(name, 65_536, 64, width=64, backward=True) for name in ("ring", "gather"))
+    assert gather.sent == (63 * block,) * 64  # dk and dv, to those that hold the keys
+    assert gather.held[0] - ring.held[0] == (64 - (2 + 3)) * block  # either holds its own besides
 
 
 def test_a_million_tokens_are_counted_at_once():
@@ -331,6 +449,15 @@ def test_this_machine_is_measured(pools):
         here(Workers(1))
 
 
+def test_figures_of_this_machine_are_what_was_computed_and_sent(pools):
+    for (flops, _, sent), calls in pools(2).run(jobs.in_one_second_each):
+        assert (flops, sent) == (calls[0][0], calls[2][1]) and min(flops, sent) > 0
+    slowest = SimpleNamespace(n=2, run=lambda *_: [(1.0, 5.0, 6.0), (4.0, 2.0, 3.0)])
+    device, link = here(slowest)
+    figures = device.flops_per_second, device.bytes_per_second, link.bytes_per_second
+    assert figures == (1, 2, 3) and device.peak("float32") == 1
+
+
 # What is refused
 
 
@@ -346,6 +473,7 @@ def test_this_machine_is_measured(pools):
         (lambda: cost("ring", 8, 2, heads=3, kv_heads=2), "multiple of kv_heads, got 3 and 2"),
         (lambda: Workers(0), "n must be at least 1"),
         (lambda: Workers(2, limit=0), "limit must be above 0 seconds, got 0"),
+        (lambda: Workers(2, idle=-1), "idle must be above 0 seconds, got -1"),
         (lambda: Workers(2).run(len, each([1, 2, 3])), "each must hold 2 arguments, got 3"),
     ],
 )
@@ -415,14 +543,14 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /
         (
             jobs.sleep_at,
             (1,),
-            r"^Workers.run: after 1 s 3 of 3 workers .*: 1 at line \d+ of ring",
+            r"^Workers.run: after 5 s without work 3 of 3 workers .*: 1 at line \d+ of ring",
         ),
-        (jobs.stop_at, (0,), r"^Workers.run: after 1 s 3 of 3 workers .*: 0 without a word; 1, 2"),
+        (jobs.stop_at, (0,), r"^Workers.run: after 5 s without .*: 0 without a word; 1, 2 at line"),
     ],
     ids=["killed", "left", "raised", "hung", "stopped"],
 )
 def test_a_worker_that_fails_ends_all_with_one_line(job, arguments, says):
-    with Workers(3, limit=1 if job in (jobs.sleep_at, jobs.stop_at) else 60) as workers:
+    with Workers(3) as workers:
         workers.start()
         pids = workers.pids
         start = time.monotonic()
@@ -432,6 +560,25 @@ def test_a_worker_that_fails_ends_all_with_one_line(job, arguments, says):
         assert "\n" not in str(error.value)
         assert gone(pids) and workers.pids == []
         assert workers.run(os.getpid) == workers.pids != pids
+
+
+def test_work_may_take_longer_than_a_hang():
+    with Workers(2, idle=1) as workers:
+        assert workers.run(jobs.compute_at, 1, 2.5) == [0, 1]
+
+
+def test_work_without_end_is_ended_at_the_limit():
+    says = r"^Workers.run: after 1 s 2 of 2 workers had not answered: 0 at line"
+    with pytest.raises(WorkerError, match=says), Workers(2, limit=1) as workers:
+        workers.run(jobs.compute_at, 0, 60.0)
+
+
+def test_a_slow_link_is_no_hang():
+    import torch
+
+    x = torch.ones(1, 4, 64, 8)
+    with Workers(2, idle=1) as workers:
+        assert min(workers.run(jobs.slowly, "ring", x, x, x, 2 * x.nbytes / 2.5)) >= 2.5
 
 
 def test_errors_without_a_message_are_told_too(pools):

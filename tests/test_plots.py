@@ -428,6 +428,20 @@ def test_a_dot_marks_one_place_on_each_curve():
     assert live.ax.get_ylim()[1] == 1.1 * 4
 
 
+def test_what_was_measured_stands_beside_its_curve():
+    said, found = {"a": [0, 2, 4], "b": [1, 1, 1]}, {"a": [0, 3, 9], "b": [2, 2, 2]}
+    live = plots.LiveCurves([0, 2, 4], said, x_label="", y_label="", measured=found)
+    assert live.ax.get_ylim()[1] == 1.1 * 9
+    assert [text.get_text() for text in live.ax.get_legend().get_texts()] == [
+        "a", "b", "a, measured", "b, measured",
+    ]  # fmt: skip
+    live.update(said, measured={"a": [0, 1, 1], "b": [5, 5, 5]})
+    for label, mark in live.marks.items():
+        assert mark.get_color() == live.lines[label].get_color() and mark.get_linestyle() == "None"
+    assert list(live.marks["b"].get_ydata()) == [5, 5, 5]
+    assert live.ax.get_ylim()[1] == 1.1 * 5
+
+
 def test_the_legend_of_growth_covers_no_point():
     ax = plots.growth([1, 2], {"full": [2.0, 1.0], "window": [3.0, 1.0]}, {"full": [2.0, 1.0]})
     ax.get_figure().draw_without_rendering()

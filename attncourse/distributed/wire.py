@@ -137,10 +137,20 @@ def due(n_bytes: int) -> float:
     return 0.0 if _speed is None else time.monotonic() + n_bytes / _speed
 
 
+_through = 0.0  # until then a slow link has something under way
+
+
 def wait_until(due: float) -> None:
     """Sleep until then."""
+    global _through
     if due and (left := due - time.monotonic()) > 0:
+        _through = due
         time.sleep(left)
+
+
+def is_sending() -> bool:
+    """Whether this process waits for a slow link, told to another of its threads."""
+    return time.monotonic() < _through
 
 
 def _check_tensors(where: str, q: Any, k: Any, v: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from attncourse.distributed import all_to_all, counting, ring, travel
+from attncourse.distributed import all_to_all, counting, ring, travel, wire
 
 __all__ = ["all_to_all", "counting", "ring", "serve"]  # loaded once, before the forks
 
@@ -37,7 +37,7 @@ def serve(
         tasks: Brings (function, arguments, options), pickled by `travel.dumps`, and takes the
             answers: (True, result), or (False, (kind, line, traceback)) of what was raised. The
             first answer says that the group stands.
-        questions: Any bytes ask where this process is just now.
+        questions: Any bytes ask where this process is just now, and whether a slow link sends.
         rank: This process's.
         size: Processes in all.
         store: The file by which they find one another.
@@ -98,7 +98,7 @@ def _watch(questions: connection.Connection, folder: Path) -> None:
     try:
         while parent.sentinel not in connection.wait([parent.sentinel, questions]):
             questions.recv_bytes()
-            questions.send_bytes(_where().encode())
+            questions.send_bytes(pickle.dumps((wire.is_sending(), _where())))
     except (EOFError, OSError):
         pass
     _leave(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import pickle
@@ -19,12 +20,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+import psutil
+
 from attncourse.distributed import travel
 from attncourse.inputs import check_count
 from attncourse.units import format_seconds
 
 START = 120.0  # seconds to come up: on a busy machine, importing torch alone may take half of it
+LIMIT = 600.0  # seconds of a run: long work is honest, and a hang is heard long before
+IDLE = 5.0  # seconds in which nobody works: longer than any message, and short enough to wait for
+WORKING = 0.01  # of one core, all workers together; waiting takes less, a busy machine leaves more
 GRACE = 0.25  # seconds for a worker's death to be heard after the error of one that waited for it
+ANSWER = 1.0  # seconds in which a worker must say where it is, on a busy machine too
 SERVER = "attncourse.distributed.worker"
 _MAIN = threading.Lock()  # held by the thread that has replaced __main__
 
@@ -62,20 +69,27 @@ class Workers:
     They talk over the loopback interface and meet by a file, so several notebooks do not clash.
     Threads may share them: a `run` waits until the one of another thread is done.
 
+    No clock tells long work from a hang, in which all wait for a call that one never makes. Their
+    processors do: who waits uses none. So a `run` that takes long goes on as long as any worker
+    computes, or waits in a `slow_link`; when for `idle` seconds none does, all are ended. A worker
+    that only sleeps counts as hung. `limit` is for one that computes without end.
+
     Args:
         n: How many, at least 1.
         limit: Seconds in which each `run` must be done.
+        idle: Seconds in which some worker must have computed; give more to work that sleeps.
 
     Raises:
         TypeError: `n` is no integer.
-        ValueError: `n` below 1, or `limit` not above 0.
+        ValueError: `n` below 1, or `limit` or `idle` not above 0.
     """
 
-    def __init__(self, n: int, *, limit: float = 60.0):
+    def __init__(self, n: int, *, limit: float = LIMIT, idle: float = IDLE):
         self.n = check_count("Workers", "n", n, least=1)
-        if not limit > 0:
-            raise ValueError(f"Workers: limit must be above 0 seconds, got {limit}")
-        self.limit = float(limit)
+        for name, seconds in (("limit", limit), ("idle", idle)):
+            if not seconds > 0:
+                raise ValueError(f"Workers: {name} must be above 0 seconds, got {seconds}")
+        self.limit, self.idle = float(limit), float(idle)
         self._pool: _Pool | None = None
         self._turn = threading.RLock()  # of the thread whose call the workers are at
 
@@ -108,7 +122,7 @@ class Workers:
             self.start()
             assert self._pool is not None
             try:
-                return self._pool.run(tasks, self.limit)
+                return self._pool.run(tasks, self.limit, self.idle)
             except BaseException:  # Ctrl-C too
                 self.close()
                 raise
@@ -192,27 +206,31 @@ class _Pool:
                 end.close()
         self._collect("start", START)
 
-    def run(self, tasks: Sequence[bytes], limit: float) -> list[Any]:
+    def run(self, tasks: Sequence[bytes], limit: float, idle: float) -> list[Any]:
         for rank, task in enumerate(tasks):
             try:
                 self.tasks[rank].send_bytes(task)
             except OSError:
                 self._died([rank])
-        return self._collect("run", limit)
+        return self._collect("run", limit, idle)
 
-    def _collect(self, what: str, limit: float) -> list[Any]:
+    def _collect(self, what: str, limit: float, idle: float = math.inf) -> list[Any]:
         """Return the answer of each worker, or say what went wrong."""
         answers: dict[int, Any] = {}
         raised: dict[int, tuple[str, str, str]] = {}
         sentinels = {process.sentinel: rank for rank, process in enumerate(self.processes)}
         deadline = time.monotonic() + limit
+        pulse = _Pulse(self.processes, idle)
         while len(answers) + len(raised) < self.size:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
             ends = {self.tasks[r]: r for r in range(self.size) if r not in answers | raised}
+            if pulse.is_gone() and not raised:
+                self._silent(what, sorted(ends.values()), f"{format_seconds(idle)} without work")
+                pulse.begin()
             dead = []
-            for ready in connection.wait([*ends, *sentinels], left):
+            for ready in connection.wait([*ends, *sentinels], min(left, idle / 8)):
                 rank = sentinels[ready] if ready in sentinels else ends[ready]
                 if ready in sentinels:
                     dead.append(rank)
@@ -232,7 +250,7 @@ class _Pool:
             self._raised(what, raised)
         silent = [rank for rank in range(self.size) if rank not in answers]
         if silent:
-            self._silent(what, silent, limit)
+            self._silent(what, silent, format_seconds(limit), patient=False)
         return [answers[rank] for rank in range(self.size)]
 
     def _read(self, answer: bytes, rank: int) -> tuple[bool, Any]:
@@ -263,27 +281,59 @@ class _Pool:
         kind, line, full = raised[rank]
         raise WorkerError(f"Workers.{what}: worker {rank} of {self.size} raised {kind}{line}", full)
 
-    def _silent(self, what: str, silent: list[int], limit: float) -> NoReturn:
+    def _silent(self, what: str, silent: list[int], since: str, *, patient: bool = True) -> None:
+        """Raise, saying where the silent ones are; but if patient, not while a slow link sends."""
         for rank in silent:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(EOFError, OSError):
+                while self.questions[rank].poll():  # answers that came too late
+                    self.questions[rank].recv_bytes()
                 self.questions[rank].send_bytes(b"?")
         places: dict[str, list[str]] = {}
-        until = time.monotonic() + GRACE
+        until = time.monotonic() + ANSWER
         for rank in silent:
             place = "without a word"
             with contextlib.suppress(EOFError, OSError):
                 if self.questions[rank].poll(max(0.0, until - time.monotonic())):
-                    place = f"at {self.questions[rank].recv_bytes().decode()}"
+                    sends, where = pickle.loads(self.questions[rank].recv_bytes())
+                    if sends and patient:
+                        return
+                    place = f"at {where}"
             places.setdefault(place, []).append(str(rank))
         odd_ones_first = sorted(places.items(), key=lambda item: len(item[1]))
-        where = "; ".join(f"{', '.join(ranks)} {place}" for place, ranks in odd_ones_first)
+        said = "; ".join(f"{', '.join(ranks)} {place}" for place, ranks in odd_ones_first)
         raise WorkerError(
-            f"Workers.{what}: after {format_seconds(limit)} {len(silent)} of {self.size} workers "
-            f"had not answered: {where}. {self._rest().capitalize()}"
+            f"Workers.{what}: after {since} {len(silent)} of {self.size} workers "
+            f"had not answered: {said}. {self._rest().capitalize()}"
         )
 
     def _rest(self) -> str:
         return "all were ended" if self.size > 1 else "it was ended"
+
+
+class _Pulse:
+    """Whether processes compute, told by the processor time that they use."""
+
+    def __init__(self, processes: Sequence[Any], idle: float):
+        self.idle = idle
+        self._pids = [process.pid for process in processes]
+        self.begin()
+
+    def begin(self) -> None:
+        """Take this moment as the last one at which they computed."""
+        self._since, self._used = time.monotonic(), self._seconds()
+
+    def is_gone(self) -> bool:
+        """Whether they have used less than `WORKING` of a core for `idle` seconds."""
+        if self._seconds() - self._used >= WORKING * self.idle:
+            self.begin()
+        return time.monotonic() - self._since >= self.idle
+
+    def _seconds(self) -> float:
+        seconds = 0.0
+        for pid in self._pids:
+            with contextlib.suppress(psutil.Error):  # it has just died, which others tell
+                seconds += sum(psutil.Process(pid).cpu_times()[:2])  # its own, not its children's
+        return seconds
 
 
 def _serve(*arguments: Any) -> None:

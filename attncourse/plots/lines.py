@@ -315,6 +315,7 @@ class LiveCurves:
         title: str = "",
         log_x: bool = False,
         high: float | None = None,
+        measured: Mapping[str, Sequence[float]] | None = None,
     ):
         """Draw the first curves.
 
@@ -327,6 +328,7 @@ class LiveCurves:
             title: In words.
             log_x: Logarithmic x.
             high: The y axis ends here; at the largest value if not given.
+            measured: Values of the same labels, drawn as hollow marks beside the curves.
         """
         if ax is None:
             _, ax = figure(height=3.4)
@@ -341,6 +343,19 @@ class LiveCurves:
             )[0]
             for place, (label, values) in enumerate(curves.items())
         }
+        self.marks = {
+            label: ax.plot(
+                x,
+                values,
+                MARKERS[place],
+                color=self.lines[label].get_color(),
+                fillstyle="none",
+                markersize=9,
+                markeredgewidth=1.8,
+                label=f"{label}, measured",
+            )[0]
+            for place, (label, values) in enumerate((measured or {}).items())
+        }
         self.x = np.asarray(x, dtype=float)
         (self.dots,) = ax.plot([], [], "o", color=INK, markersize=8, zorder=3)
         ax.set(xlabel=x_label, ylabel=y_label)
@@ -351,20 +366,25 @@ class LiveCurves:
         set_title(ax, title)
         if len(curves) > 1:
             ax.legend(loc="best")
-        self.update(curves)
+        self.update(curves, measured=measured)
 
     def update(
         self,
         curves: Mapping[str, Sequence[float]],
         title: str | None = None,
         at: float | None = None,
+        measured: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         """Show other values of the same labels, with a dot on each where x is `at`, if given."""
+        measured = measured or {}
         for label, values in curves.items():
             self.lines[label].set_ydata(values)
+        for label, values in measured.items():
+            self.marks[label].set_ydata(values)
         heights = [] if at is None else [np.interp(at, self.x, y) for y in curves.values()]
         self.dots.set_data([at] * len(heights), heights)
-        most = max(float(np.nanmax(values)) for values in curves.values())
+        shown = (*curves.values(), *measured.values())
+        most = max(float(np.nanmax(values)) for values in shown)
         self.ax.set_ylim(0, 1.1 * (self.high or most or 1.0))
         if title is not None:
             set_title(self.ax, title)

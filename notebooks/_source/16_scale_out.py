@@ -26,7 +26,7 @@ for threads in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM"):
 import numpy as np
 
 from attncourse import distributed, measure, model, plots, widgets
-from attncourse.cost import DEVICES
+from attncourse.cost import DEVICES, Cost
 from attncourse.inputs import random_qkv
 from attncourse.reference import flash, full, linear, segment
 from attncourse.units import format_bytes, format_seconds
@@ -249,18 +249,19 @@ except distributed.WorkerError as error:
 
 # %% [markdown]
 # And what if one is only missing, because an `if` kept it from the call? Nothing is broken then,
-# and nothing will ever come. Only a time limit tells:
+# and nothing will ever come. But who waits computes nothing: after `idle` seconds in which no
+# process does, a few if not given, `run` gives up. Work that takes long goes on.
 
 
 # %%
 def skipped(rank):
     if dist.get_rank() == rank:
-        time.sleep(60)  # busy with something else
+        time.sleep(60)  # it never comes to the barrier
     dist.barrier()
 
 
 try:
-    with distributed.Workers(4, limit=2) as impatient:
+    with distributed.Workers(4, idle=2) as impatient:
         impatient.run(skipped, 3)
 except distributed.WorkerError as error:
     print(error)
@@ -272,16 +273,15 @@ except distributed.WorkerError as error:
 
 # %% [markdown]
 # The same functions run there, on one machine or several; on GPUs, which we have not measured, over
-# NCCL, NVIDIA's library for that:
+# NVIDIA's NCCL:
 #
 # ```
 # torchrun --nproc-per-node 4 -m attncourse.distributed --tokens 4096
 # ```
 #
-# It checks both algorithms against torch's attention, with gradients, and prints bytes and
-# seconds. The ring is one page,
-# [`distributed/ring.py`](../attncourse/distributed/ring.py). GPU libraries have kernels of their
-# own; [`distributed`](../attncourse/distributed/__init__.py) names their functions.
+# It checks both algorithms against torch's attention, with gradients. The ring is one page,
+# [`distributed/ring.py`](../attncourse/distributed/ring.py);
+# [`distributed`](../attncourse/distributed/__init__.py) names libraries with kernels of their own.
 
 # %% [markdown] covers="X8"
 # ## Causal is unfair
@@ -544,9 +544,9 @@ widgets.guess(
 
 # %% [markdown]
 # Here the network is this machine's memory, too fast to see anything. `slow_link` lets a process
-# wait as if its link were slower. Each time is the better of two causal rings of four processes,
-# with and without overlap, beside what `seconds` predicts from the FLOPs and bytes a second that
-# `here` measures first. (Some seconds.)
+# wait as if its link were slower. Each time is the better of two causal rings of 1,024 tokens, with
+# and without overlap, beside what `seconds` predicts from the FLOPs and bytes a second that `here`
+# measures first. (Some seconds.)
 
 
 # %%
@@ -560,36 +560,57 @@ def timed(q, k, v, speed, overlap):
 
 
 # %%
-device, loopback = distributed.here(workers)
-parts = shares((q, k, v), 4)
-speeds = [2e6, 8e6, 32e6, 128e6]
+speeds = [4e6 * 2**i for i in range(6)]
 ways = {"while computing": True, "afterwards": False}
-took = {way: [] for way in ways}
-for speed in measure.progress(speeds, "rings", expect_seconds=4):
+pools = {2: distributed.Workers(2), 4: workers}
+figures = {size: distributed.here(pool) for size, pool in pools.items()}
+measured_ms = {size: {way: [] for way in ways} for size in pools}
+settings = [(size, speed) for size in pools for speed in speeds]
+for size, speed in measure.progress(settings, "rings", expect_seconds=5):
+    parts = shares((q, k, v), size)
     for way, overlap in ways.items():
-        runs = [max(workers.run(timed, *parts, speed, overlap)) for _ in range(2)]
-        took[way].append(min(runs))
+        runs = [max(pools[size].run(timed, *parts, speed, overlap)) for _ in range(2)]
+        measured_ms[size][way].append(1e3 * min(runs))
+pools[2].close()
+
+
+# %%
+def predicted_ms(size, way):
+    counted = distributed.cost("ring", n, size, heads=heads, width=width, causal=True)
+    device, loopback = figures[size]
+    fastest = loopback.bytes_per_second
+    links = [dataclasses.replace(loopback, bytes_per_second=min(x, fastest)) for x in speeds]
+    return [1e3 * counted.seconds(device, link, overlap=ways[way]) for link in links]
+
+
+model_ms = {size: {way: predicted_ms(size, way) for way in ways} for size in pools}
+
+# %% [markdown]
+# **Slow the link down: from where on does a time double with each step? And where do both ways come
+# closest?** Lines are the model, hollow marks your machine, dots the speed that you chose.
 
 # %% folded=true
-counted = distributed.cost("ring", n, 4, heads=heads, width=width, causal=True)
-expected = {way: [] for way in ways}
-for speed in speeds:
-    link = dataclasses.replace(loopback, bytes_per_second=min(speed, loopback.bytes_per_second))
-    for way, overlap in ways.items():
-        expected[way].append(counted.seconds(device, link, overlap=overlap))
-axes = plots.growth(
-    [speed / 1e6 for speed in speeds],
-    took,
-    expected,
-    x="MB a second",
-    title="a ring of 1,024 tokens on 4 processes",
-)
-axes.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5, 1, 2])
-plots.show(axes, "Seconds of a ring over the speed of its link; dashed, what the model predicts.")
+mb_a_second = [round(speed / 1e6) for speed in speeds]
+words = {"x_label": "MB a second", "y_label": "milliseconds", "log_x": True}
+live_ring = plots.LiveCurves(mb_a_second, model_ms[4], measured=measured_ms[4], **words)
+
+
+def draw_ring(processes, speed):
+    said, found = model_ms[processes], measured_ms[processes]
+    title = f"a ring of 1,024 tokens on {processes} processes; lines: the model"
+    live_ring.update(said, title, at=speed, measured=found)
+    at = mb_a_second.index(speed)
+    each_way = [f"{way} {found[way][at]:.0f} ms, predicted {said[way][at]:.0f}" for way in said]
+    return f"{processes} processes at {speed} MB a second: {'; '.join(each_way)}."
+
+
+# %% tags=["nbval-ignore-output"]
+counts, rates = widgets.choice([2, 4], 4), widgets.choice(mb_a_second, 16)
+widgets.explore(draw_ring, live_ring.figure, processes=counts, speed=rates)
 
 # %% [markdown]
 # On the left sending is all there is, on the right computing. In between lies what overlap gains,
-# never more than a factor of two. Where your points lie above their lines, the processes had to
+# never more than a factor of two. Where your marks lie above their lines, the processes had to
 # share cores, or a message took longer to set off than to arrive.
 
 # %% [markdown]
@@ -735,43 +756,31 @@ for memory in (0, 32, 128):
 
 
 # %%
-def spread(way):
-    """The model with the attention of each layer on four processes."""
+from attncourse.model.attention import Attention
 
-    def attend(q, k, v):
+
+class Spread(Attention):
+    """Attention of a layer on four processes; the stem is the way."""
+
+    def __call__(self, q, k, v):
         lengths = {"n_queries": q.shape[-2], "n_keys": k.shape[-2]}
-        outs = workers.run(attention[way], *shares((q, k, v), 4), causal=True, **lengths)
+        parts = shares((q, k, v), 4)
+        outs = workers.run(attention[self.stem], *parts, causal=True, **lengths)
         return unshard(outs).numpy()
 
-    return dataclasses.replace(small, attention=(attend,) * 4)
+    def cost(self, n, **shape):
+        counted = distributed.cost(self.stem, n, 4, causal=True, dtype_bytes=2, **shape)
+        return Cost(sum(counted.flops), 0, 0, max(counted.held))
 
 
-# %%
+# %% folded=true
 names = {"ring": "ring", "all-to-all": "all_to_all"}
-ids = small.encode(model.page())
-losses = {"one process": small.losses(ids)}
-losses |= {name: spread(way).losses(ids) for name, way in names.items()}
-quarter = -(-len(ids) // 4)
+quarter = -(-len(small.encode(model.page())) // 4)
 one_step = small.swap("segment", chunk=quarter, memory=quarter)
-losses["ring of one step"] = one_step.losses(ids)
-
-# %% folded=true
-lost = {name: np.append(0, line - losses["one process"]) for name, line in losses.items()}
-label = "nats lost (white: none, or a gain)"
-first = "ring of one step"
-page = plots.LivePage(small.tokenizer.pieces(ids), lost[first], high=4.0, label=label)
-
-
-# %% folded=true
-def draw_page(attention):
-    page.update(lost[attention], f"attention on four processes: {attention}")
-    means = (losses[name].mean() for name in (attention, "one process"))
-    said = "{:.3f} nats a token on this page, with one process {:.3f}".format(*means)
-    return f"{attention}: {said}; no token lost more than {lost[attention].max():.3f}."
-
-
-choices = widgets.choice([first, *names], first)
-widgets.explore(draw_page, page.figure, attention=choices)
+tried = model.compare(small, {"ring of one step": one_step} | {
+    name: dataclasses.replace(small, attention=(Spread(way),) * 4) for name, way in names.items()
+})  # fmt: skip
+widgets.in_a_real_model("attention", tried)
 
 # %%
 for name, way in names.items():
