@@ -79,6 +79,23 @@ WINDOWS = [
 
 @each_dtype(WINDOWS)
 def test_window_and_its_gradients_against_float64(case, dtype):
+    check_values_and_gradients(case, dtype)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_passes_have_tiles_of_their_own(causal):
+    assert window.tile_sizes(128, 2)[:2] == (64, 32)
+    assert window.tile_sizes(128, 2, backward=True)[:2] == (64, 64)
+    check_values_and_gradients((100, 130, 128, 80, 30, 2, causal), torch.float16)
+    if INTERPRETED:
+        inputs, knobs = tensors(100, 130, 128, dtype=torch.float16), {"window": 30, "dilation": 2}
+        traced = trace.record(window.attention, *inputs, **knobs, causal=causal)
+        cost = window.cost(1, 1, 100, 130, 128, **knobs, causal=causal, dtype_bytes=2)
+        counted = traced.flops, traced.bytes_loaded(), traced.bytes_stored()
+        assert counted == (cost.flops, cost.bytes_read, cost.bytes_written)
+
+
+def check_values_and_gradients(case, dtype):
     Tq, Tk, D, Dv, w, dilation, causal = case
     mine = tensors(Tq, Tk, D, Dv, heads=1 + (Tq == 63), dtype=dtype, grad=True)
     out = window.attention(*mine, window=w, dilation=dilation, causal=causal)
