@@ -30,11 +30,11 @@ HEAD = """# Registers and shared memory of the kernels
 
 The most that any compiled configuration of a kernel takes: registers of a thread, of which there
 are 255, and shared memory of a program. Compiled by the pinned Triton, without a GPU. None of these
-spills but those below, which a measurement chose all the same. Not among them are others that
-spill, all in float32, whose products take no tensor cores:
-linear attention wider than 128, Performer's scan and Shaw's positions wider than 64, and LSH wider
-than 128, on an A100 also up to 64. `python tests/registers.py` writes this page; the tests
-compile anew and compare when the sources are no longer those below, and each night.
+spills but those at the end, which a measurement chose all the same. Not among them are others that
+do, all in float32, whose products take no tensor cores: linear attention wider than 128,
+Performer's scan and Shaw's positions wider than 64, and LSH wider than 128, on an A100 also up to
+64. `python tests/registers.py` writes this page; the tests compile anew and compare when the
+sources are no longer those below, and each night.
 """
 
 

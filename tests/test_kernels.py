@@ -93,6 +93,11 @@ def test_the_passes_have_tiles_of_their_own(causal):
         cost = window.cost(1, 1, 100, 130, 128, **knobs, causal=causal, dtype_bytes=2)
         counted = traced.flops, traced.bytes_loaded(), traced.bytes_stored()
         assert counted == (cost.flops, cost.bytes_read, cost.bytes_written)
+        with trace.recording() as traced:
+            inputs = [tensor.requires_grad_() for tensor in inputs]
+            window.attention(*inputs, **knobs, causal=causal).sum().backward()
+        grids = {launch.kernel: launch.grid[0] for launch in traced.launches}
+        assert grids["window_dkdv"] == 2  # 65 keys of a class, 64 of a tile
 
 
 def check_values_and_gradients(case, dtype):
@@ -522,6 +527,7 @@ def test_every_kernel_compiles(arch, page):
     reports = registers.reports(arch)
     if registers.PINNED:
         assert registers.section(arch, reports) in page, "run python tests/registers.py"
+        assert registers.spilling() in page
 
 
 # Only a GPU proves these

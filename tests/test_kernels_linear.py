@@ -274,6 +274,16 @@ def test_cost_is_what_the_kernels_do_on_a_hopper(width, causal, monkeypatch):
     assert after != before
 
 
+@pytest.mark.skipif(not INTERPRETED, reason="counted in the interpreter")
+@pytest.mark.usefixtures("on_a_hopper")
+def test_only_the_forward_pass_has_the_tiles_of_a_hopper():
+    inputs = tensors(150, 150, 64, dtype=torch.float16, grad=True)
+    with trace.recording() as traced:
+        linear.attention(*inputs, causal=True).sum().backward()
+    slices = {launch.kernel: launch.grid[1] for launch in traced.launches}
+    assert slices["linear_fwd"] == 1 and slices["linear_dq"] == slices["linear_dv"] == 2
+
+
 @pytest.mark.parametrize("capability", [80, 90])
 def test_both_passes_cut_parts_into_whole_chunks(capability, monkeypatch):
     monkeypatch.setattr(parts, "compute_capability", lambda: capability)

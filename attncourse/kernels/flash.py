@@ -83,8 +83,8 @@ def tile_sizes(
     A kernel is compiled for its tile, whose sides must be powers of two and at least 16. So the
     knobs, which others call BLOCK_M and BLOCK_N, are rounded up to such sizes, and cut to what fits
     on chip: see `tiling`. The backward pass keeps two sums there instead of one, and four operands
-    instead of three; wider than 64 it takes twice the queries on a Hopper, where that was measured
-    to be faster, though a few registers spill.
+    instead of three; from 65 to 128 wide it takes twice the queries on a Hopper, where that was
+    measured to be faster, though a few registers spill.
     """
     if dtype_bytes == 4:  # exact float32 has no tensor cores: operands sit in registers
         most = (32, 32, 8, 2) if width <= 64 else (16, 16, 8, 1)

@@ -116,7 +116,7 @@ def largest_block(
 
     As in `tiling`, nothing spills at these sizes, but for float32 wider than 128, or than 64 if
     `fading`, which keeps the exponents of a chunk beside its scores. On a Hopper the forward pass
-    takes what was measured to be fastest; wider than 64 it spills too.
+    takes what was measured to be faster; causal and wider than 64 it spills too.
     """
     timed = is_hopper() and dtype_bytes == 2 and not fading and not backward
     if dtype_bytes == 4:
