@@ -75,6 +75,11 @@ MORE = [
     scoring._scoring_fwd_kernel,
     lsh._lsh_round_kernel,
 ]
+LINEAR_BACKWARD = [
+    linear_backward._linear_dq_kernel,
+    linear_backward._linear_dk_kernel,
+    linear_backward._linear_dv_kernel,
+]
 LINEAR = [kernel for kernel in KERNELS if kernel.__name__.startswith("_linear")]
 CACHES = [kv_cache._kv_cache_fwd_kernel, block_table._paged_fwd_kernel]
 BLOCK_SPARSE = [
@@ -89,6 +94,7 @@ SPARSE_HELPERS = [
     offsets._offsets_fwd_kernel,
 ]
 FLASH = [kernel for kernel in KERNELS if kernel.__name__.startswith("_flash")]
+WINDOW = [kernel for kernel in KERNELS if kernel.__name__.startswith("_window")]
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 INTEGERS = {
     "table_ptr": "*i32",
@@ -212,11 +218,13 @@ def axes_of(kernel, strides):
     return AXES.get(strides, ("batch", "head", "token", "width"))
 
 
-def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
+def compiled(kernel, dtype, width, arch, *, ones=False, fading=False, backward=False):
     """Compile as a launch with contiguous tensors would.
 
-    `ones`: as if each integer were 1; `fading`: linear attention's scan as Performer uses it.
+    `ones`: as if each integer were 1; `fading`: linear attention's scan as Performer uses it;
+    `backward`: the sums of its backward pass.
     """
+    tiles.compute_capability = lambda: arch
     BLOCK_Q, BLOCK_K, options = tiling(width, DTYPE_BYTES[dtype])
     constants = {
         "D": width,
@@ -238,6 +246,10 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
         backward = kernel is not flash._flash_fwd_kernel
         BLOCK_Q, BLOCK_K, options = flash.tile_sizes(*largest, backward=backward)
         constants |= {"BLOCK_Q": BLOCK_Q, "BLOCK_K": BLOCK_K, "CAUSAL": True}  # the longer code
+    if kernel in WINDOW:
+        backward = kernel is not window._window_fwd_kernel
+        sizes = window.tile_sizes(width, DTYPE_BYTES[dtype], backward=backward)
+        constants["BLOCK_Q"], constants["BLOCK_K"], options = sizes
     if kernel in CACHES:
         BLOCK_R, BLOCK_K, options = splits.tile_sizes(ROWS, width, DTYPE_BYTES[dtype])
         constants |= {"BLOCK_R": BLOCK_R, "BLOCK_K": BLOCK_K, "CAUSAL": True}
@@ -251,7 +263,12 @@ def compiled(kernel, dtype, width, arch, *, ones=False, fading=False):
         if ones:  # tokens in their own order
             constants |= dict.fromkeys(("q_order_ptr", "k_order_ptr", "order_ptr"))
     if kernel in LINEAR:
-        BLOCK, SLICE, options = linear_tiles.largest_block(width, DTYPE_BYTES[dtype], fading)
+        backward = backward or kernel in LINEAR_BACKWARD
+        BLOCK, SLICE, options = linear_tiles.largest_block(
+            width, DTYPE_BYTES[dtype], fading, backward=backward
+        )
+        if kernel is linear._linear_sums_kernel and not backward:
+            constants |= {"total_ptr": None, "delta_ptr": None}
         constants |= {
             "BLOCK": BLOCK,
             "BLOCK_E": linear_tiles.slice_of_dv(SLICE, width, DTYPE_BYTES[dtype])
@@ -331,6 +348,15 @@ if __name__ == "__main__":
         for kernel in KERNELS:
             if kernel not in LINEAR or (dtype, width) != ("fp32", 256):  # which spill: see `_block`
                 print(json.dumps(report(kernel, dtype, width, arch)), flush=True)
+                if kernel is linear._linear_sums_kernel:
+                    how = {"backward": True}
+                    print(json.dumps(report(kernel, dtype, width, arch, **how)), flush=True)
+    # of the tiles that a measurement chose: on the older chip the one that it takes too
+    chosen = [(window._window_fwd_kernel, 128)]
+    if arch >= 90:  # a width that is no power of two spills more
+        chosen = [(flash._flash_dkdv_kernel, 80), (linear._linear_fwd_kernel, 80)]
+    for kernel, width in chosen:
+        print(json.dumps(report(kernel, "fp16", width, arch)), flush=True)
     scans = [(linear._linear_sums_kernel, True), (linear._linear_fwd_kernel, True)]
     for dtype, width in [("bf16", 256)] + [("fp16", 64), ("fp32", 128)] * (arch >= 90):
         for kernel, fading in [(kernel, False) for kernel in MORE] + scans:

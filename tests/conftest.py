@@ -195,6 +195,14 @@ def own_progress_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def on_a_hopper(monkeypatch):
+    """Kernels take the tiles that they take on an H200, in the interpreter too."""
+    from attncourse.kernels._parts import tiles
+
+    monkeypatch.setattr(tiles, "compute_capability", lambda: 90)
+
+
+@pytest.fixture
 def new_memory_is_full_of_nan():
     """torch.empty gives NaN, so that an element nobody wrote shows."""
     import torch

@@ -20,22 +20,23 @@ from attncourse.kernels._parts import tiles
 
 import torch  # isort: skip
 
-TARGET = GPUTarget("cuda", 90, 32)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 HEADS = 4
 
 
 class NoGPU:
-    """What Triton asks of a driver before it launches."""
+    """What Triton asks of a driver before it launches; a chip's number is its capability."""
+
+    chip = 90
 
     def get_current_device(self):
-        return 0
+        return self.chip
 
     def get_current_stream(self, device):
         return 0
 
     def get_current_target(self):
-        return TARGET
+        return GPUTarget("cuda", self.chip, 32)
 
 
 def front_end(src, target, options, **_):
@@ -55,6 +56,7 @@ def pretend(compiled, wholly):
     whole, run = triton.compiler.compile, triton.JITFunction.run
     triton.runtime.driver.set_active(NoGPU())
     tiles.runs_on = lambda device: True
+    tiles.compute_capability = lambda: NoGPU.chip
 
     def compile_(src, **how):
         compiled.append(src.name)
@@ -95,6 +97,7 @@ def choices(mechanism):
         "group": (1, 2, 4) if stem in ("grouped", "kv_cache", "paged") else (1,),
         "form": forms(stem),
         "n": (512, 100, 1),
+        "chip": (90, 80) if stem in ("flash", "grouped", "linear") else (90,),  # by which tiles go
     }
 
 
@@ -135,9 +138,10 @@ def keywords(mechanism, form, q, k, v):
     return knobs
 
 
-def launch(mechanism, causal, dtype, width, mode, group, form, n):
+def launch(mechanism, causal, dtype, width, mode, group, form, n, chip):
     """Call as a user does: attention, its gradient, or prefill and two steps of generation."""
     torch.manual_seed(0)
+    NoGPU.chip = chip
     kernel, value_width = mechanism.kernel, 48 if width == 80 else width
     shapes = (HEADS, n, width), (HEADS // group, n, width), (HEADS // group, n, value_width)
     q, k, v = (torch.randn(2, *shape, dtype=DTYPES[dtype]) for shape in shapes)

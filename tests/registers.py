@@ -19,14 +19,22 @@ PAGE = HERE.parent / "docs/registers.md"
 ARCHS = {80: "sm_80: A100, and as the least RTX 30 and 40", 90: "sm_90: H100, H200"}
 # what a block gets: RTX 30 and 40, which run the code for sm_80, have the least; H100 has 227 KiB
 SHARED_BYTES = {80: 99 * 1024, 90: 227 * 1024}
+# bytes of a thread that spill in tiles which a measurement chose all the same, at most
+SPILLS = {
+    (90, "_flash_dkdv_kernel", "fp16", 80): 160,
+    (90, "_flash_dkdv_kernel", "fp16", 128): 40,
+    (90, "_linear_fwd_kernel", "fp16", 80): 128,
+    (90, "_linear_fwd_kernel", "fp16", 128): 72,
+}
 HEAD = """# Registers and shared memory of the kernels
 
 The most that any compiled configuration of a kernel takes: registers of a thread, of which there
 are 255, and shared memory of a program. Compiled by the pinned Triton, without a GPU. None of these
-spills. Not among them are those that do, all in float32, whose products take no tensor cores:
-linear attention wider than 128, Performer's scan and Shaw's positions wider than 64, and LSH wider
-than 128, on an A100 also up to 64. `python tests/registers.py` writes this page; the tests
-compile anew and compare when the sources are no longer those below, and each night.
+spills but those at the end, which a measurement chose all the same. Not among them are others that
+do, all in float32, whose products take no tensor cores: linear attention wider than 128,
+Performer's scan and Shaw's positions wider than 64, and LSH wider than 128, on an A100 also up to
+64. `python tests/registers.py` writes this page; the tests compile anew and compare when the
+sources are no longer those below, and each night.
 """
 
 
@@ -70,11 +78,27 @@ def reports(arch: int) -> list[dict]:
     found = outside_the_interpreter("compile_only.py", str(arch))
     assert found
     for one in found:
-        assert one["spilled_bytes"] == 0 or not PINNED, one
+        limit = SPILLS.get((arch, one["kernel"], one["dtype"], one["width"]), 0)
+        assert one["spilled_bytes"] <= limit or not PINNED, one
         assert one["shared_bytes"] <= SHARED_BYTES[arch], one
         # float32 is multiplied exactly, without tensor cores
         assert one["tensor_cores"] == (one["has_dot"] and one["dtype"] != "fp32"), one
     return found
+
+
+def short(kernel: str) -> str:
+    """Return the name of a kernel as the page has it."""
+    return kernel.strip("_").removesuffix("_kernel")
+
+
+def spilling() -> str:
+    """Return the table of what spills."""
+    rows = [
+        f"| {short(kernel)} | {ARCHS[arch]} | {dtype} | {width} | {limit} |"
+        for (arch, kernel, dtype, width), limit in SPILLS.items()
+    ]
+    head = ["## What spills", "", "| kernel, causal | for | numbers | width | bytes of a thread |"]
+    return "\n".join([*head, "| --- | --- | --- | --- | --- |", *rows]) + "\n"
 
 
 def section(arch: int, found: list[dict]) -> str:
@@ -85,11 +109,11 @@ def section(arch: int, found: list[dict]) -> str:
         most[one["kernel"]] = tuple(map(max, before, (one["registers"], one["shared_bytes"])))
     lines = [f"## {ARCHS[arch]}", "", "| kernel | registers | shared |", "| --- | --- | --- |"]
     for kernel, (registers, shared) in sorted(most.items()):
-        name = kernel.strip("_").removesuffix("_kernel")
-        lines.append(f"| {name} | {registers} | {shared / 1024:.0f} KiB |")
+        lines.append(f"| {short(kernel)} | {registers} | {shared / 1024:.0f} KiB |")
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
     launches("pairs")
-    PAGE.write_text("\n".join([HEAD, *(section(arch, reports(arch)) for arch in ARCHS), sources()]))
+    tables = (section(arch, reports(arch)) for arch in ARCHS)
+    PAGE.write_text("\n".join([HEAD, *tables, spilling(), sources()]))

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("triton")
 
 from attncourse import cli
+from attncourse.bench.tiles import chosen
 from attncourse.gpu_run import chapter, command, lines, rehearsal, summary, tuning
 
 # What a bare machine with torch, triton, numpy and pytest has not.
@@ -50,6 +51,16 @@ def start(folder, *arguments, bare=False):
 def record_in(folder, kind):
     (path,) = folder.glob(f"{kind}-*.json")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_no_tile_of_linear_attention_is_cut_to_a_shorter_chunk():
+    from attncourse.kernels import linear
+
+    ((knobs, tiles),) = (row[2:4] for row in tuning.TRIED if row[1] == "linear")
+    for tile in tiles:
+        with chosen("linear", tile):
+            found = linear.tiles_for(1, 16, 4096, 4096, 64, 64, knobs["chunk"], 2)
+            assert found.BLOCK == tile.rows
 
 
 @pytest.mark.nightly  # by day the one that is killed midway

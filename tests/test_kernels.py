@@ -79,6 +79,28 @@ WINDOWS = [
 
 @each_dtype(WINDOWS)
 def test_window_and_its_gradients_against_float64(case, dtype):
+    check_values_and_gradients(case, dtype)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_passes_have_tiles_of_their_own(causal):
+    assert window.tile_sizes(128, 2)[:2] == (64, 32)
+    assert window.tile_sizes(128, 2, backward=True)[:2] == (64, 64)
+    check_values_and_gradients((100, 130, 128, 80, 30, 2, causal), torch.float16)
+    if INTERPRETED:
+        inputs, knobs = tensors(100, 130, 128, dtype=torch.float16), {"window": 30, "dilation": 2}
+        traced = trace.record(window.attention, *inputs, **knobs, causal=causal)
+        cost = window.cost(1, 1, 100, 130, 128, **knobs, causal=causal, dtype_bytes=2)
+        counted = traced.flops, traced.bytes_loaded(), traced.bytes_stored()
+        assert counted == (cost.flops, cost.bytes_read, cost.bytes_written)
+        with trace.recording() as traced:
+            inputs = [tensor.requires_grad_() for tensor in inputs]
+            window.attention(*inputs, **knobs, causal=causal).sum().backward()
+        grids = {launch.kernel: launch.grid[0] for launch in traced.launches}
+        assert grids["window_dkdv"] == 2  # 65 keys of a class, 64 of a tile
+
+
+def check_values_and_gradients(case, dtype):
     Tq, Tk, D, Dv, w, dilation, causal = case
     mine = tensors(Tq, Tk, D, Dv, heads=1 + (Tq == 63), dtype=dtype, grad=True)
     out = window.attention(*mine, window=w, dilation=dilation, causal=causal)
@@ -505,6 +527,7 @@ def test_every_kernel_compiles(arch, page):
     reports = registers.reports(arch)
     if registers.PINNED:
         assert registers.section(arch, reports) in page, "run python tests/registers.py"
+        assert registers.spilling() in page
 
 
 # Only a GPU proves these

@@ -84,6 +84,15 @@ def test_flash_and_its_gradients_against_float64(case, dtype):
     check_values_and_gradients(Tq, Tk, D, Dv, tiles, causal, dtype)
 
 
+@pytest.mark.usefixtures("on_a_hopper")
+@pytest.mark.parametrize("case", [(70, 100, 128, 128, True), (100, 70, 80, 128, False)], ids=str)
+def test_the_tile_of_a_hopper_gives_the_same_gradients(case):
+    assert flash.tile_sizes(128, 64, 128, 2, backward=True)[:2] == (64, 64)
+    *sizes, causal = case
+    tiles = {"block_q": 128, "block_k": 64}
+    check_values_and_gradients(*sizes, tiles, causal, torch.float16)
+
+
 def test_the_loops_visit_the_tiles_that_are_seen_and_no_others():
     def tiles(size, block):
         return [range(first, min(first + block, size)) for first in range(0, size, block)]

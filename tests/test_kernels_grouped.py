@@ -62,6 +62,17 @@ CASES = [
 
 @each_dtype(CASES)
 def test_grouped_and_its_gradients_against_float64(case, dtype):
+    check_values_and_gradients(case, dtype)
+
+
+@pytest.mark.usefixtures("on_a_hopper")
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_tile_of_a_hopper_gives_the_same_gradients(causal):
+    assert flash.tile_sizes(**grouped.TILE, width=128, dtype_bytes=2, backward=True)[0] == 64
+    check_values_and_gradients((4, 2, 70, 100, 128, 128, causal), torch.float16)
+
+
+def check_values_and_gradients(case, dtype):
     H, G, Tq, Tk, D, Dv, causal = case
     mine = grouped_tensors(H, G, Tq, Tk, D, Dv, dtype=dtype, grad=True)
     out = grouped.attention(*mine, causal=causal)

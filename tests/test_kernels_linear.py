@@ -1,6 +1,7 @@
 """The Triton twin of linear attention: in the interpreter, or on the GPU where there is one."""
 
 import functools
+import itertools
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ if sys.platform != "linux":
     pytest.skip("Triton has no wheels for this platform", allow_module_level=True)
 
 from attncourse.kernels import INTERPRETED, linear
+from attncourse.kernels._parts import tiles as parts
 from attncourse.reference import linear as reference
 
 import torch  # isort: skip
@@ -67,6 +69,21 @@ CASES = [
 
 @each(case=CASES, causal=(False, True), dtype=DTYPES)
 def test_values_and_gradients_against_float64(case, causal, dtype):
+    check_values_and_gradients(case, causal, dtype)
+
+
+# (Tq, Tk, D, Dv, chunk): several parts, and queries that see whole parts, or nothing
+HOPPER_CASES = [(300, 300, 64, 64, 64), (100, 700, 33, 64, 64), (600, 70, 128, 100, 64)]
+
+
+@pytest.mark.usefixtures("on_a_hopper")
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("case", HOPPER_CASES, ids=str)
+def test_the_tiles_of_a_hopper_give_the_same_values_and_gradients(case, causal):
+    check_values_and_gradients(case, causal, torch.float16)
+
+
+def check_values_and_gradients(case, causal, dtype):
     Tq, Tk, D, Dv, chunk = case
     mine = tensors(Tq, Tk, D, Dv, heads=1 + (D == 20), dtype=dtype, grad=True)
     out = linear.attention(*mine, chunk=chunk, causal=causal)
@@ -233,14 +250,52 @@ def test_a_second_derivative_is_refused():
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("sizes", [(150, 150), (20, 300), (200, 70), (30, 0), (0, 30)], ids=str)
 def test_cost_is_what_the_kernels_do(sizes, causal):
-    for width, dtype in ((16, torch.float16), (100, torch.float16)):
-        traced = trace.record(
-            linear.attention, *tensors(*sizes, width, dtype=dtype), chunk=32, causal=causal
-        )
-        cost = linear.cost(1, 1, *sizes, width, chunk=32, causal=causal, dtype_bytes=2)
-        assert not traced.out_of_bounds
-        counted = traced.flops, traced.bytes_loaded(), traced.bytes_stored()
-        assert counted == (cost.flops, cost.bytes_read, cost.bytes_written)
+    for width in (16, 100):
+        check_cost(sizes, width, 32, causal)
+
+
+def check_cost(sizes, width, chunk, causal):
+    inputs = tensors(*sizes, width, dtype=torch.float16)
+    traced = trace.record(linear.attention, *inputs, chunk=chunk, causal=causal)
+    cost = linear.cost(1, 1, *sizes, width, chunk=chunk, causal=causal, dtype_bytes=2)
+    assert not traced.out_of_bounds
+    counted = traced.flops, traced.bytes_loaded(), traced.bytes_stored()
+    assert counted == (cost.flops, cost.bytes_read, cost.bytes_written)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="counted in the interpreter")
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("width", [64, 128])
+def test_cost_is_what_the_kernels_do_on_a_hopper(width, causal, monkeypatch):
+    before = linear.cost(1, 1, 150, 300, width, causal=causal, dtype_bytes=2)
+    monkeypatch.setattr(parts, "compute_capability", lambda: 90)
+    check_cost((150, 300), width, 64, causal)
+    after = linear.cost(1, 1, 150, 300, width, causal=causal, dtype_bytes=2)
+    assert after != before
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="counted in the interpreter")
+@pytest.mark.usefixtures("on_a_hopper")
+def test_only_the_forward_pass_has_the_tiles_of_a_hopper():
+    inputs = tensors(150, 150, 64, dtype=torch.float16, grad=True)
+    with trace.recording() as traced:
+        linear.attention(*inputs, causal=True).sum().backward()
+    slices = {launch.kernel: launch.grid[1] for launch in traced.launches}
+    assert slices["linear_fwd"] == 1 and slices["linear_dq"] == slices["linear_dv"] == 2
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_both_passes_cut_parts_into_whole_chunks(capability, monkeypatch):
+    monkeypatch.setattr(parts, "compute_capability", lambda: capability)
+    for width, dtype_bytes, chunk in itertools.product(
+        (16, 64, 100, 128, 256), (2, 4), (1, 32, 64)
+    ):
+        forward = linear.tiles_for(1, 4, 1000, 900, width, width, chunk, dtype_bytes)
+        backward = linear.of_backward(forward, width, width, dtype_bytes)
+        assert forward.PART == backward.PART
+        assert not forward.PART % forward.BLOCK and not forward.PART % backward.BLOCK
+        slices = linear.slices_of(width, width, dtype_bytes)
+        assert slices * min(forward.SLICE, backward.SLICE) >= width
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="counted in the interpreter")

@@ -63,14 +63,22 @@ def test_a_tile_that_computes_something_else_is_named(monkeypatch):
 
 def test_a_tile_that_is_chosen_is_the_one_that_is_launched():
     pytest.importorskip("triton")
+    torch = pytest.importorskip("torch")
+    from attncourse import kernels, trace
     from attncourse.kernels import flash, linear, window
 
     with tiles.chosen("flash", Tile(16, 32, 2, 1)):
         options = {"num_warps": 2, "num_stages": 1}
         assert flash.tile_sizes(64, 64, 64, 2, backward=True) == (16, 32, options)
     with tiles.chosen("window", Tile(16, 32, 2, 1)):
-        assert window.tiling(64, 2) == (16, 32, options)
+        assert window.tile_sizes(128, 2) == (16, 32, options)
+        assert window.tile_sizes(128, 2, backward=True) == (16, 32, options)
+        if kernels.INTERPRETED:  # and so in a launch
+            inputs = [torch.ones(1, 1, 40, 16)] * 3
+            traced = trace.record(window.attention, *inputs, window=4)
+            assert traced.launches[0].grid == (3, 1, 1)
     with tiles.chosen("linear", Tile(16, 32, 2, 1)):
         found = linear.tiles_for(1, 1, 64, 64, 64, 64, 64, 2)
         assert (found.BLOCK, found.SLICE, found.options) == (16, 32, options)
+        assert linear.of_backward(found, 64, 64, 2) == found
     assert flash.tile_sizes(64, 64, 64, 2)[0] == 64

@@ -15,6 +15,7 @@ from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_tensors,
     finite,
+    is_hopper,
     key_tiles,
     load_tile,
     nonzero,
@@ -82,14 +83,15 @@ def tile_sizes(
     A kernel is compiled for its tile, whose sides must be powers of two and at least 16. So the
     knobs, which others call BLOCK_M and BLOCK_N, are rounded up to such sizes, and cut to what fits
     on chip: see `tiling`. The backward pass keeps two sums there instead of one, and four operands
-    instead of three.
+    instead of three; from 65 to 128 wide it takes twice the queries on a Hopper, where that was
+    measured to be faster, though a few registers spill.
     """
     if dtype_bytes == 4:  # exact float32 has no tensor cores: operands sit in registers
         most = (32, 32, 8, 2) if width <= 64 else (16, 16, 8, 1)
     elif width <= 64:
         most = (64, 64, 4, 3) if backward else (128, 64, 4, 3)
     elif width <= 128:
-        most = (32, 64, 4, 2) if backward else (64, 64, 4, 3)
+        most = (64 if is_hopper() else 32, 64, 4, 2) if backward else (64, 64, 4, 3)
     else:
         most = (64, 16, 8, 2) if backward else (64, 16, 4, 2)
     most_q, most_k, num_warps, num_stages = most

@@ -22,6 +22,7 @@ from attncourse.kernels._parts.linear_tiles import (
     features,
     load_tops,
     load_totals,
+    of_backward,
     precision,
     relative,
     row_strides,
@@ -252,6 +253,7 @@ class _LinearAttention(torch.autograd.Function):
         tiles, causal, flags = ctx.knobs
         B, H, Tq, D = q.shape
         Tk, Dv = v.shape[2:]
+        tiles = of_backward(tiles, D, Dv, q.element_size())
         BLOCK, PART = tiles.BLOCK, tiles.PART
         lead, offset, n_parts = cut(Tq, Tk, PART, causal)
         n_query_parts = triton.cdiv(Tq, PART)

@@ -68,6 +68,19 @@ def attention(
         return _WindowAttention.apply(q, k, v, window, dilation, causal, scale)
 
 
+def tile_sizes(
+    width: int, dtype_bytes: int, *, backward: bool = False
+) -> tuple[int, int, dict[str, int]]:
+    """Return BLOCK_Q, BLOCK_K and the options of the launch, as `tiling` does.
+
+    Few keys are in a window, and tiles of half as many, in programs of 4 warps, are faster than 8
+    warps, as an H200 measured. The backward pass keeps more on chip, and its tile.
+    """
+    if not backward and dtype_bytes == 2 and 64 < width <= 128:
+        return 64, 32, {"num_warps": 4, "num_stages": 3}
+    return tiling(width, dtype_bytes)
+
+
 @triton.jit
 def _residue_class(residue, dilation, Tq, Tk):
     """The keys residue, residue + dilation, ... and the queries that see them.
@@ -297,7 +310,7 @@ class _WindowAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, window, dilation, causal, scale):
         B, H, Tq, D = q.shape
         Tk, Dv = v.shape[2:]
-        BLOCK_Q, BLOCK_K, options = tiling(max(D, Dv), q.element_size())
+        BLOCK_Q, BLOCK_K, options = tile_sizes(max(D, Dv), q.element_size())
         out = q.new_empty(B, H, Tq, Dv)
         lse = q.new_empty(B, H, Tq, dtype=torch.float32)
         grid = (_blocks(Tq, dilation, BLOCK_Q), H * dilation, B)
@@ -318,7 +331,7 @@ class _WindowAttention(torch.autograd.Function):
         window, dilation, causal, scale = ctx.knobs
         B, H, Tq, D = q.shape
         Tk, Dv = v.shape[2:]
-        BLOCK_Q, BLOCK_K, options = tiling(max(D, Dv), q.element_size())
+        BLOCK_Q, BLOCK_K, options = tile_sizes(max(D, Dv), q.element_size(), backward=True)
         inputs = q, k, v, grad_out, lse, row_delta(out, grad_out)
         strides = [tensor.stride() for tensor in inputs[:5]]
         settings = (
@@ -362,7 +375,7 @@ def cost(
     window = check_count("window.cost", "window", window)
     dilation = check_count("window.cost", "dilation", dilation, least=1)
     causal = check_flag("window.cost", "causal", causal)
-    BLOCK_Q, BLOCK_K, _ = tiling(D, dtype_bytes)
+    BLOCK_Q, BLOCK_K, _ = tile_sizes(D, dtype_bytes)
     after = 0 if causal else window
     tiles = loaded = 0
     for residue in range(min(dilation, Tk)):  # the other classes hold no keys

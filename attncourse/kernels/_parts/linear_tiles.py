@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from attncourse.kernels._parts.tiles import finite, nonzero, padded
+from attncourse.kernels._parts.tiles import finite, is_hopper, nonzero, padded
 
 PROGRAMS = 512  # enough to keep the 132 multiprocessors of an H100 busy
 MAX_SLICES = 16  # of one head: 256 columns, the most that there are, in slices of 16
@@ -103,14 +103,26 @@ def tiles_for(B, H, Tq, Tk, D, Dv, chunk, dtype_bytes, *, fading=False) -> Tiles
     return Tiles(BLOCK, BLOCK * max(least, triton.cdiv(chunks, parts)), SLICE, options)
 
 
-def largest_block(width: int, dtype_bytes: int, fading: bool) -> tuple[int, int, dict[str, int]]:
+def of_backward(forward: Tiles, D: int, Dv: int, dtype_bytes: int) -> Tiles:
+    """Return the sizes of the backward pass: the same parts, for it reads the states of each."""
+    BLOCK, SLICE, options = largest_block(max(D, Dv), dtype_bytes, False, backward=True)
+    return Tiles(min(BLOCK, forward.BLOCK), forward.PART, SLICE, options)
+
+
+def largest_block(
+    width: int, dtype_bytes: int, fading: bool, *, backward: bool = False
+) -> tuple[int, int, dict[str, int]]:
     """Return the most tokens of a chunk, the columns of a slice, and the options of the launch.
 
     As in `tiling`, nothing spills at these sizes, but for float32 wider than 128, or than 64 if
-    `fading`, which keeps the exponents of a chunk beside its scores.
+    `fading`, which keeps the exponents of a chunk beside its scores. On a Hopper the forward pass
+    takes what was measured to be faster; causal and wider than 64 it spills too.
     """
+    timed = is_hopper() and dtype_bytes == 2 and not fading and not backward
     if dtype_bytes == 4:
         sizes = (32, 32, 8, 1) if width <= 64 and not fading else (16, 16, 8, 1)
+    elif timed and width <= 128:
+        sizes = (64, 64, 4, 3) if width <= 64 else (64, 32, 4, 2)
     elif width <= 64:
         sizes = (32 if fading else 64, 32, 4, 2)
     elif width <= 128:
@@ -129,8 +141,11 @@ def slice_of_dv(SLICE: int, Dv: int, dtype_bytes: int) -> int:
 def slices_of(D: int, Dv: int, dtype_bytes: int, *, fading: bool = False) -> int:
     """Return the most programs that share a part of one head: slices of D or Dv columns."""
     width = max(D, Dv)
-    least = slice_of_dv(largest_block(width, dtype_bytes, fading)[1], width, dtype_bytes)
-    return triton.cdiv(width, least)
+    SLICE = min(
+        largest_block(width, dtype_bytes, fading, backward=backward)[1]
+        for backward in (False, True)
+    )
+    return triton.cdiv(width, slice_of_dv(SLICE, width, dtype_bytes))
 
 
 def cut(Tq: int, Tk: int, PART: int, causal: bool) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """What the kernels share: loading, storing and joining tiles, their sizes, checks at launch."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -160,6 +161,27 @@ def row_delta(out: torch.Tensor, grad_out: torch.Tensor) -> torch.Tensor:
 def padded(width: int) -> int:
     """Return the width of a tile that holds `width` numbers: a power of two, at least 16."""
     return max(16, triton.next_power_of_2(width))
+
+
+def is_hopper() -> bool:
+    """Say whether the current GPU is an H100 or H200, on which tiles were timed.
+
+    Compiled for an A100 or an RTX 50, most of those that won there spill far more.
+    """
+    return compute_capability() // 10 == 9
+
+
+def compute_capability() -> int:
+    """Return that of the current GPU, 90 of an H100; 0 where there is none or none is used."""
+    if INTERPRETED or not torch.cuda.is_available():
+        return 0
+    return _capability_of(torch.cuda.current_device())
+
+
+@functools.cache
+def _capability_of(device: int) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def tiling(width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
