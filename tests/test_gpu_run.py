@@ -1,6 +1,9 @@
 """`attncourse gpu-run`, rehearsed on the CPU: its limits, a kill, a machine that starts bare."""
 
+import argparse
 import base64
+import functools
+import heapq
 import json
 import os
 import signal
@@ -13,7 +16,9 @@ import pytest
 pytest.importorskip("triton")
 
 from attncourse import cli
-from attncourse.gpu_run import chapter, command, lines, rehearsal, summary, tuning
+from attncourse.bench import jobs
+from attncourse.bench.settings import DEFAULTS, Point
+from attncourse.gpu_run import chapter, command, compiling, lines, rehearsal, summary, tuning
 
 # What a bare machine with torch, triton, numpy and pytest has not.
 LACKING = (
@@ -165,6 +170,116 @@ def test_a_failing_part_does_not_stop_the_next(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == said
 
 
+def write_notebook(path, *cells):
+    """Write a notebook of code cells, as the build does."""
+    nbformat = pytest.importorskip("nbformat")
+    cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def test_chapters_are_executed_what_times_a_gpu_first_and_alone(tmp_path):
+    notebooks = tmp_path / "notebooks"
+    notebooks.mkdir()
+    write_notebook(notebooks / "01_plain.ipynb", "print('no clock')")
+    timed = "print('bench.show_gpu(' + str(2 * 3))"  # enough to be taken for one that does
+    write_notebook(notebooks / "02_timed.ipynb", timed, "1")
+    process = start(tmp_path, "--parts", "chapters", "--notebooks", str(notebooks))
+    said, complaints = process.communicate(timeout=120)
+    assert process.returncode == 0, complaints + said
+    found = list(lines.read(tmp_path / "out" / "chapters.jsonl"))
+    names = [line["chapter"] for line in found]
+    assert names == ["02_timed"] * 4 + ["01_plain"] * 3
+    assert found[1]["text"] == "bench.show_gpu(6\n" and "text" not in found[2]
+    assert "- 02_timed: " in said and "had no turn" not in said
+
+
+def test_chapters_that_had_no_turn_are_named(tmp_path, monkeypatch):
+    for name in ("01_plain", "02_timed"):
+        write_notebook(tmp_path / f"{name}.ipynb", f"'{name}'; bench.show_gpu('flash')")
+    arguments = argparse.Namespace(notebooks=tmp_path, workers=2)
+    monkeypatch.setattr(command, "_within", lambda *_: "out of time")
+    assert command._chapters(arguments, tmp_path, time.monotonic()) == "out of time"
+    assert summary.of(tmp_path).endswith("- had no turn: 01_plain, 02_timed")
+    lines.add(tmp_path / "chapters.jsonl", chapter="01_plain", begins=True)
+    assert summary.of(tmp_path).endswith("- had no turn: 02_timed")
+
+
+def names_of_timed():
+    """Return the stems of the chapters whose sources time a GPU."""
+    sources = (command.ROOT / "notebooks" / "_source").glob("*.py")
+    code = {
+        path.stem: "".join(line for line in path.open(encoding="utf-8") if line[0] != "#")
+        for path in sources
+    }
+    return {stem for stem, text in code.items() if chapter.TIMES_A_GPU.search(text)}
+
+
+def test_which_chapters_time_a_gpu_follows_from_their_cells():
+    built = (command.ROOT / "notebooks").glob("*.ipynb")
+    timed = {path.stem for path in built if chapter.times_a_gpu(path)}
+    assert timed == names_of_timed() >= {"05_sparse_tiles", "07_linear", "09_flash"}
+    assert {stem[:2] for stem in timed} >= {"04", "07", "09", "13"}
+
+
+# Seconds on a GPU's host, by a run on an H200: a measurement, and a kernel that is compiled first.
+MEASURING, COMPILING = 0.15, 1.7
+STARTING = 10  # seconds until a process has torch, and the GPU has it
+
+
+def test_all_chapters_fit_their_limit():
+    """By tests/durations.json, of a machine of two cores; one with a GPU takes about half of that.
+
+    Chapter 13 compiles its ten kernels anew, in float32; those of the others the bench compiled.
+    """
+    known = json.loads((command.ROOT / "tests" / "durations.json").read_text(encoding="utf-8"))
+    seconds = {
+        path.removeprefix("notebooks/").removesuffix(".ipynb"): lasts / 2
+        for path, lasts in known.items()
+        if path.startswith("notebooks/")
+    }
+    timed, limit = names_of_timed(), command.LIMITS["chapters"]
+    assert timed < set(seconds)
+    measured = 15 * len(timed) + 40  # a table's calls; ten mechanisms at four lengths
+    alone = sum(seconds[name] for name in timed) + MEASURING * measured + COMPILING * 10
+    assert alone < (1 - command.BESIDE) * limit - command.GRACE
+    workers = [0.0] * 8
+    for name in sorted(set(seconds) - timed):
+        heapq.heapreplace(workers, workers[0] + seconds[name])
+    assert max(workers) < command.BESIDE * limit - command.GRACE
+
+
+@pytest.mark.parametrize("limits", [command.LIMITS, command.LIMITS_WITHOUT_CHAPTERS])
+def test_the_whole_bench_fits_its_limit(limits):
+    """A minute is left to peers that compile for seconds, as in tests/test_bench.py."""
+    measurements = len(list(jobs.sweep(DEFAULTS["gpu"])))
+    each_compiles = COMPILING * -(-len(compiling.kernels(DEFAULTS["gpu"])) // 8)
+    assert STARTING + each_compiles < command.COMPILING - command.GRACE
+    bench = STARTING + each_compiles + STARTING + MEASURING * measurements + 60
+    assert bench < limits["bench"] - command.GRACE
+
+
+def test_each_kernel_of_the_bench_is_compiled_by_one_worker(monkeypatch):
+    compiled = []
+
+    def pretended(setting):
+        for width in (64, 128):
+            for name in ("flash", "window", "flash"):
+                point = Point(4096, width, 16)
+                call = functools.partial(compiled.append, (name, width))
+                prepare = functools.partial(broken if name == "window" else tuple, (call, (), {}))
+                yield jobs.Job(name, "Triton", point, {}, prepare, int, None)
+                yield jobs.Job(name, "a peer", point, {}, broken, int, None)
+
+    def broken(*_):
+        raise RuntimeError("does not compile")
+
+    monkeypatch.setattr(compiling.jobs, "sweep", pretended)
+    monkeypatch.setattr(compiling.measuring, "is_lost", lambda: False)
+    assert [compiling.compile_part(DEFAULTS["gpu"], worker, 3) for worker in range(3)] == [1, 0, 1]
+    assert compiled == [("flash", 64), ("flash", 128)]
+
+
 @pytest.mark.parametrize("limits", [command.LIMITS, command.LIMITS_WITHOUT_CHAPTERS])
 def test_the_parts_fit_nine_minutes(limits):
     assert sum(limits.values()) == 60 * command.MINUTES == 540
@@ -190,23 +305,21 @@ def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):
     assert "--rehearse" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_a_chapter_keeps_times_prints_and_pictures_of_cells_that_measure(tmp_path):
-    nbformat = pytest.importorskip("nbformat")
+def test_a_chapter_keeps_times_all_pictures_and_what_cells_that_measure_print(tmp_path):
     pytest.importorskip("matplotlib")
     picture = (
-        "import matplotlib.pyplot as torch_times\n%matplotlib inline\n"
-        "torch_times.plot([1, 2]); torch_times.show()"
+        "import matplotlib.pyplot as plt\n%matplotlib inline\n"
+        "print('drawn'); plt.plot([1, 2]); plt.show()"
     )
-    cells = ["print('prose')", "import torch; print('measured')", picture, "measure.nothing", "1"]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    path = tmp_path / "04_toy.ipynb"
-    nbformat.write(notebook, path)
+    cells = ["print('prose')", "import torch; print('measured')", picture, "show_gpu('flash')", "1"]
+    path = write_notebook(tmp_path / "04_toy.ipynb", *cells)
     before = path.read_bytes()
     assert chapter.run(path, tmp_path) == 1
     assert path.read_bytes() == before
     _, prose, measured, drawn, failed = lines.read(tmp_path / "chapters.jsonl")
     assert prose["seconds"] >= 0 and "text" not in prose and measured["text"] == "measured\n"
     assert base64.b64decode(drawn["pictures"][0]["image/png"]).startswith(b"\x89PNG")
+    assert "text" not in drawn
     assert "NameError" in failed["failed"] and failed["cell"] == 3
     lines.add(tmp_path / "run.jsonl", part="chapters")
     assert "- 04_toy: cell 3 failed: NameError" in summary.of(tmp_path)

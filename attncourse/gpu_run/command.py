@@ -15,19 +15,20 @@ from pathlib import Path
 
 import attncourse
 from attncourse import house
-from attncourse.gpu_run import summary
+from attncourse.gpu_run import chapter, summary
 from attncourse.gpu_run.lines import add
 
 ROOT = Path(attncourse.__file__).parents[1]
 MINUTES = 9.0
 # Seconds of nine minutes; without Jupyter's parts the chapters' go to the bench and the tiles. What
-# a part leaves over, the next ones have.
-LIMITS = {"tests": 120.0, "bench": 280.0, "tiles": 40.0, "chapters": 100.0}
-LIMITS_WITHOUT_CHAPTERS = {"tests": 120.0, "bench": 360.0, "tiles": 60.0}
+# a part leaves over, the next ones have. The tests estimate that bench and chapters fit.
+LIMITS = {"tests": 120.0, "bench": 220.0, "tiles": 60.0, "chapters": 140.0}
+LIMITS_WITHOUT_CHAPTERS = {"tests": 120.0, "bench": 300.0, "tiles": 120.0}
+COMPILING = 60.0  # of the bench's seconds, at most: several processes compile its kernels before
+BESIDE = 0.25  # the share of the chapters' time that is kept for those that time nothing
 GRACE = 5.0  # seconds, within the limit, to end in good order
 LOST = 75  # the status of a worker to which the GPU no longer answers: the next begins anew
 JUPYTER = ("nbclient", "nbformat", "ipykernel", "ipywidgets", "matplotlib", "seaborn")
-SHOW_A_GPU = ("04", "07", "09", "10", "13")  # chapters with cells that time kernels: one at a time
 
 
 def add_parsers(subparsers: argparse._SubParsersAction) -> None:
@@ -122,11 +123,20 @@ def _tests(args: argparse.Namespace, out: Path, deadline: float) -> str:
 
 
 def _bench(args: argparse.Namespace, out: Path, deadline: float) -> str:
-    module, sizes = "attncourse.cli", []
+    module, compiling, sizes = "attncourse.cli", ["attncourse.gpu_run.compiling"], []
     if args.rehearse:
         from attncourse.gpu_run import rehearsal
 
         module, sizes = "attncourse.gpu_run.rehearsal", rehearsal.BENCH
+        compiling = [module, "compiling"]
+    # One process would compile for minutes while the GPU waits.
+    limit = COMPILING * (deadline - time.monotonic()) / LIMITS["bench"]
+    commands = [
+        [sys.executable, "-m", *compiling, str(worker), str(args.workers)]
+        for worker in range(args.workers)
+    ]
+    compiled = _within(time.monotonic() + limit, out / "run.log", commands, args.workers)
+    add(out / "run.jsonl", part="bench", compiling=compiled)
     minutes = max(0.0, deadline - GRACE - time.monotonic()) / 60
     command = [
         sys.executable, "-m", module, "bench", "--gpu", "--minutes", f"{minutes:.3f}",
@@ -142,16 +152,19 @@ def _tiles(args: argparse.Namespace, out: Path, deadline: float) -> str:
 
 
 def _chapters(args: argparse.Namespace, out: Path, deadline: float) -> str:
+    """Execute those that time a GPU one by one, then the rest, several at once."""
     paths = sorted(args.notebooks.resolve().glob("*.ipynb"))
-    showing = [path for path in paths if path.name[:2] in SHOW_A_GPU]
-    rest = [path for path in paths if path not in showing]
+    alone = [path for path in paths if chapter.times_a_gpu(path)]
+    beside = [path for path in paths if path not in alone]
+    add(out / "run.jsonl", part="chapters", chapters=[path.stem for path in (*alone, *beside)])
+    kept = BESIDE * (deadline - time.monotonic()) if beside else 0.0
     ended = "done"
-    for some, at_once in ((showing, 1), (rest, args.workers)):
+    for some, at_once, until in ((alone, 1, deadline - kept), (beside, args.workers, deadline)):
         commands = [
             [sys.executable, "-m", "attncourse.gpu_run.chapter", str(path), str(out)]
             for path in some
         ]
-        said = _within(deadline, out / "run.log", commands, at_once)
+        said = _within(until, out / "run.log", commands, at_once)
         ended = said if said != "done" else ended
     return ended
 
