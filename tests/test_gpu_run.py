@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 
@@ -18,7 +19,16 @@ pytest.importorskip("triton")
 from attncourse import cli
 from attncourse.bench import jobs
 from attncourse.bench.settings import DEFAULTS, Point
-from attncourse.gpu_run import chapter, command, compiling, lines, rehearsal, summary, tuning
+from attncourse.gpu_run import (
+    chapter,
+    command,
+    compiling,
+    lines,
+    rehearsal,
+    summary,
+    tuning,
+    wheels,
+)
 
 # What a bare machine with torch, triton, numpy and pytest has not.
 LACKING = (
@@ -68,6 +78,8 @@ def test_a_rehearsal_does_every_part_with_nothing_but_torch_triton_numpy_and_pyt
     }
     assert ended.pop("chapters").startswith("left out: it needs nbclient, nbformat")
     assert ended == {"tests": "done", "bench": "done", "tiles": "done"}
+    told = list(lines.read(out / "run.jsonl"))
+    assert [line["compiling"] for line in told if "compiling" in line] == ["done"]
     tests = list(lines.read(out / "tests.jsonl"))
     outcomes = [line for line in tests if "outcome" in line]
     assert len({line["test"] for line in outcomes}) == len(outcomes) > 20  # none was run twice
@@ -293,10 +305,74 @@ def test_all_tests_of_kernels_and_all_that_need_a_gpu_are_tried():
 
 
 def test_chapters_alone_need_jupyter(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "JUPYTER", ("no_such_package",))
+    monkeypatch.setattr(wheels, "JUPYTER", ("no_such_package",))
     arguments = ["gpu-run", "--rehearse", "--out", str(tmp_path), "--parts", "chapters"]
-    assert cli.main(arguments) == 0
-    assert "- chapters: left out: it needs no_such_package" in capsys.readouterr().out
+    assert cli.main([*arguments, "--wheels", "nowhere"]) == 0
+    said = capsys.readouterr().out
+    why = "there is no folder of wheels nowhere, which `attncourse gpu-run --pack nowhere` makes"
+    assert f"- chapters: left out: it needs no_such_package; {why}" in said
+
+
+def write_wheel(folder, name):
+    """Write a wheel of one empty module."""
+    folder.mkdir(exist_ok=True)
+    about = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{about}/RECORD", f"{name}.py,,\n{about}/RECORD,,\n")
+
+
+def test_wheels_that_travelled_along_bring_the_chapters(tmp_path, monkeypatch):
+    pytest.importorskip("pip")
+    folder, out = tmp_path / "wheels", tmp_path / "out"
+    write_wheel(folder, "tiny_wheel")
+    write_wheel(folder, "pytest")  # the machine has its own
+    seen = []
+
+    def chapters(args, out, deadline):
+        code = "import tiny_wheel, pytest; print(tiny_wheel.__file__, pytest.__version__)"
+        assert command._within(deadline, out / "log", [[sys.executable, "-c", code]]) == "done"
+        seen.extend((out / "log").read_text().split())
+        return "done"
+
+    monkeypatch.setattr(wheels, "JUPYTER", ("tiny_wheel",))
+    monkeypatch.setattr(command, "PARTS", {"chapters": chapters})
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    arguments = ["gpu-run", "--rehearse", "--out", str(out), "--parts", "chapters"]
+    assert cli.main([*arguments, "--wheels", str(folder)]) == 0
+    assert seen == [str(out / "packages" / "tiny_wheel.py"), pytest.__version__]
+    assert not (out / "packages" / "pytest.py").exists()
+
+
+def test_wheels_that_do_not_fit_are_told(tmp_path):
+    pytest.importorskip("pip")
+    write_wheel(tmp_path / "wheels", "tiny_wheel")
+    (wheel,) = (tmp_path / "wheels").iterdir()
+    wheel.rename(wheel.with_name("tiny_wheel-1.0-cp27-cp27m-win32.whl"))
+    said = wheels.install(tmp_path / "wheels", tmp_path / "packages")
+    assert "do not fit here: " in said and "tiny_wheel" in said.partition("here: ")[2]
+    assert str(tmp_path / "packages") not in sys.path
+
+
+def test_packing_asks_for_the_machine_and_leaves_out_what_it_has(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def pip(command, **how):
+        asked.extend(command)
+        write_wheel(tmp_path, "numpy")
+        write_wheel(tmp_path, "tiny_wheel")
+
+    monkeypatch.setattr(wheels.subprocess, "run", pip)
+    assert cli.main(["gpu-run", "--pack", str(tmp_path), "--python", "3.13"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny_wheel-1.0-py3-none-any.whl"]
+    assert asked[asked.index("--python-version") + 1] == "3.13"
+    assert {*wheels.JUPYTER, "hypothesis", "--only-binary=:all:", "--constraint"} <= set(asked)
+    assert "1 wheels for Python 3.13, 0 MiB" in capsys.readouterr().out
 
 
 def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import attncourse
 from attncourse import house
-from attncourse.gpu_run import chapter, summary
+from attncourse.gpu_run import chapter, summary, wheels
 from attncourse.gpu_run.lines import add
 
 ROOT = Path(attncourse.__file__).parents[1]
@@ -28,7 +28,6 @@ COMPILING = 60.0  # of the bench's seconds, at most: several processes compile i
 BESIDE = 0.25  # the share of the chapters' time that is kept for those that time nothing
 GRACE = 5.0  # seconds, within the limit, to end in good order
 LOST = 75  # the status of a worker to which the GPU no longer answers: the next begins anew
-JUPYTER = ("nbclient", "nbformat", "ipykernel", "ipywidgets", "matplotlib", "seaborn")
 
 
 def add_parsers(subparsers: argparse._SubParsersAction) -> None:
@@ -46,6 +45,18 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         help="on the CPU, in Triton's interpreter, at tiny sizes: do all parts do their work here?",
     )  # fmt: skip
     parser.add_argument("--summary", action="store_true", help="only say what --out holds")
+    parser.add_argument(
+        "--wheels", type=Path, default=Path("gpu-wheels"), metavar="FOLDER",
+        help="from which the run takes what the chapters need and this machine lacks; %(default)s",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pack", type=Path, metavar="FOLDER",
+        help="only download these wheels, for --python on Linux; copy the folder to the machine",
+    )  # fmt: skip
+    parser.add_argument(
+        "--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", metavar="X.Y",
+        help="that machine's version; %(default)s",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -59,6 +70,13 @@ def run(args: argparse.Namespace) -> int:
     if args.summary:
         print(summary.of(out))
         return 0
+    if args.pack:
+        try:
+            print(wheels.pack(args.pack, args.python))
+        except subprocess.CalledProcessError as error:
+            print(f"gpu-run: {error.stderr.strip()}", file=sys.stderr)
+            return 1
+        return 0
     if not args.rehearse and not _has_cuda():
         print(
             "gpu-run: torch finds no CUDA device here. `attncourse gpu-run --rehearse` tries "
@@ -67,13 +85,19 @@ def run(args: argparse.Namespace) -> int:
         )
         return 1
     out.mkdir(parents=True, exist_ok=True)
-    missing = [name for name in JUPYTER if importlib.util.find_spec(name) is None]
+    end = time.monotonic() + 60 * args.minutes
+    missing, said = _missing(), ""
+    if missing and "chapters" in (args.parts or LIMITS):
+        said = wheels.install(args.wheels, out / "packages")
+        print(f"wheels: {said}", file=sys.stderr)
+        missing = _missing()
     limits = LIMITS_WITHOUT_CHAPTERS if missing else LIMITS
     chosen = [part for part in args.parts or limits if part in limits]
     for part in set(args.parts or LIMITS) - set(chosen):
-        add(out / "run.jsonl", part=part, ended=f"left out: it needs {', '.join(missing)}")
-    share = 60 * args.minutes / max(1.0, sum(limits[part] for part in chosen))
+        why = f"left out: it needs {', '.join(missing)}; {said}"
+        add(out / "run.jsonl", part=part, ended=why)
     deadline, status = time.monotonic(), 0
+    share = (end - deadline) / max(1.0, sum(limits[part] for part in chosen))
     for part in chosen:
         deadline += share * limits[part]
         began = time.monotonic()
@@ -90,6 +114,10 @@ def run(args: argparse.Namespace) -> int:
     (out / "summary.md").write_text(text + "\n", encoding="utf-8")
     print(text)
     return int(status)
+
+
+def _missing() -> list[str]:
+    return [name for name in wheels.JUPYTER if importlib.util.find_spec(name) is None]
 
 
 def test_files() -> list[Path]:
