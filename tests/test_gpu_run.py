@@ -69,7 +69,7 @@ def record_in(folder, kind):
 
 @pytest.mark.nightly  # by day the one that is killed midway
 def test_a_rehearsal_does_every_part_with_nothing_but_torch_triton_numpy_and_pytest(tmp_path):
-    process = start(tmp_path, bare=True)
+    process = start(tmp_path, "--wheels", str(tmp_path / "none"), bare=True)
     said, complaints = process.communicate(timeout=250)
     assert process.returncode == 0, complaints + said
     out = tmp_path / "out"
