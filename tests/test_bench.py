@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from attncourse import bench, cli, measure
+from attncourse import bench, cli, measure, units
 from attncourse.bench import (
     jobs,
     measuring,
@@ -20,6 +20,7 @@ from attncourse.bench import (
     store,
 )
 from attncourse.catalogue import MECHANISMS
+from attncourse.cost import DEVICES
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="SDPA is torch's"
@@ -234,8 +235,9 @@ def test_show_gpu_shows_the_record_with_machine_and_date(monkeypatch, capsys):
     text = capsys.readouterr().out
     assert "Some GPU, recorded on 2026-05-04, commit 0123456789ab" in text
     row = next(line for line in text.splitlines() if "window, Triton" in line)
-    assert row.split() == "4096 window, Triton 1 ms 1 ms to 2 ms 5 1.0 MiB".split()
+    assert row.split() == "4096 window, Triton – 1 ms 50% – 1.0 MiB".split()
     assert "other" not in text and "does not hide the launch" in text
+    assert "the peaks of this GPU are unknown" in text
     record["measurements"] = [
         measured | {"mode": "forward", "seconds": dict.fromkeys(("median", "low", "high"), 123e-6)
                     | {"repeats": 20}, "peak_bytes": 1000 * 2**20},
@@ -244,8 +246,60 @@ def test_show_gpu_shows_the_record_with_machine_and_date(monkeypatch, capsys):
     ]  # fmt: skip
     bench.show_gpu("window")
     text = capsys.readouterr().out
-    assert max(map(len, text.splitlines())) <= 80 and "skipped: too long" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "full, SDPA: skipped: too long (n = 16384)" in text
     assert "launch" not in text
+
+
+def test_show_gpu_sets_time_and_memory_beside_what_cost_predicts(monkeypatch, capsys):
+    cost = MECHANISMS["window"].reference.cost(1, 16, 4096, 4096, 64, window=64, dtype_bytes=2)
+    row = {
+        "mechanism": "window",
+        "implementation": "FlashAttention-2, local",
+        "n": 131072,
+        "mode": "forward",
+        "seconds": {"median": 0.0123, "low": 0.0123, "high": 0.0123, "repeats": 5},
+        "peak_bytes": 1000 * 2**20,
+    }
+    own = row | {"implementation": "Triton", "predicted": dataclasses.asdict(cost)}
+    skipped = {key: own[key] for key in own if key not in ("seconds", "peak_bytes")}
+    record = {
+        "machine": {"gpu": "NVIDIA H200"},
+        "commit": "0" * 40,
+        "date": "2026-05-04T03:02:01+00:00",
+        "settings": {"heads": 16, "width": 64, "dtype": "float16"},
+        "measurements": [row, own, skipped | {"mechanism": "full", "skipped": "too long"}],
+    }
+    monkeypatch.setattr(measuring, "has_cuda", lambda: False)
+    monkeypatch.setattr(store, "latest", lambda device, **wanted: record)
+    bench.show_gpu("window")
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    least = units.format_seconds(cost.seconds(DEVICES["H200"], "float16"))
+    predicted = f"{least} 12.3 ms 0% {units.format_bytes(cost.peak_bytes)} 1000.0 MiB"
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert f"131072 window, Triton {predicted}" in lines
+    assert "131072 window, FlashAttention-2, local – 12.3 ms 0% – 1000.0 MiB" in lines
+    not_run = f"{least} – – {units.format_bytes(cost.peak_bytes)} –"
+    assert f"131072 full, Triton {not_run}" in lines
+    assert "the peaks of an H200" in text
+
+
+def test_show_gpu_measures_now_what_does_not_compile_for_seconds(
+    monkeypatch, pretended_gpu, capsys
+):
+    monkeypatch.setattr(notebook, "SHOWN", notebook.SHOWN | {"heads": 1})
+    bench.show_gpu("window", lengths=[32])
+    text = capsys.readouterr().out
+    assert "H100 80GB HBM3, measured now" in text
+    cost = MECHANISMS["window"].kernel.cost(
+        1, 1, 32, 32, 64, **MECHANISMS["window"].values, dtype_bytes=2
+    )
+    row = next(line for line in text.splitlines() if "window, Triton" in line)
+    least = units.format_seconds(cost.seconds(DEVICES["H100 80 GB"], "float16"))
+    assert row.split()[3:5] == least.split()
+    assert units.format_bytes(cost.peak_bytes) in row
+    assert "dense mask" not in text and "full, SDPA" in text
 
 
 def test_the_commit_is_unknown_outside_a_checkout(monkeypatch, tmp_path):

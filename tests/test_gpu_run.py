@@ -1,20 +1,35 @@
 """`attncourse gpu-run`, rehearsed on the CPU: its limits, a kill, a machine that starts bare."""
 
+import argparse
 import base64
+import functools
+import heapq
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 
 pytest.importorskip("triton")
 
 from attncourse import cli
+from attncourse.bench import jobs
+from attncourse.bench.settings import DEFAULTS, Point
 from attncourse.bench.tiles import chosen
-from attncourse.gpu_run import chapter, command, lines, rehearsal, summary, tuning
+from attncourse.gpu_run import (
+    chapter,
+    command,
+    compiling,
+    lines,
+    rehearsal,
+    summary,
+    tuning,
+    wheels,
+)
 
 # What a bare machine with torch, triton, numpy and pytest has not.
 LACKING = (
@@ -65,7 +80,7 @@ def test_no_tile_of_linear_attention_is_cut_to_a_shorter_chunk():
 
 @pytest.mark.nightly  # by day the one that is killed midway
 def test_a_rehearsal_does_every_part_with_nothing_but_torch_triton_numpy_and_pytest(tmp_path):
-    process = start(tmp_path, bare=True)
+    process = start(tmp_path, "--wheels", str(tmp_path / "none"), bare=True)
     said, complaints = process.communicate(timeout=250)
     assert process.returncode == 0, complaints + said
     out = tmp_path / "out"
@@ -74,6 +89,8 @@ def test_a_rehearsal_does_every_part_with_nothing_but_torch_triton_numpy_and_pyt
     }
     assert ended.pop("chapters").startswith("left out: it needs nbclient, nbformat")
     assert ended == {"tests": "done", "bench": "done", "tiles": "done"}
+    told = list(lines.read(out / "run.jsonl"))
+    assert [line["compiling"] for line in told if "compiling" in line] == ["done"]
     tests = list(lines.read(out / "tests.jsonl"))
     outcomes = [line for line in tests if "outcome" in line]
     assert len({line["test"] for line in outcomes}) == len(outcomes) > 20  # none was run twice
@@ -176,6 +193,116 @@ def test_a_failing_part_does_not_stop_the_next(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == said
 
 
+def write_notebook(path, *cells):
+    """Write a notebook of code cells, as the build does."""
+    nbformat = pytest.importorskip("nbformat")
+    cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def test_chapters_are_executed_what_times_a_gpu_first_and_alone(tmp_path):
+    notebooks = tmp_path / "notebooks"
+    notebooks.mkdir()
+    write_notebook(notebooks / "01_plain.ipynb", "print('no clock')")
+    timed = "print('bench.show_gpu(' + str(2 * 3))"  # enough to be taken for one that does
+    write_notebook(notebooks / "02_timed.ipynb", timed, "1")
+    process = start(tmp_path, "--parts", "chapters", "--notebooks", str(notebooks))
+    said, complaints = process.communicate(timeout=120)
+    assert process.returncode == 0, complaints + said
+    found = list(lines.read(tmp_path / "out" / "chapters.jsonl"))
+    names = [line["chapter"] for line in found]
+    assert names == ["02_timed"] * 4 + ["01_plain"] * 3
+    assert found[1]["text"] == "bench.show_gpu(6\n" and "text" not in found[2]
+    assert "- 02_timed: " in said and "had no turn" not in said
+
+
+def test_chapters_that_had_no_turn_are_named(tmp_path, monkeypatch):
+    for name in ("01_plain", "02_timed"):
+        write_notebook(tmp_path / f"{name}.ipynb", f"'{name}'; bench.show_gpu('flash')")
+    arguments = argparse.Namespace(notebooks=tmp_path, workers=2)
+    monkeypatch.setattr(command, "_within", lambda *_: "out of time")
+    assert command._chapters(arguments, tmp_path, time.monotonic()) == "out of time"
+    assert summary.of(tmp_path).endswith("- had no turn: 01_plain, 02_timed")
+    lines.add(tmp_path / "chapters.jsonl", chapter="01_plain", begins=True)
+    assert summary.of(tmp_path).endswith("- had no turn: 02_timed")
+
+
+def names_of_timed():
+    """Return the stems of the chapters whose sources time a GPU."""
+    sources = (command.ROOT / "notebooks" / "_source").glob("*.py")
+    code = {
+        path.stem: "".join(line for line in path.open(encoding="utf-8") if line[0] != "#")
+        for path in sources
+    }
+    return {stem for stem, text in code.items() if chapter.TIMES_A_GPU.search(text)}
+
+
+def test_which_chapters_time_a_gpu_follows_from_their_cells():
+    built = (command.ROOT / "notebooks").glob("*.ipynb")
+    timed = {path.stem for path in built if chapter.times_a_gpu(path)}
+    assert timed == names_of_timed() >= {"05_sparse_tiles", "07_linear", "09_flash"}
+    assert {stem[:2] for stem in timed} >= {"04", "07", "09", "13"}
+
+
+# Seconds on a GPU's host, by a run on an H200: a measurement, and a kernel that is compiled first.
+MEASURING, COMPILING = 0.15, 1.7
+STARTING = 10  # seconds until a process has torch, and the GPU has it
+
+
+def test_all_chapters_fit_their_limit():
+    """By tests/durations.json, of a machine of two cores; one with a GPU takes about half of that.
+
+    Chapter 13 compiles its ten kernels anew, in float32; those of the others the bench compiled.
+    """
+    known = json.loads((command.ROOT / "tests" / "durations.json").read_text(encoding="utf-8"))
+    seconds = {
+        path.removeprefix("notebooks/").removesuffix(".ipynb"): lasts / 2
+        for path, lasts in known.items()
+        if path.startswith("notebooks/")
+    }
+    timed, limit = names_of_timed(), command.LIMITS["chapters"]
+    assert timed < set(seconds)
+    measured = 15 * len(timed) + 40  # a table's calls; ten mechanisms at four lengths
+    alone = sum(seconds[name] for name in timed) + MEASURING * measured + COMPILING * 10
+    assert alone < (1 - command.BESIDE) * limit - command.GRACE
+    workers = [0.0] * 8
+    for name in sorted(set(seconds) - timed):
+        heapq.heapreplace(workers, workers[0] + seconds[name])
+    assert max(workers) < command.BESIDE * limit - command.GRACE
+
+
+@pytest.mark.parametrize("limits", [command.LIMITS, command.LIMITS_WITHOUT_CHAPTERS])
+def test_the_whole_bench_fits_its_limit(limits):
+    """A minute is left to peers that compile for seconds, as in tests/test_bench.py."""
+    measurements = len(list(jobs.sweep(DEFAULTS["gpu"])))
+    each_compiles = COMPILING * -(-len(compiling.kernels(DEFAULTS["gpu"])) // 8)
+    assert STARTING + each_compiles < command.COMPILING - command.GRACE
+    bench = STARTING + each_compiles + STARTING + MEASURING * measurements + 60
+    assert bench < limits["bench"] - command.GRACE
+
+
+def test_each_kernel_of_the_bench_is_compiled_by_one_worker(monkeypatch):
+    compiled = []
+
+    def pretended(setting):
+        for width in (64, 128):
+            for name in ("flash", "window", "flash"):
+                point = Point(4096, width, 16)
+                call = functools.partial(compiled.append, (name, width))
+                prepare = functools.partial(broken if name == "window" else tuple, (call, (), {}))
+                yield jobs.Job(name, "Triton", point, {}, prepare, int, None)
+                yield jobs.Job(name, "a peer", point, {}, broken, int, None)
+
+    def broken(*_):
+        raise RuntimeError("does not compile")
+
+    monkeypatch.setattr(compiling.jobs, "sweep", pretended)
+    monkeypatch.setattr(compiling.measuring, "is_lost", lambda: False)
+    assert [compiling.compile_part(DEFAULTS["gpu"], worker, 3) for worker in range(3)] == [1, 0, 1]
+    assert compiled == [("flash", 64), ("flash", 128)]
+
+
 @pytest.mark.parametrize("limits", [command.LIMITS, command.LIMITS_WITHOUT_CHAPTERS])
 def test_the_parts_fit_nine_minutes(limits):
     assert sum(limits.values()) == 60 * command.MINUTES == 540
@@ -189,10 +316,74 @@ def test_all_tests_of_kernels_and_all_that_need_a_gpu_are_tried():
 
 
 def test_chapters_alone_need_jupyter(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "JUPYTER", ("no_such_package",))
+    monkeypatch.setattr(wheels, "JUPYTER", ("no_such_package",))
     arguments = ["gpu-run", "--rehearse", "--out", str(tmp_path), "--parts", "chapters"]
-    assert cli.main(arguments) == 0
-    assert "- chapters: left out: it needs no_such_package" in capsys.readouterr().out
+    assert cli.main([*arguments, "--wheels", "nowhere"]) == 0
+    said = capsys.readouterr().out
+    why = "there is no folder of wheels nowhere, which `attncourse gpu-run --pack nowhere` makes"
+    assert f"- chapters: left out: it needs no_such_package; {why}" in said
+
+
+def write_wheel(folder, name):
+    """Write a wheel of one empty module."""
+    folder.mkdir(exist_ok=True)
+    about = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{about}/RECORD", f"{name}.py,,\n{about}/RECORD,,\n")
+
+
+def test_wheels_that_travelled_along_bring_the_chapters(tmp_path, monkeypatch):
+    pytest.importorskip("pip")
+    folder, out = tmp_path / "wheels", tmp_path / "out"
+    write_wheel(folder, "tiny_wheel")
+    write_wheel(folder, "pytest")  # the machine has its own
+    seen = []
+
+    def chapters(args, out, deadline):
+        code = "import tiny_wheel, pytest; print(tiny_wheel.__file__, pytest.__version__)"
+        assert command._within(deadline, out / "log", [[sys.executable, "-c", code]]) == "done"
+        seen.extend((out / "log").read_text().split())
+        return "done"
+
+    monkeypatch.setattr(wheels, "JUPYTER", ("tiny_wheel",))
+    monkeypatch.setattr(command, "PARTS", {"chapters": chapters})
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    arguments = ["gpu-run", "--rehearse", "--out", str(out), "--parts", "chapters"]
+    assert cli.main([*arguments, "--wheels", str(folder)]) == 0
+    assert seen == [str(out / "packages" / "tiny_wheel.py"), pytest.__version__]
+    assert not (out / "packages" / "pytest.py").exists()
+
+
+def test_wheels_that_do_not_fit_are_told(tmp_path):
+    pytest.importorskip("pip")
+    write_wheel(tmp_path / "wheels", "tiny_wheel")
+    (wheel,) = (tmp_path / "wheels").iterdir()
+    wheel.rename(wheel.with_name("tiny_wheel-1.0-cp27-cp27m-win32.whl"))
+    said = wheels.install(tmp_path / "wheels", tmp_path / "packages")
+    assert "do not fit here: " in said and "tiny_wheel" in said.partition("here: ")[2]
+    assert str(tmp_path / "packages") not in sys.path
+
+
+def test_packing_asks_for_the_machine_and_leaves_out_what_it_has(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def pip(command, **how):
+        asked.extend(command)
+        write_wheel(tmp_path, "numpy")
+        write_wheel(tmp_path, "tiny_wheel")
+
+    monkeypatch.setattr(wheels.subprocess, "run", pip)
+    assert cli.main(["gpu-run", "--pack", str(tmp_path), "--python", "3.13"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny_wheel-1.0-py3-none-any.whl"]
+    assert asked[asked.index("--python-version") + 1] == "3.13"
+    assert {*wheels.JUPYTER, "hypothesis", "--only-binary=:all:", "--constraint"} <= set(asked)
+    assert "1 wheels for Python 3.13, 0 MiB" in capsys.readouterr().out
 
 
 def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):
@@ -201,23 +392,21 @@ def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):
     assert "--rehearse" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_a_chapter_keeps_times_prints_and_pictures_of_cells_that_measure(tmp_path):
-    nbformat = pytest.importorskip("nbformat")
+def test_a_chapter_keeps_times_all_pictures_and_what_cells_that_measure_print(tmp_path):
     pytest.importorskip("matplotlib")
     picture = (
-        "import matplotlib.pyplot as torch_times\n%matplotlib inline\n"
-        "torch_times.plot([1, 2]); torch_times.show()"
+        "import matplotlib.pyplot as plt\n%matplotlib inline\n"
+        "print('drawn'); plt.plot([1, 2]); plt.show()"
     )
-    cells = ["print('prose')", "import torch; print('measured')", picture, "measure.nothing", "1"]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    path = tmp_path / "04_toy.ipynb"
-    nbformat.write(notebook, path)
+    cells = ["print('prose')", "import torch; print('measured')", picture, "show_gpu('flash')", "1"]
+    path = write_notebook(tmp_path / "04_toy.ipynb", *cells)
     before = path.read_bytes()
     assert chapter.run(path, tmp_path) == 1
     assert path.read_bytes() == before
     _, prose, measured, drawn, failed = lines.read(tmp_path / "chapters.jsonl")
     assert prose["seconds"] >= 0 and "text" not in prose and measured["text"] == "measured\n"
     assert base64.b64decode(drawn["pictures"][0]["image/png"]).startswith(b"\x89PNG")
+    assert "text" not in drawn
     assert "NameError" in failed["failed"] and failed["cell"] == 3
     lines.add(tmp_path / "run.jsonl", part="chapters")
     assert "- 04_toy: cell 3 failed: NameError" in summary.of(tmp_path)

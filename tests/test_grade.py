@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+import types
 from xml.etree import ElementTree
 
 import psutil
@@ -17,7 +18,7 @@ import toy_course as toy
 from covering import by_day
 
 from attncourse import cli, progress
-from attncourse.grading import commands, kernel, session, submission
+from attncourse.grading import chapters, commands, kernel, session, submission
 from attncourse.grading.report import Report, Result
 
 COUNT = 3
@@ -702,7 +703,7 @@ def test_watch_ends_with_ctrl_c_and_needs_a_file(mine, capsys, monkeypatch):
 def test_answers_are_graded_in_tritons_interpreter_even_beside_a_gpu(
     tmp_path, monkeypatch, interpret
 ):
-    """Only there can a kernel's traffic be counted. Chapters use the GPU if there is one."""
+    """Only there can a kernel's traffic be counted."""
     seen = {}
 
     def start(**options):
@@ -714,6 +715,26 @@ def test_answers_are_graded_in_tritons_interpreter_even_beside_a_gpu(
     with pytest.raises(RuntimeError, match="far enough"):
         kernel.Kernel(tmp_path, interpret=interpret)
     assert (seen.get("TRITON_INTERPRET") == "1") is interpret
+
+
+def test_chapters_are_compared_without_a_gpu_as_they_were_built(tmp_path, monkeypatch):
+    seen = {}
+
+    def start(**options):
+        seen.update(options["env"])
+        raise RuntimeError("far enough")
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(kernel, "start_new_kernel", start)
+    with pytest.raises(RuntimeError, match="far enough"):
+        kernel.Kernel(tmp_path)
+    assert seen["CUDA_VISIBLE_DEVICES"] == "0"
+    option = types.SimpleNamespace(nbval_kernel_startup_timeout=60)
+    config = types.SimpleNamespace(option=option)
+    chapter = types.SimpleNamespace(path=tmp_path / "04_window.ipynb", config=config)
+    with pytest.raises(RuntimeError, match="far enough"):
+        chapters.ChapterFile.setup(chapter)
+    assert seen["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_the_grading_session_asks_for_the_interpreter(mine, monkeypatch):

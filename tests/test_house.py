@@ -109,6 +109,15 @@ def test_ci_installs_the_oldest_versions_that_pyproject_admits():
         assert f"{name}=={str(low).removeprefix('>=')}.*" in oldest["pip"]
     assert oldest["python"] == "3.11" and "numpy<2.4" in oldest["pip"]
     assert PROJECT["requires-python"] == ">=3.11,<3.14"
+    # each night every kernel is compiled by them, all combinations, as by the pinned ones
+    night = workflow["jobs"]["older-triton"]
+    install, *compile_ = [step["run"] for step in night["steps"] if "run" in step]
+    assert oldest["pip"] in install and night["env"] == {"TRITON_INTERPRET": "0"}
+    assert compile_ == [
+        "python tests/launches.py all",
+        "python tests/compile_only.py 90",
+        "python tests/compile_only.py 80",
+    ]
 
 
 # The Makefile, with stand-ins for Python and df

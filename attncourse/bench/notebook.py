@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from attncourse import measure
-from attncourse.bench import measuring, records, store
+from attncourse.bench import measuring, peers, records, store
 from attncourse.bench.jobs import Job, inputs_of, own_job, sweep
 from attncourse.bench.settings import Point, Setting
 from attncourse.catalogue import MECHANISMS
+from attncourse.cost import Device
 from attncourse.units import format_bytes, format_seconds
 
 # What chapters show of a run on a GPU.
@@ -113,20 +114,16 @@ def _as_float64(array: Any) -> np.ndarray:
 
 
 def show_gpu(stem: str, lengths: Iterable[int] = (1024, 4096, 16384)) -> None:
-    """Print how fast a mechanism's kernel is on a GPU: measured now, else the latest record.
+    """Print a kernel's time and memory on a GPU beside what its `cost` predicts.
+
+    Measured now, without peers that compile for seconds; without a GPU, the latest record.
 
     Args:
         stem: A mechanism of the catalogue.
         lengths: What to measure if there is a GPU.
     """
     if measuring.has_cuda():
-        heads, width = SHOWN["heads"], SHOWN["width"]
-        setting = Setting("gpu", tuple(lengths), heads, (width,), 10, dtype="float16")
-        record = store.header(setting)
-        jobs = [job for job in sweep(setting) if job.mechanism in (stem, "full")]
-        record["measurements"] = [
-            measuring.measure_job(job, setting) for job in measure.progress(jobs, "measuring")
-        ]
+        record = _measured_now(stem, lengths)
         origin = "measured now"
     else:
         record = store.latest("gpu", mechanisms=[stem], **SHOWN)
@@ -138,28 +135,75 @@ def show_gpu(stem: str, lengths: Iterable[int] = (1024, 4096, 16384)) -> None:
             )
             return
         origin = f"recorded on {record['date'][:10]}, commit {record['commit'][:12]}"
+    device = records.device_of(record)
+    rows = [row for row in records.rows(record, **SHOWN) if row["mechanism"] in (stem, "full")]
+    rows.sort(key=lambda row: row["n"])
     print(f"{record['machine']['gpu']}, {origin}")
     print(f"{SHOWN['heads']} heads, width {SHOWN['width']}, {record['settings']['dtype']}")
-    rows = [row for row in records.rows(record, **SHOWN) if row["mechanism"] in (stem, "full")]
-    print(*_lines(sorted(rows, key=lambda row: row["n"])), sep="\n")
-    if words := records.fused_words(record, **SHOWN):
-        print(textwrap.fill(words, 80))
+    print(*_lines(rows, device), *_reasons(rows), sep="\n")
+    said = [
+        f"least: what its FLOPs or bytes take {_at_peak(device)}. ±: half the distance of the "
+        "quartiles. cost, peak: bytes beside the inputs, predicted and measured.",
+        records.fused_words(record, **SHOWN),
+    ]
     if any("mode" not in measured for measured in record["measurements"]):
-        print("This record does not hide the launch: at short n that is most of a kernel's time.")
+        said.append(
+            "This record does not hide the launch: at short n that is most of a kernel's time."
+        )
+    print(*(textwrap.fill(words, 80) for words in said if words), sep="\n")
 
 
-def _lines(rows: list[records.Row]) -> list[str]:
-    """Return a table of measurements that fits a narrow page."""
-    names = [f"{row['mechanism']}, {row['implementation']}" for row in rows]
-    width = max(map(len, names), default=0)
-    heads = f"{'median':>8}  {'quartiles':<19}  {'calls':>5}  {'peak':>10}"
-    lines = [f"{'n':>6}  {'':<{width}}  {heads}"]
-    for row, name in zip(rows, names, strict=True):
-        words = measuring.in_words(row)
+def _measured_now(stem: str, lengths: Iterable[int]) -> dict[str, Any]:
+    slow = tuple(peer.name for peer in peers.of(MECHANISMS[stem], "gpu") if peer.slow)
+    setting = Setting(
+        "gpu", tuple(lengths), SHOWN["heads"], (SHOWN["width"],), 10, dtype="float16", without=slow
+    )
+    record = store.header(setting)
+    jobs = [job for job in sweep(setting) if job.mechanism in (stem, "full")]
+    record["measurements"] = [
+        measuring.measure_job(job, setting) for job in measure.progress(jobs, "measuring")
+    ]
+    return record
+
+
+def _at_peak(device: Device | None) -> str:
+    return f"at the peaks of an {device.name}" if device else "(the peaks of this GPU are unknown)"
+
+
+def _lines(rows: list[records.Row], device: Device | None) -> list[str]:
+    """Return a table of predictions and measurements that fits a narrow page."""
+    table = [("n", "", "least", "median", "±", "cost", "peak")]
+    for row in rows:
+        least = cost = median = spread = peak = "–"
+        if row.get("predicted"):
+            cost = format_bytes(row["predicted"]["peak_bytes"])
+            least = format_seconds(records.least_seconds(row, device)) if device else "–"
         if "seconds" in row:
             timing = measure.Timing(**row["seconds"])
-            quartiles = f"{format_seconds(timing.low)} to {format_seconds(timing.high)}"
-            words = f"{format_seconds(timing.median):>8}  {quartiles:<19}  {timing.repeats:>5}"
-            words += f"  {format_bytes(row['peak_bytes']):>10}"
-        lines.append(f"{row['n']:>6}  {name:<{width}}  {words}")
-    return lines
+            median = format_seconds(timing.median)
+            spread = f"{(timing.high - timing.low) / 2 / timing.median:.0%}"
+            peak = format_bytes(row["peak_bytes"])
+        name = f"{row['mechanism']}, {row['implementation']}"
+        if row.get("predicted") or "seconds" in row:
+            table.append((f"{row['n']}", name, least, median, spread, cost, peak))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        " ".join(
+            cell.ljust(width) if place == 1 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in table
+    ]
+
+
+def _reasons(rows: list[records.Row]) -> list[str]:
+    """Return why something was not measured, each reason once."""
+    lengths: dict[str, list[int]] = {}
+    for row in rows:
+        if "seconds" not in row:
+            words = f"{row['mechanism']}, {row['implementation']}: {measuring.in_words(row)}"
+            lengths.setdefault(words, []).append(row["n"])
+    return [
+        textwrap.fill(f"{words} (n = {', '.join(map(str, at))})", 80)
+        for words, at in lengths.items()
+    ]

@@ -6,6 +6,7 @@ each cell, its seconds, and of cells that measure, or read a record, what they p
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -18,6 +19,16 @@ from attncourse.gpu_run.lines import add
 
 CELL_SECONDS = 60
 MEASURES = re.compile(r"\bbench\.|\bshow_gpu\b|\brecorded\b|\bcuda\b|\bkernels\b|\bmeasure\.|torch")
+TIMES_A_GPU = re.compile(r"\bshow_gpu\(|\bbench\.here\(")  # both measure on a GPU where one is
+
+
+def times_a_gpu(path: Path) -> bool:
+    """Whether a notebook's cells time kernels on a GPU: then nothing else should run there."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return any(
+        cell["cell_type"] == "code" and TIMES_A_GPU.search("".join(cell["source"]))
+        for cell in cells
+    )
 
 
 def run(path: Path, out: Path) -> int:
@@ -29,6 +40,7 @@ def run(path: Path, out: Path) -> int:
     from attncourse.execution import kernel_manager
 
     notebook = nbformat.read(path, as_version=4)
+    keeps_pictures = times_a_gpu(path)
     lines, began = out / "chapters.jsonl", time.monotonic()
     add(lines, chapter=path.stem, begins=True)
     with tempfile.TemporaryDirectory() as home:
@@ -47,7 +59,10 @@ def run(path: Path, out: Path) -> int:
                     failed = ""
                 except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
                     failed = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}")
-                shown = _shown(cell.outputs) if MEASURES.search(cell.source) or failed else {}
+                shown = _shown(cell.outputs)
+                if not MEASURES.search(cell.source) and not failed:
+                    kept = ("pictures",) if keeps_pictures else ()
+                    shown = {name: shown[name] for name in kept if name in shown}
                 seconds = round(time.monotonic() - start, 3)
                 add(
                     lines, chapter=path.stem, cell=index, seconds=seconds, **shown,

@@ -15,19 +15,19 @@ from pathlib import Path
 
 import attncourse
 from attncourse import house
-from attncourse.gpu_run import summary
+from attncourse.gpu_run import chapter, summary, wheels
 from attncourse.gpu_run.lines import add
 
 ROOT = Path(attncourse.__file__).parents[1]
 MINUTES = 9.0
 # Seconds of nine minutes; without Jupyter's parts the chapters' go to the bench and the tiles. What
-# a part leaves over, the next ones have.
-LIMITS = {"tests": 120.0, "bench": 280.0, "tiles": 40.0, "chapters": 100.0}
-LIMITS_WITHOUT_CHAPTERS = {"tests": 120.0, "bench": 360.0, "tiles": 60.0}
+# a part leaves over, the next ones have. The tests estimate that bench and chapters fit.
+LIMITS = {"tests": 120.0, "bench": 220.0, "tiles": 60.0, "chapters": 140.0}
+LIMITS_WITHOUT_CHAPTERS = {"tests": 120.0, "bench": 300.0, "tiles": 120.0}
+COMPILING = 60.0  # of the bench's seconds, at most: several processes compile its kernels before
+BESIDE = 0.25  # the share of the chapters' time that is kept for those that time nothing
 GRACE = 5.0  # seconds, within the limit, to end in good order
 LOST = 75  # the status of a worker to which the GPU no longer answers: the next begins anew
-JUPYTER = ("nbclient", "nbformat", "ipykernel", "ipywidgets", "matplotlib", "seaborn")
-SHOW_A_GPU = ("04", "07", "09", "10", "13")  # chapters with cells that time kernels: one at a time
 
 
 def add_parsers(subparsers: argparse._SubParsersAction) -> None:
@@ -45,6 +45,18 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         help="on the CPU, in Triton's interpreter, at tiny sizes: do all parts do their work here?",
     )  # fmt: skip
     parser.add_argument("--summary", action="store_true", help="only say what --out holds")
+    parser.add_argument(
+        "--wheels", type=Path, default=Path("gpu-wheels"), metavar="FOLDER",
+        help="from which the run takes what the chapters need and this machine lacks; %(default)s",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pack", type=Path, metavar="FOLDER",
+        help="only download these wheels, for --python on Linux; copy the folder to the machine",
+    )  # fmt: skip
+    parser.add_argument(
+        "--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", metavar="X.Y",
+        help="that machine's version; %(default)s",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -58,6 +70,13 @@ def run(args: argparse.Namespace) -> int:
     if args.summary:
         print(summary.of(out))
         return 0
+    if args.pack:
+        try:
+            print(wheels.pack(args.pack, args.python))
+        except subprocess.CalledProcessError as error:
+            print(f"gpu-run: {error.stderr.strip()}", file=sys.stderr)
+            return 1
+        return 0
     if not args.rehearse and not _has_cuda():
         print(
             "gpu-run: torch finds no CUDA device here. `attncourse gpu-run --rehearse` tries "
@@ -66,13 +85,19 @@ def run(args: argparse.Namespace) -> int:
         )
         return 1
     out.mkdir(parents=True, exist_ok=True)
-    missing = [name for name in JUPYTER if importlib.util.find_spec(name) is None]
+    end = time.monotonic() + 60 * args.minutes
+    missing, said = _missing(), ""
+    if missing and "chapters" in (args.parts or LIMITS):
+        said = wheels.install(args.wheels, out / "packages")
+        print(f"wheels: {said}", file=sys.stderr)
+        missing = _missing()
     limits = LIMITS_WITHOUT_CHAPTERS if missing else LIMITS
     chosen = [part for part in args.parts or limits if part in limits]
     for part in set(args.parts or LIMITS) - set(chosen):
-        add(out / "run.jsonl", part=part, ended=f"left out: it needs {', '.join(missing)}")
-    share = 60 * args.minutes / max(1.0, sum(limits[part] for part in chosen))
+        why = f"left out: it needs {', '.join(missing)}; {said}"
+        add(out / "run.jsonl", part=part, ended=why)
     deadline, status = time.monotonic(), 0
+    share = (end - deadline) / max(1.0, sum(limits[part] for part in chosen))
     for part in chosen:
         deadline += share * limits[part]
         began = time.monotonic()
@@ -89,6 +114,10 @@ def run(args: argparse.Namespace) -> int:
     (out / "summary.md").write_text(text + "\n", encoding="utf-8")
     print(text)
     return int(status)
+
+
+def _missing() -> list[str]:
+    return [name for name in wheels.JUPYTER if importlib.util.find_spec(name) is None]
 
 
 def test_files() -> list[Path]:
@@ -122,11 +151,20 @@ def _tests(args: argparse.Namespace, out: Path, deadline: float) -> str:
 
 
 def _bench(args: argparse.Namespace, out: Path, deadline: float) -> str:
-    module, sizes = "attncourse.cli", []
+    module, compiling, sizes = "attncourse.cli", ["attncourse.gpu_run.compiling"], []
     if args.rehearse:
         from attncourse.gpu_run import rehearsal
 
         module, sizes = "attncourse.gpu_run.rehearsal", rehearsal.BENCH
+        compiling = [module, "compiling"]
+    # One process would compile for minutes while the GPU waits.
+    limit = COMPILING * (deadline - time.monotonic()) / LIMITS["bench"]
+    commands = [
+        [sys.executable, "-m", *compiling, str(worker), str(args.workers)]
+        for worker in range(args.workers)
+    ]
+    compiled = _within(time.monotonic() + limit, out / "run.log", commands, args.workers)
+    add(out / "run.jsonl", part="bench", compiling=compiled)
     minutes = max(0.0, deadline - GRACE - time.monotonic()) / 60
     command = [
         sys.executable, "-m", module, "bench", "--gpu", "--minutes", f"{minutes:.3f}",
@@ -142,16 +180,19 @@ def _tiles(args: argparse.Namespace, out: Path, deadline: float) -> str:
 
 
 def _chapters(args: argparse.Namespace, out: Path, deadline: float) -> str:
+    """Execute those that time a GPU one by one, then the rest, several at once."""
     paths = sorted(args.notebooks.resolve().glob("*.ipynb"))
-    showing = [path for path in paths if path.name[:2] in SHOW_A_GPU]
-    rest = [path for path in paths if path not in showing]
+    alone = [path for path in paths if chapter.times_a_gpu(path)]
+    beside = [path for path in paths if path not in alone]
+    add(out / "run.jsonl", part="chapters", chapters=[path.stem for path in (*alone, *beside)])
+    kept = BESIDE * (deadline - time.monotonic()) if beside else 0.0
     ended = "done"
-    for some, at_once in ((showing, 1), (rest, args.workers)):
+    for some, at_once, until in ((alone, 1, deadline - kept), (beside, args.workers, deadline)):
         commands = [
             [sys.executable, "-m", "attncourse.gpu_run.chapter", str(path), str(out)]
             for path in some
         ]
-        said = _within(deadline, out / "run.log", commands, at_once)
+        said = _within(until, out / "run.log", commands, at_once)
         ended = said if said != "done" else ended
     return ended
 

@@ -37,7 +37,7 @@ def _clock(call) -> float:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `attncourse bench …`, or with "tiles" and a folder try tiles, as on a GPU."""
+    """Run `attncourse bench …`, or try tiles or call the kernels first, as on a GPU."""
     os.environ["TRITON_INTERPRET"] = "1"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if arguments[0] == "tiles":
@@ -47,6 +47,12 @@ def main(arguments: list[str]) -> int:
         print(tuning.tune(Path(arguments[1]), (32,), (64,), heads=1, clock=_clock))
         return 0
     pretend()
+    if arguments[0] == "compiling":
+        from attncourse.bench.settings import Setting
+        from attncourse.gpu_run import compiling
+
+        compiling.main(Setting("gpu", (16,), 1, (16,), 1, dtype="float16"), *arguments[1:])
+        return 0
     from attncourse import cli
 
     return cli.main(arguments)

@@ -89,6 +89,7 @@ def _tiles(out: Path) -> list[str]:
 
 def _chapters(out: Path) -> list[str]:
     chapters: dict[str, list[dict]] = {}
+    planned = [name for line in lines.read(out / "run.jsonl") for name in line.get("chapters", ())]
     for line in lines.read(out / "chapters.jsonl"):
         chapters.setdefault(line["chapter"], []).append(line)
     found = []
@@ -102,4 +103,6 @@ def _chapters(out: Path) -> list[str]:
             found.append(f"- {name}: {its[-1]['seconds']:.0f} s, {pictures} pictures kept")
         else:
             found.append(f"- {name}: {sum('cell' in line for line in its)} cells, not ended")
+    if waiting := [name for name in dict.fromkeys(planned) if name not in chapters]:
+        found.append(f"- had no turn: {', '.join(waiting)}")
     return ["Chapters:", *found] if found else []

@@ -11,10 +11,13 @@ class ChapterFile(IPyNbFile):
     """A chapter: every cell an item, compared as nbval does."""
 
     def setup(self):
-        """Start the kernel of the running Python, whatever kernel the notebook names."""
-        self.kernel = Kernel(
-            self.path.parent, startup_seconds=self.config.option.nbval_kernel_startup_timeout
-        )
+        """Start the kernel of the running Python, whatever kernel the notebook names.
+
+        Without a GPU, for so the outputs were made that it is compared with. `attncourse gpu-run`
+        executes chapters on one.
+        """
+        seconds = self.config.option.nbval_kernel_startup_timeout
+        self.kernel = Kernel(self.path.parent, startup_seconds=seconds, hide_gpu=True)
         self.setup_sanitize_files()
 
     def collect(self):

@@ -74,17 +74,27 @@ class Kernel(RunningKernel):
         startup_seconds: how long it may take to start.
         interpret: run Triton's kernels in its interpreter, where their traffic can be counted, even
             if there is a GPU.
+        hide_gpu: run as if there were none, as the build does.
 
     Raises:
         RuntimeError: it does not start.
     """
 
-    def __init__(self, folder: Path, startup_seconds: float = 60, *, interpret: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        startup_seconds: float = 60,
+        *,
+        interpret: bool = False,
+        hide_gpu: bool = False,
+    ):
         # A cell that says hint("04.3") takes no hint when it is run again: progress is elsewhere.
         self._home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         environment = {**os.environ, "ATTNCOURSE_HOME": self._home.name}
         if interpret:
             environment["TRITON_INTERPRET"] = "1"
+        if hide_gpu:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         self.km, self.kc = start_new_kernel(
             startup_timeout=startup_seconds,
             kernel_name=CURRENT_ENV_KERNEL_NAME,

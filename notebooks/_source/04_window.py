@@ -814,6 +814,8 @@ if torch:
 
 # %% tags=["nbval-ignore-output"]
 if traced:
+    from IPython.display import display
+
     from attncourse.kernels import window as window_kernel
 
     tensors = [torch.from_numpy(array) for array in random_qkv(512, width=32)]
@@ -823,18 +825,13 @@ if traced:
     print("bytes loaded: predicted", cost.bytes_read, "counted", walked.bytes_loaded())
     print("bytes stored: predicted", cost.bytes_written, "counted", walked.bytes_stored())
     assert cost.bytes_read == walked.bytes_loaded()
+    tiles = plots.LiveTiles(walked)
+    display(widgets.explore(tiles.draw, tiles.figure, program=(0, tiles.programs - 1, 1, 5)))
 
 # %% [markdown]
 # Prediction beside measurement once more, access by access. Slide through the programs: away from
 # the ends, each loads equally many tiles, wherever it stands. A longer text adds programs and no
 # tiles to any of them. That is why the cost grows with $n$ and not with $n^2$.
-
-# %% folded=true tags=["nbval-ignore-output"]
-if traced:
-    from IPython.display import display
-
-    tiles = plots.LiveTiles(walked)
-    display(widgets.explore(tiles.draw, tiles.figure, program=(0, tiles.programs - 1, 1, 5)))
 
 # %% [markdown]
 # [Exercise 04.6](../exercises/04_window.ipynb#04.6-Tile-bounds-of-a-Triton-kernel) leaves the
@@ -842,8 +839,12 @@ if traced:
 # 04.7](../exercises/04_window.ipynb#04.7-Find-two-bugs-in-a-blocked-window) hides two bugs in a
 # blocked window.
 #
-# And the time on a real GPU? The latest recorded run, if there is one, also has torch's own full
-# attention (SDPA) and other ways to a window. On your own GPU, `bench.show_gpu("window")` measures.
+# And on a real GPU? Time and memory beside their predictions, measured now if there is a GPU here,
+# else from the latest record. The picture draws the record, which also has torch's own full
+# attention (SDPA) and other ways to a window.
+
+# %%
+bench.show_gpu("window")
 
 # %% folded=true
 recorded = bench.latest("gpu", mechanisms=["full", "window"], **bench.SHOWN)
@@ -857,9 +858,6 @@ if shown:
     ours, others = shown["window: Triton"], ("full: Triton", "full: SDPA")
     won = [records.crossover_words(ours, shown.get(name, {})) for name in others]
     plots.show(axes, f"Our window beats our full attention {won[0]}, torch's {won[1]}.")
-    print(records.fused_words(recorded, **bench.SHOWN))
-else:
-    print("No such run is recorded: `attncourse bench --gpu`, where there is a GPU, records it.")
 
 # %% [markdown]
 # While a text is short, all of full attention's tiles run at once, and a well-made kernel for all

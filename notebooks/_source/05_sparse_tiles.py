@@ -485,7 +485,7 @@ shown
 # On a GPU the next cell measures the kernels. Without one it shows the latest recorded run, or says
 # that there is none.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 bench.show_gpu("bigbird")
 
 # %% [markdown]

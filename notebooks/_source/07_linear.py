@@ -583,9 +583,10 @@ if traced:
     display(widgets.explore(tiles.draw, tiles.figure, program=(0, tiles.programs - 1, 1, 2)))
 
 # %% [markdown]
-# And the time on a real GPU? Measured if there is one here, otherwise the latest recorded run.
+# And on a real GPU? Time and memory beside what `cost` predicts of them, measured now if there is a
+# GPU here, otherwise from the latest recorded run.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 bench.show_gpu("linear")
 
 # %% [markdown]

@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from attncourse import claims, measure, plots, widgets
+from attncourse import bench, claims, measure, plots, widgets
 from attncourse.claims import printed_features
 from attncourse.inputs import random_qkv, stream
 from attncourse.reference import full, performer
@@ -697,9 +697,16 @@ for n in (4096, 32_768):
     print(f"n = {n:>6}: {ratio:>5.1f} times fewer operations; n / 2m is {n / 512:g}")
 
 # %% [markdown]
+# And the clock? The [Triton kernel](../attncourse/kernels/performer.py) on a GPU: time and memory
+# beside their predictions, measured now if there is a GPU here, else from the latest record. How
+# far is each time from the least that its operations and bytes allow?
+
+# %%
+bench.show_gpu("performer")
+
+# %% [markdown]
 # [Exercise 07.V3](../exercises/07_linear.ipynb#07.V3-How-good-is-a-Performer?) asks for all of
-# these numbers, with the baseline. The Triton kernel is in
-# [kernels/performer.py](../attncourse/kernels/performer.py).
+# these numbers, with the baseline.
 
 # %% [markdown]
 # ## In a real model

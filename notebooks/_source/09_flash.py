@@ -711,24 +711,25 @@ widgets.explore(draw_bounds, live_bounds.figure, width=widths, n=some)
 # cache answers most of the repeated reads of k and v; then products and exponentials bind.
 
 # %% [markdown]
-# And the clock? The next cell measures on a GPU if there is one. If not, it shows the latest
-# recorded run, or says that there is none.
+# And the clock? The next cell measures time and memory on a GPU, if there is one, beside their
+# predictions. If not, it shows the latest recorded run, or says that there is none. The *least*
+# time counts every read; what the L2 cache answers needs less.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 setting = bench.SHOWN
 recorded = bench.latest("gpu", mechanisms=["full", "flash"], **setting)
 bench.show_gpu("flash")
 
 # %% [markdown]
-# Mind the quartiles of the short calls. A kernel that is done within microseconds may be timed with
-# its launch, which takes longer and varies. Then a text can even seem slower than one twice as
+# Mind the spread (±) of the short calls. A kernel that is done within microseconds may be timed
+# with its launch, which takes longer and varies. Then a text can even seem slower than one twice as
 # long.
 
 # %% [markdown]
 # The recorded run as shares of the GPU's peak, counting only what must travel at least. Which of
 # the two keeps the memory busy, and which the tensor cores?
 
-# %% tags=["nbval-ignore-output"]
+# %%
 device, heads = records.device_of(recorded) if recorded else None, setting["heads"]
 gains = records.speedups(recorded, "full", "flash", **setting) if device else ()
 for name, length in itertools.product(("full", "flash"), gains):

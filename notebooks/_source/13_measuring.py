@@ -822,26 +822,18 @@ widgets.explore(draw_implied, live_implied.figure, **choices)
 # %% [markdown] covers="L11 P6 P7"
 # ## On a GPU
 #
-# The latest recorded run of the Triton kernels, medians with broad bars from quartile to quartile,
-# and then chapter E's speedups beside it: in its own setting, if that has been measured. Without a
-# record the cells say so. To start a kernel costs time before it does any work: the *launch*.
+# Flash attention's time and memory beside their predictions, measured now if there is a GPU here,
+# else from the latest record; then the record as a picture, medians with broad bars from quartile
+# to quartile, and chapter E's speedups in its own setting. To start a kernel costs time before it
+# does any work: the *launch*.
 
 # %%
 setting = bench.SHOWN
+bench.show_gpu("flash")
 recorded = bench.latest("gpu", mechanisms=["full", "flash"], **setting)
 if recorded:
     figure = plots.benchmark(recorded, setting, mechanisms=["full", "flash", "window", "lsh"])
     plots.show(figure, "Time and peak memory of the kernels on a GPU, over n, as recorded.")
-    print(f"{recorded['machine']['gpu']}, {recorded['settings']['dtype']}, {recorded['date'][:10]}")
-    rows_gpu = records.rows(recorded, mechanism="flash", **setting)
-    row = min((r for r in rows_gpu if "seconds" in r), key=lambda r: r["n"])
-    print(f"flash at n = {row['n']}: {measure.Timing(**row['seconds'])}")
-    if device := records.device_of(recorded):
-        print(f"its work alone needs {format_seconds(records.least_seconds(row, device))}")
-    if any("mode" not in measured for measured in recorded["measurements"]):
-        print("this record does not hide the launch: most of each time below some 0.3 ms")
-else:
-    print("No run on a GPU is recorded: `attncourse bench --gpu`, where there is one, records it.")
 
 # %% tags=["nbval-ignore-output"]
 printed_e = records.chapter_e(recorded) if recorded else []
