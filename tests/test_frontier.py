@@ -102,6 +102,19 @@ def test_a_command_that_was_ended_goes_on(small, tmp_path, monkeypatch):
         frontier.start(small, ids[1:], path)
 
 
+def test_a_record_that_only_lacks_seeds_goes_on(small, tmp_path, monkeypatch):
+    ids, path = np.arange(600), tmp_path / "frontier.json"
+    monkeypatch.setattr(frontier, "HYBRID_SEEDS", (1,))
+    path.write_text(json.dumps(frontier.start(small, ids, path) | {"seconds": 7.0}))
+    monkeypatch.setattr(frontier, "HYBRID_SEEDS", (1, 2))
+    more = frontier.start(small, ids, path)
+    assert more["seconds"] == 7 and more["settings"]["hybrid_seeds"] == [1, 2]
+    for others in ((2,), (2, 1), ()):
+        monkeypatch.setattr(frontier, "HYBRID_SEEDS", others)
+        with pytest.raises(SystemExit, match="was measured with settings"):
+            frontier.start(small, ids, path)
+
+
 def test_the_record_is_whole(record):
     assert record["mechanisms"].keys() == frontier.MECHANISMS.keys()
     assert record["hybrids"].keys() == frontier.HYBRIDS.keys()
