@@ -37,6 +37,14 @@ def test_update_shows_other_points_under_their_names():
     assert low < 1.0 and high > 3.0
 
 
+def test_where_points_are_many_some_are_named():
+    points = {name: Gained("a", 64, y) for y, name in enumerate(("one", "two", "three"))}
+    live = plots.LiveFrontier(points, y_label="nats", high=False)
+    live.update(points, y_label="nats", high=False, named=["two"])
+    assert {text.get_text() for text in live.ax.texts} - {""} == {"two"}
+    assert sum([*line.get_xdata()] == [64] for line in live.ax.lines) == 3
+
+
 @pytest.mark.parametrize("n_bytes", [64, 10_000])
 def test_the_stairs_pass_through_those_that_nobody_beats(n_bytes):
     points = {"one": Gained("a", 64, 1.0), "two": Gained("a", n_bytes, 2.0)}
