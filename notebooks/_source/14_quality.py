@@ -15,7 +15,6 @@
 # are too small to tell what a large model loses; they are large enough to show *how* to find out.
 
 # %% role="setup"
-import dataclasses
 import os
 
 # One thread: no time is measured here, and two would only be in each other's way.
@@ -1053,40 +1052,32 @@ print(judge("window 256")[0])
 # %% [markdown]
 # ## In a real model
 #
-# Now all at once. The same page that no training saw; **choose a mechanism for each layer within a
-# budget of 20 MiB** for a text of 16,384 tokens. A token is dark if it has become less probable.
-# The sentence below says what is kept and lost. Can you keep 90 % of the copying?
+# Now all at once: the page that no training saw, and a mechanism for each layer. A token is dark if
+# it has become less probable. **Which design loses the names that come back, which one the page?**
 
 # %% folded=true
-from ipywidgets import Dropdown
+designs = {
+    "windows of 16 below, full on top": small.swap("window", window=16, layers=[0, 1]),
+    "full below, windows of 16 on top": small.swap("window", window=16, layers=[2, 3]),
+    "windows of 256": small.swap("window", window=256),
+    "top 8": small.swap("topk", keep=8),
+    "linear in layer 0": small.swap("linear", layers=0),
+    "linear in layer 1": small.swap("linear", layers=1),
+}
+tried = model.compare(small, designs)
+widgets.in_a_real_model("design", tried)
 
-for_a_layer = {f"window {w}": Attention.of("window", window=w) for w in (16, 64, 256)}
-for_a_layer |= {"full": Attention.of("full"), "top 8": Attention.of("topk", keep=8)}
-for_a_layer["linear"] = Attention.of("linear")
-budget = 20 * 2**20
-
-
-# %% folded=true
-def draw_choice(**layers):
-    attention = tuple(for_a_layer[name] for name in layers.values())
-    one = dataclasses.replace(small, attention=attention)
-    live_page.update(np.concatenate([[0], one.losses(page_ids) - page_before]))
-    held = sum(way.kept(16_384, heads=4, width=32) for way in attention)
-    fits = "fits" if held <= budget else "does NOT fit"
-    copied = " and ".join(f"{max(0, gain(one, d) / whole[d]):.0%} from {d}" for d in (128, 400))
-    nats = f"Loss {one.loss(short):.2f} instead of {full_loss:.2f}"
-    return f"{format_bytes(held)}, which {fits}. {nats}; of the copying {copied} tokens back."
-
-
-first = ("window 16", "window 16", "window 64", "full")
-picks = {f"layer_{i}": Dropdown(options=list(for_a_layer), value=n) for i, n in enumerate(first)}
-widgets.explore(draw_choice, live_page.figure, **picks)
+# %%
+for name, one in tried.items():
+    kept = (sum(a.kept(n, heads=4, width=32) for a in one.model.attention) for n in one.costs)
+    held = " and ".join(format_bytes(each) for each in kept)
+    print(f"{name:<32} {one.loss:.2f} nats, {np.clip(one.copied, 0, 1):>4.0%} copied, keeps {held}")
 
 # %% [markdown]
-# Top-k in the cache saves no byte: nobody knows before the question who is best. **Try linear in
-# layer 0, then in layer 1.** At the bottom, which blends evenly, a state that never grows does as
-# well. One layer higher it ruins the page: there sits the head that looks one back, which no
-# untuned blend can replace.
+# That is of 512 and of 16,384 tokens. Top-k saves no byte of it: nobody knows before the question
+# who is best. **Compare linear in layer 0 and in layer 1.** At the bottom, which blends evenly, a
+# state that never grows does as well. One layer higher it ruins the page: there sits the head that
+# looks one back, which no untuned blend can replace.
 
 # %% [markdown]
 # ## Try it on your own text
