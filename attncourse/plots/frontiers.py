@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,28 @@ def unbeaten(points: Mapping[str, Gained], *, high: bool) -> list[str]:
             for other in worth.values()
         )
     ]
+
+
+def beaten_by(
+    name: str, points: Mapping[str, Gained], others: Iterable[str], *, high: bool
+) -> str | None:
+    """Return the best of others that hold no more than a method and are as good, if there is one.
+
+    Args:
+        name: The method.
+        points: By name, that method among them.
+        others: Names of those that may beat it.
+        high: Whether more is better.
+    """
+    sign = -1 if high else 1
+    worth = {each: (sign * points[each].middle, points[each].n_bytes) for each in points}
+    able = [
+        each
+        for each in others
+        if all(a <= b for a, b in zip(worth[each], worth[name], strict=True))
+        and worth[each] != worth[name]
+    ]
+    return min(able, key=worth.__getitem__, default=None)
 
 
 class LiveFrontier:

@@ -369,15 +369,17 @@ if right:
     of = right[way, task]
     apart = f"furthest apart for {way} in {task}: {min(of):.0%} to {max(of):.0%}"
     plots.show(axes, f"Over 90 %: {said}. Means of {len(of)} seeds, {apart}.")
-    torn = {pair: found for pair, found in right.items() if np.ptp(found) > 0.2}
-    for (way, task), found in torn.items():
-        print(f"seeds disagree: {way} in {task},", *(f"{share:.0%}" for share in found))
-    longest = max(
-        run["seconds"] for one in by_task.values() for s in one.values() for run in s.values()
-    )
-    print(f"{len(torn)} of {len(right)} pairs; the longest run took {longest:.0f} s of a processor")
 else:
     print("No whole record here; `python -m attncourse.tasks` makes one.")
+
+# %%
+torn = {pair: found for pair, found in right.items() if np.ptp(found) > 0.2}
+print(f"Seeds disagree, by over 20 points, in {len(torn)} of {len(right)}:")
+for (way, task), found in torn.items():
+    print(f"{way} in {task}:", *(f"{share:.0%}" for share in found))
+runs = [run for one in by_task.values() for seeds in one.values() for run in seeds.values()]
+longest = max((run["seconds"] for run in runs), default=0)
+print(f"The longest run took {longest:.0f} seconds of a processor.")
 
 # %%
 if right and frontier:
@@ -625,93 +627,81 @@ if frontier:
 # Tuned, layer 2 alone copies well; layers 0 and 1 alone never learn it. Where full layers stand
 # counts more than their number.
 #
-# So does a hybrid beat every single mechanism? "Many models are built so" is no answer. Put them on
-# the frontier.
+# So does a hybrid beat every single mechanism? "Many models are built so" is no answer. Put both on
+# one frontier.
 
 
 # %% folded=true
-def both(what, n=512, tuned=True):
+def both(what, tuned=True):
     """One mechanism everywhere, and hybrids: two families in the same plane."""
     parts = {"mechanisms": "one mechanism everywhere", "hybrids": "hybrid"}
     return {
         name: plots.Gained(family, one.n_bytes, one.before, one.after if tuned else ())
         for part, family in parts.items()
-        for name, one in points(what, n, part).items()
+        for name, one in points(what, part=part).items()
     }
 
 
-def best_hybrids(what, tuned):
-    """Those on the frontier, and for each other one the best mechanism by which it is beaten."""
-    drawn, sign = both(what, tuned=tuned), 1 if what == "loss" else -1
-    best, beaten = plots.unbeaten(drawn, high=what != "loss"), {}
-    for name in frontier["hybrids"]:
-        mine = drawn[name]
-        able = [m for m in frontier["mechanisms"] if drawn[m].n_bytes <= mine.n_bytes]
-        first = min(able, key=lambda m: (sign * drawn[m].middle, drawn[m].n_bytes))
-        if name not in best and sign * drawn[first].middle <= sign * mine.middle:
-            beaten[name] = first
-    return [name for name in best if name in frontier["hybrids"]], beaten
+if frontier:
+    start = {"named": [], "y_label": labels["loss"], "high": False}
+    live_hybrids = plots.LiveFrontier(both("loss"), **start)
 
 
 # %% folded=true
-if frontier:
-    drawn, words = both("loss"), {"y_label": labels["loss"], "high": False}
-    live_hybrids = plots.LiveFrontier(drawn, named=plots.unbeaten(drawn, high=False), **words)
-
-
 def draw_hybrids(measure, tuned):
-    drawn, words = both(measure, tuned=tuned), {"y_label": labels[measure]}
-    words |= {"high": measure != "loss", "title": "what a head keeps of 512 tokens"}
-    live_hybrids.update(drawn, named=plots.unbeaten(drawn, high=measure != "loss"), **words)
-    best, beaten = best_hybrids(measure, tuned)
-    said = f"By {measure}, on the frontier: {', '.join(best) or 'no hybrid'}"
-    return f"{said}; of {len(frontier['hybrids'])} hybrids a single mechanism beats {len(beaten)}."
+    plane, words = both(measure, tuned), {"high": measure != "loss", "y_label": labels[measure]}
+    stairs = plots.unbeaten(plane, high=words["high"])
+    live_hybrids.update(plane, named=stairs, title="what a head keeps of 512 tokens", **words)
+    mixed_ones = [name for name in stairs if name in frontier["hybrids"]]
+    said = f"{len(mixed_ones)} of {len(frontier['hybrids'])} hybrids are on the frontier"
+    return f"By {measure}, {said}: {'; '.join(mixed_ones) or 'none'}."
 
 
 if frontier:
-    choices = {"measure": list(labels), "tuned": True}
-    display(widgets.explore(draw_hybrids, live_hybrids.figure, **choices))
-
-
-# %% folded=true
-def verdicts(name):
-    """A row of the table: by each measure on the frontier, or the one by which it is beaten."""
-    row = {"hybrid": name}
-    for what in ("loss", "copying", "needle"):
-        for tuned in (False, True):
-            best, beaten = best_hybrids(what, tuned)
-            words = "ON IT" if name in best else beaten.get(name, "by a hybrid only")
-            row[f"{what}, {'tuned' if tuned else 'untuned'}"] = words
-    return row
-
-
-if frontier:
-    rows = [verdicts(name) for name in frontier["hybrids"]]
-    always = [r["hybrid"] for r in rows if all(v == "ON IT" for k, v in r.items() if k != "hybrid")]
-    never = [r["hybrid"] for r in rows if "ON IT" not in r.values()]
-    said = f"Each hybrid: on the frontier, or beaten by whom. Always on it: {len(always)} of "
-    display(widgets.Table(rows, f"{said}{len(rows)}; never: {len(never)}."))
+    display(widgets.explore(draw_hybrids, live_hybrids.figure, measure=list(labels), tuned=True))
 
 # %% [markdown]
-# So "hybrids beat every single mechanism" does not hold for our model. A window as wide as the same
-# bytes allow beats most of them: half of a context of 512 holds most of what is copied. What holds
-# is less: between the windows of 64 and of 256, where no single mechanism copies, one full layer in
-# the right place does. (Bytes at 512 tokens; a full layer's grow with the text, a window's do not.)
+# By measure and before or after the tuning: which hybrids are on the frontier, and by what are the
+# others beaten?
+
+
+# %% folded=true
+def verdict(name, what, tuned):
+    plane, high = both(what, tuned), what != "loss"
+    if name in plots.unbeaten(plane, high=high):
+        return "ON IT"
+    return plots.beaten_by(name, plane, frontier["mechanisms"], high=high) or "a hybrid only"
+
+
+asked = [(what, tuned) for what in ("loss", "copying", "needle") for tuned in (False, True)]
+heads = {(what, tuned): f"{what}, {'' if tuned else 'un'}tuned" for what, tuned in asked}
+judged = [
+    {"hybrid": name} | {heads[one]: verdict(name, *one) for one in asked}
+    for name in (frontier["hybrids"] if frontier else ())
+]
+never = sum("ON IT" not in row.values() for row in judged)
+widgets.Table(judged, f"{never} of {len(judged)} hybrids are never on the frontier.")
+
+# %% [markdown]
+# "Hybrids beat every single mechanism" does not hold for our model: windows beat most of them, and
+# where two layers are full, one of 256 in all four holds no more, and sees all that is copied from
+# 127 back. What holds is less, and lies between the windows of 64 and of 256:
 
 # %%
 if frontier:
     room = [points("loss")[f"window {w}"].n_bytes for w in (64, 256)]
+    print(f"From {format_bytes(room[0])} to below {format_bytes(room[1])}, best at copying, tuned:")
     for part in ("mechanisms", "hybrids"):
         found = points("copying", part=part).items()
         between = {name: one for name, one in found if room[0] <= one.n_bytes < room[1]}
-        best = max(between, key=lambda name: between[name].middle)
-        kept = format_bytes(between[best].n_bytes)
-        print(
-            f"{part}, {room[0]:,} to {room[1]:,} bytes: best at copying, tuned, is {best},", end=" "
-        )
-        print(f"{kept}, {between[best].middle:.2f} nats")
+        most = max(between, key=lambda name: between[name].middle)
+        kept, copied = format_bytes(between[most].n_bytes), between[most].middle
+        print(f"{part}: {most}, {kept}, {copied:.2f} of {control.middle:.2f} nats")
 
 # %% [markdown]
+# There one full layer in the right place copies, and nothing else does. (Bytes of 512 tokens: a
+# full layer's grow with the text, a window's do not, and copies then stand further away.)
+#
 # [Exercise 14.6](../exercises/14_quality.ipynb#14.6-A-mechanism-for-each-layer) chooses a mechanism
 # for each layer, within a budget of bytes, graded by the loss.
 
@@ -932,21 +922,23 @@ evidence = [
     ("C139", none, "-", "-", "-"),
     ("C140", none, "-", "-", "-"),
     ("C022", "names no task", "-", "-", "-"),
+]
+heads = ("claim", "printed", "published", "metric", "data", "source, arXiv")
+
+# %% folded=true
+evidence += [
     ("C076", "67.7; RoBERTa, 512 tokens, 63.5", "joint F1, dev", "HotpotQA", "2007.14062, table 2"),
     ("C169", "95.7; RoBERTa 95.3", "accuracy, dev", "IMDB reviews", "2004.05150, table 7"),
     ("C096", "92.1 against 92.25, 512 tokens", "mean, dev", "4 tasks", "2006.04768, table 2"),
     ("C089", "8.08 against 5.12", "% of phonemes wrong", "WSJ speech", "2006.16236, table 3"),
 ]
-heads = ("claim", "printed", "published", "metric", "data", "source, arXiv")
-
+bits = {"fixed": 0.99, "strided": 1.13, "dense": 1.00}  # a byte, of the Sparse Transformer
+said = [", ".join(f"{name} {f(b):.2f}" for name, b in bits.items()) for f in (float, np.exp2)]
+of_bytes = "enwik8", "1904.10509, table 2"
+evidence.append(("C074", said[0], "bits per byte", *of_bytes))
+evidence.append(("C075", said[1], "perplexity of a byte", *of_bytes))
 
 # %% folded=true
-bits = {"fixed": 0.99, "strided": 1.13, "dense": 1.00}  # a byte, of the Sparse Transformer
-bytes_of_enwik8 = "enwik8", "1904.10509, table 2"
-said = ", ".join(f"{name} {value:.2f}" for name, value in bits.items())
-evidence.append(("C074", said, "bits per byte", *bytes_of_enwik8))
-said = ", ".join(f"{name} {2**value:.2f}" for name, value in bits.items())
-evidence.append(("C075", said, "perplexity of a byte", *bytes_of_enwik8))
 means = {name: np.mean(values) / np.mean(arena["full"]) for name, values in arena.items()}
 said = ", ".join(f"{n} {means[n]:.0%}" for n in ("local", "BigBird", "linear", "Linformer"))
 evidence.append(("C105", said, "mean accuracy over full's", "the arena", "2011.04006, table 1"))

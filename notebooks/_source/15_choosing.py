@@ -994,21 +994,21 @@ widgets.Table(rows, f"{len(rows)} aims and formulas, each with a call.")
 
 # %%
 own = {"device": "RTX 4060 Laptop", "heads": 4, "width": 32, "layers": 4, "dtype": "float16"}
-taken = {}
+in_place = {}
 for keep, wish in wishes.items():
     wanted = own | {"phase": "decoding", "tolerance": np.inf, "must_keep": wish}
     found = {MiB: choosing.choose(16_384, **wanted, memory=MiB * 2**20) for MiB in (32, 20, 12)}
     answers = {MiB: one.answer for MiB, one in found.items()}
     said = (f"{MiB} MiB {one.name if one else 'nothing'}" for MiB, one in answers.items())
     print(f"{keep:<16}", "; ".join(said))
-    taken |= {one.name: small.swap(one.stem, **one.knobs) for one in answers.values() if one}
+    in_place |= {one.name: small.swap(one.stem, **one.knobs) for one in answers.values() if one}
 
 # %% [markdown]
 # What was taken reads the page that no training saw; a token is dark if it has become less
 # probable. **Where does a window of 16 fail, that one of 256 does not?**
 
 # %% folded=true
-tried = model.compare(small, taken)
+tried = model.compare(small, in_place)
 widgets.in_a_real_model("taken", tried, start="window 16")
 
 # %%
