@@ -945,7 +945,7 @@ evidence.append(("C105", said, "mean accuracy over full's", "the arena", "2011.0
 pattern = {"block": 16, "window_blocks": 1, "random_blocks": 2, "global_blocks": 1}
 here = {"C063": by_width[256].mean(), "C471": small.swap("bigbird", **pattern).loss(short)}
 for id, loss in here.items():  # what the text says of a method, in our model
-    said = f"{none}; here {loss:.2f} against {full_loss:.2f}"
+    said = f"{none}; here, untuned, {loss:.2f} against {full_loss:.2f}"
     evidence.append((id, said, "nats a token", "unseen Python", "this chapter, n = 512"))
 
 
