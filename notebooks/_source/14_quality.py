@@ -295,7 +295,7 @@ if frontier:
     choices = {"measure": list(labels), "tokens": [512, 16_384]}
     display(widgets.explore(draw_frontier, live_frontier.figure, **choices))
 else:
-    print("No record here; `python -m attncourse.model.frontier` makes one, within an hour.")
+    print("No record here; `python -m attncourse.model.frontier` makes one, in about an hour.")
 
 # %% [markdown]
 # **Go from loss to copying to recall: who drops to the floor? Whose bands overlap, so that their
@@ -394,9 +394,8 @@ print(f"state of a layer: {tasks.SHAPE.n_heads} heads of {tasks.SHAPE.head_width
 # attention find room for all pairs. The room ends: without error a head keeps no more keys apart
 # than it has features ([Schlag et al. 2021](https://arxiv.org/abs/2102.11174), section 4).
 #
-# One seed is no result. Who sees the answer's place in one layer finds it with every seed, who
-# cannot see it in two never does. In between the seeds may disagree: a pattern that *can* pass
-# something on still has to learn it. Train one yourself, in some seconds: does yours tell the same?
+# One seed is no result. Who sees the answer's place in one layer finds it with each; who cannot in
+# two, with none; in between they may disagree. Train one yourself, in some seconds:
 
 
 # %% folded=true
