@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 
-def resumed(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+def resumed(path: Path, record: dict[str, Any], grows: Collection[str] = ()) -> dict[str, Any]:
     """Return the record at `path`, to go on with, or the given one, which is empty.
+
+    Args:
+        path: Where the record lies, if there is one.
+        record: As a first run begins it.
+        grows: Settings that are lists, to which the record may lack the last ones: it gets them.
 
     Raises:
         SystemExit: It was measured with other "settings" or "versions".
@@ -16,6 +22,10 @@ def resumed(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     if not path.exists():
         return record
     old = json.loads(path.read_text())
+    for name in grows:
+        had, wanted = old["settings"].get(name), record["settings"][name]
+        if had and had == wanted[: len(had)]:
+            old["settings"][name] = wanted
     for name in ("settings", "versions"):
         if old.get(name) != record[name]:
             raise SystemExit(

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attncourse import model  # noqa: E402
+from attncourse import model, plots  # noqa: E402
 from attncourse.model import frontier, probes  # noqa: E402
 from attncourse.model.attention import Attention  # noqa: E402
 
@@ -102,6 +102,19 @@ def test_a_command_that_was_ended_goes_on(small, tmp_path, monkeypatch):
         frontier.start(small, ids[1:], path)
 
 
+def test_a_record_that_only_lacks_seeds_goes_on(small, tmp_path, monkeypatch):
+    ids, path = np.arange(600), tmp_path / "frontier.json"
+    monkeypatch.setattr(frontier, "HYBRID_SEEDS", (1,))
+    path.write_text(json.dumps(frontier.start(small, ids, path) | {"seconds": 7.0}))
+    monkeypatch.setattr(frontier, "HYBRID_SEEDS", (1, 2))
+    more = frontier.start(small, ids, path)
+    assert more["seconds"] == 7 and more["settings"]["hybrid_seeds"] == [1, 2]
+    for others in ((2,), (2, 1), ()):
+        monkeypatch.setattr(frontier, "HYBRID_SEEDS", others)
+        with pytest.raises(SystemExit, match="was measured with settings"):
+            frontier.start(small, ids, path)
+
+
 def test_the_record_is_whole(record):
     assert record["mechanisms"].keys() == frontier.MECHANISMS.keys()
     assert record["hybrids"].keys() == frontier.HYBRIDS.keys()
@@ -113,6 +126,27 @@ def test_the_record_is_whole(record):
             assert entry["bytes"].keys() == {"512", "16384"}
     assert [row["window"] for row in record["windows"]] == [*frontier.WINDOWS]
     assert len(record["layers"]) == 4 * len(frontier.LAYER_WINDOWS)
+
+
+def test_hybrids_are_what_chapter_14_says_of_them(record):
+    def points(part):
+        copied = {
+            name: [one["first"] - one["second"] for one in entry["after"].values()]
+            for name, entry in record[part].items()
+        }
+        kept = {name: entry["bytes"]["512"]["kept"] for name, entry in record[part].items()}
+        return {name: plots.Gained("", kept[name], 0.0, copied[name]) for name in copied}
+
+    alone, mixed = points("mechanisms"), points("hybrids")
+    both, whole = alone | mixed, alone["full"].middle
+    beaten = [name for name in mixed if plots.beaten_by(name, both, alone, high=True)]
+    assert len(mixed) / 2 < len(beaten) < len(mixed)
+    low, high = alone["window 64"].n_bytes, alone["window 256"].n_bytes
+    best = {
+        part: max(one.middle for one in found.values() if low <= one.n_bytes < high) / whole
+        for part, found in (("alone", alone), ("mixed", mixed))
+    }
+    assert best["alone"] < 0.2 and best["mixed"] > 0.8
 
 
 def test_the_record_is_of_this_model_and_these_settings(record, small):

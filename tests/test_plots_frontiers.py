@@ -20,6 +20,21 @@ def test_who_is_as_good_with_fewer_bytes_or_better_with_as_many_is_unbeaten():
     assert plots.unbeaten(points, high=False) == ["cheap", "beaten"]
 
 
+def test_who_beats_a_method_is_the_best_that_holds_no_more():
+    points = {
+        "mine": Gained("a", 4, 0.5),
+        "less": Gained("a", 2, 0.5),
+        "best": Gained("b", 3, 0.9),
+        "as good, later": Gained("b", 4, 0.9),
+        "dearer": Gained("b", 5, 1.0),
+    }
+    assert plots.beaten_by("mine", points, points, high=True) == "best"
+    assert plots.beaten_by("mine", points, ["less", "dearer"], high=True) == "less"
+    assert plots.beaten_by("mine", points, ["less"], high=False) == "less"
+    assert plots.beaten_by("mine", points, ["best", "dearer"], high=False) is None
+    assert plots.beaten_by("less", points, points, high=True) is None
+
+
 def test_after_tuning_the_mean_over_the_seeds_counts():
     tuned = Gained("a", 1, 5.0, [1.0, 2.0, 3.0])
     assert tuned.middle == 2.0
@@ -35,6 +50,16 @@ def test_update_shows_other_points_under_their_names():
     assert live.ax.get_ylabel() == "share"
     low, high = live.ax.get_ylim()
     assert low < 1.0 and high > 3.0
+
+
+def test_where_points_are_many_some_are_named():
+    points = {name: Gained("a", 64, y) for y, name in enumerate(("one", "two", "three"))}
+    live = plots.LiveFrontier(points, y_label="nats", high=False)
+    live.update(points, y_label="nats", high=False, named=["two"])
+    assert {text.get_text() for text in live.ax.texts} - {""} == {"two"}
+    assert sum([*line.get_xdata()] == [64] for line in live.ax.lines) == 3
+    live.update(points, y_label="nats", high=False, named=[])
+    assert not any(text.get_text() for text in live.ax.texts)
 
 
 @pytest.mark.parametrize("n_bytes", [64, 10_000])

@@ -7,31 +7,37 @@ import numpy as np
 import pytest
 
 from attncourse import tasks
+from attncourse.catalogue import MECHANISMS
 from attncourse.model.attention import Attention
 
 RECORD = Path(__file__).parents[1] / "results" / "tasks.json"
 
 
-def answers(name):
+def answers(name, rows=5):
     """Yield (ids up to a question, the answer)."""
-    rows = tasks.make(name, 5, seed=3)
+    rows = tasks.make(name, rows, seed=3)
     for ids, wanted in zip(rows.ids, rows.wanted, strict=True):
         for place in np.flatnonzero(wanted != tasks.NOTHING):
             yield ids[: place + 1], wanted[place]
 
 
+def place(name, ids):
+    """Where the answer stands."""
+    if name == "pairs":  # tokens from 64 on: four of them for each key, one for each of its values
+        return np.flatnonzero((ids >= 64) & ((ids - 64) // 4 == ids[-1] - 16)).item()
+    if name == "needle":
+        return np.flatnonzero(ids[:-1] == ids[-1])[0] + 1
+    if name == "copy":  # after the words that are like the last ones for longest
+        return max(range(len(ids) - 1), key=lambda end: alike(ids, end)) + 1
+    return len(ids) - 12  # periodic
+
+
 def solved(name, ids):
     """The answer, found by the rule."""
-    if name == "pairs":  # tokens from 64 on: four of them for each key, one for each of its values
-        key, value = np.divmod(ids[ids >= 64] - 64, 4)
-        return 48 + value[key == ids[-1] - 16].item()
-    if name == "needle":
-        return ids[np.flatnonzero(ids[:-1] == ids[-1])[0] + 1]
-    if name == "copy":  # after the words that are like the last ones for longest
-        return ids[max(range(len(ids) - 1), key=lambda end: alike(ids, end)) + 1]
-    if name == "periodic":
-        return ids[len(ids) - 12]
-    return 48 + (ids == 3).sum() % 2
+    if name == "parity":
+        return 48 + (ids == 3).sum() % 2
+    found = ids[place(name, ids)]
+    return 48 + (found - 64) % 4 if name == "pairs" else found
 
 
 def alike(ids, end):
@@ -102,3 +108,49 @@ def test_the_record_is_whole_and_of_these_settings():
         for seeds in runs.values():
             assert [*seeds] == [*map(str, command.SEEDS)]
             assert all(0 <= run["accuracy"] <= 1 for run in seeds.values())
+
+
+def seen(name, mask):
+    """For what share of a task's questions the answer's place is seen in a layer, and in two."""
+    n, twice = tasks.TASKS[name].n_tokens, mask.astype(int) @ mask.astype(int) > 0
+    asked = [(len(ids) - 1, place(name, ids)) for ids, _ in answers(name, rows=50)]
+    assert mask.shape == (n, n)
+    return tuple(np.mean([one[pair] for pair in asked]) for one in (mask, twice))
+
+
+def in_record(name, mechanism):
+    record = json.loads(RECORD.read_text())
+    return [run["accuracy"] for run in record["runs"][name][mechanism].values()]
+
+
+@pytest.mark.parametrize("name", [name for name in tasks.TASKS if name != "parity"])
+def test_who_sees_the_answer_finds_it_with_every_seed_and_who_cannot_never_does(name):
+    n = tasks.TASKS[name].n_tokens
+    judged = {}
+    for mechanism, attend in tasks.MECHANISMS.items():
+        mask = getattr(MECHANISMS[attend.stem].reference, "mask", None)
+        if mask is None:
+            continue  # sees all, but blended
+        once, twice = seen(name, mask(n, n, causal=True, **attend.knobs))
+        if once > 0.99:
+            assert min(in_record(name, mechanism)) >= 0.8, mechanism
+            judged[mechanism] = True
+        elif twice < 0.4:
+            assert max(in_record(name, mechanism)) <= 0.5, mechanism
+            judged[mechanism] = False
+    assert judged.items() >= {"full": True, "window 4": False}.items()
+
+
+def test_a_state_with_room_for_all_keys_finds_them_with_every_seed():
+    features = tasks.SHAPE.n_heads * tasks.SHAPE.head_width
+    assert len(tasks.questions.KEYS) <= features
+    assert min(in_record("pairs", "linear") + in_record("needle", "linear")) >= 0.8
+
+
+def test_one_look_does_not_count_and_nobody_needs_a_minute():
+    record = json.loads(RECORD.read_text())
+    for mechanism in tasks.MECHANISMS:
+        assert max(in_record("parity", mechanism)) <= 0.75, mechanism
+    for name, runs in record["runs"].items():
+        for mechanism, seeds in runs.items():
+            assert max(run["seconds"] for run in seeds.values()) < 60, (name, mechanism)

@@ -48,7 +48,7 @@ from attncourse.model.tune import RATE, held_out, tune
 
 RECORD = "frontier.json"
 STEPS, ROWS, SEEDS = 60, 1, (1, 2, 3)
-HYBRID_SEEDS = SEEDS[:1]
+HYBRID_SEEDS = SEEDS
 DEPTHS = (0.25, 0.5, 0.75)
 HAY, HIDDEN, PAIRED, COPIES = 240, 12, 4, 8  # tokens of a needle's text; rows of each question
 MECHANISMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def start(model: Model, ids: np.ndarray, path: Path) -> dict[str, Any]:
-    """Return the record at `path`, to go on with, or an empty one.
+    """Return the record at `path`, to go on with, or an empty one; seeds may have been added.
 
     Raises:
         SystemExit: It has other settings or was measured with another library or another text.
@@ -140,7 +140,7 @@ def start(model: Model, ids: np.ndarray, path: Path) -> dict[str, Any]:
         "layers": [],
         "windows": [],
     }
-    return resuming.resumed(path, record)
+    return resuming.resumed(path, record, grows=("seeds", "hybrid_seeds"))
 
 
 def jobs(model: Model, ids: np.ndarray, record: dict[str, Any]) -> list[Callable[[], None]]:

@@ -26,7 +26,7 @@ from attncourse.plots.boards import LiveBoard, board
 from attncourse.plots.brackets import LiveBrackets
 from attncourse.plots.caches import LiveKept, LivePool
 from attncourse.plots.distributions import distribution, numbers, table
-from attncourse.plots.frontiers import Gained, LiveFrontier, unbeaten
+from attncourse.plots.frontiers import Gained, LiveFrontier, beaten_by, unbeaten
 from attncourse.plots.guesses import guess
 from attncourse.plots.hashing import LiveSectors, LiveTable
 from attncourse.plots.lines import LiveBars, LiveBudget, LiveCurves, bars, budget, curves, growth
@@ -103,6 +103,7 @@ __all__ = [
     "attainable",
     "bands",
     "bars",
+    "beaten_by",
     "benchmark",
     "board",
     "budget",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +54,28 @@ def unbeaten(points: Mapping[str, Gained], *, high: bool) -> list[str]:
     ]
 
 
+def beaten_by(
+    name: str, points: Mapping[str, Gained], others: Iterable[str], *, high: bool
+) -> str | None:
+    """Return the best of others that hold no more than a method and are as good, if there is one.
+
+    Args:
+        name: The method.
+        points: By name, that method among them.
+        others: Names of those that may beat it.
+        high: Whether more is better.
+    """
+    sign = -1 if high else 1
+    worth = {each: (sign * points[each].middle, points[each].n_bytes) for each in points}
+    able = [
+        each
+        for each in others
+        if all(a <= b for a, b in zip(worth[each], worth[name], strict=True))
+        and worth[each] != worth[name]
+    ]
+    return min(able, key=worth.__getitem__, default=None)
+
+
 class LiveFrontier:
     """A point for each method, an arrow from before the tuning to after, a bar over the seeds.
 
@@ -69,6 +91,7 @@ class LiveFrontier:
         y_label: str,
         high: bool,
         title: str = "",
+        named: Collection[str] | None = None,
     ):
         """Draw the first points.
 
@@ -78,15 +101,22 @@ class LiveFrontier:
             y_label: What the quality is.
             high: Whether more is better.
             title: In words.
+            named: Those whose names are written; all if not given.
         """
         if ax is None:
             _, ax = figure(width=8.6, height=4.3)
         self.ax, self.figure = ax, ax.get_figure()
-        self.update(points, y_label=y_label, high=high, title=title)
+        self.update(points, y_label=y_label, high=high, title=title, named=named)
 
     @styled
     def update(
-        self, points: Mapping[str, Gained], *, y_label: str, high: bool, title: str = ""
+        self,
+        points: Mapping[str, Gained],
+        *,
+        y_label: str,
+        high: bool,
+        title: str = "",
+        named: Collection[str] | None = None,
     ) -> None:
         """Show other points; arguments as before."""
         ax = self.ax
@@ -127,7 +157,8 @@ class LiveFrontier:
             ax.plot([], [], linestyle="", label=family, **style)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=6, fontsize=9)
         set_title(ax, title)
-        name_points(ax, {name: (one.n_bytes, one.middle) for name, one in points.items()})
+        shown = {name: (one.n_bytes, one.middle) for name, one in points.items()}
+        name_points(ax, {name: shown[name] for name in (shown if named is None else named)})
 
     def _stairs(self, best: list[Gained]) -> None:
         x = [one.n_bytes for one in best] + [self.ax.get_xlim()[1]]

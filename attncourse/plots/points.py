@@ -47,6 +47,8 @@ def scatter(
 
 def name_points(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """Write each name beside its point, where there is room; the limits must be set before."""
+    if not points:
+        return
     x, y = (np.array(values, dtype=float) for values in zip(*points.values(), strict=True))
     for place, (name, point) in zip(_places(ax, list(points), x, y), points.items(), strict=True):
         ax.annotate(

@@ -1,7 +1,8 @@
 """Trains every mechanism on every task: `python -m attncourse.tasks`.
 
 `results/tasks.json` is written after every run, and a command that was ended goes on with it:
-runs[task][mechanism][seed] has accuracy, loss (of the last ten steps), steps and seconds.
+runs[task][mechanism][seed] has accuracy, loss (of the last ten steps), steps and seconds of the
+processor.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from attncourse import needed, resuming
 from attncourse.measure import progress
 from attncourse.tasks.questions import TASKS
-from attncourse.tasks.training import LEARNED, MECHANISMS, RATE, ROWS, TESTED, train
+from attncourse.tasks.training import LEARNED, MECHANISMS, ROWS, TESTED, train
 
 RECORD = "tasks.json"
 SEEDS = (1, 2, 3)
@@ -60,7 +61,7 @@ def settings() -> dict[str, Any]:
     """Return what the runs depend on."""
     return {
         "rows": ROWS,
-        "rate": RATE,
+        "rate": {name: task.rate for name, task in TASKS.items()},
         "learned": LEARNED,
         "tested": TESTED,
         "steps": {name: task.steps for name, task in TASKS.items()},
