@@ -193,6 +193,32 @@ def test_the_answer_to_an_exercise_that_is_gone_stands_at_the_end_below_the_last
     folder.update(OLD)  # it comes back, and the answer with it
     answers = [c for c in folder.read(ONE)["cells"] if course_metadata(c).get("role") == "answer"]
     assert source_of(answers[1]) == mine
+    texts = folder.texts(ONE)
+    assert texts[-1] == "the end" and texts.count(mine) == 1 and texts.count(PROMPT_OF_G) == 1
+
+
+def test_what_was_written_under_kept_stays_when_an_exercise_comes_back(folder):
+    mine = folder.answer("g")
+    folder.update()
+    made = folder.read(ONE)
+    made["cells"].append({**cell("a note below"), "id": "note"})
+    folder.save(ONE, made)
+    folder.answer("h")  # 01.2 now, which is gone from the next release but one
+    folder.update(OLD)
+    texts = folder.texts(ONE)
+    assert "a note below" in texts and texts.count(mine) == 1
+
+
+def test_an_answer_that_moved_and_comes_back_is_the_one_that_was_worked_on(folder):
+    folder.answer("moving")
+    folder.update()
+    better = folder.answer("moving", "def moving(x):\n    return x  # better", stem="02_two")
+    folder.update(OLD)
+    found = [
+        source_of(c) for c in folder.read(ONE)["cells"]
+        if course_metadata(c).get("role") == "answer" and "moving" in source_of(c)
+    ]  # fmt: skip
+    assert found == [better]
 
 
 def test_an_answer_to_another_question_stands_below_the_new_cell(folder):
@@ -236,6 +262,8 @@ def test_a_chapter_keeps_edits_own_cells_and_deletions(folder):
     after = folder.read(CHAPTER)["cells"]
     assert after[-1]["outputs"][0]["text"] == ["new"]  # nobody had run it
     assert "1 cell is new or changed" in said and "3 of your cells kept" in said
+    told = "the release has changed a cell that you had edited: yours stays above the new one"
+    assert f'{told} ("text 2, ' in said and said.count("you had edited") == 1
     assert folder.update().endswith("nothing to do")
 
 
@@ -247,6 +275,16 @@ def test_outputs_of_the_learners_own_run_stay(folder):
     assert folder.read(CHAPTER)["cells"][-1]["outputs"][0]["text"] == "mine\n"
     lines = {"outputs": [{"text": ["a\n", "b"]}], "cell_type": "code"}
     assert outputs_of(lines) == outputs_of({"outputs": [{"text": "a\nb"}], "cell_type": "code"})
+
+
+def test_an_edited_cell_that_the_release_has_no_more_is_told(folder):
+    made = folder.read(CHAPTER)
+    made["cells"][2]["source"] = "text 2, by me\nand more"
+    folder.save(CHAPTER, made)
+    fewer = release({"01_one": [cell("text 0", "markdown")]}, {"01_one": [setup()]})
+    said = folder.update(fewer)
+    told = 'the release has dropped a cell that you had edited: yours stays ("text 2, by me")'
+    assert told in said and "you had edited" not in folder.update(fewer)
 
 
 BROKEN = {
@@ -423,6 +461,9 @@ def test_nothing_that_a_learner_wrote_is_lost(tmp_path_factory, done, stop):
             assert [each for each in ids if each in wanted] == wanted
         assert folder.update().endswith("nothing to do")
         assert {name: (folder.path / name).read_bytes() for name in NEW} == after
+        folder.update(OLD)  # what was gone is back
+        assert set(learners_texts(folder)) >= set(wrote)
+        assert folder.update(OLD).endswith("nothing to do")
 
 
 # What is laid out, and by what it is found
