@@ -348,6 +348,79 @@ def test_no_backup_is_written_over(folder, monkeypatch):
     assert not files.submission.is_backup(folder.path / ONE)
 
 
+def test_a_file_that_is_left_alone_is_backed_up_once_by_content(folder):
+    (folder.path / ONE).write_text("<<<<<<< HEAD")
+    first = folder.update()
+    again = folder.update()
+    assert len(folder.backups()) == 1
+    line = f"what you had changed is kept as it was in backups/{folder.backups()[0].name}"
+    assert line in first and line in again
+    (folder.path / ONE).write_text("<<<<<<< mended badly")
+    folder.update()
+    assert len(folder.backups()) == 2
+
+
+def test_many_missing_files_are_told_in_one_line(folder):
+    folder.update()
+    kept = folder.path / ONE
+    for path in folder.path.glob("*/*.ipynb"):
+        path.unlink()
+    said = folder.update()
+    assert "was missing" not in said
+    assert f"4 files were missing, and are back: {ONE}, {TWO}, {CHAPTER} and 1 more" in said
+    kept.unlink()
+    assert f"{ONE}: was missing, and is back" in folder.update()
+
+
+def run_update(folder, capsys, contents=NEW):
+    folder.install(contents)
+    return run(capsys, "update", folder.path)
+
+
+@pytest.mark.parametrize("failing", ["backup", "write", "mark"])
+def test_a_write_that_fails_says_what_is_done_and_that_one_can_go_on(
+    folder, monkeypatch, capsys, failing
+):
+    mine = folder.answer("f")
+    before = (folder.path / ONE).read_bytes()
+    write, parts = files.write, {"backup": "backups", "write": "exercises", "mark": ".attncourse"}
+
+    def full(path, content):
+        if path.relative_to(folder.path).parts[0] == parts[failing]:
+            raise OSError(28, "No space left on device", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(files, "write", full)
+    status, said = run_update(folder, capsys)
+    assert status == 2 and said.count("\n") == 1 and "No space left on device" in said
+    assert "safe to run again" in said
+    if failing == "backup":
+        assert "nothing of the course has been changed" in said
+        assert (folder.path / ONE).read_bytes() == before
+    else:
+        done = {"write": 2, "mark": 4}[failing]
+        assert f"{done} of 4 files are brought up to date" in said
+        assert f"backups/{folder.backups()[0].name}" in said
+    monkeypatch.setattr(files, "write", write)
+    assert run_update(folder, capsys)[0] == 0
+    assert mine in folder.texts(ONE)
+    assert (folder.path / CHAPTER).read_bytes() == NEW[CHAPTER]
+
+
+def test_an_older_release_is_refused(folder, monkeypatch, capsys):
+    monkeypatch.setattr(updating.attncourse, "__version__", "0.10.0")
+    assert run_update(folder, capsys)[0] == 0
+    before = {name: (folder.path / name).read_bytes() for name in NEW}
+    monkeypatch.setattr(updating.attncourse, "__version__", "0.9.1")
+    for command in ("update", "start"):
+        folder.install(OLD)
+        status, said = run(capsys, command, folder.path)
+        assert status == 2 and said.count("\n") == 1
+        assert "is of release 0.10.0, and 0.9.1 is installed, which is older" in said
+    assert {name: (folder.path / name).read_bytes() for name in NEW} == before
+    assert folder.backups() == []
+
+
 def test_a_file_that_is_saved_meanwhile_stays(folder, monkeypatch):
     folder.answer("f")
     back_up = updating._back_up
@@ -549,6 +622,18 @@ def test_a_start_refuses_a_folder_with_other_files_in_one_line(installed, readme
     assert "is a clone of the course" in run(capsys, "update", ROOT)[1]
 
 
+def test_a_start_within_a_course_does_nothing(installed, readme, capsys, tmp_path):
+    course = tmp_path / "course"
+    run(capsys, "start", course)
+    for inside in (course / "notebooks", course / "mine/deep", ROOT / "mine"):
+        there = inside.exists()
+        status, said = run(capsys, "start", inside)
+        assert status == 2 and said.count("\n") == 1
+        assert f"{inside} lies in " in said and "name a folder elsewhere" in said
+        assert inside.exists() == there
+    assert "course is in" in run(capsys, "start", course)[1]
+
+
 def test_a_start_goes_on_with_its_own_and_writes_over_nothing(folder, monkeypatch, capsys):
     mine = folder.answer("f")
     (folder.path / TWO).unlink()
@@ -594,7 +679,8 @@ def test_a_folder_is_found_from_below_and_records_of_ones_own_come_first(
     status, said = run(capsys, "update")
     assert status == 2 and "is of release 0.1.0, before unknown" in said
     monkeypatch.setattr(files, "write", lambda *a: (_ for _ in ()).throw(OSError(28, "No space")))
-    assert run(capsys, "update") == (2, "the course's folder: No space\n")
+    status, said = run(capsys, "update")
+    assert status == 2 and said.startswith(f"{course}: No space. So far nothing")
 
 
 def test_lab_opens_the_folder_with_the_settings_of_make_lab(installed, readme, capsys, tmp_path):

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from packaging.version import InvalidVersion, Version
+
 import attncourse
 from attncourse import house
 from attncourse.folder.merging import Notebook, outputs_of
@@ -85,6 +87,29 @@ def write(path: Path, content: bytes) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def holds(path: Path, content: bytes) -> bool:
+    """Whether a file is there with this content."""
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+
+
+def must_not_be_newer(folder: Path, release: str) -> None:
+    """Refuse a folder of a later release than the installed one.
+
+    Raises:
+        FolderError: it is later, with how to go on.
+    """
+    ours = attncourse.__version__
+    try:
+        is_newer = Version(release) > Version(ours)
+    except InvalidVersion:
+        return
+    if is_newer:
+        raise FolderError(
+            f"{folder} is of release {release}, and {ours} is installed, which is older: install "
+            f"{release} or a later one to go on there, or start a new folder for {ours}"
+        )
 
 
 def read_mark(folder: Path) -> dict[str, Any]:
