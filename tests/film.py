@@ -1,8 +1,8 @@
 """The film of the grader in README; `python tests/film.py` plays it in Chromium and writes it.
 
 Nothing is drawn: a learner's two answers go into the notebook, and what it says is photographed.
-Out of sight are the exercises below, a cell's buttons, and the prompt down to its memory limit: with
-README's first lines above it, the film fits a screen of 800 pixels.
+Out of sight are the exercises below, a cell's buttons, and the prompt down to its memory limit:
+with README's first lines above it, the film fits a screen of 800 pixels.
 """
 
 import io
