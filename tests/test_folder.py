@@ -407,6 +407,22 @@ def test_a_write_that_fails_says_what_is_done_and_that_one_can_go_on(
     assert (folder.path / CHAPTER).read_bytes() == NEW[CHAPTER]
 
 
+def test_a_failing_write_names_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "one.ipynb"
+    path.write_bytes(b"old")
+
+    def full(self, content):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError) as raised:
+        files.write(path, b"new")
+    assert raised.value.filename == str(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["one.ipynb"]
+    assert path.read_bytes() == b"old"
+
+
 def test_an_older_release_is_refused(folder, monkeypatch, capsys):
     monkeypatch.setattr(updating.attncourse, "__version__", "0.10.0")
     assert run_update(folder, capsys)[0] == 0
