@@ -1,7 +1,7 @@
 """The course in one table: its chapters in order, what each is for, how long it takes.
 
-Time is counted, not guessed: the words and cells of a chapter's notebooks, and the minutes that
-the prompts of its exercises state.
+Time is counted, not guessed: the words, cells, guesses and sliders of a chapter's notebooks, and
+the minutes that the prompts of its exercises state.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from attncourse.grading import submission
 
 WORDS_A_MINUTE = 150
 CELLS_A_MINUTE = 2  # to run it, and to look at what it shows
+TRIED = re.compile(r"\bwidgets\.(?:guess|explore|in_a_real_model|form)\(")  # a minute each
 NOT_WORDS = re.compile(r"\$\$.*?\$\$|<!--.*?-->", re.DOTALL)
 PROMPT = re.compile(r"^\*(\d+) minutes ·", re.MULTILINE)
 
@@ -84,7 +85,8 @@ def _reading(cells: Iterable[dict]) -> float:
             words = NOT_WORDS.sub("", submission.source_of(cell)).split()
             minutes += len(words) / WORDS_A_MINUTE
         else:
-            minutes += 1 / CELLS_A_MINUTE
+            tried = len(TRIED.findall(submission.source_of(cell)))
+            minutes += tried or 1 / CELLS_A_MINUTE
     return minutes
 
 
@@ -120,8 +122,8 @@ class Map:
         others = [one for one in self.chapters if one.number != self.here]
         read, do = (sum(getattr(one, what) for one in others) for what in ("reading", "exercises"))
         return (
-            f"Minutes, to the nearest five: {WORDS_A_MINUTE} words or {CELLS_A_MINUTE} cells of "
-            "code take one, exercises what they state. "
+            f"Minutes, to the nearest five: {WORDS_A_MINUTE} words, {CELLS_A_MINUTE} cells of "
+            "code, a guess or a slider take one, exercises what they state. "
             f"Together {read / 60:.0f} hours of reading and {do / 60:.0f} of exercises."
         )
 
@@ -137,18 +139,16 @@ class Map:
         return "\n".join([*lines, self.sentence])
 
     def _repr_html_(self) -> str:
-        style = "text-align:left;vertical-align:top;line-height:1.2;padding:2px 12px 2px 0"
-        whole = f"{style};white-space:nowrap"
-        head = ("", "chapter", "then you can", "read", "exercises")
+        style = "text-align:left;vertical-align:top;line-height:1.2;padding:2px 10px 2px 0"
+        head = ("", "chapter", "then you can", "read", "do")
         rows = []
         for part, group in groupby(self.chapters, key=lambda one: one.part):
             ours = list(group)
             for one in ours:
-                cells = [html.escape(one.afterwards), *self._minutes(one)]
+                cells = [_links(one), html.escape(one.afterwards), *self._minutes(one)]
                 row = "".join(f'<td style="{style}">{cell}</td>' for cell in cells)
-                row = f'<td style="{whole}">{_links(one)}</td>{row}'
                 if one is ours[0]:
-                    about = f'scope="rowgroup" rowspan="{len(ours)}" style="{whole}"'
+                    about = f'scope="rowgroup" rowspan="{len(ours)}" style="{style}"'
                     row = f"<th {about}>{html.escape(part)}</th>{row}"
                 rows.append(f"<tr>{row}</tr>")
         heads = "".join(f'<th scope="col" style="{style}">{name}</th>' for name in head)

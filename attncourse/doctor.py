@@ -173,11 +173,15 @@ def _enough(value: float, least: float, good: float, advice: str) -> tuple[str, 
 def _folder() -> Iterator[Finding]:
     """Tell which learner's folder this is, and whether it is of this release."""
     if folder := house.folder():
-        from attncourse.folder.files import read_mark
+        from attncourse.folder.files import FolderError, must_not_be_newer, read_mark
 
         release = read_mark(folder)["release"]
         same = release == attncourse.__version__
         advice = "" if same else f"attncourse update brings it to {attncourse.__version__}"
+        try:
+            must_not_be_newer(folder, release)
+        except FolderError:
+            advice = f"install {release} or a later one: {attncourse.__version__} is older"
         yield Finding("ok" if same else "note", "course", f"release {release} in {folder}", advice)
     elif house.is_installed():
         advice = "go to the folder of your course, or attncourse start FOLDER lays one out"

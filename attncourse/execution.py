@@ -46,7 +46,7 @@ def kernel_manager() -> AsyncKernelManager:
 
 @contextlib.contextmanager
 def kernel_for(
-    notebook: NotebookNode, folder: Path, home: Path, seconds: float, **names: str
+    notebook: NotebookNode, folder: Path, home: Path, seconds: float
 ) -> Iterator[NotebookClient]:
     """Start a kernel for a notebook's cells that knows nothing of who starts it, and end it.
 
@@ -55,7 +55,6 @@ def kernel_for(
         folder: the working directory.
         home: takes the place of the author's IPython profile, hints and passes.
         seconds: the most that a cell may take.
-        **names: what its environment holds besides.
     """
     environment = {
         **os.environ,
@@ -63,7 +62,6 @@ def kernel_for(
         "IPYTHONDIR": str(home),
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONHASHSEED": "0",
-        **names,
     }
     client = NotebookClient(
         notebook,

@@ -62,6 +62,7 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "navbar_persistent": [],
     "show_toc_level": 2,
+    "max_navbar_depth": 2,  # there are no more; with 4 each page copies all headings of all others
 }
 if repository := PROJECT.get("urls", {}).get("Repository"):
     html_theme_options |= {"repository_url": repository, "use_repository_button": True}

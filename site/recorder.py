@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
+from unittest import mock
 
 import ipywidgets
 import numpy as np
@@ -30,6 +31,7 @@ FRAMES = 40  # of one control, at most
 SETTINGS = 24  # of several controls together, at most
 FEW = 6  # choices that are shown all or not at all
 MAIN = 6  # values that the first slider has, before other controls move too
+PNG = plots.png
 COUNTS = (3, 4, 5, 6, 7, 8, 10, 12, 13, 16, 20, 26, 32, 40)
 
 
@@ -43,6 +45,14 @@ def install() -> None:
     }
     for kind, record in kinds.items():
         kind._repr_mimebundle_ = _recording(kind._repr_mimebundle_, record)
+    # Pages have the stored pictures, and explorers their frames: what else is drawn, nobody sees.
+    plots.png = plots.base.png = _laid_out
+
+
+def _laid_out(figure: Figure) -> bytes:
+    """Return no picture, but lay out the figure as drawing one does."""
+    figure.draw_without_rendering()
+    return b""
 
 
 def _recording(bundle: Callable, record: Callable[[Any], dict[str, Any]]) -> Callable:
@@ -85,7 +95,7 @@ def explorer(shown: widgets.Explorer) -> dict[str, Any]:
         if key not in images:
             images[key] = webp(pixels)
         frames.append([list(images).index(key), sentence])
-    shown._redraw()
+    shown.draw(**{name: widget.value for name, widget in shown.controls.items()})
     return {
         "kind": "explorer",
         "controls": controls,
@@ -176,13 +186,15 @@ def spread(total: int, count: int, start: int) -> list[int]:
 def guess(shown: widgets.Guess) -> dict[str, Any]:
     """Find the answer of a guess, which nobody has to commit to here."""
     answer = shown._answer() if callable(shown._answer) else shown._answer
+    with mock.patch.object(plots.base, "png", PNG):
+        explanation = outputs.captured(shown._explain, answer)
     return {
         "kind": "guess",
         "question": shown.question,
         "examples": guesses._either(shown._examples),
         "answer": format_quantity(answer, shown.unit),
         "measured": shown.unit == "s",
-        "outputs": [_with_webp(one) for one in outputs.captured(shown._explain, answer)],
+        "outputs": [_with_webp(one) for one in explanation],
     }
 
 

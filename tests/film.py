@@ -1,7 +1,8 @@
 """The film of the grader in README; `python tests/film.py` plays it in Chromium and writes it.
 
 Nothing is drawn: a learner's two answers go into the notebook, and what it says is photographed.
-Out of sight are the exercises below, and a cell's buttons.
+Out of sight are the exercises below, a cell's buttons, and the prompt down to its memory limit:
+with README's first lines above it, the film fits a screen of 800 pixels.
 """
 
 import io
@@ -16,6 +17,7 @@ from PIL import Image
 FILM = lab.ROOT / "docs/grader.gif"
 NOTEBOOK, EXERCISE = "exercises/04_window.ipynb", "04.3"
 SIZE = {"width": 976, "height": 756}  # of which the notebook has 900 × 668
+SHOWN = (192, 645)  # of these 668, from the memory limit to the longest verdict's end
 SCALE = 2  # sharp on dense screens, and where a page shows it smaller
 COLOURS = 128
 PACK = np.array([65536, 256, 1])  # red, green, blue in one number
@@ -82,8 +84,9 @@ class Camera:
 
     def shoot(self, milliseconds: int) -> None:
         self.notebook.show(self.prompt)
-        picture = self.notebook.box.screenshot()
-        self.shots.append((Image.open(io.BytesIO(picture)).convert("RGB"), milliseconds))
+        picture = Image.open(io.BytesIO(self.notebook.box.screenshot())).convert("RGB")
+        top, bottom = (SCALE * y for y in SHOWN)
+        self.shots.append((picture.crop((0, top, picture.width, bottom)), milliseconds))
 
     def edit(self, text: str, line: int | None = None) -> None:
         """Put a text into the answer cell; select a line of it, else put the caret at its end."""

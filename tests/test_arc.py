@@ -35,6 +35,18 @@ def test_reading_is_counted(tmp_path):
     assert one.reading == pytest.approx((295 + 5 + 4) / 150 + 2 * 0.5)
 
 
+def test_a_guess_and_a_slider_take_a_minute_each(tmp_path):
+    code = [
+        ("code", "plain()"),
+        ("code", 'widgets.guess("How many?", 1)'),
+        ("code", "one = widgets.explore(draw, figure)\nwidgets.choice([])"),
+        ("code", "widgets.in_a_real_model(a)\nwidgets.form(b)"),
+    ]
+    notebook(tmp_path / "notebooks/04_window.ipynb", ("markdown", "# 04 · Window"), *code)
+    [one] = arc.chapters(tmp_path)
+    assert one.reading == pytest.approx(4 / 150 + 0.5 + 1 + 1 + 2)
+
+
 @pytest.mark.parametrize("number", ["00", "04"])
 def test_exercises_take_what_their_prompts_say(number):
     [one] = [one for one in arc.chapters(ROOT) if one.number == number]

@@ -193,6 +193,32 @@ def test_the_answer_to_an_exercise_that_is_gone_stands_at_the_end_below_the_last
     folder.update(OLD)  # it comes back, and the answer with it
     answers = [c for c in folder.read(ONE)["cells"] if course_metadata(c).get("role") == "answer"]
     assert source_of(answers[1]) == mine
+    texts = folder.texts(ONE)
+    assert texts[-1] == "the end" and texts.count(mine) == 1 and texts.count(PROMPT_OF_G) == 1
+
+
+def test_what_was_written_under_kept_stays_when_an_exercise_comes_back(folder):
+    mine = folder.answer("g")
+    folder.update()
+    made = folder.read(ONE)
+    made["cells"].append({**cell("a note below"), "id": "note"})
+    folder.save(ONE, made)
+    folder.answer("h")  # 01.2 now, which is gone from the next release but one
+    folder.update(OLD)
+    texts = folder.texts(ONE)
+    assert "a note below" in texts and texts.count(mine) == 1
+
+
+def test_an_answer_that_moved_and_comes_back_is_the_one_that_was_worked_on(folder):
+    folder.answer("moving")
+    folder.update()
+    better = folder.answer("moving", "def moving(x):\n    return x  # better", stem="02_two")
+    folder.update(OLD)
+    found = [
+        source_of(c) for c in folder.read(ONE)["cells"]
+        if course_metadata(c).get("role") == "answer" and "moving" in source_of(c)
+    ]  # fmt: skip
+    assert found == [better]
 
 
 def test_an_answer_to_another_question_stands_below_the_new_cell(folder):
@@ -236,6 +262,8 @@ def test_a_chapter_keeps_edits_own_cells_and_deletions(folder):
     after = folder.read(CHAPTER)["cells"]
     assert after[-1]["outputs"][0]["text"] == ["new"]  # nobody had run it
     assert "1 cell is new or changed" in said and "3 of your cells kept" in said
+    told = "the release has changed a cell that you had edited: yours stays above the new one"
+    assert f'{told} ("text 2, ' in said and said.count("you had edited") == 1
     assert folder.update().endswith("nothing to do")
 
 
@@ -247,6 +275,16 @@ def test_outputs_of_the_learners_own_run_stay(folder):
     assert folder.read(CHAPTER)["cells"][-1]["outputs"][0]["text"] == "mine\n"
     lines = {"outputs": [{"text": ["a\n", "b"]}], "cell_type": "code"}
     assert outputs_of(lines) == outputs_of({"outputs": [{"text": "a\nb"}], "cell_type": "code"})
+
+
+def test_an_edited_cell_that_the_release_has_no_more_is_told(folder):
+    made = folder.read(CHAPTER)
+    made["cells"][2]["source"] = "text 2, by me\nand more"
+    folder.save(CHAPTER, made)
+    fewer = release({"01_one": [cell("text 0", "markdown")]}, {"01_one": [setup()]})
+    said = folder.update(fewer)
+    told = 'the release has dropped a cell that you had edited: yours stays ("text 2, by me")'
+    assert told in said and "you had edited" not in folder.update(fewer)
 
 
 BROKEN = {
@@ -308,6 +346,95 @@ def test_no_backup_is_written_over(folder, monkeypatch):
     assert kept == ["notes 0", "notes 1", "notes 2"]
     assert files.submission.is_backup(folder.backups()[0] / ONE)
     assert not files.submission.is_backup(folder.path / ONE)
+
+
+def test_a_file_that_is_left_alone_is_backed_up_once_by_content(folder):
+    (folder.path / ONE).write_text("<<<<<<< HEAD")
+    first = folder.update()
+    again = folder.update()
+    assert len(folder.backups()) == 1
+    line = f"what you had changed is kept as it was in backups/{folder.backups()[0].name}"
+    assert line in first and line in again
+    (folder.path / ONE).write_text("<<<<<<< mended badly")
+    folder.update()
+    assert len(folder.backups()) == 2
+
+
+def test_many_missing_files_are_told_in_one_line(folder):
+    folder.update()
+    kept = folder.path / ONE
+    for path in folder.path.glob("*/*.ipynb"):
+        path.unlink()
+    said = folder.update()
+    assert "was missing" not in said
+    assert f"4 files were missing, and are back: {ONE}, {TWO}, {CHAPTER} and 1 more" in said
+    kept.unlink()
+    assert f"{ONE}: was missing, and is back" in folder.update()
+
+
+def run_update(folder, capsys, contents=NEW):
+    folder.install(contents)
+    return run(capsys, "update", folder.path)
+
+
+@pytest.mark.parametrize("failing", ["backup", "write", "mark"])
+def test_a_write_that_fails_says_what_is_done_and_that_one_can_go_on(
+    folder, monkeypatch, capsys, failing
+):
+    mine = folder.answer("f")
+    before = (folder.path / ONE).read_bytes()
+    write, parts = files.write, {"backup": "backups", "write": "exercises", "mark": ".attncourse"}
+
+    def full(path, content):
+        if path.relative_to(folder.path).parts[0] == parts[failing]:
+            raise OSError(28, "No space left on device", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(files, "write", full)
+    status, said = run_update(folder, capsys)
+    assert status == 2 and said.count("\n") == 1 and "No space left on device" in said
+    assert "safe to run again" in said
+    if failing == "backup":
+        assert "nothing of the course has been changed" in said
+        assert (folder.path / ONE).read_bytes() == before
+    else:
+        done = {"write": 2, "mark": 4}[failing]
+        assert f"{done} of 4 files are brought up to date" in said
+        assert f"backups/{folder.backups()[0].name}" in said
+    monkeypatch.setattr(files, "write", write)
+    assert run_update(folder, capsys)[0] == 0
+    assert mine in folder.texts(ONE)
+    assert (folder.path / CHAPTER).read_bytes() == NEW[CHAPTER]
+
+
+def test_a_failing_write_names_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "one.ipynb"
+    path.write_bytes(b"old")
+
+    def full(self, content):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError) as raised:
+        files.write(path, b"new")
+    assert raised.value.filename == str(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["one.ipynb"]
+    assert path.read_bytes() == b"old"
+
+
+def test_an_older_release_is_refused(folder, monkeypatch, capsys):
+    monkeypatch.setattr(updating.attncourse, "__version__", "0.10.0")
+    assert run_update(folder, capsys)[0] == 0
+    before = {name: (folder.path / name).read_bytes() for name in NEW}
+    monkeypatch.setattr(updating.attncourse, "__version__", "0.9.1")
+    for command in ("update", "start"):
+        folder.install(OLD)
+        status, said = run(capsys, command, folder.path)
+        assert status == 2 and said.count("\n") == 1
+        assert "is of release 0.10.0, and 0.9.1 is installed, which is older" in said
+    assert {name: (folder.path / name).read_bytes() for name in NEW} == before
+    assert folder.backups() == []
 
 
 def test_a_file_that_is_saved_meanwhile_stays(folder, monkeypatch):
@@ -423,6 +550,9 @@ def test_nothing_that_a_learner_wrote_is_lost(tmp_path_factory, done, stop):
             assert [each for each in ids if each in wanted] == wanted
         assert folder.update().endswith("nothing to do")
         assert {name: (folder.path / name).read_bytes() for name in NEW} == after
+        folder.update(OLD)  # what was gone is back
+        assert set(learners_texts(folder)) >= set(wrote)
+        assert folder.update(OLD).endswith("nothing to do")
 
 
 # What is laid out, and by what it is found
@@ -508,6 +638,18 @@ def test_a_start_refuses_a_folder_with_other_files_in_one_line(installed, readme
     assert "is a clone of the course" in run(capsys, "update", ROOT)[1]
 
 
+def test_a_start_within_a_course_does_nothing(installed, readme, capsys, tmp_path):
+    course = tmp_path / "course"
+    run(capsys, "start", course)
+    for inside in (course / "notebooks", course / "mine/deep", ROOT / "mine"):
+        there = inside.exists()
+        status, said = run(capsys, "start", inside)
+        assert status == 2 and said.count("\n") == 1
+        assert f"{inside} lies in " in said and "name a folder elsewhere" in said
+        assert inside.exists() == there
+    assert "course is in" in run(capsys, "start", course)[1]
+
+
 def test_a_start_goes_on_with_its_own_and_writes_over_nothing(folder, monkeypatch, capsys):
     mine = folder.answer("f")
     (folder.path / TWO).unlink()
@@ -553,7 +695,8 @@ def test_a_folder_is_found_from_below_and_records_of_ones_own_come_first(
     status, said = run(capsys, "update")
     assert status == 2 and "is of release 0.1.0, before unknown" in said
     monkeypatch.setattr(files, "write", lambda *a: (_ for _ in ()).throw(OSError(28, "No space")))
-    assert run(capsys, "update") == (2, "the course's folder: No space\n")
+    status, said = run(capsys, "update")
+    assert status == 2 and said.startswith(f"{course}: No space. So far nothing")
 
 
 def test_lab_opens_the_folder_with_the_settings_of_make_lab(installed, readme, capsys, tmp_path):

@@ -726,6 +726,9 @@ def test_the_first_screen_is_two_commands_and_a_film():
     film = ROOT / "docs/grader.gif"
     with Image.open(film) as opened:
         assert opened.n_frames > 3
+        # At the 890 pixels of GitHub's column, below heading, promise and commands, above the fold.
+        assert 890 * opened.height / opened.width < 800 - 320
+    assert len(re.findall(r"\w+", first.split("    make")[0])) < 90
     assert film.stat().st_size < 2e6
 
 

@@ -93,6 +93,8 @@ def test_a_chapter_becomes_a_page_that_needs_no_kernel(load, tmp_path, monkeypat
     recorder = load("recorder")
     for kind in (widgets.Explorer, widgets.Guess, widgets.Form, widgets.Table):
         monkeypatch.setattr(kind, "_repr_mimebundle_", kind._repr_mimebundle_)  # to be put back
+    for module in (plots, plots.base):
+        monkeypatch.setattr(module, "png", module.png)
     recorder.install()
     recorded = [shown_by(recorder, cell.source) for cell in cells]
     media = load("html_parts").Media(tmp_path / "media", "../media")
@@ -132,6 +134,40 @@ def test_a_chapter_becomes_a_page_that_needs_no_kernel(load, tmp_path, monkeypat
     assert "[`code`](04_toy.ipynb#A-b)" in page.cells[-1].source
     assert "`heads[i](x)`" in page.cells[-1].source
     assert "(../exercises/04_toy.ipynb)" in page.cells[-1].source
+
+
+def test_a_chapter_is_recorded_without_a_kernel_and_draws_only_what_is_shown(tmp_path):
+    cells = [
+        "import numpy as np\nfrom attncourse import plots, widgets",
+        "live = plots.LiveMask(np.eye(4))\ndef draw(k):\n"
+        "    live.update(np.eye(4, k=k))\n    return f'Diagonal {k}.'",
+        "plots.show(live.figure, 'One.')\nwidgets.explore(draw, live.figure, k=(-1, 1, 1, 0))",
+        "widgets.guess('How many?', 12, explain=lambda: plots.heatmap(np.eye(3)))",
+        "widgets.guess('Not shown?', 12);",
+    ]
+    made = tmp_path / "04_toy.ipynb"
+
+    def run(sources):
+        nbformat.write(new_notebook(cells=[new_code_cell(each) for each in sources]), made)
+        code = (
+            f"import chapters, json; print(json.dumps(chapters.run(chapters.Path({str(made)!r}))))"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(SITE), str(ROOT)])},
+        )  # fmt: skip
+
+    done = run(cells)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [len(each) for each in found] == [0, 0, 1, 1, 0]
+    [[before, explorer]], [[_, guess]] = found[2:4]
+    assert before == 1 and len(set(explorer["images"])) == 3
+    assert [words for _, words in explorer["frames"]] == [f"Diagonal {k}." for k in (-1, 0, 1)]
+    pictures = [one["data"].get("image/webp", "") for one in guess["outputs"]]
+    assert max(map(len, pictures)) > 1000  # drawn, although a stored picture is not
+    failed = run([*cells[:1], "1 / 0"])
+    assert "04_toy.ipynb: cell 2: ZeroDivisionError: division by zero" in failed.stderr
 
 
 def test_the_settings_of_an_explorer_are_few_and_begin_with_its_main_slider(load):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from packaging.version import InvalidVersion, Version
 
 import attncourse
 from attncourse import house
@@ -82,9 +85,35 @@ def write(path: Path, content: bytes) -> None:
     try:
         draft.write_bytes(content)
         draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk names none, other errors the draft
         raise
+
+
+def holds(path: Path, content: bytes) -> bool:
+    """Whether a file is there with this content."""
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+
+
+def must_not_be_newer(folder: Path, release: str) -> None:
+    """Refuse a folder of a later release than the installed one.
+
+    Raises:
+        FolderError: it is later, with how to go on.
+    """
+    ours = attncourse.__version__
+    try:
+        is_newer = Version(release) > Version(ours)
+    except InvalidVersion:
+        return
+    if is_newer:
+        raise FolderError(
+            f"{folder} is of release {release}, and {ours} is installed, which is older: install "
+            f"{release} or a later one to go on there, or start a new folder for {ours}"
+        )
 
 
 def read_mark(folder: Path) -> dict[str, Any]:

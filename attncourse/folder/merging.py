@@ -100,9 +100,17 @@ def _is_kept(cell: Cell) -> bool:
     return KEPT in course_metadata(cell)
 
 
-def _former_role(cell: Cell) -> str:
+def _former(cell: Cell, name: str) -> str:
     former = course_metadata(cell).get(KEPT)
-    return str(former.get("role", "")) if isinstance(former, dict) else ""
+    return str(former.get(name, "")) if isinstance(former, dict) else ""
+
+
+def _former_role(cell: Cell) -> str:
+    return _former(cell, "role")
+
+
+def _former_exercise(cell: Cell) -> str:
+    return _former(cell, "exercise")
 
 
 def _as_kept(cell: Cell) -> Cell:
@@ -157,11 +165,13 @@ class _Merge:
         self.place: dict[Spot, Spot] = {}  # mine -> new, the inverse
         self.renamed: dict[tuple[str, str], tuple[str, str]] = {}  # exercises: old -> new
         self.displaced: set[Spot] = set()  # mine, whose partner has another text: both stay
+        self.returned: set[Spot] = set()  # mine, kept when an exercise went that is here again
 
     def run(self) -> dict[str, Merged]:
         self._pair_by_id()
         self._pair_answers()
         self._pair_by_role()
+        self._find_returned()
         return self._build()
 
     # Which cell of the learner's is which of the release
@@ -276,6 +286,33 @@ class _Merge:
                 if self._is_edited(mine):
                     self.displaced.add(mine)
 
+    def _find_returned(self) -> None:
+        """Find the copies of answers that come back to their chapter, and what is with them."""
+        shown = defaultdict(set)
+        for new, mine in self.partner.items():
+            came = _is_kept(self.mine[mine]) or mine.stem != new.stem
+            if came and _role(self.new[new]) == "answer" and mine not in self.displaced:
+                shown[new.stem].add(_text(self.mine[mine]))
+        asked = {source_of(cell) for cell in self.new.values() if _role(cell) == "prompt"}
+        for stem, notebook in self.notebooks.items():
+            kept = defaultdict(list)
+            for i, cell in enumerate(notebook["cells"]):
+                if _is_kept(cell):
+                    kept[_former_role(cell)].append(Spot(stem, i))
+            back = {spot for spot in kept["answer"] if _text(self.mine[spot]) in shown[stem]}
+            others = {_former_exercise(self.mine[spot]) for spot in {*kept["answer"]} - back}
+            numbers = {_former_exercise(self.mine[spot]) for spot in back} - others
+            for spot in kept["prompt"]:
+                cell = self.mine[spot]
+                is_ours = _without_count(str(cell.get("id"))) == _id_of_content(cell)
+                if _former_exercise(cell) in numbers and (is_ours or source_of(cell) in asked):
+                    back.add(spot)
+            if back and back.issuperset(
+                s for role in kept.keys() - {"heading"} for s in kept[role]
+            ):
+                back |= {s for s in kept["heading"] if source_of(self.mine[s]) == HEADING}
+            self.returned |= back
+
     def _function(self, new: Spot) -> str:
         return (_names(self.new[new]) or [""])[-1]
 
@@ -309,7 +346,11 @@ class _Merge:
             }
             minor = mine.get("nbformat_minor")  # below 5 cells have no ids
             merged["nbformat_minor"] = max(minor if isinstance(minor, int) else 0, 5)
-            kept = sum(spot.stem == stem and self._is_edited(spot) for spot in self.mine)
+            kept = sum(
+                spot.stem == stem and self._is_edited(spot) and _former_role(cell) != "heading"
+                for spot, cell in self.mine.items()
+                if spot not in self.returned
+            )
             built[stem] = Merged(merged, list(self._changes(stem)), kept)
         return built
 
@@ -347,6 +388,8 @@ class _Merge:
             where: Spot | None = Spot(stem, -1)  # None: at the end
             for i, cell in enumerate(notebook["cells"]):
                 spot = Spot(stem, i)
+                if spot in self.returned:
+                    continue
                 if spot in self.place and not _is_kept(cell):
                     where = self.place[spot]
                     if spot in self.displaced:
@@ -398,6 +441,7 @@ class _Merge:
         others = [spot for spot in fresh if _role(self.new[spot]) in ("", "setup")]
         if others and stem in self.notebooks:
             yield f"{_counted(len(others), 'cell is', 'cells are')} new or changed"
+        yield from self._edited_by_both(stem)
         edits = [
             spot
             for spot in self.displaced
@@ -408,6 +452,29 @@ class _Merge:
                 len(edits), "cell that you had edited stands", "cells that you had edited stand"
             )
             yield f"{says} below the new text"
+
+    def _edited_by_both(self, stem: str) -> Iterator[str]:
+        """Tell of a chapter's cells that the learner edited and the release has no more."""
+        known, where = self.known.get(stem, ()), -1
+        for i, cell in enumerate(self.notebooks.get(stem, {"cells": []})["cells"]):
+            spot = Spot(stem, i)
+            if spot in self.place:
+                where = self.place[spot].number if self.place[spot].stem == stem else where
+            elif self.origin.get(spot) in known and self._is_edited(spot) and not _role(cell):
+                below = (s for s in self.new if s.stem == stem and s.number > where)
+                after = next((s for s in below if self._shown(s) is not None), None)
+                is_rewritten = (
+                    after is not None
+                    and self._is_fresh(after)
+                    and self.new[after]["cell_type"] == cell["cell_type"]
+                )
+                says = ("changed", " above the new one") if is_rewritten else ("dropped", "")
+                text = source_of(cell).strip().partition("\n")[0] or "it is empty"
+                text = text if len(text) <= 40 else f"{text[:39]}…"
+                yield (
+                    f"the release has {says[0]} a cell that you had edited: "
+                    f'yours stays{says[1]} ("{text}")'
+                )
 
     def _changes_of_exercise(self, spot: Spot, fresh: list[Spot]) -> Iterator[str]:
         cell = self.new[spot]

@@ -29,6 +29,7 @@ def start(folder: Path) -> list[str]:
     _must_be_free(folder)
     contents = files.laid_out()
     mark = files.read_mark(folder)
+    files.must_not_be_newer(folder, mark["release"])
     if mark["files"] and mark["release"] != attncourse.__version__:
         raise FolderError(
             f"{folder} is of release {mark['release']}: `attncourse update {folder}` brings it to "
@@ -36,7 +37,7 @@ def start(folder: Path) -> list[str]:
         )
     missing = [name for name in contents if not (folder / name).is_file()]
     if not mark["files"]:  # noted first: who is ended half-way is known again
-        there = {n: c for n, c in contents.items() if n in missing or _is(folder / n, c)}
+        there = {n: c for n, c in contents.items() if n in missing or files.holds(folder / n, c)}
         files.write_mark(folder, there)
     for name in missing:
         files.write(folder / name, contents[name])
@@ -53,15 +54,19 @@ def start(folder: Path) -> list[str]:
     return [f"the course is in {folder} already, and whole"]
 
 
-def _is(path: Path, content: bytes) -> bool:
-    return path.read_bytes() == content
-
-
 def _must_be_free(folder: Path) -> None:
     if (folder / house.MARK).is_file():
         return
     if (folder / "notebooks" / "_source").is_dir():
         raise FolderError(f"{folder} is a clone of the course, and ready as it is: open it there")
+    for above in folder.resolve().parents:
+        is_clone = (above / "notebooks" / "_source").is_dir()
+        if is_clone or (above / house.MARK).is_file():
+            what = "a clone of the course" if is_clone else "a folder of the course"
+            raise FolderError(
+                f"{folder} lies in {above}, which is {what} already: open it there, or name a "
+                "folder elsewhere"
+            )
     if folder.exists() and not folder.is_dir():
         raise FolderError(f"{folder} is a file: name a new folder")
     if folder.exists():

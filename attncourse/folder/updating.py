@@ -15,6 +15,8 @@ from attncourse.folder import files, merging
 from attncourse.folder.files import FolderError
 from attncourse.grading import submission
 
+MISSING = "was missing, and is back"
+
 
 @dataclass
 class Plan:
@@ -50,13 +52,15 @@ def update(folder: Path) -> tuple[list[str], list[str]]:
         What was done, as lines, and the names of files that stay as they were.
 
     Raises:
-        FolderError: it is no learner's folder.
-        OSError: it cannot be read or written.
+        FolderError: it is no learner's folder, or one of a later release, or it cannot be written.
+        OSError: it cannot be read.
     """
     folder = folder.absolute()
     if not (folder / house.MARK).is_file():
         raise FolderError(_no_folder(folder))
-    mark, new = files.read_mark(folder), files.laid_out()
+    mark = files.read_mark(folder)
+    files.must_not_be_newer(folder, mark["release"])
+    new = files.laid_out()
     plan = _plan(folder, new, mark["files"])
     touched = [name for name in (*plan.writes, *plan.removes, *plan.left) if name in plan.before]
     given = mark["files"]
@@ -65,13 +69,35 @@ def update(folder: Path) -> tuple[list[str], list[str]]:
         for name in touched
         if files.digest(plan.before[name]) != given.get(name, {}).get("sha256")
     ]
-    backup = _back_up(folder, {name: plan.before[name] for name in changed}) if changed else None
-    skipped = list(_carry_out(folder, plan))
-    if not skipped:
-        # A file that was left has the cells that it was given then.
-        left = {name: given[name] for name in plan.left if name in given}
-        files.write_mark(folder, {n: c for n, c in new.items() if n not in plan.left}, left)
-    return list(_report(folder, plan, mark["release"], backup, skipped)), [*plan.left, *skipped]
+    backups: list[str] = []
+    done: list[str] = []
+    try:
+        backups += _back_up(folder, {name: plan.before[name] for name in changed})
+        skipped = _carry_out(folder, plan, done)
+        if not skipped:
+            # A file that was left has the cells that it was given then.
+            left = {name: given[name] for name in plan.left if name in given}
+            files.write_mark(folder, {n: c for n, c in new.items() if n not in plan.left}, left)
+    except OSError as error:
+        raise FolderError(_unfinished(folder, plan, error, backups, done)) from error
+    return list(_report(folder, plan, mark["release"], backups, skipped)), [*plan.left, *skipped]
+
+
+def _unfinished(
+    folder: Path, plan: Plan, error: OSError, backups: list[str], done: list[str]
+) -> str:
+    """Say in one line what a write that failed has left."""
+    count = len(plan.writes) + len(plan.removes)
+    state = (
+        f"{len(done)} of {count} files are brought up to date, any other is as it was"
+        if done
+        else "nothing of the course has been changed"
+    )
+    kept = f"; what you had changed is in {', '.join(backups)}" if backups else ""
+    return (
+        f"{error.filename or folder}: {error.strerror or error}. So far {state}{kept}. Once it can "
+        "be written, the update is safe to run again, and goes on from here"
+    )
 
 
 def _no_folder(folder: Path) -> str:
@@ -140,7 +166,7 @@ def _plan_notebooks(
             continue
         result = merged[stem]
         if before is None:
-            plan.say(name, "was missing, and is back" if name in given else "is new")
+            plan.say(name, MISSING if name in given else "is new")
         elif before == content:
             continue
         if before is None or files.digest(before) == was_given:
@@ -158,8 +184,29 @@ def _texts(notebook: dict[str, Any]) -> list[str]:
     return [submission.source_of(cell) for cell in notebook["cells"]]
 
 
-def _back_up(folder: Path, contents: Mapping[str, bytes]) -> Path:
-    """Copy contents to a new folder, named after the time, and return it."""
+def _back_up(folder: Path, contents: Mapping[str, bytes]) -> list[str]:
+    """Copy to a new folder, named after the time, what none of the older ones holds.
+
+    Returns:
+        The folders that hold the contents, as seen from the course.
+    """
+    holding, left = set(), {}
+    older = sorted(path for path in (folder / house.BACKUPS).glob("*") if path.is_dir())
+    for name, content in contents.items():
+        there = (backup for backup in reversed(older) if files.holds(backup / name, content))
+        if found := next(there, None):
+            holding.add(found)
+        else:
+            left[name] = content
+    if left:
+        backup = _new_backup(folder)
+        for name, content in left.items():
+            files.write(backup / name, content)
+        holding.add(backup)
+    return [path.relative_to(folder).as_posix() for path in sorted(holding)]
+
+
+def _new_backup(folder: Path) -> Path:
     name = time.strftime("%Y-%m-%d-%H%M%S")
     for number in range(2, 100):
         backup = folder / house.BACKUPS / name
@@ -168,26 +215,28 @@ def _back_up(folder: Path, contents: Mapping[str, bytes]) -> Path:
         except FileExistsError:
             name = f"{name[:17]}-{number}"
             continue
-        for path, content in contents.items():
-            files.write(backup / path, content)
         return backup
     raise FolderError(f"{folder / house.BACKUPS} has a hundred backups of this second")
 
 
-def _carry_out(folder: Path, plan: Plan) -> Iterator[str]:
-    """Replace the files, and yield those that somebody else has written since they were read."""
+def _carry_out(folder: Path, plan: Plan, done: list[str]) -> list[str]:
+    """Replace the files, note them in `done`, and return those saved since they were read."""
+    skipped = []
     for name in (*plan.writes, *plan.removes):
         path = folder / name
         if (path.read_bytes() if path.is_file() else None) != plan.before.get(name):
-            yield name
-        elif name in plan.writes:
+            skipped.append(name)
+            continue
+        if name in plan.writes:
             files.write(path, plan.writes[name])
         else:
             path.unlink(missing_ok=True)
+        done.append(name)
+    return skipped
 
 
 def _report(
-    folder: Path, plan: Plan, release: str, backup: Path | None, skipped: list[str]
+    folder: Path, plan: Plan, release: str, backups: list[str], skipped: list[str]
 ) -> Iterator[str]:
     changes = len(plan.writes) + len(plan.removes)
     if not (changes or plan.says):
@@ -195,7 +244,13 @@ def _report(
         return
     was = "" if release == attncourse.__version__ else f", before {release}"
     yield f"{folder} is of release {attncourse.__version__}{was}"
+    missing = sorted(name for name, lines in plan.says.items() if lines == [MISSING])
+    if len(missing) > 1:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        yield f"{len(missing)} files were missing, and are back: {', '.join(missing[:3])}{more}"
     for name, lines in sorted(plan.says.items()):
+        if len(missing) > 1 and name in missing:
+            continue
         if len(lines) == 1:
             yield f"{name}: {lines[0]}"
         else:
@@ -207,7 +262,7 @@ def _report(
         yield f"gone from the course: {', '.join(sorted(plan.removes))}"
     for name in skipped:
         yield f"{name} was saved meanwhile, and stays: update again"
-    if backup:
-        yield f"what you had changed is kept as it was in {backup.relative_to(folder)}"
+    if backups:
+        yield f"what you had changed is kept as it was in {', '.join(backups)}"
     if changes:
         yield "Is one open in JupyterLab? File > Reload Notebook from Disk, before you save it"
