@@ -684,8 +684,8 @@ if fits:
 
 # %% [markdown]
 # Which way is beaten by another one in both columns, by more than that noise? How near to a third
-# is the price of the checkpoints? If bfloat16 is slow in yours: a processor without such arithmetic
-# has to imitate it. There, half the bits buy memory with time.
+# is the price of the checkpoints? Is bfloat16 slow in yours? A processor without such arithmetic
+# imitates it: half the bits buy memory with time.
 #
 # [Exercise 11.6](../exercises/11_training.ipynb#11.6-A-step-within-a-budget) gives you a budget in
 # bytes, and counts how many layers you run again.

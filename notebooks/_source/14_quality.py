@@ -390,12 +390,12 @@ if right and frontier:
 print(f"state of a layer: {tasks.SHAPE.n_heads} heads of {tasks.SHAPE.head_width} features")
 
 # %% [markdown]
-# So the frontier's floor was the swap, not the mechanism: weights that learn *with* linear
-# attention find room for all pairs. The room ends: without error a head keeps no more keys apart
-# than it has features ([Schlag et al. 2021](https://arxiv.org/abs/2102.11174), section 4).
+# So the frontier's floor was the swap: weights that learn *with* linear attention find room for all
+# pairs. The room ends: a head keeps no more keys apart than it has features ([Schlag et al.
+# 2021](https://arxiv.org/abs/2102.11174), section 4).
 #
 # One seed is no result. Who sees the answer's place in one layer finds it with each; who cannot in
-# two, with none; in between they may disagree. Train one yourself, in some seconds:
+# two, with none; between, they may disagree. Train one, in seconds:
 
 
 # %% folded=true
@@ -963,7 +963,7 @@ widgets.Table(rows, said)
 
 # %% [markdown]
 # BigBird against RoBERTa: next to nothing lost in one task, much in another, on sentences that it
-# sees whole, so that the pattern cannot be the cause. Long texts met models that are cut at 512
+# sees whole: the pattern cannot be the cause. Long texts met models that are cut at 512
 # tokens: that shows what length gains, not what a pattern loses. "Accuracy retained" in percent,
 # without task, data and model, cannot be repeated, or be wrong.
 
@@ -1077,10 +1077,9 @@ for name, one in tried.items():
     print(f"{name:<32} {one.loss:.2f} nats, {np.clip(one.copied, 0, 1):>4.0%} copied, keeps {held}")
 
 # %% [markdown]
-# That is of 512 and of 16,384 tokens. Top-k saves no byte of it: nobody knows before the question
-# who is best. **Compare linear in layer 0 and in layer 1.** At the bottom, which blends evenly, a
-# state that never grows does as well. One layer higher it ruins the page: there sits the head that
-# looks one back, which no untuned blend can replace.
+# That is of 512 and of 16,384 tokens. Top-k saves no byte: nobody knows before the question who is
+# best. **Compare linear in layers 0 and 1.** At the bottom, which blends evenly, a state that never
+# grows does as well. One layer higher it ruins the page: there sits the head that looks one back.
 
 # %% [markdown]
 # ## Try it on your own text
