@@ -838,11 +838,9 @@ if traced:
 # bounds of such a loop to you, and counts the bytes you load. [Exercise
 # 04.7](../exercises/04_window.ipynb#04.7-Find-two-bugs-in-a-blocked-window) hides two bugs in a
 # blocked window.
-
-# %% [markdown]
-# And on a real GPU? Time and memory beside their predictions, measured now if there is a GPU here,
-# else from the latest record. The picture draws the record, which also has torch's own full
-# attention (SDPA) and other ways to a window.
+#
+# And on a real GPU? Time and memory beside their predictions, measured here if there is one, else
+# recorded. The picture, of the record, adds torch's full attention (SDPA) and other windows.
 
 # %%
 bench.show_gpu("window")

@@ -683,7 +683,7 @@ if fits:
     print(f"seconds {times}: {noise:.0%} from the least to the most is noise of the clock")
 
 # %% [markdown]
-# Which way is beaten by another one in both columns, by more than that noise? How near to a third
+# Which way is beaten by another in both columns, by more than that noise? How near to a third
 # is the price of the checkpoints? Is bfloat16 slow in yours? A processor without such arithmetic
 # imitates it: half the bits buy memory with time.
 #

@@ -391,11 +391,11 @@ print(f"state of a layer: {tasks.SHAPE.n_heads} heads of {tasks.SHAPE.head_width
 
 # %% [markdown]
 # So the frontier's floor was the swap: weights that learn *with* linear attention find room for all
-# pairs. The room ends: a head keeps no more keys apart than it has features ([Schlag et al.
-# 2021](https://arxiv.org/abs/2102.11174), section 4).
+# pairs, up to a key for each feature ([Schlag et al. 2021](https://arxiv.org/abs/2102.11174),
+# section 4).
 #
 # One seed is no result. Who sees the answer's place in one layer finds it with each; who cannot in
-# two, with none; between, they may disagree. Train one, in seconds:
+# two, with none. Train one:
 
 
 # %% folded=true

@@ -278,10 +278,9 @@ for name in (choosing.TILED, stored, "window 64", "linear", "Performer 256"):
 
 # %% [markdown]
 # A large product comes near the peak; small tiles, exponentials and a state that waits for itself
-# do not. So the *expected* time is the least, times what the *nearest measured point* took of its
-# own least: same mechanism, same device. If it took less, since a cache served what tiles read
-# again, the least is lowered. Without a point, the others' median; without a record, "predicted
-# only".
+# do not. So the *expected* time is the least, times what the *nearest measured point* of mechanism
+# and device took of its own least; if less, as caches served it, the least is lowered. Without a
+# point, the others' median; without a record, "predicted only".
 
 # %% [markdown]
 # Two lines with different slopes meet once: the *crossover*. Chapter E puts it at 2,048 tokens for
