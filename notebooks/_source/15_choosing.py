@@ -277,8 +277,7 @@ for name in (choosing.TILED, stored, "window 64", "linear", "Performer 256"):
         print(f"{name}: at least {format_seconds(one.least)}, expected {times}")
 
 # %% [markdown]
-# A large product comes near the peak; small tiles, exponentials and a state that waits for itself
-# do not. So the *expected* time is the least, times what the *nearest measured point* of mechanism
+# A large product comes near the peak; small tiles, and a state that waits for itself, do not. So the *expected* time is the least, times what the *nearest measured point* of mechanism
 # and device took of its own least; if less, as caches served it, the least is lowered. Without a
 # point, the others' median; without a record, "predicted only".
 
