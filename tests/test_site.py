@@ -52,7 +52,7 @@ def shown_by(recorder, cell):
         "two": lambda: widgets.explore(diagonal, live.figure, k=(-1, 1, 1, 1), name=["a", "b"],
                                        flip=False),
         "one": lambda: widgets.explore(other, live.figure,
-                                       w=widgets.choice({"none": 0, "one": 1}, 1)),
+                                       w=widgets.choice({"none": 0, "one": 1, "two": 2}, 1)),
         "guess": lambda: widgets.guess("How many?", lambda: 12, unit="words",
                                        explain="Four times three."),
         "form": lambda: widgets.form(lambda n: (f"{n} rows.", [{"row": "r"}]), "Show", n=[8, 16]),
@@ -126,7 +126,7 @@ def test_a_chapter_becomes_a_page_that_needs_no_kernel(load, tmp_path, monkeypat
     assert all((tmp_path / "media" / Path(image).name).exists() for image in data["images"])
     assert len(data["images"]) == 6  # a name changes nothing in the picture
     words = re.search(r'data-words="([^"]+)" aria-valuetext="one"', shown[2][0])
-    assert json.loads(html.unescape(words[1])) == ["none", "one"]
+    assert json.loads(html.unescape(words[1])) == ["none", "one", "two"]
     assert "How many?" in shown[3][0] and 'data-answer="12 words"' in shown[3][0]
     assert "<p>Four times three.</p>" in shown[3][0]
     assert "8 rows." in shown[4][0] and "need a kernel" in shown[4][0]

@@ -277,10 +277,10 @@ for name in (choosing.TILED, stored, "window 64", "linear", "Performer 256"):
         print(f"{name}: at least {format_seconds(one.least)}, expected {times}")
 
 # %% [markdown]
-# A large product comes near the peak; small tiles, and a state that waits for itself, do not. So
-# the *expected* time is the least, times what the *nearest measured point* of mechanism and device
-# took of its own least; if less, as caches served it, the least is lowered. Without a point, the
-# others' median; without a record, "predicted only".
+# A large product comes near the peak; small tiles and waiting states do not. So the *expected* time
+# is the least, times what the *nearest measured point* of mechanism and device took of its own
+# least; if less, as caches served it, the least is lowered. Without a point, the others' median;
+# without a record, "predicted only".
 
 # %% [markdown]
 # Two lines with different slopes meet once: the *crossover*. Chapter E puts it at 2,048 tokens for

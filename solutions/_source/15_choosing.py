@@ -1130,18 +1130,18 @@ Spec(
 # mechanism for each of four layers.
 
 # %% [markdown] role="prompt" exercise="15.6"
-# Return a list of four pairs, a mechanism of the catalogue and its knobs:
-# `[("flash", {}), ("window", {"window": 100}), …]`. Any design passes that has at most, beside
-# full attention:
+# Return four pairs, a mechanism of the catalogue and its knobs:
+# `[("flash", {}), ("window", {"window": 100}), …]`. Any design passes that has, beside full
+# attention, at most
 #
 # - 0.25 nats a token more on each document, 0.9 on its quotes;
 # - 45 % of the bytes kept;
-# - 5 % of the time on an RTX 4060 Laptop, from 4,096 tokens on.
+# - 5 % of the time on an RTX 4060 Laptop.
 
 # %% [markdown] role="prompt" exercise="15.6"
-# Bytes are counted by `kept`, for the document and for 4,096 tokens and more. The time is predicted
-# by `cost`, the least that the device can need in float16: no clock is asked. Try designs in cells
-# of your own: `try_design([("full", {})] * 4)`.
+# Bytes are counted by `kept`, for the document and for 4,096 tokens and more. The time, for the
+# latter, is predicted by `cost`, the least that the device can need in float16: no clock is asked.
+# Try designs in cells of your own: `try_design([("full", {})] * 4)`.
 
 
 # %% role="prompt" exercise="15.6"
