@@ -538,6 +538,18 @@ def test_the_shipped_weights_are_those_of_the_log(shipped):
     assert (first, second) == pytest.approx((last["first_pass"], last["second_pass"]), abs=0.01)
 
 
+def test_training_again_elsewhere_gave_the_same_model_but_for_rounding():
+    first, again = (
+        json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("model", "model-again")
+    )
+    assert first["settings"] == again["settings"] and first["shape"] == again["shape"]
+    first, again = first["log"][-1], again["log"][-1]
+    assert again["held_out"] == pytest.approx(first["held_out"], abs=0.05)
+    for habit in ("previous", "induction"):  # the same heads, each about as much
+        np.testing.assert_allclose(again[habit], first[habit], atol=0.05)
+
+
 def test_the_shipped_model_knows_python_and_copies(shipped):
     unseen = corpus.tokens(corpus.held_out(), shipped.tokenizer)
     assert shipped.loss(unseen[:4097]) < 2.9
