@@ -1,11 +1,11 @@
 """Trains the model that ships with the course: `python -m attncourse.model.train`.
 
 The course ships what one such run gave, from nothing, at the default steps, repeats and seed, but
-with --threads 1: results/model.json has its log and its seconds. Other threads and processors add in
-another order, so weights come out a little different: results/model-again.json is the log of a run
-with the defaults, nine minutes on two idle cores of another machine. A run that was ended goes on
-where its last checkpoint was. An installed course keeps its own model:
-what is trained there goes to your course folder, or to the working directory.
+with --threads 1: results/model.json has its log and its seconds. Other threads and processors add
+in another order, so weights come out a little different: results/model-again.json is the log of a
+run with the defaults, nine minutes on two idle cores of another machine. A run that was ended goes
+on where its last checkpoint was. An installed course keeps its own model: what is trained there
+goes to your course folder, or to the working directory.
 """
 
 from __future__ import annotations
