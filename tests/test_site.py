@@ -219,6 +219,31 @@ def served(folder):
 
 SHOWN = "box => [box.querySelector('img').src, box.querySelector('[role=status]').textContent]"
 IN_WIDTH = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+# What explorers and guesses say, and text, that hardly differs from what is behind it.
+PALE = """() => {
+    const light = colour => {
+        const [r, g, b, a] = colour.match(/[\\d.]+/g).map(Number);
+        const linear = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+        return a === 0 ? null : 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+    };
+    const behind = one => {
+        for (; one; one = one.parentElement) {
+            const found = light(getComputedStyle(one).backgroundColor);
+            if (found !== null) return found;
+        }
+        return 1;
+    };
+    const asked = '.course-explorer [role=status], .course-explorer label, .course-guess *, ' +
+        '.bd-article p, .bd-article figcaption';
+    const contrast = one => {
+        const [a, b] = [light(getComputedStyle(one).color), behind(one)].sort((a, b) => a - b);
+        return (b + 0.05) / (a + 0.05);
+    };
+    const pale = [...document.querySelectorAll(asked)].filter(
+        one => one.checkVisibility() && one.textContent.trim() && contrast(one) < 4.5);
+    const said = one => `${contrast(one).toFixed(1)}: ${one.textContent.trim().slice(0, 60)}`;
+    return pale.slice(0, 3).map(said);
+}"""
 # A slider passes every value; other controls take each of theirs.
 KEYS = {"range": ["Home", "ArrowRight", "End"], "checkbox": ["Space"]}
 
@@ -276,14 +301,13 @@ def test_every_page_loads_by_itself_and_every_slider_moves(record_property):
         pages = [path for path in sorted(folder.rglob("*.html")) if path.parent.name != "_static"]
         names = [path.relative_to(folder).as_posix() for path in pages]
         assert not [path for path in pages if str(ROOT) in path.read_text(encoding="utf-8")]
+        page.set_viewport_size({"width": 390, "height": 800})  # a phone's
         for name in names:
-            page.set_viewport_size({"width": 390, "height": 800})
             page.goto(address + name, wait_until="load")
             if page.locator(".math").count():
                 page.wait_for_function("() => document.querySelector('mjx-container')")
             if too_wide := page.evaluate(IN_WIDTH):
                 wrong.append(f"{name}: {too_wide} pixels wider than a phone")
-            page.set_viewport_size({"width": 1280, "height": 800})
             for explorer in page.locator(".course-explorer").all():
                 explorers += 1
                 frames = json.loads(explorer.locator("script").text_content())["frames"]
@@ -304,6 +328,12 @@ def test_every_page_loads_by_itself_and_every_slider_moves(record_property):
                 guess.locator("input").fill("1")
                 guess.get_by_role("button").click()
                 assert guess.get_by_text(re.compile("You said 1; it is .")).count() == 1
+            if too_wide := page.evaluate(IN_WIDTH):
+                wrong.append(f"{name}: {too_wide} pixels wider than a phone, once used")
+            for theme in ("light", "dark"):
+                page.emulate_media(color_scheme=theme)
+                page.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'")
+                wrong += [f"{name}, {theme}: {pale}" for pale in page.evaluate(PALE)]
             if name == "audit.html":
                 page.get_by_role("searchbox").fill("window zzz")
                 assert page.get_by_text(re.compile("^0 of 4")).count() == 1
