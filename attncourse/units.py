@@ -17,7 +17,7 @@ def format_seconds(seconds: float) -> str:
         return "0 s"
     factor, unit = next((u for u in SECONDS_UNITS if abs(seconds) >= 0.9995 * u[0]), (1e-9, "ns"))
     digits = f"{seconds / factor:.3g}"
-    return f"{float(digits):.0f} {unit}" if "e" in digits else f"{digits} {unit}"
+    return f"{float(digits):,.0f} {unit}" if float(digits) >= 1000 else f"{digits} {unit}"
 
 
 def format_bytes(n_bytes: float, *, decimal: bool = False) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -421,6 +422,19 @@ def test_a_failing_write_names_the_file_and_leaves_the_old_one(tmp_path, monkeyp
     assert raised.value.filename == str(path)
     assert [each.name for each in tmp_path.iterdir()] == ["one.ipynb"]
     assert path.read_bytes() == b"old"
+
+
+def test_drafts_of_a_write_that_was_killed_go_and_no_other_file(folder):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    killed, living, own = (
+        folder.path / "notebooks" / f".~{name}"
+        for name in (f"01_one.ipynb.{gone.pid}", f"01_one.ipynb.{os.getpid()}", "mine")
+    )
+    for file in (killed, living, own):
+        file.write_text("half")
+    updating.update(folder.path)
+    assert (killed.exists(), living.exists(), own.exists()) == (False, True, True)
 
 
 def test_an_older_release_is_refused(folder, monkeypatch, capsys):

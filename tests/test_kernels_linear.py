@@ -165,6 +165,12 @@ def test_another_feature_map_runs_before_the_kernels(causal):
         torch.testing.assert_close(tensor.grad.double(), twin.grad, rtol=0, atol=2e-5)
 
 
+def test_the_slope_of_elu_plus_one_is_one_at_zero():
+    x = torch.tensor([-1.0, -0.0, 0.0, 2.0], requires_grad=True)
+    linear.elu_plus_one(x).sum().backward()
+    np.testing.assert_allclose(x.grad, [np.exp(-1), 1, 1, 1], rtol=1e-6)
+
+
 def test_elu_plus_one_inside_the_kernels_is_the_one_outside():
     q, k, v = tensors(70, 100, 16)
     outside = linear.attention(q, k, v, feature_map=lambda x: linear.elu_plus_one(x), causal=True)

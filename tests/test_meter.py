@@ -240,6 +240,24 @@ def test_arrays_wider_than_what_came_in_are_named():
     assert peak(small, Q).wider == {}
 
 
+def test_many_small_arrays_and_those_of_a_list_are_wide_together():
+    def answer(q):
+        made = [np.zeros((N, 16)) for _ in range(6)]
+        first, second, third = (np.zeros((N, 48)) for _ in range(3))
+        return (made[0] + first[:, :16] + second[:, :16] + third[:, :16]).astype(q.dtype)
+
+    assert peak(answer, Q).wider == dict.fromkeys(("made", "first", "second", "third"), "float64")
+
+
+def test_nothing_is_said_of_dtypes_beside_large_arrays_of_integers():
+    def answer(q):
+        table = np.arange(N * N).reshape(N, N)
+        wide = np.zeros((N, 512))
+        return (wide[:, :16] + table[:, :16]).astype(q.dtype)
+
+    assert peak(answer, Q).wider == {}
+
+
 def test_widened_array_is_named():
     def answer(q):
         wide = (q @ q.T).astype(np.float64)

@@ -48,7 +48,7 @@ def test_rounding_never_shows_a_thousand_of_the_smaller_unit():
         (0.00125, "1.25 ms"),
         (0.9999, "1 s"),
         (62.8, "62.8 s"),
-        (1234, "1230 s"),
+        (1234, "1,230 s"),
     ],
 )
 def test_seconds_are_written_with_their_unit(value, text):

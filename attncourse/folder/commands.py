@@ -77,7 +77,10 @@ def _folder(args: argparse.Namespace) -> Path:
     if args.folder is not None:
         return args.folder
     if (found := house.folder()) is None:
-        raise FolderError("this is no course folder, nor is one above: name it, as FOLDER")
+        raise FolderError(
+            "this is no course folder, nor is one above: name it, as FOLDER (a clone of the course "
+            "needs none: there it is `git pull`, and `make lab`)"
+        )
     return found
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 from packaging.version import InvalidVersion, Version
 
 import attncourse
@@ -91,6 +92,15 @@ def write(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             error.filename = str(path)  # a full disk names none, other errors the draft
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove the drafts of writes that were killed."""
+    for draft in folder.rglob(".~*"):
+        writer = draft.name.rpartition(".")[2]
+        if writer.isdecimal() and not psutil.pid_exists(int(writer)):
+            with contextlib.suppress(OSError):
+                draft.unlink()
 
 
 def holds(path: Path, content: bytes) -> bool:

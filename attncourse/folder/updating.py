@@ -60,6 +60,7 @@ def update(folder: Path) -> tuple[list[str], list[str]]:
         raise FolderError(_no_folder(folder))
     mark = files.read_mark(folder)
     files.must_not_be_newer(folder, mark["release"])
+    files.sweep(folder)
     new = files.laid_out()
     plan = _plan(folder, new, mark["files"])
     touched = [name for name in (*plan.writes, *plan.removes, *plan.left) if name in plan.before]

@@ -192,11 +192,14 @@ class _Lines:
     peak: int = 0
     current: dict[int, tuple[CodeType, int] | None] = field(default_factory=dict)  # by thread
     wide: dict[str, str] = field(default_factory=dict)  # dtypes, by name
-    wide_bytes: int = 0  # of the largest of them
+    wide_bytes: int = 0  # of those that one frame had at once
+    other_bytes: int = 0  # of the largest array made that has no floating numbers
+    given: set[int] = field(default_factory=set)  # ids of the arguments' arrays
 
     def run(self, args: tuple, kwargs: dict) -> None:
         """Call the function under the trace, in every thread that it starts."""
         own, step = namespace(self.function), self._step
+        self.given = {id(each) for each in leaves((args, kwargs))}
 
         def enter(frame: FrameType, event: str, arg: Any) -> Callable | None:
             if frame.f_globals is not own:
@@ -226,8 +229,12 @@ class _Lines:
         return next((line for line in self.lines.values() if line.growth > 0.95 * most), None)
 
     def wider(self, n_bytes: int) -> Mapping[str, str]:
-        """The arrays wider than what came in, if one of them is a tenth of the peak at least."""
-        return self.wide if self.wide_bytes >= n_bytes / 10 else {}
+        """The arrays wider than what came in, if they are a tenth of the peak and numbers alone.
+
+        What share of a peak their dtype has cannot be told where large arrays of integers are held.
+        """
+        told = self.wide_bytes >= n_bytes / 10 > self.other_bytes
+        return self.wide if told else {}
 
     def _step(self, frame: FrameType, event: str, arg: Any) -> Callable:
         thread = threading.get_ident()
@@ -259,11 +266,16 @@ class _Lines:
         """Note what names of a frame hold floating arrays wider than any that came in."""
         if self.came_in is None:
             return
-        width = np.dtype(self.came_in).itemsize
+        width, wide_bytes = np.dtype(self.came_in).itemsize, 0
         for name, value in list(frame.f_locals.items()):
-            if type(value) is np.ndarray and value.dtype.kind == "f" and value.itemsize > width:
-                self.wide[name] = value.dtype.name
-                self.wide_bytes = max(self.wide_bytes, value.nbytes)
+            for array in _arrays([value]):
+                if array.dtype.kind != "f":
+                    if id(array) not in self.given:
+                        self.other_bytes = max(self.other_bytes, array.nbytes)
+                elif array.itemsize > width:
+                    self.wide[name] = array.dtype.name
+                    wide_bytes += array.nbytes
+        self.wide_bytes = max(self.wide_bytes, wide_bytes)
 
 
 def _array_of(growth: int, values: list) -> tuple[tuple[int, ...], str] | None:

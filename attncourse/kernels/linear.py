@@ -45,7 +45,7 @@ FeatureMap = Callable[[torch.Tensor], torch.Tensor]
 
 def elu_plus_one(x: torch.Tensor) -> torch.Tensor:
     """Return elu(x) + 1 elementwise: 1 + x above zero, exp(x) below; never negative."""
-    return x.clamp(max=0).exp() + x.clamp(min=0)
+    return x.clamp(max=0).exp() + x.relu()  # clamp(min=0) has a slope at 0, too
 
 
 @in_grids(each=MAX_SLICES)

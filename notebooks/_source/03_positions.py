@@ -856,9 +856,10 @@ if all(records.values()):
     plots.show(axes, f"The loss falls fast, then slowly. At the end: {ends}.")
 
 # %% [markdown]
-# What is learned from some modules helps less with others: that gap stays. Towards the end training
-# takes smaller steps; where do the curves show it? And could you tell from them when a head begins
-# to copy? The head itself tells, on shuffled tokens:
+# What is learned from some modules helps less with others: that gap stays. (Training text is
+# averaged over 200 steps, so it starts higher.) Where do the curves show the smaller steps of the
+# end? Could you tell from them when a head begins to copy? The head itself tells, on shuffled
+# tokens:
 
 # %% folded=true
 if all(records.values()):
