@@ -32,3 +32,12 @@ def test_words_end_within_their_axis():
         for ax in live.axes:
             edge = ax.get_window_extent().x1
             assert max(text.get_window_extent().x1 for text in ax.texts) <= edge
+
+
+def test_the_line_of_the_memory_stands_within_its_axis():
+    rows = [Ranked("a", 1.0, 2**20), Ranked("b", 2.0, 2**24)]
+    for memory in (2**10, 2**22, 2**40):
+        live = plots.LiveRanking(rows, memory, "H200")
+        low, high = live.axes[1].get_xlim()
+        assert low < memory < high
+    plots.LiveRanking(rows, float("inf"), "any memory")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ class LiveRanking:
         for ax, (attribute, unit, words) in zip(self.axes, sizes, strict=True):
             values = [getattr(row, attribute) for row in rows]
             ax.clear()
-            low = min(values) / 3
+            line = [memory] if unit == "bytes" and 0 < memory < math.inf else []
+            low, high = min(values + line) / 3, max(values + line)
             taken = [bool(i == 0 and not row.out) for i, row in enumerate(rows)]
             colours = [
                 PALE if row.out else INK if first else SERIES[1]
@@ -65,7 +67,7 @@ class LiveRanking:
             ]
             ax.barh(range(len(rows)), [x - low for x in values], left=low, color=colours)
             behind = ROOM if unit == "bytes" else REASON  # so wide are the words behind the bar
-            ax.set(xscale="log", xlim=(low, low * (max(values) / low) ** (1 / (1 - behind))))
+            ax.set(xscale="log", xlim=(low, low * (high / low) ** (1 / (1 - behind))))
             for i, value in enumerate(values):
                 words_behind = in_unit(value, unit)
                 if rows[i].out and unit == "s":
@@ -73,9 +75,9 @@ class LiveRanking:
                 ax.text(value * 1.15, i, words_behind, va="center", fontsize=8.5)
             ax.xaxis.set_major_locator(LogLocator(base=10 if unit == "s" else 16, numticks=5))
             ax.xaxis.set_minor_locator(NullLocator())
-            ends = max(values)  # behind the bars stand words, and no numbers under them
 
-            def words_of(x: float, _: int, unit: str = unit, ends: float = ends) -> str:
+            # behind the bars stand words, and no numbers under them
+            def words_of(x: float, _: int, unit: str = unit, ends: float = high) -> str:
                 return in_unit(x, unit) if x <= ends else ""
 
             ax.xaxis.set_major_formatter(FuncFormatter(words_of))
