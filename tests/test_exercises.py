@@ -1267,6 +1267,20 @@ def test_a_ring_in_float64_is_told_so_and_one_of_all_blocks_is_not():
     assert "float32 the peak" not in message  # it would be too large in float32, too
 
 
+def test_a_cause_names_only_ranks_of_the_case_that_is_shown():
+    def stops(text):
+        sends = "            k, v = exchange(k, v)\n"
+        stop = "            if len(k) == 0:\n                break\n"
+        return (
+            without_markers(text).replace(sends, stop + sends).replace("if len(k) > 0", "if True")
+        )
+
+    verdict = judge(exercise("16.1"), answer(exercise("16.1"), stops), seed=1)
+    assert verdict.case == "tokens of the ranks: 3, 0, 2"
+    assert "your ring ends at an empty block" in verdict.cause
+    assert set(re.findall(r"rank (\d)", verdict.cause)) <= {"0", "1", "2"}
+
+
 @pytest.mark.parametrize("n", [8, 40, 4096])
 def test_zigzag_is_as_fair_as_16_2_says(n):
     after = "\n".join(cell.source for cell in SOURCES["16"].cells)
@@ -1331,6 +1345,74 @@ def test_the_numbers_after_the_counts_of_chapter_05_are_right():
     assert f"{combined['added'] / 4096:.2f} added up" in after
     assert f"{combined['average']:.2f} in the union" in after
     assert f"{100 * combined['density']:.3f} %" in after
+
+
+# Chapter 15: the cause of a design is measured on the design itself -------------------------------
+
+
+def designed(*pairs, seed=0):
+    design = list(pairs)
+    verdict = judge(exercise("15.6"), lambda: design, seed=seed)
+    assert verdict.status == "failed"
+    assert "two slips" not in verdict.cause and "by hand" not in verdict.hint
+    return verdict
+
+
+def near(tokens):
+    return "window", {"window": tokens}
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "shares"),
+    [(near(32), near(380), "8%, 8%, 99%, 99%"), (near(16), ("full", {}), "4%, 4%, 100%, 100%")],
+)
+def test_a_design_of_too_many_bytes_is_told_which_layers_keep_them(first, last, shares):
+    verdict = designed(first, first, last, last)
+    assert verdict.reason == "bytes kept: wrong value"
+    assert f"yours keep {shares}" in verdict.cause and "linear" not in verdict.cause
+    assert "16 bits in layers 2 and 3" in verdict.cause and "quantised_cache" in verdict.hint
+
+
+def test_full_attention_everywhere_is_one_slip():
+    verdict = designed(*[("full", {})] * 4)
+    assert "much is kept in layers 0, 1, 2 and 3" in verdict.cause
+    assert "nearby" in verdict.hint
+
+
+@pytest.mark.parametrize(
+    ("design", "layers"),
+    [
+        ([near(24), near(24), near(24), ("quantised_cache", {})], "layer 2:"),
+        ([near(24), near(24), near(24), near(24)], "layers 2 and 3:"),
+    ],
+)
+def test_a_design_is_told_which_layers_do_not_reach_the_quotes(design, layers):
+    assert f"out of reach of {layers}" in designed(*design).cause
+
+
+def test_of_two_linear_layers_the_one_is_named_that_loses():
+    far = "quantised_cache", {}
+    assert "linear in layer 1:" in designed(("linear", {}), ("linear", {}), far, far).cause
+
+
+@pytest.mark.parametrize(
+    ("design", "cause", "step"),
+    [
+        ([("windw", {})] * 4, "no such mechanism: is window meant?", "full, chunked, flash"),
+        ([("linformer", {})] * 4, "linformer cannot be causal", "full, chunked, flash"),
+        ([("window", {"windo": 3})] * 4, "a knob of layer 0 is unknown", "dilation, scale, window"),
+        ([near(24), near(-1)] * 2, "a knob of layer 1 has a value", "window = 128"),
+        ([("full", {})] * 3, "your design has 3 entries, not 4", "four pairs"),
+        (["window"] * 4, "no such pair", '("window", {"window": 100})'),
+        ([("full", 3)] * 4, "no such pair", '("window", {"window": 100})'),
+        (None, "a function without a `return` returns None", "four pairs"),
+    ],
+)
+def test_what_is_no_design_gets_the_step_that_makes_it_one(design, cause, step):
+    verdict = judge(exercise("15.6"), lambda: design, seed=0)
+    assert verdict.reason == "design: wrong value"
+    assert cause in verdict.cause and step in verdict.hint
+    assert "unpack" not in str(verdict)
 
 
 def test_a_design_whose_knob_cannot_have_its_value_is_told_which():

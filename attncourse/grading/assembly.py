@@ -183,6 +183,7 @@ def _exercise(exercise_id: str, cells: list[Cell], spec: Any, module: dict) -> E
         needs=spec.needs or ("triton" if spec.kind == "kernel" else "numpy"),
         may_return_view=spec.may_return_view,
         drive=spec.drive,
+        explain=spec.explain,
     )
 
 

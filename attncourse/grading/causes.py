@@ -153,12 +153,15 @@ class Search:
                 cases = wrong.setdefault(path[0], [])
                 if case not in cases:
                     cases.append(case)
+        shown = self._target(self.cases[0])  # another case may have other keys
+        keys = shown if isinstance(shown, dict) else range(len(shown))
+        wrong = {key: cases for key, cases in wrong.items() if key in keys}
         explained: dict[str, tuple[Guess, list[str]]] = {}
         for key, cases in wrong.items():
             if len(wrong) > 1 and self._is_usual(key, cases):
                 continue
             if found := self._mistake_in(key, cases, suspects()) or self._guess((key,)):
-                name = part_name(key, self._target(self.cases[0]), self.exercise)
+                name = part_name(key, shown, self.exercise)
                 explained.setdefault(found.cause, (found, []))[1].append(name)
         if not explained:
             return None

@@ -36,7 +36,7 @@ from attncourse.grading.messages import (
     verdict,
 )
 from attncourse.grading.places import unwrap
-from attncourse.grading.spec import Case, Exercise
+from attncourse.grading.spec import Case, Driven, Exercise
 from attncourse.grading.values import cast, is_array, leaves, to_numpy, to_torch, unchanged
 from attncourse.units import format_bytes
 
@@ -461,6 +461,8 @@ class _Judge:
         steady = causes.agree if metered else causes.alike
         if not steady(again, trial, self._target(case)):
             return self._report(case, trial, _unsteady(trial.finding))
+        if self.exercise.explain and not trial.outcome.raised:
+            return self._report(case, trial, self._explained(case, trial.finding))
         cases = [case, *(each for each in cases if each is not case)]
         search = causes.Search(
             self.exercise,
@@ -475,6 +477,16 @@ class _Judge:
         elif not finding.cause and not finding.next:
             finding = replace(finding, next="run it by hand on this smallest case")
         return self._report(case, trial, finding)
+
+    def _explained(self, case: Case, finding: Finding) -> Finding:
+        """Let the exercise itself say why a case failed."""
+        args, kwargs = self._arguments(case)
+        run, seconds = Driven(self.exercise.explain, self.function), self.exercise.seconds
+        outcome = guard.call(run, args, kwargs, seconds=seconds, owner=self.function)
+        if outcome.raised:
+            return finding
+        cause, step = outcome.value
+        return replace(finding, cause=cause, next=step)
 
     def _suspects(self, metered: bool) -> Iterator[causes.Suspect]:
         """Yield the known mistakes; if memory is at stake, only those whose numbers are right."""

@@ -123,6 +123,8 @@ class Exercise:
         needs: what the machine must have: "numpy", "triton" or "gpu".
         may_return_view: whether the result may share memory with the arguments.
         drive: `drive(answer, *args)` uses the answer as a case says and returns what came.
+        explain: `explain(answer, *args)` returns the cause and the next step of a case that
+            failed, from what the answer itself does; no mistake is looked for then.
     """
 
     id: str
@@ -148,6 +150,7 @@ class Exercise:
     needs: str = "numpy"
     may_return_view: bool = False
     drive: Callable | None = None
+    explain: Callable | None = None
 
     def __post_init__(self) -> None:
         says = [mistake.says for mistake in self.mistakes]

@@ -165,6 +165,9 @@ class Spec:
         drive: what each class needs, and each answer whose result is not itself right or wrong:
             `drive(answer, *args)` makes an object, or calls the function, as the arguments of a
             case say, and returns what came, best a dict that names each step.
+        explain: for answers of which many are right and more are wrong: `explain(answer, *args)`
+            returns the cause and the next step of a case that failed, from what the answer does.
+            The mistakes are then for the tests alone: it must name each of them.
     """
 
     kind: str
@@ -182,3 +185,4 @@ class Spec:
     needs: str = ""
     may_return_view: bool = False
     drive: Callable | None = None
+    explain: Callable | None = None

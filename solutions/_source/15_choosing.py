@@ -25,13 +25,17 @@ from attncourse.model import probes
 """What the specs of this chapter share."""
 
 import bisect
+import difflib
 import functools
+import itertools
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 
 from attncourse import model
+from attncourse.catalogue import MECHANISMS
 from attncourse.cost import DEVICES
 from attncourse.grading.spec import Case
 from attncourse.grading.writing import Mistake, Spec, case, draws, edit
@@ -1189,6 +1193,7 @@ check("15.6")
 
 
 # %% role="spec" exercise="15.6"
+MOST = np.array([0.25, 0.9])  # nats a token above full attention: the document, its quotes
 MEASURED = {}  # by design and what was measured: the same design comes again and again
 
 
@@ -1227,22 +1232,70 @@ def well_designed(n, text, seed):
     if n > 384:
         return fine | {"time on an RTX 4060 Laptop": "at most 5 % of full attention's"}
     above = "at most {} nats a token above full attention"
-    return fine | {"document": above.format(0.25), "quotes": above.format(0.9)}
+    return fine | {"document": above.format(MOST[0]), "quotes": above.format(MOST[1])}
+
+
+def unfit(design):
+    """Say why a design is none, and what to do about it: None if it is one."""
+    n_layers = small().shape.n_layers
+    four = "return a list of four pairs, one for each layer"
+    if design is None:
+        return "None", "a function without a `return` returns None", four
+    if not isinstance(design, list | tuple):
+        return f"{design!r:.80}", "", four
+    if len(design) == 2 and isinstance(design[0], str):
+        return f"{design!r:.80}", "your design is one pair", four
+    if len(design) != n_layers:
+        return f"{design!r:.80}", f"your design has {len(design)} entries, not {n_layers}", four
+    changed = small()
+    for layer, pair in enumerate(design):
+        if not (
+            isinstance(pair, list | tuple)
+            and list(map(type, pair)) == [str, dict]
+            and all(isinstance(name, str) for name in pair[1])
+        ):
+            step = 'write each layer as a name and a dict: ("window", {"window": 100})'
+            return f"{pair!r:.80}", f"what stands for layer {layer} is no such pair", step
+        stem, knobs = pair
+        if stem not in MECHANISMS or not MECHANISMS[stem].causal:
+            here = [name for name, each in MECHANISMS.items() if each.causal]
+            step, what = f"a layer can have {', '.join(here)}", f"{stem!r:.40} in layer {layer}"
+            if stem in MECHANISMS:
+                return what, f"{stem} cannot be causal, and this model must be", step
+            near = difflib.get_close_matches(stem, here, n=1)
+            meant = f": is {near[0]} meant?" if near else ""
+            return what, f"the catalogue has no such mechanism{meant}", step
+        try:
+            changed = changed.swap(stem, layers=layer, **knobs)
+        except (TypeError, ValueError) as error:
+            what, _, known = str(error).removeprefix("model.swap: ").partition("; it has ")
+            step = f"its knobs are {known}" if known != "none" else "give it an empty dict: {}"
+            return what, f"a knob of layer {layer} is unknown", step
+        try:
+            taken(changed, 1)
+            changed.row_losses(ids_of(2)[None, :9])
+        except Exception as error:  # whatever a mechanism does with a value that it cannot have
+            usual = MECHANISMS[stem].values
+            told = ", ".join(f"{name} = {usual[name]}" for name in knobs if name in usual)
+            cause = f"a knob of layer {layer} has a value that {stem} cannot use"
+            step = f"the catalogue has {told}" if told else "choose another value, or leave it out"
+            return str(error).removeprefix("model.swap: "), cause, step
+    return None
+
+
+def swapped(design):
+    changed = small()
+    for layer, (stem, knobs) in enumerate(design):
+        changed = changed.swap(stem, layers=layer, **knobs)
+    return changed
 
 
 def drive_design(answer, n, text, seed):
     """Return what `well_designed` does, but the first limit that is broken as it is."""
     fine, design = well_designed(n, text, seed), answer()
-    if not isinstance(design, list | tuple) or len(design) != small().shape.n_layers:
-        return fine | {"design": f"{design!r:.80}"}
-    changed = small()
-    for layer, pair in enumerate(design):
-        try:
-            stem, knobs = pair
-            changed = changed.swap(stem, layers=layer, **knobs)
-            taken(changed, 1)  # names a knob that cannot have its value
-        except (TypeError, ValueError) as error:
-            return fine | {"design": str(error).removeprefix("model.swap: ")}
+    if why := unfit(design):
+        return fine | {"design": why[0]}
+    changed = swapped(design)
     kept, seconds = once(taken, changed, n) / once(taken, small(), n)
     if kept > 0.45:
         return fine | {"bytes kept": f"{kept:.0%} of full attention's"}
@@ -1250,10 +1303,130 @@ def drive_design(answer, n, text, seed):
         slow = {"time on an RTX 4060 Laptop": f"{seconds:.0%} of full attention's"}
         return fine | (slow if seconds > 0.05 else {})
     above = once(lost, changed, text, seed) - once(lost, small(), text, seed)
-    for name, nats, most in zip(("document", "quotes"), above, (0.25, 0.9), strict=True):
+    for name, nats, most in zip(("document", "quotes"), above, MOST, strict=True):
         if nats > most:
             return fine | {name: f"{nats:.2f} nats a token above full attention"}
     return fine
+
+
+def explain_design(answer, n, text, seed):
+    """Return why a design breaks a limit, measured on its own layers, and the next step."""
+    design = answer()
+    if why := unfit(design):
+        return why[1:]
+    changed = swapped(design)
+    kept, _ = once(taken, changed, n) / once(taken, small(), n)
+    if kept > 0.45:
+        return too_many_bytes(changed, n)
+    if n > 384:
+        return too_slow(changed, n)
+    return too_much_lost(changed, text, seed)
+
+
+def named(layers):
+    *most, last = map(str, layers)
+    return f"layers {', '.join(most)} and {last}" if most else f"layer {last}"
+
+
+def alone(changed, n):
+    """Return the bytes and the seconds of each layer, as parts of a layer of full attention."""
+    full = once(taken, small(), n) / len(changed.attention)
+    layers = [replace(changed, attention=(each,)) for each in changed.attention]
+    return np.array([once(taken, each, n) / full for each in layers]).T
+
+
+def too_many_bytes(changed, n):
+    kept, _ = alone(changed, n)
+    each = ", ".join(f"{share:.0%}" for share in kept)
+    cause = f"of a layer of full attention yours keep {each}, one after the other"
+    much = np.flatnonzero(kept > 0.4)
+    if len(much) > 2:
+        cause += f"; much is kept in {named(much)}"
+        return cause, "two of them need only the tokens nearby"
+    others = "quantised_cache", "linear", "performer"
+    whole = [layer for layer in much if changed.attention[layer].stem not in others]
+    if whole:
+        cause += f"; keys and values have 16 bits in {named(whole)}"
+        return cause, "the catalogue has a cache of 8 bits: quantised_cache"
+    most = int(kept.argmax())
+    step = f"{changed.attention[most].stem} in layer {most} keeps most: begin there"
+    if changed.attention[most].stem == "quantised_cache":
+        step += "; its last group stands in 16 bits"
+    return cause, step
+
+
+def too_slow(changed, n):
+    _, seconds = alone(changed, n)
+    most = int(seconds.argmax())
+    heads, device = small().shape.n_heads, DEVICES["RTX 4060 Laptop"]
+    cost = changed.attention[most].cost(n, heads=heads, width=small().shape.head_width)
+    moves = replace(cost, flops=0).seconds(device, "float16") == cost.seconds(device, "float16")
+    stem = changed.attention[most].stem
+    cause = f"layer {most}, {stem}, takes {seconds[most]:.0%} of a layer of full attention"
+    if moves and cost.bytes_read + cost.bytes_written >= 2 * heads * n**2:
+        cause += ": it stores its scores, and moving them takes its time"
+        return cause, "attention in tiles stores none: flash"
+    cause += f": {'moving' if moves else 'computing'} takes its time"
+    return cause, "ask `cost` what another mechanism takes there"
+
+
+def too_much_lost(changed, text, seed):
+    """Find the fewest layers that full attention must replace, and look at what they do."""
+
+    def above(stem, layers, **knobs):
+        return once(lost, changed.swap(stem, layers=layers, **knobs), text, seed) - full
+
+    full, n_layers = once(lost, small(), text, seed), len(changed.attention)
+    for size in range(1, n_layers + 1):
+        sets = list(itertools.combinations(range(n_layers), size))
+        left = [(above("full", layers) / MOST).max() for layers in sets]
+        if min(left) <= 1:
+            break
+    spoilers = sets[int(np.argmin(left))]
+    short = [layer for layer in spoilers if not reaches(changed.attention[layer])]
+    narrow = bool(short) and (above("window", short, window=24) <= MOST).all()
+    reasons = {}
+    for layer in spoilers:
+        reasons.setdefault(shortcoming(changed.attention[layer], narrow), []).append(layer)
+    causes = [f"{cause} {named(layers)}" for (cause, _), layers in reasons.items()]
+    step = next(iter(reasons))[1]
+    return f"{'; '.join(causes)}: with full attention there, both limits hold", step
+
+
+@functools.cache
+def some_tokens():
+    return np.random.default_rng(0).standard_normal((3, 4, 384, 32)).astype(np.float32)
+
+
+def reaches(attention):
+    """Whether what a quote's tokens get depends on the page's first third."""
+    q, k, v = some_tokens()
+    changed = v.copy()
+    changed[:, :96] += 1
+    return not np.array_equal(attention(q, k, v)[:, 288:], attention(q, k, changed)[:, 288:])
+
+
+def shortcoming(attention, narrow):
+    """Return what a layer fails at, to be followed by its name, and the next step."""
+    stem, knobs, (q, k, v) = attention.stem, attention.knobs, some_tokens()
+    if np.allclose(attention(q, k, v), v, atol=1e-5):
+        step = "finding a line needs the token before: a window of some tokens"
+        return "each token sees only itself in", step
+    if not reaches(attention):
+        if narrow:
+            return "too few tokens are seen in", "let more of those nearby be seen"
+        step = "the layers that find a line must see every token: spend the bytes there"
+        return "the quoted line is out of reach of", step
+    if stem == "linear":
+        step = "a window keeps the softmax, and some layers look nearby"
+        return "the weights were trained for a softmax, and it is linear in", step
+    if stem == "grouped":
+        step = "without training again keep all heads: where can tokens be left out?"
+        return "keys and values that were never trained to be shared are shared in", step
+    if stem == "pooled":
+        step = "they must be seen each on its own"
+        return f"tokens cannot be copied from means of {knobs['pool']} in", step
+    return f"too much is lost by {stem} in", "try there what is nearer to full attention"
 
 
 def one_rounded():
@@ -1284,6 +1457,7 @@ SOLVED = "[near, near, far, far]"
 Spec(
     kind="number",
     drive=drive_design,
+    explain=explain_design,
     reference=well_designed,
     cases=[
         document_case("a document from sched", 2, 0),
@@ -1293,41 +1467,40 @@ Spec(
     ],
     mistakes=[
         edit(SOLVED, "[near] * 4",
-             says="your layers all look at what is near: the quoted line is out of their reach",
-             next="let some layers see every token: which?"),
-        edit(SOLVED, "[far, far, near, near]",
-             says="your last layers look at what is near: they are those that find the quoted line",
-             next="try the windows in the first layers"),
-        edit(SOLVED, "[near, near, near, far]",
-             says="your layer 2 does not reach the quoted line",
-             next="two layers have to see far back: 2 and 3"),
-        edit(SOLVED, "[near, near, far, near]",
-             says="your layer 3 does not reach the quoted line",
-             next="two layers have to see far back: 2 and 3"),
+             says="the quoted line is out of reach of layer",
+             next="the layers that find a line must see every token: spend the bytes there",
+             also=[edit(SOLVED, other) for other in (
+                 "[far, far, near, near]",
+                 "[near, near, near, far]",
+                 "[near, near, far, near]",
+                 '[("window", {"window": 160})] * 4',
+             )]),
         edit(SOLVED, "[far] * 4",
-             says="your layers keep all keys and values",
-             next="two of them need only those nearby"),
+             says="much is kept in layers 0, 1, 2 and 3",
+             next="two of them need only the tokens nearby",
+             also=[edit(SOLVED, '[("full", {})] * 4')]),
         edit("quantised_cache", "flash",
-             says="your last layers keep all keys and values in 16 bits each",
-             next="the catalogue has a cache of 8 bits: quantised_cache"),
+             says="keys and values have 16 bits in layers 2 and 3",
+             next="the catalogue has a cache of 8 bits: quantised_cache",
+             also=[edit('"quantised_cache", {}', '"window", {"window": 380}')]),
         edit(SOLVED, '[near, near, ("full", {}), far]',
-             says="your full attention stores its scores, and moving them takes its time",
+             says="it stores its scores, and moving them takes its time",
              next="attention in tiles stores none: flash"),
         edit(SOLVED, '[("linear", {})] * 2 + [far, far]',
-             says="your first layers are linear: the weights were trained for a softmax",
-             next="a window keeps the softmax, and the first layers look nearby"),
+             says="the weights were trained for a softmax, and it is linear in",
+             next="a window keeps the softmax, and some layers look nearby"),
         edit(SOLVED, '[near, near, ("grouped", {"groups": 2}), ("grouped", {"groups": 2})]',
-             says="your last layers share keys and values that were never trained to be shared",
+             says="keys and values that were never trained to be shared are shared in",
              next="without training again keep all heads: where can tokens be left out?"),
         edit(SOLVED, '[near, near, ("pooled", {"pool": 8}), ("pooled", {"pool": 8})]',
-             says="your last layers see means of 8 tokens: none can be copied from a mean",
-             next="they must see each token on its own"),
+             says="tokens cannot be copied from means of 8 in",
+             next="they must be seen each on its own"),
         edit('{"window": 24}', '{"window": 0}',
-             says="your first layers see nothing but the token itself",
+             says="each token sees only itself in",
              next="finding a line needs the token before: a window of some tokens"),
-        edit(SOLVED, '[("window", {"window": 160})] * 4',
-             says="your windows are all wide, and the quotes begin beyond them",
-             next="spend the bytes where they are needed: narrow first, whole last"),
+        edit('{"window": 24}', '{"window": 1}',
+             says="too few tokens are seen in",
+             next="let more of those nearby be seen"),
         edit(SOLVED, "near",
              says="your design is one pair",
              next="return a list of four pairs, one for each layer"),
