@@ -428,6 +428,12 @@ def test_a_dot_marks_one_place_on_each_curve():
     assert live.ax.get_ylim()[1] == 1.1 * 4
 
 
+def test_equal_ratios_are_equally_far_apart_on_a_logarithmic_axis():
+    live = plots.LiveCurves([1, 2], {"a": [1, 200]}, x_label="", y_label="", log_y=True)
+    live.update({"a": [4, 80]}, measured=None)
+    assert live.ax.get_ylim() == pytest.approx((4 / 1.1, 80 * 1.1))
+
+
 def test_what_was_measured_stands_beside_its_curve():
     said, found = {"a": [0, 2, 4], "b": [1, 1, 1]}, {"a": [0, 3, 9], "b": [2, 2, 2]}
     live = plots.LiveCurves([0, 2, 4], said, x_label="", y_label="", measured=found)

@@ -69,3 +69,14 @@ def test_the_stairs_pass_through_those_that_nobody_beats(n_bytes):
     stairs = next(line for line in live.ax.lines if line.get_drawstyle() == "steps-post")
     best = [(one.n_bytes, one.before) for one in map(points.get, plots.unbeaten(points, high=True))]
     np.testing.assert_array_equal(np.stack(stairs.get_data(), axis=1)[:-1], best)
+
+
+def test_names_of_a_crowded_column_keep_its_order_and_stay_beside_it():
+    points = {"far": Gained("a", 1, 9.0)}
+    points |= {str(place): Gained("a", 64, 0.01 * place) for place in range(6)}
+    live = plots.LiveFrontier(points, y_label="", high=True)
+    live.figure.draw_without_rendering()
+    heights = [text.xyann[1] for text in live.ax.texts if text.get_text() in "012345"]
+    gaps = np.diff(heights)
+    assert (gaps > 0).all() and gaps.max() == pytest.approx(gaps.min())
+    assert heights[0] < 0.06 and heights[-1] < 0.3

@@ -3,7 +3,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from attncourse import distributed, plots
-from attncourse.plots.base import INK, PAPER, TILE_COLOURS
+from attncourse.plots.base import PAPER, TILE_COLOURS
+from attncourse.plots.rings import NOW
 
 
 def board(live, size):
@@ -17,11 +18,17 @@ def test_each_step_fills_a_square_in_every_row_and_column(size):
     live = plots.LiveRing(size)
     for step in range(size):
         live.update(size, step)
-        now = board(live, size) == to_hex(INK)
+        now = board(live, size) == to_hex(NOW)
         assert (now.sum(0) == 1).all() and (now.sum(1) == 1).all()
         assert list(now.argmax(1)) == live.held(size, step)
         assert (board(live, size) == to_hex(TILE_COLOURS[1])).sum() == step * size
     assert not (board(live, size) == to_hex(PAPER)).any()
+
+
+def test_no_keys_have_the_colour_of_the_squares_in_this_step():
+    live = plots.LiveRing(8)
+    keys = {to_hex(one.get_facecolor()) for one in live.board.patches[64:]}
+    assert len(keys) == 8 and to_hex(NOW) not in keys
 
 
 def test_a_ring_says_what_it_shows_and_stops_at_its_end():

@@ -314,6 +314,7 @@ class LiveCurves:
         y_label: str,
         title: str = "",
         log_x: bool = False,
+        log_y: bool = False,
         high: float | None = None,
         measured: Mapping[str, Sequence[float]] | None = None,
     ):
@@ -327,6 +328,7 @@ class LiveCurves:
             y_label: What the values are.
             title: In words.
             log_x: Logarithmic x.
+            log_y: Logarithmic y, so that equal ratios are equally far apart; values above 0.
             high: The y axis ends here; at the largest value if not given.
             measured: Values of the same labels, drawn as hollow marks beside the curves.
         """
@@ -362,6 +364,9 @@ class LiveCurves:
         if log_x:
             ax.set_xscale("log", base=2)
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_unit(value, "")))
+        if log_y:
+            ax.set_yscale("log", base=2)
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: in_unit(value, "")))
         ax.grid(axis="y")
         set_title(ax, title)
         if len(curves) > 1:
@@ -385,7 +390,10 @@ class LiveCurves:
         self.dots.set_data([at] * len(heights), heights)
         shown = (*curves.values(), *measured.values())
         most = max(float(np.nanmax(values)) for values in shown)
-        self.ax.set_ylim(0, 1.1 * (self.high or most or 1.0))
+        low = 0.0
+        if self.ax.get_yscale() == "log":
+            low = min(float(np.nanmin(values)) for values in shown) / 1.1
+        self.ax.set_ylim(low, 1.1 * (self.high or most or 1.0))
         if title is not None:
             set_title(self.ax, title)
 

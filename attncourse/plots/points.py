@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from attncourse.plots.base import INK, axis_words, figure, in_unit, set_title, styled, unit_axis
+from attncourse.plots.lines import apart
 
 
 @styled
@@ -58,28 +59,44 @@ def name_points(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
             textcoords="axes fraction",
             va="center",
             fontsize=8.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # no line strikes a name
             arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkB": 3},
         )
 
 
 def _places(ax: Axes, names: list[str], x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
-    """Return where each name starts, in fractions of the axes: beside its point, or next to it."""
+    """Return where each name starts, in fractions of the axes: beside its point, or next to it.
+
+    Points above one another get their names in the same order, the fullest such column first.
+    """
     to_axes = ax.transData.transform(np.column_stack([x, y]))
     points = ax.transAxes.inverted().transform(to_axes)
-    width, height = 7.2 / (ax.figure.get_figwidth() * 72), 11 / (ax.figure.get_figheight() * 72)
+    width, height = 5.6 / (ax.figure.get_figwidth() * 72), 13 / (ax.figure.get_figheight() * 72)
     taken = [(px - 0.01, py, px + 0.01) for px, py in points]  # left, middle, right
+
+    def free(left: float, middle: float, right: float) -> bool:
+        return 0.03 < middle < 0.97 and all(
+            abs(middle - m) > 0.99 * height or right < a or b < left for a, m, b in taken
+        )
+
     places: list[tuple[float, float]] = [(0.0, 0.0)] * len(names)
-    for index in np.argsort(-y, kind="stable"):
-        left, middle = points[index] + (0.02, 0.0)
-        right = left + width * len(names[index])
-
-        def free(at: float, left: float = left, right: float = right) -> bool:
-            return 0.03 < at < 0.97 and all(
-                abs(at - m) > height or right < a or b < left for a, m, b in taken
-            )
-
-        steps = sorted(range(-30, 31), key=abs)
-        middle = next((m for k in steps if free(m := middle + k * height / 2)), middle)
-        taken.append((left, middle, right))
-        places[index] = left, middle
+    columns: dict[float, list[int]] = {}
+    for index in np.argsort(points[:, 1], kind="stable"):
+        columns.setdefault(round(points[index, 0], 2), []).append(index)
+    for column in sorted(columns.values(), key=lambda column: (-len(column), -y[column[-1]])):
+        floor = 0.04 + height * np.arange(len(column))
+        lefts = points[column, 0] + 0.02
+        rights = lefts + width * np.array([len(names[index]) for index in column])
+        best: list[tuple[float, float, float]] = []
+        for step in sorted(range(-30, 31), key=abs):
+            moved = apart(points[column, 1] + step * height / 2, height)
+            heights = np.minimum(np.maximum(moved, floor), 1 - floor[::-1])
+            boxes = list(zip(lefts, heights, rights, strict=True))
+            best = best or boxes
+            if all(free(*box) for box in boxes):
+                best = boxes
+                break
+        taken += best
+        for index, (left, middle, _) in zip(column, best, strict=True):
+            places[index] = left, middle
     return places

@@ -9,9 +9,20 @@ import numpy as np
 from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.patches import Circle, FancyArrowPatch, Patch, Rectangle
 
-from attncourse.plots.base import INK, PALE, PAPER, TILE_COLOURS, figure, freeze, set_title, styled
+from attncourse.plots.base import (
+    ACCENT,
+    INK,
+    PALE,
+    PAPER,
+    TILE_COLOURS,
+    figure,
+    freeze,
+    set_title,
+    styled,
+)
 
 _cividis = matplotlib.colormaps["cividis"]
+NOW = ACCENT  # no colour of a process, all of which are of cividis
 
 
 def _colours(size: int) -> list[tuple[float, float, float, float]]:
@@ -35,7 +46,7 @@ class LiveRing:
         self.figure, (self.ring, self.board) = figure(
             1, 2, width=8.4, height=4.3, width_ratios=(1.25, 1)
         )
-        kinds = {"not yet": PAPER, "done": TILE_COLOURS[1], "in this step": INK}
+        kinds = {"not yet": PAPER, "done": TILE_COLOURS[1], "in this step": NOW}
         self.figure.legend(
             handles=[Patch(facecolor=colour, label=word) for word, colour in kinds.items()],
             loc="outside lower right", ncols=3, fontsize=9, handlelength=1.0,
@@ -98,7 +109,7 @@ class LiveRing:
         for rank in range(size):
             for column in range(size):
                 when = (rank - column) % size
-                kind = INK if when == step else TILE_COLOURS[1] if when < step else PAPER
+                kind = NOW if when == step else TILE_COLOURS[1] if when < step else PAPER
                 ax.add_patch(
                     Rectangle((column, rank), 1, 1, facecolor=kind, edgecolor="white", linewidth=2)
                 )

@@ -513,7 +513,10 @@ live_cut = plots.LiveBars({"weight lost, %": 88.0, "loss grown, %": 2.5}, high=1
 def draw_cut(layer, w, g):
     weight, lost = 100 * weight_lost(layer, w, g), 100 * loss_grown(layer, w, g) / full_loss
     live_cut.update({"weight lost, %": weight, "loss grown, %": max(0, lost)}, f"layer {layer}")
-    return f"Layer {layer}, w = {w}, g = {g}: {weight:.0f} % of its weight, {lost:.1f} % of loss."
+    return (
+        f"Layer {layer}, w = {w}, g = {g}: {weight:.0f} % of its weight is lost, and the loss "
+        f"{'grows' if lost >= 0 else 'falls'} by {abs(lost):.1f} %."
+    )
 
 
 widths = widgets.choice([4, 8, 16, 32, 64, 128, 256], 8)

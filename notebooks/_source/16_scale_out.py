@@ -583,25 +583,42 @@ def predicted_ms(size, way):
     return [1e3 * counted.seconds(device, link, overlap=ways[way]) for link in links]
 
 
+# %%
+def computing_ms(size):
+    """Without anything to wait for."""
+    counted = distributed.cost("ring", n, size, heads=heads, width=width, causal=True)
+    device, loopback = figures[size]
+    at_once = dataclasses.replace(loopback, bytes_per_second=float("inf"), latency=0)
+    return 1e3 * counted.seconds(device, at_once)
+
+
 model_ms = {size: {way: predicted_ms(size, way) for way in ways} for size in pools}
 
 # %% [markdown]
-# **Slow the link down: from where on does a time double with each step? And where do both ways come
-# closest?** Lines are the model, hollow marks your machine, dots the speed that you chose.
+# **Slow the link down: from where on does a time double with each step? And where does overlap save
+# most?** Lines are the model, hollow marks your machine, dots the speed that you chose. Both axes
+# are logarithmic: equal ratios are equally far apart.
 
 # %% folded=true
 mb_a_second = [round(speed / 1e6) for speed in speeds]
-words = {"x_label": "MB a second", "y_label": "milliseconds", "log_x": True}
+words = {"x_label": "MB a second", "y_label": "milliseconds", "log_x": True, "log_y": True}
 live_ring = plots.LiveCurves(mb_a_second, model_ms[4], measured=measured_ms[4], **words)
 
 
+# %% folded=true
 def draw_ring(processes, speed):
     said, found = model_ms[processes], measured_ms[processes]
     title = f"a ring of 1,024 tokens on {processes} processes; lines: the model"
     live_ring.update(said, title, at=speed, measured=found)
     at = mb_a_second.index(speed)
     each_way = [f"{way} {found[way][at]:.0f} ms, predicted {said[way][at]:.0f}" for way in said]
-    return f"{processes} processes at {speed} MB a second: {'; '.join(each_way)}."
+    together, summed = (said[way][at] for way in ways)
+    computing = computing_ms(processes)
+    return (
+        f"{processes} processes at {speed} MB a second: {'; '.join(each_way)}. By the model "
+        f"computing takes {computing:.1f} ms and sending {summed - computing:.1f}, and overlap "
+        f"saves {1 - together / summed:.0%}."
+    )
 
 
 # %% tags=["nbval-ignore-output"]
@@ -609,9 +626,10 @@ counts, rates = widgets.choice([2, 4], 4), widgets.choice(mb_a_second, 16)
 widgets.explore(draw_ring, live_ring.figure, processes=counts, speed=rates)
 
 # %% [markdown]
-# On the left sending is all there is, on the right computing. In between lies what overlap gains,
-# never more than a factor of two. Where your marks lie above their lines, the processes had to
-# share cores, or a message took longer to set off than to arrive.
+# Overlap hides the shorter of the two, so it gains most where both take as long, and never more
+# than a factor of two. Measured marks scatter from run to run, at times by more than the lines are
+# apart: then the two ways come out reversed. Where marks lie above their lines, the processes had
+# to share cores, or a message took longer to set off than to arrive.
 
 # %% [markdown]
 # Now real links, by the same model. The height is the time of all GPUs together, $P$ times that of
@@ -715,7 +733,8 @@ for rank in range(4):  # one after the other, each with its own quarter
     own = [shard(x, rank, 4, "contiguous") for x in (q, k, v)]
     out, state = segment.step(state, *own)
     outs.append(out)
-    print(f"process {rank} hands on {format_bytes(state.keys.nbytes + state.values.nbytes)}")
+    if rank < 3:  # nobody comes after the last one
+        print(f"process {rank} hands on {format_bytes(state.keys.nbytes + state.values.nbytes)}")
 _, summary = linear.step(None, q, k, v)
 print(f"with linear attention, each hands on {format_bytes(summary.nbytes)}")
 whole = segment.attention(q, k, v, chunk=256, memory=256, causal=True)
@@ -773,13 +792,30 @@ class Spread(Attention):
         return Cost(sum(counted.flops), 0, 0, max(counted.held))
 
 
+# %%
+class OneStep(Attention):
+    """The ring that stops after its first step: segments of a quarter of the text."""
+
+    @staticmethod
+    def of_length(n):
+        quarter = -(-n // 4)
+        return Attention("segment", {"chunk": quarter, "memory": quarter})
+
+    def __call__(self, q, k, v):
+        return self.of_length(k.shape[-2])(q, k, v)
+
+    def cost(self, n, **shape):
+        return self.of_length(n).cost(n, **shape)
+
+
 # %% folded=true
 names = {"ring": "ring", "all-to-all": "all_to_all"}
-quarter = -(-len(small.encode(model.page())) // 4)
-one_step = small.swap("segment", chunk=quarter, memory=quarter)
-tried = model.compare(small, {"ring of one step": one_step} | {
-    name: dataclasses.replace(small, attention=(Spread(way),) * 4) for name, way in names.items()
-})  # fmt: skip
+spread = {"ring of one step": OneStep("segment")} | {
+    name: Spread(way) for name, way in names.items()
+}
+tried = model.compare(
+    small, {name: dataclasses.replace(small, attention=(way,) * 4) for name, way in spread.items()}
+)
 widgets.in_a_real_model("attention", tried)
 
 # %%
