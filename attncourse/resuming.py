@@ -17,11 +17,18 @@ def resumed(path: Path, record: dict[str, Any], grows: Collection[str] = ()) -> 
         grows: Settings that are lists, to which the record may lack the last ones: it gets them.
 
     Raises:
-        SystemExit: It was measured with other "settings" or "versions".
+        SystemExit: It was measured with other "settings" or "versions", or is no such record.
     """
     if not path.exists():
         return record
-    old = json.loads(path.read_text())
+    old: Any = None
+    try:
+        old = json.loads(path.read_text())
+        whole = record.keys() <= old.keys() and isinstance(old["settings"], dict)
+    except (ValueError, AttributeError):  # half a record, or a list
+        whole = False
+    if not whole:
+        raise SystemExit(f"{path} is no whole record of this command: remove it to start anew")
     for name in grows:
         had, wanted = old["settings"].get(name), record["settings"][name]
         if had and had == wanted[: len(had)]:

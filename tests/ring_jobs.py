@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
@@ -197,6 +199,16 @@ def compute_at(rank, seconds):
     until = time.monotonic() + seconds
     while dist.get_rank() == rank and time.monotonic() < until:
         pass
+    dist.barrier()
+    return dist.get_rank()
+
+
+def leave_to_children_at(rank, seconds):
+    code = (
+        f"import time\nuntil = time.monotonic() + {seconds}\nwhile time.monotonic() < until: pass"
+    )
+    if dist.get_rank() == rank:
+        subprocess.run([sys.executable, "-c", code], check=True)
     dist.barrier()
     return dist.get_rank()
 

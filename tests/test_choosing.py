@@ -292,3 +292,42 @@ def test_reasons_on_a_gpu():
     assert longer["flash"] == ("causal only with as many queries as keys",)
     odd = reasons(*random_qkv(16, width=30, dtype=np.float16))
     assert odd["cudnn"] and odd["efficient"] and not odd["flash"] and not odd["math"]
+
+
+def broken(**changes):
+    """Return the text of a record of one time on this CPU, or of a frontier, spoilt."""
+    times = {
+        "mechanism": "full", "implementation": "NumPy", "n": 512, "mode": "forward", "knobs": {},
+        "seconds": {"median": 1.0},
+    }  # fmt: skip
+    settings = {"heads": 1, "width": 64, "dtype": "float16"}
+    return json.dumps(
+        {"machine": {"gpu": "NVIDIA H200"}, "settings": settings, "measurements": [times | changes]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("bench-x.json", "", "Expecting value"),
+        ("bench-x.json", '{"machine": ', "Expecting value"),
+        ("bench-x.json", "[]", "'list' object"),
+        ("bench-x.json", broken(seconds={"median": 0.0}), "median must be above 0, got 0.0"),
+        ("bench-x.json", broken(seconds={}), "no 'median'"),
+        ("frontier.json", "{}", "no 'mechanisms'"),
+        (
+            "frontier.json",
+            json.dumps({"mechanisms": {"full": {"before": dict.fromkeys(
+                ("loss", "first", "second", "recall", "near duplicates", "needle"), 1.0
+            )}}}),
+            "no 'after'",
+        ),
+    ],
+)  # fmt: skip
+def test_a_record_that_is_not_whole_is_named(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(
+        ValueError, match=f"^choosing: .*{name} is no whole record .*{says}"
+    ) as error:
+        choosing.choose(16_384, **USUAL, results=tmp_path)
+    assert "\n" not in str(error.value)

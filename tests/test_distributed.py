@@ -1,6 +1,7 @@
 """Attention over processes: equal to attention in one, bytes to the byte, and no process left."""
 
 import functools
+import math
 import os
 import pickle
 import signal
@@ -565,6 +566,11 @@ def test_a_worker_that_fails_ends_all_with_one_line(job, arguments, says):
 def test_work_may_take_longer_than_a_hang():
     with Workers(2, idle=1) as workers:
         assert workers.run(jobs.compute_at, 1, 2.5) == [0, 1]
+
+
+def test_a_child_process_of_a_worker_works_too():
+    with Workers(2, idle=1, limit=math.inf) as workers:
+        assert workers.run(jobs.leave_to_children_at, 1, 2.5) == [0, 1]
 
 
 def test_work_without_end_is_ended_at_the_limit():

@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import contextlib
 import functools
 import heapq
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -120,6 +122,69 @@ def test_a_kill_at_any_moment_leaves_what_was_found(tmp_path):
     assert found
     said = summary.of(tmp_path / "out")
     assert "- tests: begun, and not ended" in said and "begun and not ended" in said
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_the_command_alone_ends_what_it_started(tmp_path, name):
+    pytest.importorskip("nbclient")
+    if signal.getsignal(getattr(signal, name)) == signal.SIG_IGN:
+        pytest.skip("these tests run under nohup")
+    notebooks, told = tmp_path / "notebooks", tmp_path / "pids"
+    notebooks.mkdir()
+    cell = (
+        f"import os, time\nopen({str(told)!r}, 'w').write(f'{{os.getppid()}} {{os.getpid()}}\\n')"
+    )
+    write_notebook(notebooks / "01_toy.ipynb", f"{cell}\ntime.sleep(50)")
+    process = start(tmp_path, "--parts", "chapters", "--notebooks", str(notebooks))
+    try:
+        for _ in range(1200):
+            if told.exists() and told.read_text().endswith("\n"):
+                break
+            time.sleep(0.05)
+            assert process.poll() is None
+        os.kill(process.pid, getattr(signal, name))
+        said = process.communicate(timeout=30)[1]
+        assert process.returncode == 130 and said.endswith("stopped\n")
+        assert "Traceback" not in said
+        chapter_and_kernel = [int(pid) for pid in told.read_text().split()]
+        until = time.monotonic() + 5
+        while any(map(runs, chapter_and_kernel)) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not any(map(runs, chapter_and_kernel))
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # as it should be
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def runs(pid):
+    """Whether a process is there, and is not one that only waits to be cleared away."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path):
+    process = start(tmp_path, "--summary")
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 141
+    process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["--pack", "{file}"], 1, "{file} cannot be made a folder: File exists"),
+        (["--pack", "{file}/x"], 1, "{file}/x cannot be made a folder: Not a directory"),
+        (["--rehearse", "--out", "{file}"], 1, "{file} cannot be made a folder: File exists"),
+        (["--pack", "x", "--python", "banana"], 2, "--python must be like 3.12, got 'banana'"),
+    ],
+)
+def test_what_cannot_be_packed_is_told_in_a_line(tmp_path, capsys, arguments, status, says):
+    file = tmp_path / "file"
+    file.touch()
+    assert cli.main(["gpu-run", *(word.format(file=file) for word in arguments)]) == status
+    assert capsys.readouterr().err == f"gpu-run: {says.format(file=file)}\n"
 
 
 def test_half_a_line_is_no_line(tmp_path):

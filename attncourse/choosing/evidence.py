@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,16 +75,45 @@ def folder_of_results() -> Path | None:
     return next((folder for folder in house.results() if folder.is_dir()), None)
 
 
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """Read a record, and name its file if it is not as the block needs it.
+
+    Raises:
+        ValueError: It is no JSON, or lacks something, or holds what cannot be.
+    """
+    try:
+        yield json.loads(path.read_text(encoding="utf-8"))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"choosing: {path} is no whole record ({what}): measure it again, or remove it"
+        ) from error
+
+
 @functools.cache
 def timed(folder: Path | None, device: Device) -> tuple[tuple[str, dict[str, Any]], ...]:
     """Return (file, row) for all times in the records of a folder on this device."""
     found = []
     for path in sorted(folder.glob("bench-*.json")) if folder else ():
-        record = json.loads(path.read_text(encoding="utf-8"))
-        on = records.device_of(record)
-        if on is not None and on.name == device.name:
-            found += [(path.name, row) for row in records.rows(record) if "seconds" in row]
+        with _reading(path) as record:
+            on = records.device_of(record)
+            if on is not None and on.name == device.name:
+                rows = [row for row in records.rows(record) if "seconds" in row]
+                for row in rows:
+                    _check(row)
+                found += [(path.name, row) for row in rows]
     return tuple((file, row) for file, row in found if row["implementation"] != DENSE)
+
+
+def _check(row: dict[str, Any]) -> None:
+    """Raise what `_reading` tells if a time lacks what `nearest` asks for."""
+    for key in ("mechanism", "implementation", "mode", "dtype", "causal", "knobs"):
+        row[key]
+    numbers = {key: row[key] for key in ("n", "batch", "heads", "width")}
+    for name, value in (numbers | {"median": row["seconds"]["median"]}).items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be above 0, got {value}")
 
 
 def nearest(
@@ -136,11 +166,21 @@ def nearest(
 
 
 @functools.cache
-def _frontier(folder: Path | None) -> dict[str, Any]:
+def _frontier(folder: Path | None) -> dict[str, dict[bool, dict[str, float]]]:
+    """Return by name the figures without tuning, under False, and with it, under True."""
     path = folder / "frontier.json" if folder else None
     if path is None or not path.exists():
         return {}
-    return json.loads(path.read_text(encoding="utf-8"))["mechanisms"]
+    with _reading(path) as record:
+        found = {
+            name: {tuned: _figures(entry, tuned) for tuned in (False, True)}
+            for name, entry in record["mechanisms"].items()
+        }
+        for figures in found.get("full", {}).values():
+            for ability in ABILITIES:
+                if not figures[ability] > 0:
+                    raise ValueError(f"full attention's {ability} must be above 0")
+    return found
 
 
 def quality(folder: Path | None, name: str, *, tuned: bool) -> Quality | None:
@@ -154,12 +194,15 @@ def quality(folder: Path | None, name: str, *, tuned: bool) -> Quality | None:
     entries = _frontier(folder)
     if not {name, "full"} <= set(entries):
         return None
-    one, full = (_figures(entries[key], tuned) for key in (name, "full"))
+    one, full = (entries[key][tuned] for key in (name, "full"))
     left = {ability: one[ability] / full[ability] for ability in ABILITIES}
     return Quality(name, one["loss"] - full["loss"], left, tuned)
 
 
 def _figures(entry: dict[str, Any], tuned: bool) -> dict[str, float]:
     runs = list(entry["after"].values()) if tuned else [entry["before"]]
-    found = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
+    if not runs:
+        raise ValueError("a mechanism without runs")
+    names = ("loss", "first", "second", *ABILITIES[1:])
+    found = {name: float(np.mean([run[name] for run in runs])) for name in names}
     return found | {"copying": found["first"] - found["second"]}

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from attncourse.distributed import all_to_all, counting, ring, travel, wire
 
 __all__ = ["all_to_all", "counting", "ring", "serve"]  # loaded once, before the forks
+YEAR = 365 * 86_400.0  # seconds; as good as no limit, and gloo can add it to a time
 
 
 def serve(
@@ -41,7 +42,7 @@ def serve(
         rank: This process's.
         size: Processes in all.
         store: The file by which they find one another.
-        seconds: How long each waits for another.
+        seconds: How long each waits for another; a year, if more.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then ends this one
     folder = Path(store).parent
@@ -49,7 +50,7 @@ def serve(
     torch.set_num_threads(1)
     if (loopback := _loopback()) is not None:
         os.environ["GLOO_SOCKET_IFNAME"] = loopback  # no host name to look up, nothing leaves
-    timeout = datetime.timedelta(seconds=seconds)
+    timeout = datetime.timedelta(seconds=min(seconds, YEAR))
     where = Path(store).as_uri()
     _answer(
         tasks,

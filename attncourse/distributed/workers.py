@@ -32,6 +32,7 @@ IDLE = 5.0  # seconds in which nobody works: longer than any message, and short 
 WORKING = 0.01  # of one core, all workers together; waiting takes less, a busy machine leaves more
 GRACE = 0.25  # seconds for a worker's death to be heard after the error of one that waited for it
 ANSWER = 1.0  # seconds in which a worker must say where it is, on a busy machine too
+NAP = 60.0  # seconds of a wait, at most: the system's have a limit, `limit` and `idle` have none
 SERVER = "attncourse.distributed.worker"
 _MAIN = threading.Lock()  # held by the thread that has replaced __main__
 
@@ -76,8 +77,9 @@ class Workers:
 
     Args:
         n: How many, at least 1.
-        limit: Seconds in which each `run` must be done.
-        idle: Seconds in which some worker must have computed; give more to work that sleeps.
+        limit: Seconds in which each `run` must be done; math.inf for no limit.
+        idle: Seconds in which some worker, or a process that it started, must have computed; give
+            more to work that sleeps.
 
     Raises:
         TypeError: `n` is no integer.
@@ -230,7 +232,7 @@ class _Pool:
                 self._silent(what, sorted(ends.values()), f"{format_seconds(idle)} without work")
                 pulse.begin()
             dead = []
-            for ready in connection.wait([*ends, *sentinels], min(left, idle / 8)):
+            for ready in connection.wait([*ends, *sentinels], min(left, idle / 8, NAP)):
                 rank = sentinels[ready] if ready in sentinels else ends[ready]
                 if ready in sentinels:
                     dead.append(rank)
@@ -311,7 +313,7 @@ class _Pool:
 
 
 class _Pulse:
-    """Whether processes compute, told by the processor time that they use."""
+    """Whether processes, or those that they started, compute: whether processor time is used."""
 
     def __init__(self, processes: Sequence[Any], idle: float):
         self.idle = idle
@@ -324,7 +326,9 @@ class _Pulse:
 
     def is_gone(self) -> bool:
         """Whether they have used less than `WORKING` of a core for `idle` seconds."""
-        if self._seconds() - self._used >= WORKING * self.idle:
+        seconds = self._seconds()
+        self._used = min(self._used, seconds)  # it falls by what an orphan has used
+        if seconds - self._used >= WORKING * self.idle:
             self.begin()
         return time.monotonic() - self._since >= self.idle
 
@@ -332,7 +336,10 @@ class _Pulse:
         seconds = 0.0
         for pid in self._pids:
             with contextlib.suppress(psutil.Error):  # it has just died, which others tell
-                seconds += sum(psutil.Process(pid).cpu_times()[:2])  # its own, not its children's
+                worker = psutil.Process(pid)
+                for process in (worker, *worker.children(recursive=True)):
+                    with contextlib.suppress(psutil.Error):
+                        seconds += sum(process.cpu_times()[:4])  # and of its children that ended
         return seconds
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import attncourse
@@ -27,6 +30,7 @@ LIMITS_WITHOUT_CHAPTERS = {"tests": 120.0, "bench": 300.0, "tiles": 120.0}
 COMPILING = 60.0  # of the bench's seconds, at most: several processes compile its kernels before
 BESIDE = 0.25  # the share of the chapters' time that is kept for those that time nothing
 GRACE = 5.0  # seconds, within the limit, to end in good order
+HEARD = 0.5  # seconds to begin to end on a Ctrl-C that came to all: a second one would disturb
 LOST = 75  # the status of a worker to which the GPU no longer answers: the next begins anew
 
 
@@ -65,12 +69,25 @@ def run(args: argparse.Namespace) -> int:
 
     Returns:
         0 if each part ended well or ran out of its time, 1 if one failed or there is no GPU.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, or a signal that asks the command to end; its processes ended.
     """
+    with _ended_as_by_ctrl_c():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     out = (args.out or Path("gpu-run")).resolve()
     if args.summary:
         print(summary.of(out))
         return 0
     if args.pack:
+        if not re.fullmatch(r"\d+\.\d+(\.\d+)?", args.python):
+            print(f"gpu-run: --python must be like 3.12, got {args.python!r}", file=sys.stderr)
+            return 2
+        if not _made(args.pack):
+            return 1
         try:
             print(wheels.pack(args.pack, args.python))
         except subprocess.CalledProcessError as error:
@@ -84,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    out.mkdir(parents=True, exist_ok=True)
+    if not _made(out):
+        return 1
     end = time.monotonic() + 60 * args.minutes
     missing, said = _missing(), ""
     if missing and "chapters" in (args.parts or LIMITS):
@@ -114,6 +132,32 @@ def run(args: argparse.Namespace) -> int:
     (out / "summary.md").write_text(text + "\n", encoding="utf-8")
     print(text)
     return int(status)
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder if need be, or say why it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"gpu-run: {folder} cannot be made a folder: {error.strerror}", file=sys.stderr)
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """Let a kill or a closed terminal end the command as Ctrl-C does; nohup stays in force."""
+    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in filter(None, numbers):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _missing() -> list[str]:
@@ -210,6 +254,31 @@ def _hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def _wait(processes: Iterable[subprocess.Popen], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, until - time.monotonic()))
+
+
+@contextlib.contextmanager
+def _ending(running: Iterable[subprocess.Popen]) -> Iterator[None]:
+    """On Ctrl-C interrupt what runs, and kill what does not end within `GRACE` seconds."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        try:
+            _wait(running, HEARD)
+            for process in running:
+                process.send_signal(signal.SIGINT)
+            _wait(running, GRACE)
+        finally:  # a second Ctrl-C, too
+            for process in running:
+                process.kill()
+                process.wait()
+        raise
+
+
 def _within(
     deadline: float,
     log: Path,
@@ -235,7 +304,7 @@ def _within(
         "PYTHONUNBUFFERED": "1",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # the same tests whatever is installed beside pytest
     }
-    with log.open("ab") as into:
+    with log.open("ab") as into, _ending(running):
         while waiting or running:
             while waiting and len(running) < at_once and not interrupted:
                 command = waiting.pop(0)
