@@ -627,9 +627,9 @@ widgets.explore(draw_ring, live_ring.figure, processes=counts, speed=rates)
 
 # %% [markdown]
 # Overlap hides the shorter of the two, so it gains most where both take as long, and never more
-# than a factor of two. Measured marks scatter from run to run, at times by more than the lines are
-# apart: then the two ways come out reversed. Where marks lie above their lines, the processes had
-# to share cores, or a message took longer to set off than to arrive.
+# than a factor of two. Measured marks scatter: where the lines are close, the ways may come out
+# reversed. Where marks lie above their lines, the processes shared cores, or a message took longer
+# to set off than to arrive.
 
 # %% [markdown]
 # Now real links, by the same model. The height is the time of all GPUs together, $P$ times that of
