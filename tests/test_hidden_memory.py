@@ -449,6 +449,16 @@ def test_the_second_meter_itself_warns_of_nothing():
         assert resident.growth(row_maxima, (q,), {}, before=((q[:1],), {}), seconds=5)
 
 
+def test_small_objects_between_old_ones_count_as_what_they_are():
+    def lengths(n):
+        return sum(map(len, [bytes(100) for _ in range(n)]))
+
+    old = [bytes(100) for _ in range(200_000)]
+    del old[::20]  # room for one object on nearly every page
+    grown = resident.growth(lengths, (5000,), {}, before=((1,), {}), seconds=10)
+    assert old and grown.bytes < 3 * 2**20
+
+
 def test_honest_answers_pass():
     scale = np.full((16, 8), 2.0, np.float32)
 

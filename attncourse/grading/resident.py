@@ -33,6 +33,7 @@ from attncourse.grading import guard
 
 NOISE = 6 * 2**20  # bytes; over all solutions and alternatives at most 3.7 MiB were seen
 LARGE = 2**17  # bytes, from which on an array is mapped
+SMALL = 2**20  # bytes of objects of each size that find room in pools
 # prctl's PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_THP_DISABLE
 _DIE_WITH_PARENT, _ADOPT_ORPHANS, _NO_HUGE_PAGES = 1, 36, 41
 _MAP_FROM = -3  # mallopt's M_MMAP_THRESHOLD
@@ -129,7 +130,17 @@ def _settle() -> None:
     for dtype in (np.float32, np.float64):
         x = np.full((256, 256), 1 / 16, dtype)  # scores of 1: exp must not overflow
         np.exp(x @ x.T - x.max(-1)).sum(-1)
+    _fill_pools()
     _close_holes()
+
+
+def _fill_pools() -> None:
+    """Write to what Python keeps for small objects, wherever there is room between old ones.
+
+    Those that the call makes then come to lie there, and not each on a page of its parent's.
+    """
+    for size in range(48, 513, 16):
+        _ = [bytes(size - sys.getsizeof(b"")) for _ in range(SMALL // size)]
 
 
 class _MallInfo2(ctypes.Structure):
