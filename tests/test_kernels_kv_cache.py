@@ -131,9 +131,15 @@ def test_the_loops_visit_the_tiles_that_are_seen_and_no_others():
             seen = {j for i in queries for j in range(min(i + 1 + Tk - Tq, Tk) if causal else Tk)}
             for split in range(4):
                 knobs = start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_K, causal
-                first, last = splits.key_tiles.fn(*knobs)
+                first, first_cut, last = splits.key_tiles.fn(*knobs)
                 share = {j for j in seen if split * span <= j < (split + 1) * span}
                 assert set(range(first, last)) == {j // BLOCK_K for j in share}, knobs
+                # of the keys below first_cut no query misses one, and those after do
+                for tile in range(first, last):
+                    keys = set(range(tile * BLOCK_K, min((tile + 1) * BLOCK_K, Tk)))
+                    common = {j for j in keys if not causal or j <= min(queries) + Tk - Tq}
+                    whole = common == keys
+                    assert whole if tile < first_cut else not whole or len(keys) < BLOCK_K, knobs
 
 
 def test_rows_without_keys_give_zeros():

@@ -116,7 +116,7 @@ def test_helpers_are_explained_in_their_own_words_in_order():
     kernel = side_by_side.function("kernels/flash.py", "_flash_fwd_kernel")
     said = side_by_side.helpers(kernel, "kernels/_parts/tiles.py")
     assert list(said) == [
-        "load_tile", "pass_infinity", "key_tiles", "visible_keys", "finite", "nonzero",
+        "load_tile", "pass_infinity", "key_tiles", "visible_keys", "hide", "finite", "nonzero",
         "store_tile",
     ]  # fmt: skip
     assert said["store_tile"].startswith("Store a tile at the given rows")

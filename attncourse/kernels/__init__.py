@@ -38,9 +38,9 @@ and what would fit.
 Where no CUDA device is available the kernels run in Triton's interpreter, program by program on
 the CPU. Triton decides that when it is first imported, so this package must come before it.
 
-A query that is not finite and a NaN in a key spoil the rows that they do in the references. A value
-must be finite: else 0 · NaN spoils rows of its tile that may not attend to it, unless k and v go
-through `_parts.tiles.nan_to_keys` first, after which the rule is the references'.
+What is not finite in a query, a key or a value spoils the rows that it does in the references, and
+no others, whatever the size of a tile; of a row that sees such a value at least those columns.
+Gradients make no such promise: there it may spoil all rows of a tile.
 """
 
 import importlib.util
@@ -75,3 +75,4 @@ if INTERPRETED:
     from attncourse.kernels._parts import interpreted
 
     interpreted.speed_up()
+    interpreted.drop_nan()

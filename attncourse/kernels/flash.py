@@ -15,6 +15,7 @@ from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_tensors,
     finite,
+    hide,
     is_hopper,
     key_tiles,
     load_tile,
@@ -152,15 +153,15 @@ def _flash_fwd_kernel(
             k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores *= scale * LOG2E
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             if stretch == 1:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
-                scores = tl.where(visible, scores, float("-inf"))
+                scores, v = hide(scores, v, visible)
             new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
             pivot = finite(new_max)
             weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_K]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
             running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_Q]
-            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             acc *= rescale[:, None]
             acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             running_max = new_max

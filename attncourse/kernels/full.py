@@ -15,6 +15,7 @@ from attncourse.kernels._parts.tiles import (
     finite,
     load_tile,
     nonzero,
+    numbers_of,
     padded,
     pass_infinity,
     room_for,
@@ -23,6 +24,7 @@ from attncourse.kernels._parts.tiles import (
 )
 
 MAX_KEYS = 2**20  # the most numbers of a tile in Triton
+LEAST = tl.constexpr(2.0**-126)  # positive float32
 
 
 @in_grids(mask=(-4, -3), bias=(-4, -3))
@@ -83,7 +85,7 @@ def attention(
         _full_product_kernel[grid](
             scores, v, out,
             scores.stride(), v.stride(), out.stride(),
-            Tq, Tk, Dv, padded(Dv), BLOCK_Q, BLOCK_K, **options,
+            Tq, Tk, Dv, padded(Dv), BLOCK_Q, BLOCK_K, causal or mask is not None, **options,
         )  # fmt: skip
     return out
 
@@ -144,6 +146,8 @@ def _full_softmax_kernel(
     scores = tl.load(scores_ptr + keys * scores_strides[3], mask=in_cols, other=float("-inf"))
     weights = tl.exp(scores - finite(tl.max(scores, 0)))  # [BLOCK_K]
     weights /= nonzero(tl.sum(weights, 0))
+    # a visible key keeps a weight, however small, by which it is told from a hidden one
+    weights = tl.where((weights == 0.0) & (scores > float("-inf")), LEAST, weights)
     tl.store(scores_ptr + keys * scores_strides[3], weights, mask=in_cols)
 
 
@@ -153,6 +157,7 @@ def _full_product_kernel(
     weights_strides, v_strides, out_strides,
     Tq, Tk,
     Dv: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    HIDES: tl.constexpr,
 ):  # fmt: skip
     """One program: the output of BLOCK_Q queries."""
     head = tl.program_id(1).to(tl.int64)
@@ -167,6 +172,9 @@ def _full_product_kernel(
         keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
         weights = load_tile(weights_ptr, queries, keys, weights_strides, Tq, Tk)
         v = load_tile(v_ptr, keys, cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+        if HIDES:
+            spoilt, v = numbers_of(v)
+            weights = tl.where(weights == 0.0, 0.0, weights + spoilt[None, :])
         acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
     store_tile(out_ptr, acc, queries, cols, out_strides, Tq, Dv)
 

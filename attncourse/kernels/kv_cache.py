@@ -127,7 +127,8 @@ def _kv_cache_fwd_kernel(
 
     queries, heads, in_rows = packed_rows(start, Tq, shared, BLOCK_R)
     lse_ptr += heads * lse_strides[2] + queries * lse_strides[3]  # [BLOCK_R]
-    first_tile, last_tile = key_tiles(start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_K, CAUSAL)
+    knobs = start, split, span, Tq, Tk, shared
+    first_tile, first_cut, last_tile = key_tiles(*knobs, BLOCK_R, BLOCK_K, CAUSAL)
     if (first_tile >= last_tile) & (split > 0):  # no key: the merging kernel sees it by its lse
         tl.store(lse_ptr, tl.full([BLOCK_R], float("-inf"), tl.float32), mask=in_rows)
         return
@@ -138,14 +139,16 @@ def _kv_cache_fwd_kernel(
     acc = tl.zeros([BLOCK_R, BLOCK_DV], tl.float32)
     running_max = tl.full([BLOCK_R], float("-inf"), tl.float32)
     running_sum = tl.zeros([BLOCK_R], tl.float32)
-    for tile in range(first_tile, last_tile):
-        keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
-        k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
-        v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
-        visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)  # [BLOCK_R, BLOCK_K]
-        acc, running_max, running_sum = attend_tile(
-            q, k, v, visible, acc, running_max, running_sum, scale
-        )
+    bounds = first_tile, first_cut, last_tile
+    for stretch in tl.static_range(2):  # below the diagonal, on it
+        for tile in range(bounds[stretch], bounds[stretch + 1]):
+            keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
+            k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+            visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)  # [BLOCK_R, BLOCK_K]
+            acc, running_max, running_sum = attend_tile(
+                q, k, v, visible, acc, running_max, running_sum, scale, stretch == 1
+            )
 
     running_sum = nonzero(running_sum)
     acc /= running_sum[:, None]  # [BLOCK_R, BLOCK_DV]

@@ -35,6 +35,7 @@ from attncourse.kernels._parts.tiles import (
     check_tensors,
     load_tile,
     nonzero,
+    numbers_of,
     padded,
     row_delta,
     store_tile,
@@ -204,9 +205,10 @@ def _linear_fwd_kernel(
         if CAUSAL:
             keys = existing(queries + (Tk - Tq), Tk)
             k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK, BLOCK_D]
-            phi_k = features(k, keys, cols, Tk, D, ELU, PRECISION)  # [BLOCK, BLOCK_D]
             v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK, BLOCK_E]
-            v = v.to(tl.float32)
+            spoilt, v = numbers_of(v.to(tl.float32))
+            k += spoilt[:, None].to(k.dtype)  # so the mask, or who sees the key, decides
+            phi_k = features(k, keys, cols, Tk, D, ELU, PRECISION)  # [BLOCK, BLOCK_D]
             scores = tl.dot(phi_q, tl.trans(phi_k), input_precision=PRECISION)  # [BLOCK, BLOCK]
             visible = queries[None, :] <= queries[:, None]
             if tops_ptr is not None:  # each query relative to the largest that it sees

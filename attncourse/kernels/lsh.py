@@ -21,6 +21,7 @@ from attncourse.kernels._parts.tiles import (
     check_no_grad,
     check_tensors,
     finite,
+    hide,
     join_tile,
     load_tile,
     nonzero,
@@ -166,8 +167,8 @@ def _lsh_round_kernel(
             their_place = tl.load(here + keys, mask=in_stretch, other=0)  # [BLOCK_K]
             away = their_place[None, :] - their_start[:, None]  # [BLOCK_Q, BLOCK_K]
             visible &= tl.where(away < 0, away + Tk, away) >= stretch
-        scores = tl.where(visible, scores, float("-inf"))
         v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+        scores, v = hide(scores, v, visible)
         acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]

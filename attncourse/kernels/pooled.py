@@ -13,6 +13,7 @@ from attncourse.kernels._parts.tiles import (
     check_no_grad,
     check_tensors,
     finite,
+    hide,
     join_tile,
     load_tile,
     nonzero,
@@ -109,6 +110,12 @@ def _pooled_likeness_kernel(
 
 
 @triton.jit
+def _larger(a, b):
+    """The larger of both, or NaN if one is: a GPU's own maximum would be the other."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _pooled_tokens_kernel(
     k_ptr, v_ptr, vector_ptr, starts_ptr, pooled_k_ptr, pooled_v_ptr,
     k_strides, v_strides, vector_strides, starts_strides, pooled_k_strides, pooled_v_strides,
@@ -143,8 +150,8 @@ def _pooled_tokens_kernel(
         k = load_tile(k_ptr, tokens, cols, k_strides, Tk, D).to(tl.float32)
         v = load_tile(v_ptr, tokens, v_cols, v_strides, Tk, Dv).to(tl.float32)
         if KIND == "max":
-            pooled_k = tl.where(inside[:, None], tl.maximum(pooled_k, k), pooled_k)
-            pooled_v = tl.where(inside[:, None], tl.maximum(pooled_v, v), pooled_v)
+            pooled_k = tl.where(inside[:, None], _larger(pooled_k, k), pooled_k)
+            pooled_v = tl.where(inside[:, None], _larger(pooled_v, v), pooled_v)
         elif KIND == "learned":  # an online softmax within each run
             scores = tl.sum(k * vector[None, :], 1) * LOG2E  # [BLOCK]
             scores = tl.where(inside, scores, float("-inf"))
@@ -229,7 +236,7 @@ def _pooled_fwd_kernel(
                 visible = (runs < n_any)[None, :]
                 if CAUSAL:
                     visible &= runs[None, :] < (positions // pool)[:, None]
-                scores = tl.where(visible, scores, float("-inf"))
+                scores, v = hide(scores, v, visible)
             acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     for tile in range(0, (last_key - first_key + BLOCK_K - 1) // BLOCK_K):  # none if not causal
@@ -238,7 +245,7 @@ def _pooled_fwd_kernel(
         v = load_tile(v_ptr, keys, v_cols, v_strides, last_key, Dv)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * LOG2E)
         own = (keys // pool)[None, :] == (positions // pool)[:, None]  # [BLOCK_Q, BLOCK_K]
-        scores = tl.where(own & (keys[None, :] <= positions[:, None]), scores, float("-inf"))
+        scores, v = hide(scores, v, own & (keys[None, :] <= positions[:, None]))
         acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     out = acc / nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]

@@ -13,6 +13,7 @@ from attncourse.kernels._parts.tiles import (
     check_no_grad,
     check_tensors,
     finite,
+    hide,
     key_tiles,
     load_tile,
     nonzero,
@@ -150,9 +151,10 @@ def _relative_fwd_kernel(
                 place = columns[None, :] - rows[:, None] + (BLOCK_Q - 1)  # [BLOCK_Q, BLOCK_K]
                 scores += tl.gather(gains, place, 1)
             scores *= scale * LOG2E
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             if stretch > 0:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
-                scores = tl.where(visible, scores, float("-inf"))
+                scores, v = hide(scores, v, visible)
             new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
             pivot = finite(new_max)
             weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_K]
@@ -161,7 +163,6 @@ def _relative_fwd_kernel(
             running_sum = running_sum * rescale + total
             sum_before *= rescale
             sum_past *= rescale
-            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             acc *= rescale[:, None]
             acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             if stretch == 0:

@@ -12,6 +12,7 @@ from attncourse.kernels._parts.tiles import (
     check_beside,
     check_no_grad,
     check_tensors,
+    hide,
     join_tile,
     key_tiles,
     load_tile,
@@ -140,10 +141,10 @@ def _scoring_fwd_kernel(
                 weight = tl.load(vector_ptr + number * vector_strides[0]).to(tl.float32)
                 scores -= 2 * weight / (1 + tl.exp2(q[:, None] + k[None, :]))
             scores *= scale * LOG2E
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             if stretch == 1:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
-                scores = tl.where(visible, scores, float("-inf"))
-            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+                scores, v = hide(scores, v, visible)
             acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     out = acc / nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]

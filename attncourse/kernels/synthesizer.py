@@ -16,6 +16,7 @@ from attncourse.kernels._parts.tiles import (
     check_beside,
     check_no_grad,
     check_tensors,
+    hide,
     join_tile,
     key_tiles,
     load_tile,
@@ -190,10 +191,10 @@ def _synthesizer_fwd_kernel(
                 if bias_ptr is not None:
                     bias = tl.load(bias_ptr + keys * bias_strides[0], mask=keys < Tk, other=0.0)
                     scores += (bias.to(tl.float32) * LOG2E)[None, :]
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             if stretch == 1:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
-                scores = tl.where(visible, scores, float("-inf"))
-            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+                scores, v = hide(scores, v, visible)
             acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     out = acc / nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]

@@ -16,6 +16,7 @@ from attncourse.kernels._parts.tiles import (
     check_beside,
     check_no_grad,
     check_tensors,
+    hide,
     join_tile,
     key_tiles,
     load_tile,
@@ -134,10 +135,10 @@ def _t5_fwd_kernel(
                 distances = keys[None, :] - positions[:, None]  # [BLOCK_Q, BLOCK_K]
                 rows = clip(distances, -max_distance, max_distance) + max_distance
                 scores += tl.load(biases_ptr + rows * biases_strides[1])
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             if stretch > 0:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
-                scores = tl.where(visible, scores, float("-inf"))
-            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
+                scores, v = hide(scores, v, visible)
             acc, running_max, running_sum = join_tile(acc, running_max, running_sum, scores, v)
 
     acc /= nonzero(running_sum)[:, None]  # [BLOCK_Q, BLOCK_DV]

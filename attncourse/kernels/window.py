@@ -14,6 +14,7 @@ from attncourse.kernels._parts.tiles import (
     check_grid,
     check_tensors,
     finite,
+    hide,
     load_tile,
     nonzero,
     padded,
@@ -169,15 +170,15 @@ def _window_fwd_kernel(
             k = load_tile(k_ptr, tokens, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores *= scale * LOG2E
+            v = load_tile(v_ptr, tokens, v_cols, v_strides, Tk, Dv)
             if stretch != 1:  # only the edges need a mask
                 visible = _visible(positions[:, None], keys[None, :], n_keys, window, CAUSAL)
-                scores = tl.where(visible, scores, float("-inf"))
+                scores, v = hide(scores, v, visible)
             new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
             pivot = finite(new_max)
             weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_Q, BLOCK_K]
             rescale = tl.exp2(running_max - pivot)  # [BLOCK_Q]
             running_sum = running_sum * rescale + tl.sum(weights, 1)  # [BLOCK_Q]
-            v = load_tile(v_ptr, tokens, v_cols, v_strides, Tk, Dv)
             acc *= rescale[:, None]
             acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
             running_max = new_max

@@ -377,7 +377,7 @@ claims.check("C449")
 
 # %% [markdown]
 # Both use the same names in the same order, and the same sizes of a tile: `block_q` × `block_k`,
-# in Triton in capitals, since they are fixed when the kernel is compiled. Eight small helpers hide
+# in Triton in capitals, since they are fixed when the kernel is compiled. Nine small helpers hide
 # what would distract. This is what they do:
 
 # %%

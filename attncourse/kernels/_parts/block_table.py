@@ -109,7 +109,8 @@ def _paged_fwd_kernel(
     Tk = tl.load(lengths_ptr + batch * lengths_strides[0]).to(tl.int32)
     queries, heads, in_rows = packed_rows(start, Tq, shared, BLOCK_R)
     lse_ptr += heads * lse_strides[2] + queries * lse_strides[3]  # [BLOCK_R]
-    first_tile, last_tile = key_tiles(start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_K, CAUSAL)
+    knobs = start, split, span, Tq, Tk, shared
+    first_tile, first_cut, last_tile = key_tiles(*knobs, BLOCK_R, BLOCK_K, CAUSAL)
     if (first_tile >= last_tile) & (split > 0):  # a shorter sequence ends before this split
         tl.store(lse_ptr, tl.full([BLOCK_R], float("-inf"), tl.float32), mask=in_rows)
         return
@@ -123,17 +124,19 @@ def _paged_fwd_kernel(
     keys = first_tile * BLOCK_K + tl.arange(0, BLOCK_K)
     stop = min(last_tile * BLOCK_K, Tk)
     pages, slots, in_keys = token_rows(table_ptr, keys, stop, stride_tp, PAGE)
-    for _tile in range(first_tile, last_tile):
-        k_rows = slot_rows(pages, slots, group, key_pages_strides)  # [BLOCK_K]
-        v_rows = slot_rows(pages, slots, group, value_pages_strides)  # [BLOCK_K]
-        k = load_rows(key_pages_ptr, k_rows, in_keys, cols, key_pages_strides, D)
-        v = load_rows(value_pages_ptr, v_rows, in_keys, v_cols, value_pages_strides, Dv)
-        visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)  # [BLOCK_R, BLOCK_K]
-        acc, running_max, running_sum = attend_tile(
-            q, k, v, visible, acc, running_max, running_sum, scale
-        )
-        keys += BLOCK_K  # where the next keys lie is asked before it is needed
-        pages, slots, in_keys = token_rows(table_ptr, keys, stop, stride_tp, PAGE)
+    bounds = first_tile, first_cut, last_tile
+    for stretch in tl.static_range(2):  # below the diagonal, on it
+        for _tile in range(bounds[stretch], bounds[stretch + 1]):
+            k_rows = slot_rows(pages, slots, group, key_pages_strides)  # [BLOCK_K]
+            v_rows = slot_rows(pages, slots, group, value_pages_strides)  # [BLOCK_K]
+            k = load_rows(key_pages_ptr, k_rows, in_keys, cols, key_pages_strides, D)
+            v = load_rows(value_pages_ptr, v_rows, in_keys, v_cols, value_pages_strides, Dv)
+            visible = visible_keys(queries, keys, Tq, Tk, CAUSAL)  # [BLOCK_R, BLOCK_K]
+            acc, running_max, running_sum = attend_tile(
+                q, k, v, visible, acc, running_max, running_sum, scale, stretch == 1
+            )
+            keys += BLOCK_K  # where the next keys lie is asked before it is needed
+            pages, slots, in_keys = token_rows(table_ptr, keys, stop, stride_tp, PAGE)
 
     running_sum = nonzero(running_sum)
     acc /= running_sum[:, None]  # [BLOCK_R, BLOCK_DV]

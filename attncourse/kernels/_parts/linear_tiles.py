@@ -22,7 +22,7 @@ def features(x, rows, cols, n_rows, n_cols, ELU: tl.constexpr, PRECISION: tl.con
     phi = x.to(tl.float32)
     if ELU:
         inside = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]
-        phi = tl.exp(tl.minimum(phi, 0.0)) + tl.maximum(phi, 0.0)
+        phi = tl.where(phi < 0.0, tl.exp(tl.minimum(phi, 0.0)), phi + 1.0)  # NaN stays
         phi = tl.where(inside, phi, 0.0)
     if PRECISION == "tf32":  # drop what products would drop, so that the normaliser drops it too
         phi = (phi.to(tl.uint32, bitcast=True) & 0xFFFFE000).to(tl.float32, bitcast=True)

@@ -16,6 +16,7 @@ from attncourse.kernels._parts.tiles import (
     LOG2E,
     check_no_grad,
     finite,
+    hide,
     load_rows,
     nonzero,
     padded,
@@ -98,15 +99,19 @@ def key_tiles(
 ):  # fmt: skip
     """The key tiles of a split that any of the rows start ... sees: first_tile ... last_tile - 1.
 
+    From first_cut on some rows may not see a key that others of their tile do.
+
     These bounds are the mechanism: a program loads its share, and of that no tile of the future.
     """
-    n_seen = Tk
+    n_whole, n_seen = Tk + BLOCK_K, Tk  # its end cuts the last tile, and hides no key
     if CAUSAL:
+        n_whole = max(start // shared + 1 + Tk - Tq, 0)
         last_query = (min(start + BLOCK_R, Tq * shared) - 1) // shared
         n_seen = max(last_query + 1 + Tk - Tq, 0)
     first_tile = split * span // BLOCK_K  # without remainder
     last_tile = (min((split + 1) * span, n_seen) + BLOCK_K - 1) // BLOCK_K
-    return first_tile, last_tile
+    first_cut = min(max(n_whole // BLOCK_K, first_tile), last_tile)
+    return first_tile, first_cut, last_tile
 
 
 @triton.jit
@@ -120,13 +125,17 @@ def visible_keys(queries, keys, Tq, Tk, CAUSAL: tl.constexpr):
 
 
 @triton.jit
-def attend_tile(q, k, v, visible, acc, running_max, running_sum, scale):
+def attend_tile(q, k, v, visible, acc, running_max, running_sum, scale, CUT: tl.constexpr):
     """One step of the online softmax, as in the flash kernel; the mask costs nothing here.
 
     q [BLOCK_R, BLOCK_D], k [BLOCK_K, BLOCK_D], v [BLOCK_K, BLOCK_DV], acc [BLOCK_R, BLOCK_DV].
     """
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_R, BLOCK_K]
-    scores = tl.where(visible, scores * (scale * LOG2E), float("-inf"))
+    scores *= scale * LOG2E
+    if CUT:
+        scores, v = hide(scores, v, visible)
+    else:
+        scores = tl.where(visible, scores, float("-inf"))
     new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_R]
     pivot = finite(new_max)
     weights = tl.exp2(scores - pivot[:, None])  # [BLOCK_R, BLOCK_K]
@@ -161,7 +170,7 @@ def merge_kernel(
     cols = tl.arange(0, BLOCK_DV)
     in_splits = splits < n_splits
     lse = tl.load(lse_ptr + splits * lse_strides[0], mask=in_splits, other=float("-inf"))
-    saw_keys = lse > float("-inf")
+    saw_keys = lse != float("-inf")
     parts = load_rows(part_ptr, splits * part_strides[0], saw_keys, cols, part_strides, Dv)
     weights = tl.exp2(lse - finite(tl.max(lse, 0)))  # [BLOCK_S], as lse
     out = tl.sum(weights[:, None] * parts, 0) / nonzero(tl.sum(weights, 0))  # [BLOCK_DV]
@@ -236,10 +245,11 @@ def _cost(B, G, shared, Tq, Tk, D, chunk, causal, dtype_bytes, key_bytes, progra
     tiles = keys = rows = 0
     for start in range(0, n_rows, BLOCK_R):
         for split in range(n_splits):
-            bounds = key_tiles.fn(start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_K, causal)
-            if bounds[0] < bounds[1] or split == 0:
-                tiles += max(bounds[1] - bounds[0], 0)
-                keys += max(min(bounds[1] * BLOCK_K, Tk) - bounds[0] * BLOCK_K, 0)
+            knobs = start, split, span, Tq, Tk, shared, BLOCK_R, BLOCK_K, causal
+            first_tile, _, last_tile = key_tiles.fn(*knobs)
+            if first_tile < last_tile or split == 0:
+                tiles += max(last_tile - first_tile, 0)
+                keys += max(min(last_tile * BLOCK_K, Tk) - first_tile * BLOCK_K, 0)
                 rows += min(BLOCK_R, n_rows - start)
     read = (rows + 2 * keys) * D * dtype_bytes
     read += keys * key_bytes + row_tiles * n_splits * program_bytes

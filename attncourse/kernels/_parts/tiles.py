@@ -104,6 +104,26 @@ def visible_keys(positions, keys, Tk, CAUSAL: tl.constexpr):
 
 
 @triton.jit
+def numbers_of(v):
+    """Return NaN for each key with a value that is NaN or infinite, else 0; and v with 0 for those.
+
+    For a weight of 0 does not hide such a value: 0 · NaN is NaN, in all rows of a tile.
+    """
+    spoilt = tl.sum((v * 0.0).to(tl.float32), 1)  # [BLOCK_K]
+    return spoilt, tl.where(spoilt[:, None] == 0.0, v, 0.0)
+
+
+@triton.jit
+def hide(scores, v, visible):
+    """Return scores with -inf where not visible, and values of which none spoils other rows.
+
+    A row that sees a value which is no number has NaN among its scores instead.
+    """
+    spoilt, v = numbers_of(v)
+    return tl.where(visible, scores + spoilt[None, :], float("-inf")), v
+
+
+@triton.jit
 def join_tile(acc, running_max, running_sum, scores, v):
     """One step of the online softmax: what a tile of scores and its values add."""
     new_max = tl.maximum(running_max, tl.max(scores, 1))  # [BLOCK_Q]
@@ -205,23 +225,6 @@ def tiling(width: int, dtype_bytes: int) -> tuple[int, int, dict[str, int]]:
         sizes = (64, 16, 8, 2)
     BLOCK_Q, BLOCK_K, num_warps, num_stages = sizes
     return BLOCK_Q, BLOCK_K, {"num_warps": num_warps, "num_stages": num_stages}
-
-
-def nan_to_keys(k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return copies with what is not finite in a value moved to its key, as NaN.
-
-    Then a kernel hides it with the score of its key, and it spoils the rows that may attend to it
-    and no others; not so in `lsh`, which hashes keys, and `synthesizer`, which has none. The
-    references do this themselves. A kernel that did would need v in registers: on
-    an A100 the flash kernel then spills at some widths, and at D = 128 in 16 bits it takes more
-    shared memory than an RTX 30 or 40 has.
-
-    Args:
-        k: (B, H, Tk, D) floating.
-        v: (B, H, Tk, Dv).
-    """
-    bad = ~v.isfinite().all(-1, keepdim=True)
-    return k.masked_fill(bad, torch.nan), v.masked_fill(bad, 0.0)
 
 
 def check_tensors(where: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
