@@ -23,8 +23,8 @@ SHARED_BYTES = {80: 99 * 1024, 90: 227 * 1024}
 SPILLS = {
     (90, "_flash_dkdv_kernel", "fp16", 80): 160,
     (90, "_flash_dkdv_kernel", "fp16", 128): 40,
-    (90, "_linear_fwd_kernel", "fp16", 80): 128,
-    (90, "_linear_fwd_kernel", "fp16", 128): 184,
+    (90, "_linear_fwd_kernel", "fp16", 80): 56,
+    (90, "_linear_fwd_kernel", "fp16", 128): 128,
     # and on the few tiles that have hidden keys, where `hide` takes the values into registers
     (80, "_window_fwd_kernel", "fp16", 64): 16,
     (80, "_window_fwd_kernel", "fp16", 128): 40,

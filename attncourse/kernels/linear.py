@@ -198,8 +198,9 @@ def _linear_fwd_kernel(
     start = part * PART
     for first in range(start, min(start + PART, Tq), BLOCK):
         queries = first + tl.arange(0, BLOCK)
-        q = load_tile(q_ptr, queries, cols, q_strides, Tq, D)  # [BLOCK, BLOCK_D]
-        phi_q = features(q, queries, cols, Tq, D, ELU, PRECISION)  # [BLOCK, BLOCK_D]
+        seeing = tl.where(queries < Tq - Tk, Tq, queries) if CAUSAL else queries
+        q = load_tile(q_ptr, seeing, cols, q_strides, Tq, D)  # [BLOCK, BLOCK_D]
+        phi_q = features(q, seeing, cols, Tq, D, ELU, PRECISION)  # [BLOCK, BLOCK_D]
         acc = tl.dot(phi_q, state, input_precision=PRECISION)  # [BLOCK, BLOCK_E]
         total = tl.sum(phi_q * norm[None, :], 1)  # [BLOCK]
         if CAUSAL:
@@ -423,7 +424,8 @@ def scan_cost(
     out, total = B * H * Tq * Dv * dtype_bytes, B * H * Tq * 4
     states = B * H * n_parts * (D * Dv + D + fading) * 4
     number_bytes = 4 if fading else dtype_bytes  # of a feature
-    tokens_read = (Tq + seen + summed) * slices * D * number_bytes
+    queries = seen if causal else Tq  # one that sees no key is not loaded
+    tokens_read = (queries + seen + summed) * slices * D * number_bytes
     tokens_read += (seen + summed) * Dv * dtype_bytes
     states_read = read_states * (D * Dv + slices * (D + fading)) * 4
     tops_read = (seen + summed) * slices * 4 * fading
