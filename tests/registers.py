@@ -26,11 +26,9 @@ SPILLS = {
     (90, "_linear_fwd_kernel", "fp16", 80): 56,
     (90, "_linear_fwd_kernel", "fp16", 128): 128,
     # and on the few tiles that have hidden keys, where `hide` takes the values into registers
-    (80, "_window_fwd_kernel", "fp16", 64): 16,
     (80, "_window_fwd_kernel", "fp16", 128): 40,
     (80, "_window_fwd_kernel", "bf16", 256): 16,
     (80, "_kv_cache_fwd_kernel", "fp32", 128): 8,
-    (90, "_window_fwd_kernel", "fp32", 256): 8,
     (90, "_kv_cache_fwd_kernel", "bf16", 256): 8,
     (90, "_paged_fwd_kernel", "bf16", 256): 16,
 }

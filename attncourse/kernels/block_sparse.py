@@ -136,9 +136,9 @@ def _block_sparse_fwd_kernel(
             entry_ptr = entries_ptr + 2 * place
             keys = tokens_of(k_order_ptr, tl.load(entry_ptr), BLOCK_K)
             k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores *= scale * LOG2E
-            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             if stretch == 1:
                 words = picture_rows(pictures_ptr, entry_ptr, BLOCK_Q)  # [BLOCK_Q]
                 visible = (words[:, None] >> tl.arange(0, BLOCK_K)[None, :]) & 1

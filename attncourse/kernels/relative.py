@@ -135,6 +135,7 @@ def _relative_fwd_kernel(
         for tile in range(bounds[stretch], bounds[stretch + 1]):
             keys = tile * BLOCK_K + columns
             k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             if stretch == 0:
                 scores += gain_before[:, None]
@@ -151,7 +152,6 @@ def _relative_fwd_kernel(
                 place = columns[None, :] - rows[:, None] + (BLOCK_Q - 1)  # [BLOCK_Q, BLOCK_K]
                 scores += tl.gather(gains, place, 1)
             scores *= scale * LOG2E
-            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             if stretch > 0:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores, v = hide(scores, v, visible)

@@ -125,6 +125,7 @@ def _t5_fwd_kernel(
         for tile in range(bounds[stretch], bounds[stretch + 1]):
             keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
             k = load_tile(k_ptr, keys, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
+            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores *= scale * LOG2E
             if stretch == 0:
@@ -135,7 +136,6 @@ def _t5_fwd_kernel(
                 distances = keys[None, :] - positions[:, None]  # [BLOCK_Q, BLOCK_K]
                 rows = clip(distances, -max_distance, max_distance) + max_distance
                 scores += tl.load(biases_ptr + rows * biases_strides[1])
-            v = load_tile(v_ptr, keys, v_cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
             if stretch > 0:
                 visible = visible_keys(positions[:, None], keys[None, :], Tk, CAUSAL)
                 scores, v = hide(scores, v, visible)

@@ -168,9 +168,9 @@ def _window_fwd_kernel(
             keys = tile * BLOCK_K + tl.arange(0, BLOCK_K)
             tokens = residue + dilation * keys
             k = load_tile(k_ptr, tokens, cols, k_strides, Tk, D)  # [BLOCK_K, BLOCK_D]
+            v = load_tile(v_ptr, tokens, v_cols, v_strides, Tk, Dv)
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [BLOCK_Q, BLOCK_K]
             scores *= scale * LOG2E
-            v = load_tile(v_ptr, tokens, v_cols, v_strides, Tk, Dv)
             if stretch != 1:  # only the edges need a mask
                 visible = _visible(positions[:, None], keys[None, :], n_keys, window, CAUSAL)
                 scores, v = hide(scores, v, visible)
