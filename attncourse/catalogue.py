@@ -51,7 +51,8 @@ class Mechanism:
         memory: What the reference holds beyond q, k, v and out, in elements per head.
         knobs: Its keyword-only arguments other than `causal` and `scale`.
         has: Which of `FEATURES` it offers.
-        collapse: Knobs at which it equals full attention, as a function of (Tq, Tk).
+        collapse: Knobs at which it equals full attention, as a function of (Tq, Tk): all that have
+            no default are among them.
         causal: Whether it can be causal; one that cannot says so when asked to.
         online: Whether causal output depends on earlier tokens only. LSH hides later keys and
             values, but sorts all tokens, so later ones influence which earlier ones are found.

@@ -21,6 +21,7 @@ from attncourse.bench import (
 )
 from attncourse.catalogue import MECHANISMS
 from attncourse.cost import DEVICES
+from attncourse.gpu_run import command
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="SDPA is torch's"
@@ -493,7 +494,9 @@ def test_the_default_run_on_a_gpu_begins_with_what_is_worth_most():
 def test_the_default_run_on_a_gpu_fits_its_minutes():
     """By a run on an H200, where 695 measurements with 107 compiled kernels took 360 s.
 
-    It timed calls for twice as long. A minute is left to the peers that compile for seconds.
+    It timed calls for twice as long, and compiled one kernel after the other, at 1.7 s each; now
+    eight processes compile beforehand, which count as four. A minute is left to the peers that
+    compile for seconds.
     """
     found = list(jobs.sweep(settings.DEFAULTS["gpu"]))
     compiled = {
@@ -501,7 +504,7 @@ def test_the_default_run_on_a_gpu_fits_its_minutes():
         for j in found
         if j.implementation == "Triton"
     }
-    assert 0.15 * len(found) + 1.7 * len(compiled) < 300
+    assert 0.15 * len(found) + 1.7 / 4 * len(compiled) + 60 < command.LIMITS["bench"]
 
 
 def test_caches_are_measured_decoding(tmp_path, monkeypatch, pretended_gpu):

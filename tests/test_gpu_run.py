@@ -380,6 +380,36 @@ def test_all_tests_of_kernels_and_all_that_need_a_gpu_are_tried():
     assert "test_house" not in names and "test_gpu_run" not in names
 
 
+def test_a_rehearsal_plays_two_chapters_and_a_run_all(tmp_path, monkeypatch):
+    played = []
+
+    def within(deadline, log, commands, at_once=1, again=None):
+        played.extend(Path(command[3]).stem for command in commands)
+        return "done"
+
+    monkeypatch.setattr(command, "_within", within)
+    parser = argparse.ArgumentParser()
+    command.add_parsers(parser.add_subparsers())
+    for options, expected in (
+        (["--rehearse"], {*rehearsal.CHAPTERS}),
+        ([], {path.stem for path in Path("notebooks").glob("*.ipynb")}),
+    ):
+        played.clear()
+        args = parser.parse_args(["gpu-run", *options])
+        assert command._chapters(args, tmp_path, time.monotonic() + 60) == "done"
+        assert {*played} == expected
+
+
+def test_a_cell_that_takes_too_long_is_said_in_a_line(tmp_path, monkeypatch):
+    pytest.importorskip("nbclient")
+    monkeypatch.setattr(chapter, "CELL_SECONDS", 1)
+    path = write_notebook(tmp_path / "04_toy.ipynb", "import time; time.sleep(600)")
+    assert chapter.run(path, tmp_path) == 1
+    lines.add(tmp_path / "run.jsonl", part="chapters")
+    said = "- 04_toy: cell 0 failed: CellTimeoutError: took more than 1 seconds"
+    assert said in summary.of(tmp_path)
+
+
 def test_chapters_alone_need_jupyter(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(wheels, "JUPYTER", ("no_such_package",))
     arguments = ["gpu-run", "--rehearse", "--out", str(tmp_path), "--parts", "chapters"]

@@ -1,6 +1,7 @@
 """Shape comments, such as `scores = ...  # (..., block, keys)`, are true."""
 
 import ast
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -8,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 import attncourse
-from attncourse import MECHANISMS, layouts, masks
+from attncourse import MECHANISMS, masks
 from attncourse.inputs import random_qkv
 from attncourse.reference import (
-    block_sparse,
     block_topk,
     full,
     grouped,
@@ -128,6 +128,10 @@ def run_mechanism(mechanism):
         yield run(mechanism.reference.attention, q, k, v, causal=causal, **keywords)
         if hasattr(mechanism.reference, "backward"):
             yield run(mechanism.reference.backward, q[..., :5], q, k, v, causal=causal, **keywords)
+        if "mask" in mechanism.has:
+            mask = mechanism.reference.mask
+            named = {k: keywords[k] for k in keywords.keys() & inspect.signature(mask).parameters}
+            yield run(mask, 67, 71, causal=causal, **named)
 
 
 def run_the_rest():
@@ -138,16 +142,6 @@ def run_the_rest():
     yield run(grouped.attention, q, k[:, :2], v[:, :2])
     yield run(linear.weights, q, k)
     yield run(longformer.attention, q, k, v, window=3, global_tokens=5)
-    for module, knobs in (
-        (window, {"window": 3}),
-        (strided, {"stride": 3}),
-        (longformer, {"window": 3}),
-    ):
-        yield run(module.mask, 67, 71, **knobs)
-    yield run(segment.mask, 67, 71, chunk=8, memory=4)
-    yield run(
-        block_sparse.mask, 67, 71, layout=layouts.band(67, 71, block=8, window_blocks=1), block=8
-    )
     yield run(masks.blocks, 67, 71, block=8)
     yield run(topk.select, q, k, keep=4)
     chosen = block_topk.select(q, k, block=5, keep=3)

@@ -57,7 +57,9 @@ def run(path: Path, out: Path) -> int:
                 try:
                     client.execute_cell(cell, index)
                     failed = ""
-                except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+                except CellTimeoutError:
+                    failed = f"CellTimeoutError: took more than {CELL_SECONDS} seconds"
+                except (CellExecutionError, DeadKernelError) as error:
                     failed = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}")
                 shown = _shown(cell.outputs)
                 if not MEASURES.search(cell.source) and not failed:

@@ -41,9 +41,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--parts", nargs="+", choices=LIMITS, help="these only, in this order")
     parser.add_argument("--workers", type=int, default=8, help="processes that test at once")
     parser.add_argument("--out", type=Path, help="folder of the results; gpu-run/ if not given")
-    parser.add_argument(
-        "--notebooks", type=Path, default=house.material() / "notebooks", help="the chapters"
-    )
+    parser.add_argument("--notebooks", type=Path, help="folder of the chapters")
     parser.add_argument(
         "--rehearse", action="store_true",
         help="on the CPU, in Triton's interpreter, at tiny sizes: do all parts do their work here?",
@@ -225,7 +223,12 @@ def _tiles(args: argparse.Namespace, out: Path, deadline: float) -> str:
 
 def _chapters(args: argparse.Namespace, out: Path, deadline: float) -> str:
     """Execute those that time a GPU one by one, then the rest, several at once."""
-    paths = sorted(args.notebooks.resolve().glob("*.ipynb"))
+    folder = args.notebooks or house.material() / "notebooks"
+    paths = sorted(folder.resolve().glob("*.ipynb"))
+    if args.rehearse and not args.notebooks:
+        from attncourse.gpu_run import rehearsal
+
+        paths = [path for path in paths if path.stem in rehearsal.CHAPTERS]
     alone = [path for path in paths if chapter.times_a_gpu(path)]
     beside = [path for path in paths if path not in alone]
     add(out / "run.jsonl", part="chapters", chapters=[path.stem for path in (*alone, *beside)])

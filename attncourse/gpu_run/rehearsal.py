@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 TESTS = ("tests/test_kernels_t5.py", "tests/test_kernels_scoring.py")
+CHAPTERS = ("04_window", "10_triton")  # one that times a GPU, and one that runs beside others
 STEMS = ("full", "flash", "window")
 BENCH = [
     "--n", "16", "--heads", "1", "--width", "16", "--causal", "no", "--mode", "forward",
