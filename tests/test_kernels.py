@@ -269,6 +269,33 @@ def test_a_transposed_mask_or_bias_wider_than_32_bits(name):
     )
 
 
+def test_full_gives_what_underflows_no_weight():
+    k, v = (torch.tensor(x, device=DEVICE).view(1, 1, 2, 1) for x in ([0.0, -300.0], [1.0, 3e38]))
+    q = torch.ones(1, 1, 2, 1, device=DEVICE)
+    for more in ({}, {"causal": True}, {"mask": torch.ones(2, 2, dtype=bool, device=DEVICE)}):
+        assert full.attention(q, k, v, **more).flatten().tolist() == [1.0, 1.0], more
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("hides", ["causal", "mask", "nothing"])
+@pytest.mark.parametrize("how", ["bias", "key", "overflow"])
+def test_full_tells_a_hidden_key_from_one_of_no_weight(how, hides):
+    q, k, v = tensors(5, 5, 8)
+    q, more = q.abs(), {}
+    v[..., 1, 3] = torch.nan
+    if how == "bias":
+        more["bias"] = torch.zeros(5, 5, device=DEVICE)
+        more["bias"][:, 1] = -torch.inf
+    else:
+        k[..., 1, :] = -torch.inf if how == "key" else -3e38
+        q *= 1 if how == "key" else 1e20
+    if hides == "mask":
+        more["mask"] = torch.ones(5, 5, dtype=bool, device=DEVICE)
+        more["mask"][0, 1] = False
+    spoilt = full.attention(q, k, v, causal=hides == "causal", **more).isnan().any(-1)
+    assert spoilt.flatten().tolist() == [hides == "nothing", True, True, True, True]
+
+
 def test_full_without_tokens():
     assert full.attention(*tensors(0, 5, 16)).shape == (1, 1, 0, 16)
     assert not full.attention(*tensors(5, 0, 16)).any()

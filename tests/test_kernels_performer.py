@@ -40,6 +40,17 @@ CASES = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:divide by zero")
+@pytest.mark.parametrize("number", [-np.inf, np.inf])
+def test_an_infinite_key_weighs_what_it_does_in_the_reference(number):
+    q, k, v = tensors(6, 6, 4)
+    k[..., 2, 1] = number
+    knobs = {"n_features": 1, "seed": 3}
+    out = performer.attention(q, k, v, **knobs).cpu().numpy()
+    expected = reference.attention(*(x.cpu().numpy() for x in (q, k, v)), **knobs)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
 @each_dtype(CASES)
 def test_values_against_float64(case, dtype):
     Tq, Tk, D, Dv, n_features, features, causal = case

@@ -136,6 +136,15 @@ def test_weights_for_each_head_equal_one_head_at_a_time():
             np.testing.assert_allclose(out[:, head], alone, atol=1e-13)
 
 
+def test_a_value_that_is_no_number_spoils_rows_of_its_head_only():
+    q, k, v = random_qkv(3, heads=2, width=2)
+    v[..., 0, 1, 0] = np.nan
+    logits = synthesizer.random(np.zeros((3, 3)))
+    out = synthesizer.attention(q, k, v, logits=logits, causal=True)
+    assert np.isnan(out).any(-1)[..., 0, :].ravel().tolist() == [False, True, True]
+    assert np.isfinite(out[..., 1, :, :]).all()
+
+
 def test_given_logits_stay_as_they_were():
     q, k, v = random_qkv(10, width=4)
     (table,) = drawn((10, 10))

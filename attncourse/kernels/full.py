@@ -24,7 +24,7 @@ from attncourse.kernels._parts.tiles import (
 )
 
 MAX_KEYS = 2**20  # the most numbers of a tile in Triton
-LEAST = tl.constexpr(2.0**-126)  # positive float32
+HIDDEN = tl.constexpr(float("inf"))  # the score of a key that a query may not see
 
 
 @in_grids(mask=(-4, -3), bias=(-4, -3))
@@ -102,7 +102,10 @@ def _full_scores_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     CAUSAL: tl.constexpr,
 ):  # fmt: skip
-    """One program: the scores of BLOCK_Q queries with all keys. Hidden ones become -inf."""
+    """One program: the scores of BLOCK_Q queries with all keys.
+
+    One that is infinite makes its row NaN, and -inf is a score of its own: hidden ones are HIDDEN.
+    """
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
     q_ptr += batch * q_strides[0] + head * q_strides[1]
@@ -119,13 +122,14 @@ def _full_scores_kernel(
         if bias_ptr is not None:
             here = bias_ptr + batch * bias_strides[0] + head * bias_strides[1]
             scores += load_tile(here, queries, keys, bias_strides, Tq, Tk).to(tl.float32)
+        scores = tl.where(scores == HIDDEN, float("nan"), scores)
         if mask_ptr is not None:
             here = mask_ptr + batch * mask_strides[0] + head * mask_strides[1]
             visible = load_tile(here, queries, keys, mask_strides, Tq, Tk)
-            scores = tl.where(visible != 0, scores, float("-inf"))
+            scores = tl.where(visible != 0, scores, HIDDEN)
         if CAUSAL:  # the future is computed too, then thrown away
             past = keys[None, :] <= queries[:, None] + (Tk - Tq)  # [BLOCK_Q, BLOCK_K]
-            scores = tl.where(past, scores, float("-inf"))
+            scores = tl.where(past, scores, HIDDEN)
         store_tile(scores_ptr, scores, queries, keys, scores_strides, Tq, Tk)
 
 
@@ -143,11 +147,12 @@ def _full_softmax_kernel(
     scores_ptr += batch * scores_strides[0] + head * scores_strides[1] + row * scores_strides[2]
     keys = tl.arange(0, BLOCK_K)
     in_cols = keys < Tk
-    scores = tl.load(scores_ptr + keys * scores_strides[3], mask=in_cols, other=float("-inf"))
+    scores = tl.load(scores_ptr + keys * scores_strides[3], mask=in_cols, other=HIDDEN)
+    hidden = scores == HIDDEN
+    scores = tl.where(hidden, float("-inf"), scores)
     weights = tl.exp(scores - finite(tl.max(scores, 0)))  # [BLOCK_K]
     weights /= nonzero(tl.sum(weights, 0))
-    # a visible key keeps a weight, however small, by which it is told from a hidden one
-    weights = tl.where((weights == 0.0) & (scores > float("-inf")), LEAST, weights)
+    weights = tl.where(hidden, -1.0, weights)  # a visible key may have the weight 0, too
     tl.store(scores_ptr + keys * scores_strides[3], weights, mask=in_cols)
 
 
@@ -174,7 +179,7 @@ def _full_product_kernel(
         v = load_tile(v_ptr, keys, cols, v_strides, Tk, Dv)  # [BLOCK_K, BLOCK_DV]
         if HIDES:
             spoilt, v = numbers_of(v)
-            weights = tl.where(weights == 0.0, 0.0, weights + spoilt[None, :])
+            weights = tl.where(weights < 0.0, 0.0, weights + spoilt[None, :])
         acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [BLOCK_Q, BLOCK_DV]
     store_tile(out_ptr, acc, queries, cols, out_strides, Tq, Dv)
 

@@ -18,6 +18,7 @@ from attncourse.kernels._parts.tiles import (
     check_grid,
     check_no_grad,
     check_tensors,
+    finite,
     load_tile,
     padded,
     store_tile,
@@ -108,7 +109,7 @@ def _performer_features_kernel(
         exponents = projected * LOG2E
         exponents = tl.where((rows < n_directions)[None, :], exponents, float("-inf"))
         largest = tl.max(exponents, 1)  # [BLOCK]
-        phi = tl.exp2(exponents - largest[:, None])  # [BLOCK, BLOCK_M]
+        phi = tl.exp2(exponents - finite(largest)[:, None])  # [BLOCK, BLOCK_M]
         store_tile(phi_ptr, phi, tokens, rows, phi_strides, T, n_directions)
         tops = largest - half_square
     else:

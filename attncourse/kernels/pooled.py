@@ -151,6 +151,7 @@ def _pooled_tokens_kernel(
         v = load_tile(v_ptr, tokens, v_cols, v_strides, Tk, Dv).to(tl.float32)
         if KIND == "max":
             pooled_k = tl.where(inside[:, None], _larger(pooled_k, k), pooled_k)
+            v = pass_infinity(v)  # or another token would hide -inf
             pooled_v = tl.where(inside[:, None], _larger(pooled_v, v), pooled_v)
         elif KIND == "learned":  # an online softmax within each run
             scores = tl.sum(k * vector[None, :], 1) * LOG2E  # [BLOCK]

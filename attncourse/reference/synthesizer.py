@@ -64,7 +64,7 @@ def attention(
         scores = logits(q[..., rows, :].astype(work, copy=False), rows)  # (..., block, Tk)
         _check_rows(scores, q.shape[:-2], rows.stop - rows.start, n_keys)
         if bad is not None:
-            np.copyto(scores, np.nan, where=bad[..., None, :])
+            scores = np.where(bad[..., None, :], scores.dtype.type(np.nan), scores)
         if causal:
             np.copyto(scores, -np.inf, where=future)
         out[..., rows, :] = np.matmul(softmax_in_place(scores), values)
