@@ -265,6 +265,8 @@ def _spec_problems(source: Source) -> Iterator[str]:
         made = exercises(source.grading)
     except Exception as error:  # whatever a spec cell raises
         raise BuildError([f"{source.name}: {type(error).__name__}: {error}"]) from error
+    if not made:
+        yield f"{source.name}: no exercise yet: attncourse new exercise {source.stem[:2]}.1"
     for each in made:
         yield from (f"{source.name}: {says}" for says in each.lacks())
 

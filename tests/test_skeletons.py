@@ -82,6 +82,16 @@ for seed in range(5):  # cases of one name would be one case
     assert text[first:last].count("\n") <= 80
 
 
+def test_a_chapter_builds_before_it_has_an_exercise(course, capsys):
+    path = skeletons.new_chapter(course, "90", "new_idea")[-1]
+    says = "solutions/_source/90_new_idea.py: no exercise yet: attncourse new exercise 90.1"
+    with pytest.raises(BuildError) as strict:
+        authoring.build(course, path)
+    assert says in strict.value.problems
+    assert "solutions/90_new_idea.ipynb: 3 cells" in authoring.build(course, path, draft=True)
+    assert f"draft: {says}\n" in capsys.readouterr().out
+
+
 def test_the_score_stays_the_last_cell_and_exercises_stay_in_order(course):
     skeletons.new_chapter(course, "90", "new_idea")
     for exercise in ("90.1", "90.2", "90.V3"):
