@@ -34,6 +34,7 @@ from attncourse import coverage, pictures
 from attncourse.catalogue import markdown_table
 from attncourse.execution import IGNORING_TAGS, ignored_outputs, run, too_many_ignored
 from attncourse.grading.assembly import exercises
+from attncourse.grading.proving import misjudged
 from attncourse.grading.solution import stub, without_markers
 from attncourse.grading.submission import content_id, is_backup
 from attncourse.sources import BuildError, Source, covered, read
@@ -256,7 +257,7 @@ def build(root: Path, path: Path, draft: bool = False) -> str:
 
 
 def _spec_problems(source: Source) -> Iterator[str]:
-    """Tell what the exercises of a source lack.
+    """Tell what the exercises of a source lack, and which of their own answers they misjudge.
 
     Raises:
         BuildError: they cannot be made at all.
@@ -268,7 +269,14 @@ def _spec_problems(source: Source) -> Iterator[str]:
     if not made:
         yield f"{source.name}: no exercise yet: attncourse new exercise {source.stem[:2]}.1"
     for each in made:
-        yield from (f"{source.name}: {says}" for says in each.lacks())
+        try:
+            lacks = each.lacks()
+        except Exception as error:  # whatever a maker of cases raises
+            says = f"its cases raise {type(error).__name__}: {error}"
+            yield f"{source.name}: exercise {each.id}: {says}"
+            continue
+        yield from (f"{source.name}: {says}" for says in lacks)
+        yield from (f"{source.name}: exercise {each.id}: {says}" for says in misjudged(each))
 
 
 @contextlib.contextmanager

@@ -52,6 +52,8 @@ from attncourse.grading import check, hint
 # %% role="spec"
 \"\"\"What the specs of this chapter share.\"\"\"
 
+import numpy as np
+
 from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit, qkv, rewrite
 
 # %% [markdown]

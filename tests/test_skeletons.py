@@ -20,7 +20,7 @@ FINISHED = """\
         edit("n * n", "n * (n - 1)", says="you left out the diagonal", next="include it"),
         edit("n * n", "n**3", says="your number grows with n³", next="two factors"),
     ],
-    alternatives=[edit("n * n", "n**2"), lambda n: sum(n for _ in range(n))],
+    alternatives=[edit("n * n", "n**2"), lambda n: int(np.prod([n, n]))],
 )  # fmt: skip
 """
 
