@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import functools
 import os
 import re
@@ -42,6 +43,7 @@ from attncourse.sources import BuildError, Source, covered, read
 RELEASED = Path("attncourse/grading/released")
 COVERAGE = Path("docs/coverage.md")
 INVENTORY = Path("attncourse/data/inventory.csv")
+ARC = Path("attncourse/data/arc.csv")
 README_PARTS = ("chapters", "mechanisms")  # what the build writes into README.md
 README_BEGIN, README_END = "<!-- {}: written by `attncourse build` -->", "<!-- end -->"
 SUMMARY = re.compile(r"<!-- summary:\s*(.+?)\s*-->", re.DOTALL)
@@ -209,6 +211,17 @@ def sources(root: Path, stems: Iterable[str] = ()) -> list[Path]:
     return [path for path in found if not stems or {path.stem, path.stem[:2]} & set(stems)]
 
 
+def not_on_the_map(root: Path, stem: str) -> Iterator[str]:
+    """Tell if a chapter has no row in the table from which chapter 00 draws its map."""
+    if not (root / ARC).exists():
+        return
+    with (root / ARC).open(encoding="utf-8", newline="") as file:
+        rows = [row["chapter"] for row in csv.DictReader(file)]
+    if stem[:2] not in rows:
+        row = f"`part,{stem[:2]},what one can do then`, from which chapter 00 draws its map"
+        yield f"notebooks/_source/{stem}.py: {ARC.as_posix()} lacks a row {row}"
+
+
 def build(root: Path, path: Path, draft: bool = False) -> str:
     """Build what comes from one source, and describe it in a line.
 
@@ -230,7 +243,8 @@ def build(root: Path, path: Path, draft: bool = False) -> str:
                 f"away, or give them up with `attncourse reset {source.stem[:2]}`"
             ]
         )
-    unfinished = [] if source.kind == "chapter" else list(_spec_problems(source))
+    chapter = source.kind == "chapter"
+    unfinished = list(not_on_the_map(root, source.stem) if chapter else _spec_problems(source))
     start = time.perf_counter()
     folder = path.parents[1]
     notebook = assemble(source)
@@ -413,6 +427,8 @@ def check_house(root: Path) -> None:
         )
     text = (root / "README.md").read_text(encoding="utf-8")
     written = [read(path, root) for path in sources(root)]
+    for source in written:
+        problems += not_on_the_map(root, source.stem) if source.kind == "chapter" else ()
     if readme(text, written) != text:
         problems.append("README.md: what is written into it is old; run `attncourse build`")
     if (root / INVENTORY).exists():

@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from attncourse.authoring import find_root, sources
+from attncourse.authoring import find_root, not_on_the_map, sources
 from attncourse.sources import BuildError, read
 
 CHAPTER = """\
@@ -178,6 +178,9 @@ def _run(args: argparse.Namespace) -> int:
         return 1
     for path in written:
         print(path.relative_to(root).as_posix())
+    if args.what == "chapter":
+        for says in not_on_the_map(root, written[0].stem):
+            print(f"before it is finished: {says}")
     print(f"build it as it grows: attncourse build {written[-1].stem[:2]} --draft")
     return 0
 

@@ -556,6 +556,25 @@ def test_a_spec_is_tried_on_its_own_answers(tmp_path, old, new, says):
     assert problem.startswith(f"solutions/_source/04_window.py: exercise 04.1: {says}")
 
 
+def test_a_chapter_that_is_not_on_the_map_is_refused(tmp_path, capsys):
+    root = repository(tmp_path, CHAPTER)
+    arc = root / authoring.ARC
+    arc.parent.mkdir(parents=True)
+    arc.write_text("part,chapter,afterwards\nend,17,audit\n")
+    says = "notebooks/_source/04_window.py: attncourse/data/arc.csv lacks a row `part,04,"
+    source = root / "notebooks/_source/04_window.py"
+    with pytest.raises(BuildError) as refused:
+        authoring.build(root, source)
+    [problem] = refused.value.problems
+    assert problem.startswith(says)
+    authoring.build(root, source, draft=True)
+    assert capsys.readouterr().out.startswith(f"draft: {says}")
+    assert authoring.main(only_check=True, root=root) == 1
+    assert says in capsys.readouterr().err
+    arc.write_text(arc.read_text() + "end,04,look nearby\n")
+    assert authoring.build(root, source)
+
+
 def test_one_bad_source_does_not_stop_the_others(course, capsys):
     (course / "notebooks/_source/00_start.py").write_text("# %%\nx = (\n")
     (course / "notebooks/_source/04_window.py").write_text("# %%\n1\n")

@@ -50,7 +50,7 @@ def attncourse(course, *arguments):
 @pytest.mark.nightly
 def test_a_chapter_and_an_exercise_build_as_a_draft_and_then_for_good(course, capsys):
     assert cli.main(["new", "chapter", "90", "new_idea"]) == 0
-    capsys.readouterr()
+    assert "before it is finished: notebooks/_source/90_new_idea.py: " in capsys.readouterr().out
     assert cli.main(["new", "exercise", "90.1"]) == 0
     assert capsys.readouterr().out.startswith("solutions/_source/90_new_idea.py\n")
     build = attncourse(course, "build", "90", "--draft")
@@ -60,7 +60,10 @@ def test_a_chapter_and_an_exercise_build_as_a_draft_and_then_for_good(course, ca
     strict = attncourse(course, "build", "90")
     assert strict.returncode == 1
     assert "exercise 90.1: at least 5 mistakes are needed, got 1" in strict.stderr
+    assert "90_new_idea.py: attncourse/data/arc.csv lacks a row `part,90," in strict.stderr
 
+    with (course / "attncourse/data/arc.csv").open("a", encoding="utf-8") as arc:
+        arc.write("further,90,say whether an idea is new\n")
     path = course / "solutions/_source/90_new_idea.py"
     text = path.read_text(encoding="utf-8")
     head, tail = text.split("    mistakes=[\n")
