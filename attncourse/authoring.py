@@ -463,9 +463,11 @@ def build_house(root: Path, draft: bool = False) -> None:
         return
     if missing:
         raise BuildError(missing)
-    _write(path, readme(path.read_text(encoding="utf-8"), written))
+    texts = {path: readme(path.read_text(encoding="utf-8"), written)}
     if (root / INVENTORY).exists():
-        _write(root / COVERAGE, coverage.markdown(written, root))
+        texts[root / COVERAGE] = coverage.markdown(written, root)
+    for place, text in texts.items():  # all of them, or none
+        _write(place, text)
 
 
 def _chapters_last(path: Path) -> tuple[bool, bool]:
@@ -484,7 +486,7 @@ def main(
     """Build or check everything that comes from the given stems, and print what was done.
 
     Returns:
-        0, or 1 if anything failed; whatever can be built is built all the same.
+        0, or 1 if anything failed; whatever notebook can be built is built all the same.
     """
     problems: list[str] = []
     try:
@@ -502,7 +504,10 @@ def main(
         except BuildError as error:
             problems += error.problems
     try:
-        check_house(root) if only_check else build_house(root, draft)
+        if only_check:
+            check_house(root)
+        elif not problems:  # else the lists would tell of what was not built
+            build_house(root, draft)
     except BuildError as error:
         problems += error.problems
     for problem in problems:

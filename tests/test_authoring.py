@@ -575,6 +575,18 @@ def test_a_chapter_that_is_not_on_the_map_is_refused(tmp_path, capsys):
     assert authoring.build(root, source)
 
 
+def test_lists_are_written_only_when_all_that_was_asked_for_was_built(course, capsys):
+    start = course / "notebooks/_source/00_start.py"
+    start.write_text("# %% [markdown]\n# # Start\n# <!-- summary: begins -->\n\n# %%\n1 / 0\n")
+    before = (course / "README.md").read_bytes()
+    assert authoring.main(["00"], root=course) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert (course / "README.md").read_bytes() == before
+    start.write_text(start.read_text().replace("1 / 0", "1 / 1"))
+    assert authoring.main(["00"], root=course) == 0
+    assert "- **00, start**: begins" in (course / "README.md").read_text(encoding="utf-8")
+
+
 def test_one_bad_source_does_not_stop_the_others(course, capsys):
     (course / "notebooks/_source/00_start.py").write_text("# %%\nx = (\n")
     (course / "notebooks/_source/04_window.py").write_text("# %%\n1\n")
