@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -147,7 +148,7 @@ def new_exercise(root: Path, exercise_id: str) -> Path:
         The file.
 
     Raises:
-        BuildError: the id is none or is taken, or the chapter has no source.
+        BuildError: the id is none, is taken or leaves a gap, or the chapter has no source.
     """
     if not re.fullmatch(r"\d\d\.V?[1-9]\d?", exercise_id):
         raise BuildError([f"an exercise is named like 06.2 or 06.V4, got {exercise_id}"])
@@ -155,8 +156,13 @@ def new_exercise(root: Path, exercise_id: str) -> Path:
     if path.parents[1].name != "solutions":
         raise BuildError([f"chapter {exercise_id[:2]} has no source in solutions/_source"])
     source = read(path, root)
-    if any(cell["exercise"] == exercise_id for cell in source.grading):
+    there = {cell["exercise"] for cell in source.grading}
+    if exercise_id in there:
         raise BuildError([f"{source.name}: has exercise {exercise_id} already"])
+    counted = (f"{exercise_id[:2]}.{number}" for number in itertools.count(1))
+    following = next(each for each in counted if each not in there)
+    if "V" not in exercise_id and exercise_id != following:  # a V is named by its topic
+        raise BuildError([f"{source.name}: the next exercise is {following}, got {exercise_id}"])
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     last = source.cells[-1].metadata.get("role")
     at = len(lines) if last else source.markers[-1] - 1  # before the cell about the score

@@ -121,6 +121,20 @@ def test_what_cannot_be_made_is_said_in_a_line(course, capsys, arguments, says):
     assert says in said and said.count("\n") == 1
 
 
+@pytest.mark.parametrize(("there", "asked", "next"), [("", "90.2", 1), ("12", "90.4", 3)])
+def test_exercises_are_counted_without_gaps(course, there, asked, next):
+    skeletons.new_chapter(course, "90", "new_idea")
+    skeletons.new_exercise(course, "90.V7")  # named by its topic in the inventory: no count
+    for number in there:
+        skeletons.new_exercise(course, f"90.{number}")
+    before = {path: path.read_bytes() for path in course.glob("solutions/_source/*")}
+    with pytest.raises(BuildError) as refused:
+        skeletons.new_exercise(course, asked)
+    says = f"solutions/_source/90_new_idea.py: the next exercise is 90.{next}, got {asked}"
+    assert refused.value.problems == [says]
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_nothing_is_overwritten(course):
     skeletons.new_chapter(course, "90", "new_idea")
     skeletons.new_exercise(course, "90.1")
