@@ -222,6 +222,13 @@ def not_on_the_map(root: Path, stem: str) -> Iterator[str]:
         yield f"notebooks/_source/{stem}.py: {ARC.as_posix()} lacks a row {row}"
 
 
+def to_do(root: Path, source: Source) -> Iterator[str]:
+    """Tell which lines of a source are still to be written, as those of a skeleton are."""
+    for number, line in enumerate(_text_of(root / source.name).splitlines(), 1):
+        if re.search(r"\bTODO\b", line):
+            yield f"{source.name}:{number}: still says `{line.lstrip('# ')}`"
+
+
 def build(root: Path, path: Path, draft: bool = False) -> str:
     """Build what comes from one source, and describe it in a line.
 
@@ -245,6 +252,7 @@ def build(root: Path, path: Path, draft: bool = False) -> str:
         )
     chapter = source.kind == "chapter"
     unfinished = list(not_on_the_map(root, source.stem) if chapter else _spec_problems(source))
+    unfinished += to_do(root, source)
     start = time.perf_counter()
     folder = path.parents[1]
     notebook = assemble(source)
@@ -428,6 +436,7 @@ def check_house(root: Path) -> None:
     text = (root / "README.md").read_text(encoding="utf-8")
     written = [read(path, root) for path in sources(root)]
     for source in written:
+        problems += to_do(root, source)
         problems += not_on_the_map(root, source.stem) if source.kind == "chapter" else ()
     if readme(text, written) != text:
         problems.append("README.md: what is written into it is old; run `attncourse build`")

@@ -13,11 +13,11 @@ from attncourse.sources import BuildError, read
 
 CHAPTER = """\
 # %% [markdown]
-# # {number} {title}
+# # {number} · TODO title: {title}
 #
-# The question of this chapter, and what you can do after it.
+# TODO the question of this chapter, and what you can do after it.
 #
-# <!-- summary: what the chapter is about, for README -->
+# <!-- summary: TODO what the chapter is about, for README -->
 
 # %%
 from attncourse import widgets
@@ -26,7 +26,7 @@ from attncourse.inputs import random_qkv
 q, k, v = random_qkv(64)
 
 # %% [markdown]
-# ## A first idea, and where it fails
+# ## TODO a first idea, and where it fails
 
 # %% folded=true
 widgets.guess("64 tokens attend to one another: how many scores?", lambda: 64**2, unit="scores")
@@ -67,17 +67,17 @@ from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit,
 
 EXERCISE = """\
 # %% [markdown] role="prompt" exercise="{id}"
-# ## {id} Title
+# ## {id} TODO title
 #
 # *10 minutes · difficulty 1 of 3 · 2 points*
 # · [section](../notebooks/{stem}.ipynb)
 #
-# What `{function}` returns, with sizes and an example: `{function}(3)` is `9`.
+# TODO what `{function}` returns, with sizes and an example: `{function}(3)` is `9`.
 
 
 # %% role="answer" exercise="{id}"
 def {function}(n):
-    \"\"\"Return what the prompt asks for.\"\"\"
+    \"\"\"TODO return what the prompt asks for.\"\"\"
     # BEGIN SOLUTION
     return n * n
     # END SOLUTION
@@ -87,7 +87,7 @@ def {function}(n):
 check("{id}")
 
 # %% [markdown] role="hints" exercise="{id}"
-# 1. A nudge; the third hint is nearly the answer.
+# 1. TODO a nudge; the third hint is nearly the answer.
 
 
 # %% role="spec" exercise="{id}"

@@ -64,10 +64,15 @@ def test_a_chapter_and_an_exercise_build_as_a_draft_and_then_for_good(course, ca
 
     with (course / "attncourse/data/arc.csv").open("a", encoding="utf-8") as arc:
         arc.write("further,90,say whether an idea is new\n")
+    assert "still says `1. TODO a nudge" in strict.stderr
+
+    chapter = course / "notebooks/_source/90_new_idea.py"
+    chapter.write_text(chapter.read_text(encoding="utf-8").replace("TODO ", ""), encoding="utf-8")
     path = course / "solutions/_source/90_new_idea.py"
     text = path.read_text(encoding="utf-8")
     head, tail = text.split("    mistakes=[\n")
-    head = head.replace("# 1. A nudge;", "# 1. Count.\n# 2. Multiply.\n# 3. n * n:")
+    head = head.replace("# 1. TODO a nudge;", "# 1. Count.\n# 2. Multiply.\n# 3. n * n:")
+    head = head.replace("TODO ", "")
     text = head + FINISHED + tail.split("# fmt: skip\n", 1)[1]
     path.write_text(text, encoding="utf-8")
     build = attncourse(course, "build", "90")
@@ -93,6 +98,29 @@ def test_a_chapter_builds_before_it_has_an_exercise(course, capsys):
     assert says in strict.value.problems
     assert "solutions/90_new_idea.ipynb: 3 cells" in authoring.build(course, path, draft=True)
     assert f"draft: {says}\n" in capsys.readouterr().out
+
+
+def test_a_skeleton_s_own_words_are_not_taken_for_finished_ones(course, capsys):
+    notebook, solutions = skeletons.new_chapter(course, "90", "new_idea")
+    skeletons.new_exercise(course, "90.1")
+    with (course / authoring.ARC).open("a", encoding="utf-8") as arc:
+        arc.write("further,90,say whether an idea is new\n")
+    left = [
+        "2: still says `90 · TODO title: new idea`",
+        "4: still says `TODO the question of this chapter, and what you can do after it.`",
+        "6: still says `<!-- summary: TODO what the chapter is about, for README -->`",
+        "15: still says `TODO a first idea, and where it fails`",
+    ]
+    left = [f"notebooks/_source/90_new_idea.py:{each}" for each in left]
+    with pytest.raises(BuildError) as strict:
+        authoring.build(course, notebook)
+    assert strict.value.problems == left
+    authoring.build(course, notebook, draft=True)
+    assert capsys.readouterr().out == "".join(f"draft: {each}\n" for each in left)
+    said = list(authoring.to_do(course, read(solutions, course)))
+    for what in ("90.1 TODO title", "TODO what `answer", "1. TODO a nudge", '"""TODO return'):
+        assert any(f": still says `{what}" in one for one in said), said
+    assert len(said) == 4
 
 
 def test_the_score_stays_the_last_cell_and_exercises_stay_in_order(course):
