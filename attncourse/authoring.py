@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import functools
 import os
 import re
@@ -34,6 +35,7 @@ from attncourse import coverage, pictures
 from attncourse.catalogue import markdown_table
 from attncourse.execution import IGNORING_TAGS, ignored_outputs, run, too_many_ignored
 from attncourse.grading.assembly import exercises
+from attncourse.grading.proving import misjudged
 from attncourse.grading.solution import stub, without_markers
 from attncourse.grading.submission import content_id, is_backup
 from attncourse.sources import BuildError, Source, covered, read
@@ -41,6 +43,7 @@ from attncourse.sources import BuildError, Source, covered, read
 RELEASED = Path("attncourse/grading/released")
 COVERAGE = Path("docs/coverage.md")
 INVENTORY = Path("attncourse/data/inventory.csv")
+ARC = Path("attncourse/data/arc.csv")
 README_PARTS = ("chapters", "mechanisms")  # what the build writes into README.md
 README_BEGIN, README_END = "<!-- {}: written by `attncourse build` -->", "<!-- end -->"
 SUMMARY = re.compile(r"<!-- summary:\s*(.+?)\s*-->", re.DOTALL)
@@ -208,6 +211,24 @@ def sources(root: Path, stems: Iterable[str] = ()) -> list[Path]:
     return [path for path in found if not stems or {path.stem, path.stem[:2]} & set(stems)]
 
 
+def not_on_the_map(root: Path, stem: str) -> Iterator[str]:
+    """Tell if a chapter has no row in the table from which chapter 00 draws its map."""
+    if not (root / ARC).exists():
+        return
+    with (root / ARC).open(encoding="utf-8", newline="") as file:
+        rows = [row["chapter"] for row in csv.DictReader(file)]
+    if stem[:2] not in rows:
+        row = f"`part,{stem[:2]},what one can do then`, from which chapter 00 draws its map"
+        yield f"notebooks/_source/{stem}.py: {ARC.as_posix()} lacks a row {row}"
+
+
+def to_do(root: Path, source: Source) -> Iterator[str]:
+    """Tell which lines of a source are still to be written, as those of a skeleton are."""
+    for number, line in enumerate(_text_of(root / source.name).splitlines(), 1):
+        if re.search(r"\bTODO\b", line):
+            yield f"{source.name}:{number}: still says `{line.lstrip('# ')}`"
+
+
 def build(root: Path, path: Path, draft: bool = False) -> str:
     """Build what comes from one source, and describe it in a line.
 
@@ -229,7 +250,9 @@ def build(root: Path, path: Path, draft: bool = False) -> str:
                 f"away, or give them up with `attncourse reset {source.stem[:2]}`"
             ]
         )
-    unfinished = [] if source.kind == "chapter" else list(_spec_problems(source))
+    chapter = source.kind == "chapter"
+    unfinished = list(not_on_the_map(root, source.stem) if chapter else _spec_problems(source))
+    unfinished += to_do(root, source)
     start = time.perf_counter()
     folder = path.parents[1]
     notebook = assemble(source)
@@ -256,7 +279,7 @@ def build(root: Path, path: Path, draft: bool = False) -> str:
 
 
 def _spec_problems(source: Source) -> Iterator[str]:
-    """Tell what the exercises of a source lack.
+    """Tell what the exercises of a source lack, and which of their own answers they misjudge.
 
     Raises:
         BuildError: they cannot be made at all.
@@ -265,8 +288,17 @@ def _spec_problems(source: Source) -> Iterator[str]:
         made = exercises(source.grading)
     except Exception as error:  # whatever a spec cell raises
         raise BuildError([f"{source.name}: {type(error).__name__}: {error}"]) from error
+    if not made:
+        yield f"{source.name}: no exercise yet: attncourse new exercise {source.stem[:2]}.1"
     for each in made:
-        yield from (f"{source.name}: {says}" for says in each.lacks())
+        try:
+            lacks = each.lacks()
+        except Exception as error:  # whatever a maker of cases raises
+            says = f"its cases raise {type(error).__name__}: {error}"
+            yield f"{source.name}: exercise {each.id}: {says}"
+            continue
+        yield from (f"{source.name}: {says}" for says in lacks)
+        yield from (f"{source.name}: exercise {each.id}: {says}" for says in misjudged(each))
 
 
 @contextlib.contextmanager
@@ -403,6 +435,9 @@ def check_house(root: Path) -> None:
         )
     text = (root / "README.md").read_text(encoding="utf-8")
     written = [read(path, root) for path in sources(root)]
+    for source in written:
+        problems += to_do(root, source)
+        problems += not_on_the_map(root, source.stem) if source.kind == "chapter" else ()
     if readme(text, written) != text:
         problems.append("README.md: what is written into it is old; run `attncourse build`")
     if (root / INVENTORY).exists():
@@ -437,9 +472,11 @@ def build_house(root: Path, draft: bool = False) -> None:
         return
     if missing:
         raise BuildError(missing)
-    _write(path, readme(path.read_text(encoding="utf-8"), written))
+    texts = {path: readme(path.read_text(encoding="utf-8"), written)}
     if (root / INVENTORY).exists():
-        _write(root / COVERAGE, coverage.markdown(written, root))
+        texts[root / COVERAGE] = coverage.markdown(written, root)
+    for place, text in texts.items():  # all of them, or none
+        _write(place, text)
 
 
 def _chapters_last(path: Path) -> tuple[bool, bool]:
@@ -458,7 +495,7 @@ def main(
     """Build or check everything that comes from the given stems, and print what was done.
 
     Returns:
-        0, or 1 if anything failed; whatever can be built is built all the same.
+        0, or 1 if anything failed; whatever notebook can be built is built all the same.
     """
     problems: list[str] = []
     try:
@@ -476,7 +513,10 @@ def main(
         except BuildError as error:
             problems += error.problems
     try:
-        check_house(root) if only_check else build_house(root, draft)
+        if only_check:
+            check_house(root)
+        elif not problems:  # else the lists would tell of what was not built
+            build_house(root, draft)
     except BuildError as error:
         problems += error.problems
     for problem in problems:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 from pathlib import Path
 
-from attncourse.authoring import find_root, sources
+from attncourse.authoring import find_root, not_on_the_map, sources
 from attncourse.sources import BuildError, read
 
 CHAPTER = """\
 # %% [markdown]
-# # {number} {title}
+# # {number} · TODO title: {title}
 #
-# The question of this chapter, and what you can do after it.
+# TODO the question of this chapter, and what you can do after it.
 #
-# <!-- summary: what the chapter is about, for README -->
+# <!-- summary: TODO what the chapter is about, for README -->
 
 # %%
 from attncourse import widgets
@@ -25,7 +26,7 @@ from attncourse.inputs import random_qkv
 q, k, v = random_qkv(64)
 
 # %% [markdown]
-# ## A first idea, and where it fails
+# ## TODO a first idea, and where it fails
 
 # %% folded=true
 widgets.guess("64 tokens attend to one another: how many scores?", lambda: 64**2, unit="scores")
@@ -52,6 +53,8 @@ from attncourse.grading import check, hint
 # %% role="spec"
 \"\"\"What the specs of this chapter share.\"\"\"
 
+import numpy as np
+
 from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit, qkv, rewrite
 
 # %% [markdown]
@@ -64,17 +67,17 @@ from attncourse.grading.writing import Memory, Mistake, Spec, case, draws, edit,
 
 EXERCISE = """\
 # %% [markdown] role="prompt" exercise="{id}"
-# ## {id} Title
+# ## {id} TODO title
 #
 # *10 minutes · difficulty 1 of 3 · 2 points*
 # · [section](../notebooks/{stem}.ipynb)
 #
-# What `{function}` returns, with sizes and an example: `{function}(3)` is `9`.
+# TODO what `{function}` returns, with sizes and an example: `{function}(3)` is `9`.
 
 
 # %% role="answer" exercise="{id}"
 def {function}(n):
-    \"\"\"Return what the prompt asks for.\"\"\"
+    \"\"\"TODO return what the prompt asks for.\"\"\"
     # BEGIN SOLUTION
     return n * n
     # END SOLUTION
@@ -84,7 +87,7 @@ def {function}(n):
 check("{id}")
 
 # %% [markdown] role="hints" exercise="{id}"
-# 1. A nudge; the third hint is nearly the answer.
+# 1. TODO a nudge; the third hint is nearly the answer.
 
 
 # %% role="spec" exercise="{id}"
@@ -145,7 +148,7 @@ def new_exercise(root: Path, exercise_id: str) -> Path:
         The file.
 
     Raises:
-        BuildError: the id is none or is taken, or the chapter has no source.
+        BuildError: the id is none, is taken or leaves a gap, or the chapter has no source.
     """
     if not re.fullmatch(r"\d\d\.V?[1-9]\d?", exercise_id):
         raise BuildError([f"an exercise is named like 06.2 or 06.V4, got {exercise_id}"])
@@ -153,8 +156,13 @@ def new_exercise(root: Path, exercise_id: str) -> Path:
     if path.parents[1].name != "solutions":
         raise BuildError([f"chapter {exercise_id[:2]} has no source in solutions/_source"])
     source = read(path, root)
-    if any(cell["exercise"] == exercise_id for cell in source.grading):
+    there = {cell["exercise"] for cell in source.grading}
+    if exercise_id in there:
         raise BuildError([f"{source.name}: has exercise {exercise_id} already"])
+    counted = (f"{exercise_id[:2]}.{number}" for number in itertools.count(1))
+    following = next(each for each in counted if each not in there)
+    if "V" not in exercise_id and exercise_id != following:  # a V is named by its topic
+        raise BuildError([f"{source.name}: the next exercise is {following}, got {exercise_id}"])
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     last = source.cells[-1].metadata.get("role")
     at = len(lines) if last else source.markers[-1] - 1  # before the cell about the score
@@ -176,6 +184,9 @@ def _run(args: argparse.Namespace) -> int:
         return 1
     for path in written:
         print(path.relative_to(root).as_posix())
+    if args.what == "chapter":
+        for says in not_on_the_map(root, written[0].stem):
+            print(f"before it is finished: {says}")
     print(f"build it as it grows: attncourse build {written[-1].stem[:2]} --draft")
     return 0
 

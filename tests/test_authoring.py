@@ -522,6 +522,71 @@ def test_a_solution_that_fails_its_check_is_refused(tmp_path):
         authoring.build(root, root / "solutions/_source/04_window.py")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            "lambda: 1 + 1",
+            "lambda: np.int64(2)",
+            "alternative 2, <lambda>, is not right: raised NameError: name 'np' is not defined",
+        ),
+        ("lambda: 1 + 1", "lambda: 3", "alternative 2, <lambda>, is not right: wrong value"),
+        (
+            "range(3, 8)",
+            "(3, 4, 5, 6, '2 + 0')",
+            "the mistake of which you say `it is 2 + 0` is passed",
+        ),
+        (
+            "for n in range(3, 8)]",
+            'for n in range(3, 8)] + [edit("+= 2", "= 3", says="it is no sum", next="two")]',
+            "the mistake of which you say `it is no sum` is told another cause: it is 3",
+        ),
+        (
+            "cases=[",
+            "cases=[lambda rng: np.zeros(3)] + [",
+            "its cases raise NameError: name 'np' is not defined",
+        ),
+    ],
+)
+def test_a_spec_is_tried_on_its_own_answers(tmp_path, old, new, says):
+    assert old in SOLUTIONS
+    root = repository(tmp_path, solutions=SOLUTIONS.replace(old, new))
+    source = read(root / "solutions/_source/04_window.py", root)
+    [problem] = authoring._spec_problems(source)
+    assert problem.startswith(f"solutions/_source/04_window.py: exercise 04.1: {says}")
+
+
+def test_a_chapter_that_is_not_on_the_map_is_refused(tmp_path, capsys):
+    root = repository(tmp_path, CHAPTER)
+    arc = root / authoring.ARC
+    arc.parent.mkdir(parents=True)
+    arc.write_text("part,chapter,afterwards\nend,17,audit\n")
+    says = "notebooks/_source/04_window.py: attncourse/data/arc.csv lacks a row `part,04,"
+    source = root / "notebooks/_source/04_window.py"
+    with pytest.raises(BuildError) as refused:
+        authoring.build(root, source)
+    [problem] = refused.value.problems
+    assert problem.startswith(says)
+    authoring.build(root, source, draft=True)
+    assert capsys.readouterr().out.startswith(f"draft: {says}")
+    assert authoring.main(only_check=True, root=root) == 1
+    assert says in capsys.readouterr().err
+    arc.write_text(arc.read_text() + "end,04,look nearby\n")
+    assert authoring.build(root, source)
+
+
+def test_lists_are_written_only_when_all_that_was_asked_for_was_built(course, capsys):
+    start = course / "notebooks/_source/00_start.py"
+    start.write_text("# %% [markdown]\n# # Start\n# <!-- summary: begins -->\n\n# %%\n1 / 0\n")
+    before = (course / "README.md").read_bytes()
+    assert authoring.main(["00"], root=course) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert (course / "README.md").read_bytes() == before
+    start.write_text(start.read_text().replace("1 / 0", "1 / 1"))
+    assert authoring.main(["00"], root=course) == 0
+    assert "- **00, start**: begins" in (course / "README.md").read_text(encoding="utf-8")
+
+
 def test_one_bad_source_does_not_stop_the_others(course, capsys):
     (course / "notebooks/_source/00_start.py").write_text("# %%\nx = (\n")
     (course / "notebooks/_source/04_window.py").write_text("# %%\n1\n")

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 from markdown_it import MarkdownIt
+from prose import MOST_WORDS, words, words_of_a_prompt
 
 from attncourse import coverage
 from attncourse.sources import read
@@ -22,10 +23,6 @@ SOURCES = [
 ]
 CHAPTERS = [name for name in SOURCES if name.startswith("notebooks/")]
 LESSONS = [name for name in CHAPTERS if name[10:12] not in ("00", "17")]  # not the frame
-NOT_WORDS = re.compile(r"\$\$.*?\$\$|<!--.*?-->", re.DOTALL)
-HEADING = re.compile(r"^#+ .*$", re.MULTILINE)
-FORMULA = re.compile(r"\$[^$]+\$")
-TARGET = re.compile(r"(?<=\])\([^)]*\)")
 COMPREHENSION = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 REPEATS = ast.For | ast.While | ast.FunctionDef | ast.Lambda | COMPREHENSION
 
@@ -104,16 +101,9 @@ def test_a_chapter_can_be_read_in_one_sitting(name):
     assert len(cells(name)) <= 120
 
 
-def words(text):
-    """The words of a text cell; headings, formulas and where links lead are none."""
-    for what in (NOT_WORDS, HEADING, FORMULA, TARGET):
-        text = what.sub(" ", text)
-    return [word for word in text.split() if re.search(r"\w", word)]
-
-
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_text_cell_has_at_most_sixty_words(name):
-    assert [text for text in prose(name) if len(words(text)) > 60] == []
+    assert [text for text in prose(name) if len(words(text)) > MOST_WORDS] == []
 
 
 def test_headings_formulas_and_targets_are_no_words():
@@ -121,6 +111,15 @@ def test_headings_formulas_and_targets_are_no_words():
         "# A heading\n\nOne [two](http://x.org/a b) — $x + y$ three\n$$ z = 1\n + 2 $$ <!-- no -->"
     )
     assert words(text) == ["One", "[two]", "three"]
+
+
+def test_minutes_code_and_the_way_back_are_no_words_of_a_prompt_either():
+    text = (
+        "## 04.1 A heading\n\n*10 minutes · difficulty 1 of 3 · 2 points*\n"
+        "· [section](../notebooks/04_window.ipynb#A-heading)\n\n"
+        "One $x$ [two](#b) `f(3)`:\n\n    f(4)\n"
+    )
+    assert words_of_a_prompt(text) == ["One", "[two]", "`f(3)`:"]
 
 
 def in_a_real_model(name):

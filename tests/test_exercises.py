@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from covering import by_day
 from numpy.lib.stride_tricks import as_strided
+from prose import MOST_WORDS, words_of_a_prompt
 
 from attncourse import distributed, model
 from attncourse.claims import LEDGER
@@ -685,13 +686,21 @@ def test_the_check_cell_is_one_line(each):
     assert cell.source == f'check("{each.id}")'
 
 
-@pytest.mark.parametrize("chapter", BY_CHAPTER)
-def test_text_cells_are_short(chapter):
-    for cell in SOURCES[chapter].cells:
-        if cell.cell_type == "markdown":
-            not_prose = r"^    .*$|(· )?\[[^]]*\]\(\.\./notebooks/.*?\)"  # code, the way back
-            prose = re.sub(not_prose, "", cell.source, flags=re.MULTILINE)
-            assert len(prose.split()) <= 60, cell.source
+def texts():
+    """The text cells up to the first exercise of a chapter, and from each to the next."""
+    found = {}
+    for chapter, source in SOURCES.items():
+        name = chapter
+        for cell in source.cells:
+            name = cell.metadata.get("exercise", name)
+            if cell.cell_type == "markdown":
+                found.setdefault(name, []).append(cell.source)
+    return [pytest.param(cells, id=name) for name, cells in found.items()]
+
+
+@pytest.mark.parametrize("cells", texts())
+def test_text_cells_are_short(cells):
+    assert [cell for cell in cells if len(words_of_a_prompt(cell)) > MOST_WORDS] == []
 
 
 @pytest.mark.parametrize("each", EXERCISES, ids=lambda each: each.id)

@@ -91,7 +91,8 @@ def exercises(cells: Iterable[Cell]) -> tuple[Exercise, ...]:
     made = []
     for number, cell in enumerate(cells):
         if cell["role"] == "spec":
-            label = f"<spec {number} of {cell['exercise'] or f'the chapter of {ids[0]}'}>"
+            whose = cell["exercise"] or f"the chapter of {ids[0] if ids else 'no exercise yet'}"
+            label = f"<spec {number} of {whose}>"
             value = execute(cell["source"], label, module)
             if cell["exercise"]:
                 own = [each for each in cells if each["exercise"] == cell["exercise"]]
