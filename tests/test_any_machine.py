@@ -2,8 +2,7 @@
 
 A chapter that asserts a time, needs a measurement that a time limit may have dropped, stores a
 sentence that depends on either or on a last digit, or looks up what a record need not have, fails
-here. What Markdown
-says no test can hold: there, outcomes are asked for, and never told.
+here. What Markdown says no test can hold: there, outcomes are asked for, and never told.
 """
 
 import json
@@ -43,7 +42,9 @@ def run(chapter, folder, compare, clock=None, arithmetic=None):
     ipython = put(clock, folder / "ipython")
     (folder / "notebooks").mkdir()
     notebook = shutil.copy(ROOT / "notebooks" / f"{chapter}.ipynb", folder / "notebooks")
-    (folder / "attncourse").symlink_to(ROOT / "attncourse")
+    others = [path for path in (ROOT / "notebooks").glob("*.ipynb") if path.stem != chapter]
+    for path in (*others, *map(ROOT.joinpath, ("attncourse", "exercises"))):  # 00 counts all
+        (folder / path.relative_to(ROOT)).symlink_to(path)
     (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     told = subprocess.run(
         [sys.executable, "-m", "pytest", "--nbval" if compare else "--nbval-lax",

@@ -681,6 +681,7 @@ def forever():
     while True:
         time.sleep(1)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts it may ignore interrupts
 workers = Workers(2)
 print(workers.run(job, 10), flush=True)  # a script without a guard is not run again
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()

@@ -769,8 +769,8 @@ for length, milliseconds in printed.items():
 from attncourse import model
 
 small = model.load()
-tried = model.trials(small, "flash", block_k=[32, 256], block_q=64)
-widgets.in_a_real_model("block_k", tried)
+tried = model.trials(small, "flash", block_q=[32, 256], block_k=64)
+widgets.in_a_real_model("block_q", tried)
 
 # %%
 print("A layer holds, beyond q, k and v:")
