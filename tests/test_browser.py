@@ -21,8 +21,8 @@ SIZES = {"large": (1400, 1000), "laptop": (1280, 720)}
 CHAPTERS = sorted(path.stem for path in (lab.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 DAILY = "00_start"  # where everybody begins; a chapter takes a minute of both cores, so: by night
 SHOWN = {"image/png", "application/vnd.jupyter.widget-view+json"}
-# Resolves when picture and sentence of an explorer have changed and the picture is decoded, or, where
-# it may be `still`, the sentence; the clock starts with the key.
+# Resolves when picture and sentence of an explorer have changed and the picture is decoded, or only
+# the sentence where the picture may be `still`; the clock starts with the key.
 WATCH = """([box, still]) => {
     const picture = () => box.querySelector('img');
     const [source, sentence] = [picture().src, box.querySelector('[role=status]').textContent];
