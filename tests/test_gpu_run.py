@@ -285,7 +285,7 @@ def test_chapters_are_executed_what_times_a_gpu_first_and_alone(tmp_path):
 def test_chapters_that_had_no_turn_are_named(tmp_path, monkeypatch):
     for name in ("01_plain", "02_timed"):
         write_notebook(tmp_path / f"{name}.ipynb", f"'{name}'; bench.show_gpu('flash')")
-    arguments = argparse.Namespace(notebooks=tmp_path, workers=2)
+    arguments = argparse.Namespace(rehearse=False, notebooks=tmp_path, workers=2)
     monkeypatch.setattr(command, "_within", lambda *_: "out of time")
     assert command._chapters(arguments, tmp_path, time.monotonic()) == "out of time"
     assert summary.of(tmp_path).endswith("- had no turn: 01_plain, 02_timed")

@@ -157,6 +157,7 @@ def test_a_chapter_and_an_exercise_build_as_a_draft_and_then_for_good(course, ca
             assert mistake.says in str(verdict) and mistake.next in str(verdict), str(verdict)
 
 
+@pytest.mark.nightly
 def test_a_chapter_builds_before_it_has_an_exercise(course, capsys):
     path = skeletons.new_chapter(course, "90", "new_idea")[-1]
     says = "solutions/_source/90_new_idea.py: no exercise yet: attncourse new exercise 90.1"
@@ -167,6 +168,7 @@ def test_a_chapter_builds_before_it_has_an_exercise(course, capsys):
     assert f"draft: {says}\n" in capsys.readouterr().out
 
 
+@pytest.mark.nightly
 def test_a_skeleton_s_own_words_are_not_taken_for_finished_ones(course, capsys):
     notebook, solutions = skeletons.new_chapter(course, "90", "new_idea")
     skeletons.new_exercise(course, "90.1")
