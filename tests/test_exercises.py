@@ -1255,6 +1255,7 @@ def ring_in_float64(q, k, v, size, exchange):
     return out.astype(q.dtype)
 
 
+@pytest.mark.nightly
 def test_a_ring_in_float64_is_told_so_and_one_of_all_blocks_is_not():
     message = str(judge(exercise("16.1"), ring_in_float64, seed=1))
     assert "float64, where float32 came in: `out`, `lse`, `scores`, `total`" in message

@@ -266,6 +266,7 @@ def write_notebook(path, *cells):
     return path
 
 
+@pytest.mark.nightly
 def test_chapters_are_executed_what_times_a_gpu_first_and_alone(tmp_path):
     notebooks = tmp_path / "notebooks"
     notebooks.mkdir()
@@ -400,6 +401,7 @@ def test_a_rehearsal_plays_two_chapters_and_a_run_all(tmp_path, monkeypatch):
         assert {*played} == expected
 
 
+@pytest.mark.nightly
 def test_a_cell_that_takes_too_long_is_said_in_a_line(tmp_path, monkeypatch):
     pytest.importorskip("nbclient")
     monkeypatch.setattr(chapter, "CELL_SECONDS", 1)
