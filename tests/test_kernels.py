@@ -277,6 +277,14 @@ def test_full_gives_what_underflows_no_weight():
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
+def test_full_takes_an_infinite_score_for_no_hidden_key():
+    q, k, v = tensors(5, 5, 8)
+    k[..., 1, :] = torch.inf
+    out = full.attention(q.abs(), k, v, causal=True)
+    assert out.isnan().any(-1).flatten().tolist() == [False, True, True, True, True]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("hides", ["causal", "mask", "nothing"])
 @pytest.mark.parametrize("how", ["bias", "key", "overflow"])
 def test_full_tells_a_hidden_key_from_one_of_no_weight(how, hides):

@@ -142,6 +142,16 @@ def test_the_loops_visit_the_tiles_that_are_seen_and_no_others():
                     assert whole if tile < first_cut else not whole or len(keys) < BLOCK_K, knobs
 
 
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:All-NaN slice")
+@pytest.mark.parametrize("name", ["k", "v"])
+def test_what_one_split_has_spoilt_no_other_hides(monkeypatch, name):
+    pin(monkeypatch, 4)
+    arrays = dict(zip("qkv", cached(2, 1, 1, 600, 16), strict=True))
+    arrays[name][:, :, 300, 2] = torch.nan
+    out = kv_cache.attention(**arrays, chunk=1)
+    assert out.isnan().any(-1).all()
+
+
 def test_rows_without_keys_give_zeros():
     out = kv_cache.attention(*cached(4, 2, 40, 10, 16), chunk=8, causal=True)
     assert not out[:, :, :30].any() and out[:, :, 30:].all()

@@ -72,6 +72,13 @@ def test_values_and_gradients_against_float64(case, causal, dtype):
     check_values_and_gradients(case, causal, dtype)
 
 
+def test_a_query_that_sees_no_key_gives_zeros_whatever_it_holds():
+    q, k, v = tensors(9, 4, 16)
+    q[..., 2, 3] = torch.nan
+    out = linear.attention(q, k, v, causal=True)
+    assert not out[:, :, :5].any() and out[:, :, 5:].isfinite().all()
+
+
 # (Tq, Tk, D, Dv, chunk): several parts, and queries that see whole parts, or nothing
 HOPPER_CASES = [(300, 300, 64, 64, 64), (100, 700, 33, 64, 64), (600, 70, 128, 100, 64)]
 

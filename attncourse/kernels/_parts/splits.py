@@ -170,7 +170,7 @@ def merge_kernel(
     cols = tl.arange(0, BLOCK_DV)
     in_splits = splits < n_splits
     lse = tl.load(lse_ptr + splits * lse_strides[0], mask=in_splits, other=float("-inf"))
-    saw_keys = lse != float("-inf")
+    saw_keys = lse > float("-inf")
     parts = load_rows(part_ptr, splits * part_strides[0], saw_keys, cols, part_strides, Dv)
     weights = tl.exp2(lse - finite(tl.max(lse, 0)))  # [BLOCK_S], as lse
     out = tl.sum(weights[:, None] * parts, 0) / nonzero(tl.sum(weights, 0))  # [BLOCK_DV]
