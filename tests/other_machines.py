@@ -1,4 +1,4 @@
-"""Clocks and arithmetic of other machines, for the kernels that chapters run in."""
+"""Clocks, heaps and arithmetic of other machines, for the kernels that chapters run in."""
 
 import platform
 
@@ -21,6 +21,19 @@ time.perf_counter = itertools.accumulate(steps()).__next__
 """,
 }
 
+# What a call holds differs by some KiB from process to process: a kernel's own threads send
+# messages meanwhile, and Python and NumPy give small objects places that they have kept.
+HEAP = """
+import random, tracemalloc
+
+def get_traced_memory(real=tracemalloc.get_traced_memory, luck=random.Random({seed!r})):
+    now, peak = real()
+    return now, peak + luck.choice((-6144, 6144))
+
+tracemalloc.get_traced_memory = get_traced_memory
+del random, tracemalloc, get_traced_memory
+"""
+
 # Without AVX-512: sums are added up in another order, so last digits differ from those of a machine
 # that has it, as they do between a laptop and a server.
 ARITHMETIC = {
@@ -35,8 +48,9 @@ if platform.machine() not in ("x86_64", "AMD64"):
 
 
 def put(clock, folder):
-    """Make a folder that gives kernels a clock, if IPYTHONDIR names it."""
+    """Make a folder that gives kernels a clock and another heap, if IPYTHONDIR names it."""
     startup = folder / "profile_default" / "startup"
     startup.mkdir(parents=True)
     (startup / "00-clock.py").write_text(CLOCKS.get(clock, ""), encoding="utf-8")
+    (startup / "01-heap.py").write_text(HEAP.format(seed=clock), encoding="utf-8")
     return str(folder)

@@ -395,8 +395,8 @@ predicted = {"full": [full.cost(1, 1, n, n, 64).peak_bytes for n in lengths]}
 for name, (module, knobs) in named.items():
     measured[name] = [measure.peak_bytes(module.attention, *x, **knobs) for x in inputs]
     predicted[name] = [module.cost(1, 1, n, n, 64, **knobs).peak_bytes for n in lengths]
-    np.testing.assert_allclose(measured[name], predicted[name], rtol=0.1)
-print("every peak is within a tenth of its prediction")
+    np.testing.assert_allclose(measured[name], predicted[name], rtol=0.1, atol=2**13)
+print("every peak is within a tenth and 8 KiB of its prediction")
 
 # %%
 axes = plots.growth(lengths, measured, predicted, unit="bytes", title="peak memory")

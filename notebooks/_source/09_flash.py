@@ -377,10 +377,10 @@ plots.show(axes, "Full attention quadruples per doubling of n; the tiled one is 
 # %%
 def beyond_output(n):
     tile = {"block_q": 256, "block_k": 256}
-    return measure.peak_bytes(flash.attention, *random_qkv(n, width=16), **tile) - n * 16 * 4
+    return measure.peak_bytes(flash.attention, *random_qkv(n, 512, width=16), **tile) - n * 16 * 4
 
 
-per_query = (beyond_output(8192) - beyond_output(512)) / (8192 - 512)
+per_query = (beyond_output(65_536) - beyond_output(512)) / (65_536 - 512)
 assert abs(per_query - 4) < 0.5
 print(f"one query more takes {per_query:.0f} bytes beyond its output: one float32 number")
 
