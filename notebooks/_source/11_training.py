@@ -741,13 +741,12 @@ def one_buffer(q, k, v):
 
 # %%
 rng = np.random.default_rng(11)
-q, k, v = rng.standard_normal((3, 8, 512, 16)).astype(np.float32) / 4
+q, k, v = rng.standard_normal((3, 8, 512, 32)).astype(np.float32) / 4
 peaks = {"a new matrix a head": measure.peak_bytes(each_head, q, k, v)}
 peaks["one for all heads"] = measure.peak_bytes(one_buffer, q, k, v)
 peaks["all heads at once"] = measure.peak_bytes(lambda: np.exp(q @ k.swapaxes(1, 2)) @ v)
 for name, peak in peaks.items():
-    matrices = peak / (512 * 512 * 4)
-    print(f"{name:<20} {format_bytes(peak):>9} at most, {matrices:4.1f} matrices of n x n")
+    print(f"{name:<20} {peak / (512 * 512 * 4):4.1f} matrices of n x n at most")
 
 layers, rows = [torch.randn(16, 16) / 4 for _ in range(12)], torch.randn(4096, 16)
 for reuse in (False, True):
@@ -756,7 +755,7 @@ for reuse in (False, True):
     print(f"{peak / rows.nbytes:.0f} tensors")
 
 # %% [markdown]
-# (A quarter of a matrix is the result.) Did you expect two matrices in the first line, or eight? A
+# (Half a matrix of it is the result.) Did you expect two matrices in the first line, or eight? A
 # name that is bound anew lets go of the old matrix only *after* the new one has been made. Across
 # layers it is the same: two buffers in turn, by `out=`, replace what each layer would allocate.
 

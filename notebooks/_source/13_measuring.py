@@ -151,14 +151,14 @@ plots.show(axes, "The time of one query against 8192 keys, with warm caches and 
 # the sum of all that was ever made.
 
 # %%
-q, k, v = random_qkv(1024)
+q, k, v = random_qkv(2048)
 held = {
     "result": full.attention(q, k, v).nbytes,
     "peak, full": measure.peak_bytes(full.attention, q, k, v),
     "peak, window": measure.peak_bytes(window.attention, q, k, v, window=128),
 }
-for what, n_bytes in held.items():  # Python's own objects come and go below the second decimal
-    print(f"{what:<13} {n_bytes / 2**20:.2f} MiB")
+for what, n_bytes in held.items():  # some KiB of Python's own objects come and go
+    print(f"{what:<13} {n_bytes / 2**20:4.1f} MiB")
 
 # %% [markdown]
 # Who holds the meter? Python has one of its own, `tracemalloc`, and NumPy reports each array to it.
