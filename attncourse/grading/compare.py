@@ -13,10 +13,12 @@ from attncourse.grading import diagnose
 from attncourse.grading.diagnose import Target, argument_names
 from attncourse.grading.messages import Finding, name_of_type, number, plain
 from attncourse.grading.spec import Case, Exercise
-from attncourse.grading.values import cast, leaves, plain_dict, to_numpy
+from attncourse.grading.values import cast, leaves, nudge, plain_dict, to_numpy
 
 NUMBER_RTOL = 1e-9
-SLACK = 32  # roundings an answer may be away, in units of what the reference itself loses
+SLACK = 32  # roundings an answer may be away, in units of what rounding does to the case
+NUDGES = 3  # how often a case is tried with other last digits: one try may be lucky
+ROUNDING = float(np.finfo(np.float32).eps)
 WIDEST = 24  # columns of a mask that are drawn
 INTEGERS = (int, *(t for t in np.sctypeDict.values() if issubclass(t, np.integer)))
 FLOATS = (float, *(t for t in np.sctypeDict.values() if issubclass(t, np.floating)))
@@ -25,26 +27,46 @@ FLOATS = (float, *(t for t in np.sctypeDict.values() if issubclass(t, np.floatin
 def expected(exercise: Exercise, case: Case) -> Any:
     """Run the reference on a case; arrays in its result become `Target`s.
 
-    The tolerance is `SLACK` times what rounding does to this case: the error of the reference in
-    float32 against float64, in units of float32's epsilon, applied to the dtype that is asked.
+    The tolerance is `SLACK` times what rounding does to this case, the largest of: the error of the
+    reference in float32 against float64; how far its result in float64 moves if the arguments move
+    as much as rounding them would; and a share of the largest score, since exp(score - lse) rounds
+    a difference of two numbers of that size. It is taken in units of float32's epsilon, and applied
+    to the dtype that is asked.
     """
     result = exercise.reference(*cast(case.args), **cast(case.kwargs))
     if not any(isinstance(leaf, np.ndarray) for leaf in leaves(result)):
         return result
+    every = [cast((case.args, case.kwargs), dtype) for dtype in (np.float64, np.float32)]
+    if exercise.tolerance is None:
+        every += [nudge((case.args, case.kwargs), ROUNDING, draw) for draw in range(NUDGES)]
     with np.errstate(all="ignore"):
-        exact, single = (
-            exercise.reference(*cast(case.args, dtype), **cast(case.kwargs, dtype))
-            for dtype in (np.float64, np.float32)
-        )
-    return _targets(result, exact, single, exercise.tolerance)
+        exact, *inexact = (exercise.reference(*args, **kwargs) for args, kwargs in every)
+    least = _largest_score(argument_names(exercise.reference, case)) / 8
+    return _targets(result, exact, inexact, least, exercise.tolerance)
 
 
-def _targets(result: Any, exact: Any, single: Any, tolerance: float | None) -> Any:
-    if isinstance(result, dict):
-        return {key: _targets(result[key], exact[key], single[key], tolerance) for key in result}
-    if isinstance(result, (tuple, list)):
-        parts = zip(result, exact, single, strict=True)
-        return type(result)(_targets(*part, tolerance) for part in parts)
+def _largest_score(arguments: dict[str, Any]) -> float:
+    """Return what |q kᵀ| / √D stays below if there are a q (..., D) and a k (..., D), else 0."""
+    q, k = (to_numpy(arguments.get(name)) for name in "qk")
+    if not all(isinstance(x, np.ndarray) and x.ndim >= 2 and x.size for x in (q, k)):
+        return 0.0
+    lengths = [np.linalg.norm(x.astype(np.float64), axis=-1) for x in (q, k)]
+    longest = [x[np.isfinite(x)].max(initial=0.0) for x in lengths]
+    return float(longest[0] * longest[1] / math.sqrt(q.shape[-1]))
+
+
+def _targets(
+    result: Any, exact: Any, inexact: list[Any], least: float, tolerance: float | None
+) -> Any:
+    if isinstance(result, (dict, tuple, list)):
+        keys = result if isinstance(result, dict) else range(len(result))
+        parts = {
+            key: _targets(
+                result[key], exact[key], [each[key] for each in inexact], least, tolerance
+            )
+            for key in keys
+        }
+        return parts if isinstance(result, dict) else type(result)(parts.values())
     if not isinstance(result, np.ndarray):
         return result
     if not np.issubdtype(result.dtype, np.floating):
@@ -53,9 +75,9 @@ def _targets(result: Any, exact: Any, single: Any, tolerance: float | None) -> A
         return Target(exact, result.dtype, tolerance, "set by the exercise")
     finite = np.isfinite(exact)
     scale = float(np.abs(exact[finite]).max(initial=0.0)) or 1.0
-    unit = float(np.finfo(np.float32).eps) * scale
-    error = np.abs(single[finite] - exact[finite]).max(initial=0.0) / unit
-    loss = float(np.clip(np.nan_to_num(error, nan=1.0, posinf=1.0), 1.0, 1e3))
+    errors = [np.abs(each[finite] - exact[finite]).max(initial=0.0) for each in inexact]
+    units = np.nan_to_num(errors, nan=0.0, posinf=0.0) / (ROUNDING * scale)
+    loss = float(np.clip(max(least, *units), 1.0, 1e3))
     allowed = SLACK * loss * float(np.finfo(result.dtype).eps) * scale
     return Target(exact, result.dtype, allowed, f"{SLACK} times the rounding of {result.dtype}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -59,14 +59,35 @@ def to_numpy(value: Any) -> Any:
 
 def cast(value: Any, dtype: type | None = None) -> Any:
     """Copy arguments for the reference: NumPy arrays, floating ones in `dtype` if it is given."""
+    return _copied(value, lambda array: array.copy() if dtype is None else array.astype(dtype))
+
+
+def nudge(value: Any, step: float, draw: int) -> Any:
+    """Copy arguments in float64 with each floating number moved by up to `step` of itself.
+
+    Args:
+        value: The arguments, of any shape.
+        step: Relative, as the rounding of a dtype is.
+        draw: Which of many ways to move them. What is equal stays so, what is 0 too.
+    """
+
+    def moved(array: np.ndarray) -> np.ndarray:
+        array = array.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            shares = np.cos(array * 12345.678 + draw)
+        return np.where(np.isfinite(array), array * (1.0 + step * shares), array)
+
+    return _copied(value, moved)
+
+
+def _copied(value: Any, floats: Callable[[np.ndarray], np.ndarray]) -> Any:
     value = to_numpy(value)
     if isinstance(value, np.ndarray):
-        floating = dtype is not None and np.issubdtype(value.dtype, np.floating)
-        return value.astype(dtype) if floating else value.copy()
+        return floats(value) if np.issubdtype(value.dtype, np.floating) else value.copy()
     if type(value) in (tuple, list):
-        return type(value)(cast(each, dtype) for each in value)
+        return type(value)(_copied(each, floats) for each in value)
     if isinstance(value, Mapping):
-        return {key: cast(each, dtype) for key, each in value.items()}
+        return {key: _copied(each, floats) for key, each in value.items()}
     return value
 
 

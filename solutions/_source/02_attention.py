@@ -112,6 +112,13 @@ def by_loops(q, k, v, mask):
     return out
 
 
+def by_logarithm(q, k, v, mask):
+    """Subtract the logarithm of the sum: scores are rounded once more."""
+    scores = np.where(mask, q @ k.swapaxes(-1, -2) / q.dtype.type(math.sqrt(q.shape[-1])), -np.inf)
+    lse = np.logaddexp.reduce(scores, axis=-1, keepdims=True)
+    return np.exp(scores - np.where(np.isneginf(lse), 0, lse)) @ v
+
+
 def shared(name, mask):
     """Make a case of two texts in three heads, all of which read the same keys and values."""
     return arrays(name, (2, 3, 5, 4), (2, 1, 7, 4), (7, 2), rest=(mask,))
@@ -205,7 +212,7 @@ Spec(
              says="your weights sum to 1 over the queries, not over the keys",
              next="sum over the keys of one query: axis=-1"),
     ],
-    alternatives=[by_einsum, by_loops],
+    alternatives=[by_einsum, by_loops, by_logarithm],
 )  # fmt: skip
 
 # %% [markdown] role="prompt" exercise="02.2"

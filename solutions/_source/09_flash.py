@@ -843,7 +843,7 @@ OF_TILE = ("delta[r]", "(p * dp).sum(axis=-1, keepdims=True)")
 Spec(
     kind="array",
     reference=flash_backward,
-    tolerance=2e-4,  # P · (dP − delta) cancels: what it loses varies with the order of the sums
+    tolerance=5e-4,  # P · (dP − delta) cancels: what it loses varies with the order of the sums
     cases=[
         backward_of("2 queries, 2 keys", 2, 2), backward_of("1 query, 6 keys", 1, 6),
         backward_of("6 queries, 2 keys: empty rows", 6, 2), backward_of("one tile", 32, 32),
