@@ -673,6 +673,7 @@ def scan_traffic(call):
 Spec(
     kind="kernel",
     reference=lambda phi_q, phi_k, v: normalised(np.tril(phi_q @ phi_k.swapaxes(-1, -2)), v),
+    tolerance=3e-5,  # right too: add the whole chunk, and take what is not seen off again
     cases=[
         features("1 token", 1, 1),
         features("one chunk", 1, 16),
