@@ -951,6 +951,14 @@ def test_mistake_is_recognised_by_what_it_does():
     assert failed(exercise, raising(ValueError())).cause == ""
 
 
+def test_an_error_that_numpy_has_for_everything_is_recognised_by_its_words():
+    """16.1 once told an answer whose `out=` did not fit that its values stay behind its keys."""
+    says = Mistake(raising(ValueError("matmul: 3 is not 4 for 'k'")), "k stays", "pass it on")
+    exercise = replace(WEIGHTS, mistakes=(says, *others()))
+    assert failed(exercise, raising(ValueError("matmul: 7 is not 5 for 'v'"))).cause == "k stays"
+    assert failed(exercise, raising(ValueError("matmul: output operand 0 is 7"))).cause == ""
+
+
 def test_a_mistake_is_known_by_its_numbers_not_by_how_they_are_written():
     def quartiles(times):
         return {"low": float(np.quantile(times, 0.25)), "mean": float(np.mean(times))}

@@ -206,6 +206,18 @@ def test_bytes_are_not_read_as_sizes_that_only_the_arguments_list():
     assert str(peak(answer, rows, (256,) * 16, (5,))) == told
 
 
+def test_a_first_step_that_held_more_does_not_name_the_arrays_of_all():
+    def partial_outputs(q):
+        outs = []
+        for i in range(16):
+            scores = q[:256] @ q[i * 256 : (i + 1) * 256].T  # 256 KiB, of which the peak has two
+            outs.append(scores @ q[:256])
+        return sum(outs)
+
+    q = np.ones((4096, 64), np.float32)
+    assert str(peak(partial_outputs, q)).startswith("most of it made at line 4")
+
+
 def test_steps_that_differ_are_not_counted_as_so_many_arrays():
     def answer(q):
         for rows in (600, 1000):

@@ -180,6 +180,7 @@ def _exercise(exercise_id: str, cells: list[Cell], spec: Any, module: dict) -> E
         least=spec.least,
         timed=spec.timed,
         tolerance=spec.tolerance,
+        exponents=spec.exponents,
         seconds=spec.seconds,
         needs=spec.needs or ("triton" if spec.kind == "kernel" else "numpy"),
         may_return_view=spec.may_return_view,

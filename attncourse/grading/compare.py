@@ -16,8 +16,9 @@ from attncourse.grading.spec import Case, Exercise
 from attncourse.grading.values import cast, leaves, nudge, plain_dict, to_numpy
 
 NUMBER_RTOL = 1e-9
-SLACK = 32  # roundings an answer may be away, in units of what rounding does to the case
+SLACK = 64  # roundings an answer may be away, in units of what rounding does to the case
 NUDGES = 3  # how often a case is tried with other last digits: one try may be lucky
+MANY = 2**15  # numbers in a case that has rows enough for no luck
 ROUNDING = float(np.finfo(np.float32).eps)
 WIDEST = 24  # columns of a mask that are drawn
 INTEGERS = (int, *(t for t in np.sctypeDict.values() if issubclass(t, np.integer)))
@@ -29,30 +30,37 @@ def expected(exercise: Exercise, case: Case) -> Any:
 
     The tolerance is `SLACK` times what rounding does to this case, the largest of: the error of the
     reference in float32 against float64; how far its result in float64 moves if the arguments move
-    as much as rounding them would; and a share of the largest score, since exp(score - lse) rounds
-    a difference of two numbers of that size. It is taken in units of float32's epsilon, and applied
-    to the dtype that is asked.
+    as much as rounding them would; and an eighth of the largest exponent, since exp(score - lse)
+    rounds a difference of two numbers of that size. It is taken in units of float32's epsilon, and
+    applied to the dtype that is asked: a case in float64 catches what is no rounding.
     """
     result = exercise.reference(*cast(case.args), **cast(case.kwargs))
     if not any(isinstance(leaf, np.ndarray) for leaf in leaves(result)):
         return result
     every = [cast((case.args, case.kwargs), dtype) for dtype in (np.float64, np.float32)]
-    if exercise.tolerance is None:
+    if exercise.tolerance is None and sum(map(np.size, leaves((case.args, case.kwargs)))) < MANY:
         every += [nudge((case.args, case.kwargs), ROUNDING, draw) for draw in range(NUDGES)]
     with np.errstate(all="ignore"):
         exact, *inexact = (exercise.reference(*args, **kwargs) for args, kwargs in every)
-    least = _largest_score(argument_names(exercise.reference, case)) / 8
+        least = _largest_exponent(exercise, case) / 8
     return _targets(result, exact, inexact, least, exercise.tolerance)
 
 
-def _largest_score(arguments: dict[str, Any]) -> float:
-    """Return what |q kᵀ| / √D stays below if there are a q (..., D) and a k (..., D), else 0."""
+def _largest_exponent(exercise: Exercise, case: Case) -> float:
+    """Return a bound of what exponentials are taken of: unless told, of q kᵀ / √D."""
+    if exercise.exponents:
+        return _largest(exercise.exponents(*cast(case.args), **cast(case.kwargs)))
+    arguments = argument_names(exercise.reference, case)
     q, k = (to_numpy(arguments.get(name)) for name in "qk")
     if not all(isinstance(x, np.ndarray) and x.ndim >= 2 and x.size for x in (q, k)):
         return 0.0
-    lengths = [np.linalg.norm(x.astype(np.float64), axis=-1) for x in (q, k)]
-    longest = [x[np.isfinite(x)].max(initial=0.0) for x in lengths]
-    return float(longest[0] * longest[1] / math.sqrt(q.shape[-1]))
+    longest = (_largest(np.linalg.norm(x, axis=-1)) for x in (q, k))
+    return math.prod(longest) / math.sqrt(q.shape[-1])
+
+
+def _largest(array: Any) -> float:
+    array = np.abs(array)
+    return float(array[np.isfinite(array)].max(initial=0.0))
 
 
 def _targets(

@@ -144,7 +144,7 @@ def located(n_bytes: int, function: Callable, *args: Any, **kwargs: Any) -> Peak
         return Peak(n_bytes)
     where, wider = place(function, found.code, found.line), lines.wider(n_bytes)
     times = found.times
-    if found.array is not None:
+    if found.array is not None and found.largest <= 1.05 * found.step:  # as large as all others
         return Peak(n_bytes, where, *found.array, times or 1, wider)
     guess = _guess(found.step, found.seen)
     if guess is None or times is None:
@@ -304,15 +304,15 @@ def _guess(growth: int, seen: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, .
     """Write a number of bytes as a shape, from sizes that were seen, and bytes for each position.
 
     Sizes are those of the arrays that the line had at hand. The simplest reading wins: few axes,
-    few bytes. What arrays they were was not seen: 8 bytes may be one float64 or two float32. More
-    axes than three and than any array has, or more than two of one size, could be read into every
-    number.
+    then one or two float32. What arrays they were was not seen: 8 bytes may be one float64 or two
+    float32. More axes than three and than any array has, or more than two of one size, could be
+    read into every number.
     """
     most_axes = 4 if any(len(shape) > 3 for shape in seen) else 3
     sizes = {size for shape in seen for size in shape}
     known = sorted((size for size in sizes if size > 1), reverse=True)[:8]
     axes = range(1, most_axes + 1)
-    for n_axes, each in itertools.product(axes, (1, 2, 4, 8, 12, 16, 24, 32)):
+    for n_axes, each in itertools.product(axes, (4, 8, 1, 12, 16, 24, 32, 2)):
         for shape in itertools.combinations_with_replacement(known[::-1], n_axes):
             if len(set(shape)) >= n_axes - 1 and _fits(each * math.prod(shape), growth):
                 return shape, each

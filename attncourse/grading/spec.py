@@ -119,6 +119,7 @@ class Exercise:
         least: the fewest bytes that any kernel can move in a case; None: each array once.
         timed: makes a case large enough to be timed on a GPU.
         tolerance: relative for numbers (None: 1e-9), absolute for arrays (None: from the dtype).
+        exponents: what exponentials are taken of in a case, if not of q kᵀ / √D: an array.
         seconds: the limit for each call.
         needs: what the machine must have: "numpy", "triton" or "gpu".
         may_return_view: whether the result may share memory with the arguments.
@@ -146,6 +147,7 @@ class Exercise:
     least: Callable[[Case], int] | None = None
     timed: Callable[[Generator], Case] | None = None
     tolerance: float | None = None
+    exponents: Callable[..., Any] | None = None
     seconds: float = 5.0
     needs: str = "numpy"
     may_return_view: bool = False

@@ -68,14 +68,16 @@ def nudge(value: Any, step: float, draw: int) -> Any:
     Args:
         value: The arguments, of any shape.
         step: Relative, as the rounding of a dtype is.
-        draw: Which of many ways to move them. What is equal stays so, what is 0 too.
+        draw: Which of many ways to move them. What is equal stays so; whole numbers, which are not
+            rounded, stay as they are.
     """
 
     def moved(array: np.ndarray) -> np.ndarray:
         array = array.astype(np.float64)
         with np.errstate(invalid="ignore"):
             shares = np.cos(array * 12345.678 + draw)
-        return np.where(np.isfinite(array), array * (1.0 + step * shares), array)
+        moves = np.isfinite(array) & (array != np.rint(array))
+        return np.where(moves, array * (1.0 + step * shares), array)
 
     return _copied(value, moved)
 

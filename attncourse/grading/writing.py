@@ -108,7 +108,7 @@ def qkv(
     value_width: int | None = None,
     dtype: type = np.float32,
     shift: float = 0.0,
-    longer: float = 1.0,
+    longer: float = 0.0,
 ) -> Maker:
     """Return a maker of a case `(q, k, v, *rest)` of standard normal numbers.
 
@@ -121,8 +121,8 @@ def qkv(
         dtype: of q, k and v.
         shift: adds shift · abs(shift) / √D to every score, so that exponentials overflow unless
             the maximum is subtracted, or underflow if the shift is negative.
-        longer: how many times longer the first query is: beside its scores those of the others
-            vanish unless each row has a maximum of its own.
+        longer: if given, the first query is so many times the first key: beside that score those of
+            the others vanish unless each row has a maximum of its own.
     """
 
     def make(generator: Generator) -> Case:
@@ -133,7 +133,8 @@ def qkv(
         v = generator.standard_normal((*lead, n_keys, value_width or width))
         if shift:
             q[..., -1], k[..., -1] = abs(shift), shift
-        q[..., 0, :] *= longer
+        if longer:
+            q[..., 0, :] = longer * k[..., 0, :]
         return Case(name, (q.astype(dtype), k.astype(dtype), v.astype(dtype), *rest))
 
     return make
@@ -158,7 +159,10 @@ class Spec:
         least: the fewest bytes that any kernel can move in a case, where not each element of all
             arrays is needed.
         timed: a maker of a case large enough to be timed on a GPU.
-        tolerance: relative for numbers (None: 1e-9), absolute for arrays (None: from the dtype).
+        tolerance: relative for numbers (None: 1e-9), absolute for arrays (None: from the dtype, and
+            from what rounding does to a case).
+        exponents: a function of a case's arguments: what the answer takes exponentials of, if not
+            of q kᵀ / √D, an array. The larger, the more of their digits rounding takes.
         seconds: the limit for each call.
         needs: "numpy", "triton" or "gpu"; empty: what the kind needs.
         may_return_view: whether the result may share memory with the arguments.
@@ -181,6 +185,7 @@ class Spec:
     least: Callable[[Case], int] | None = None
     timed: Maker | None = None
     tolerance: float | None = None
+    exponents: Callable | None = None
     seconds: float = 5.0
     needs: str = ""
     may_return_view: bool = False

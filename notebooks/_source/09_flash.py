@@ -375,7 +375,7 @@ plots.show(axes, "Full attention quadruples per doubling of n; the tiled one is 
 
 
 # %%
-def beyond_output(n):
+def beyond_output(n):  # beside 512 keys, which come tile by tile, however many they are
     tile = {"block_q": 256, "block_k": 256}
     return measure.peak_bytes(flash.attention, *random_qkv(n, 512, width=16), **tile) - n * 16 * 4
 

@@ -740,11 +740,18 @@ def one_buffer(q, k, v):
 
 
 # %%
+def all_heads(q, k, v):
+    p = np.exp(q @ k.swapaxes(1, 2))
+    p /= p.sum(axis=-1, keepdims=True)
+    return p @ v
+
+
+# %%
 rng = np.random.default_rng(11)
 q, k, v = rng.standard_normal((3, 8, 512, 32)).astype(np.float32) / 4
 peaks = {"a new matrix a head": measure.peak_bytes(each_head, q, k, v)}
 peaks["one for all heads"] = measure.peak_bytes(one_buffer, q, k, v)
-peaks["all heads at once"] = measure.peak_bytes(lambda: np.exp(q @ k.swapaxes(1, 2)) @ v)
+peaks["all heads at once"] = measure.peak_bytes(all_heads, q, k, v)
 for name, peak in peaks.items():
     print(f"{name:<20} {peak / (512 * 512 * 4):4.1f} matrices of n x n at most")
 
@@ -755,9 +762,9 @@ for reuse in (False, True):
     print(f"{peak / rows.nbytes:.0f} tensors")
 
 # %% [markdown]
-# (Half a matrix of it is the result.) Did you expect two matrices in the first line, or eight? A
-# name that is bound anew lets go of the old matrix only *after* the new one has been made. Across
-# layers it is the same: two buffers in turn, by `out=`, replace what each layer would allocate.
+# In the first two lines half a matrix is the result. Did you expect 1.5 in the first, too? A name
+# that is bound anew lets go of the old matrix only *after* the new one has been made. Across layers
+# it is the same: with two buffers in turn, by `out=`, the third tensor is not needed.
 
 # %% [markdown]
 # But not in training: what waits for the backward pass must not be written over. torch notices:

@@ -310,7 +310,7 @@ k, v = k[:, :2], v[:, :2]
 copies = 2 * np.repeat(k, 16, axis=1).nbytes
 peak = measure.peak_bytes(grouped.attention, q, k, v)
 assert copies > 100 * peak
-print(f"copies for 32 heads: {format_bytes(copies)}; as rows less than a hundredth of it is held")
+print(f"copies for 32 heads: {format_bytes(copies)}; as rows: under {format_bytes(copies / 100)}")
 
 # %% [markdown]
 # [Exercise 12.3](../exercises/12_inference.ipynb#12.3-Heads-that-share,-no-copies) asks for that

@@ -204,7 +204,8 @@ widgets.guess(
 )
 
 # %% [markdown]
-# So a memory figure belongs to a meter. Ask which.
+# So a memory figure belongs to a meter. Ask which. Those of the process are pages that it did not
+# have before: where it may use old ones again, as when the cell is rerun, it shows half or nothing.
 
 # %% [markdown] covers="P14 P19"
 # ## Everything at once

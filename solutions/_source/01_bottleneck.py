@@ -372,6 +372,7 @@ Spec(
         qkv("7 tokens", (7, 5)),
         qkv("values narrower than keys", (5, 7), value_width=3),
         qkv("float64", (7, 8), dtype=np.float64),
+        qkv("float64, a long query", (7, 8), dtype=np.float64, longer=1000),
         qkv("large scores, float64", (6, 64), value_width=4, dtype=np.float64, shift=80.0),
         qkv("scores far below 0", (6, 64), value_width=4, shift=-80.0),
         qkv("one query 200 times longer than the others", (40, 16), value_width=4, longer=200),

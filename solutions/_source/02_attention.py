@@ -159,6 +159,7 @@ Spec(
                change=lambda q, k, v: (q + 20, k + 20 * (np.arange(9) == 0)[:, None], v)),
         qkv("one query 200 times longer", (9, 16), masks.causal(9, 9), longer=200),
         qkv("float64", (9, 5), masks.causal(9, 9), dtype=np.float64),
+        qkv("float64, a long query", (9, 5), masks.causal(9, 9), dtype=np.float64, longer=1000),
         random_mask,
     ],
     mistakes=[
@@ -648,6 +649,7 @@ Spec(
         split("50 queries, 1 key", 50, 1, 3, 6, 3),
         split("large scores", 3, 5, 16, 4, 2, factor=200.0),
         split("float64", 3, 5, 4, 6, 2, dtype=np.float64),
+        split("float64, large scores", 3, 5, 4, 6, 2, factor=900.0, dtype=np.float64),
         split("12 heads of 64 in 768 columns", 3, 5, 64, 12, 4),
         random_heads,
     ],
@@ -1147,6 +1149,16 @@ def cross_by_heads(x, source, w_q, w_k, w_v, w_o, heads):
     return out, np.stack(every, axis=1)
 
 
+def cross_by_logarithm(x, source, w_q, w_k, w_v, w_o, heads):
+    q, k, v = (
+        np.stack(np.split(tokens @ w, heads, axis=-1), axis=1)
+        for tokens, w in ((x, w_q), (source, w_k), (source, w_v))
+    )
+    scores = q @ k.swapaxes(-1, -2) / x.dtype.type(math.sqrt(q.shape[-1]))
+    weights = np.exp(scores - np.logaddexp.reduce(scores, axis=-1, keepdims=True))
+    return np.concatenate(np.moveaxis(weights @ v, 1, 0), axis=-1) @ w_o, weights
+
+
 def cross_by_einsum(x, source, w_q, w_k, w_v, w_o, heads):
     d = x.shape[-1]
     w_q, w_k, w_v = (w.reshape(len(w), heads, d // heads) for w in (w_q, w_k, w_v))
@@ -1181,6 +1193,7 @@ SPLIT = "projected.reshape(*projected.shape[:2], heads, -1).swapaxes(1, 2)"
 Spec(
     kind="array",
     reference=cross_by_heads,
+    exponents=lambda x, source, w_q, w_k, *_: (x @ w_q) @ (source @ w_k).swapaxes(-1, -2),
     cases=[
         modules("1 query, 1 key, 1 head", 1, 1, 1, 1, 1, 1),
         modules("1 head", 1, 2, 3, 5, 4, 1),
@@ -1192,6 +1205,7 @@ Spec(
         modules("heads of width 1", 1, 3, 5, 1, 4, 6),
         modules("large scores", 1, 4, 5, 8, 6, 2, factor=300.0),
         modules("float64", 2, 4, 5, 3, 7, 2, dtype=np.float64),
+        modules("float64, large scores", 2, 4, 5, 3, 7, 2, factor=900.0, dtype=np.float64),
         modules("the document's d = 128, 4 heads, 7 and 10 tokens", 1, 7, 10, 32, 128, 4),
         random_module,
     ],
@@ -1247,7 +1261,7 @@ Spec(
              says="your cross-attention is causal: keys of source are hidden",
              next="source is known as a whole: no mask"),
     ],
-    alternatives=[cross_by_heads, cross_by_einsum],
+    alternatives=[cross_by_heads, cross_by_einsum, cross_by_logarithm],
 )  # fmt: skip
 
 # %% [markdown]

@@ -464,6 +464,7 @@ def t5_case(name, shape, n_buckets, max_distance, **how):
 
 Spec(
     kind="array",
+    exponents=lambda q, k, v, table, _: q @ k.swapaxes(-1, -2),
     reference=lambda q, k, v, table, max_distance: t5.attention(
         q, k, v, table=table, max_distance=max_distance, scale=1.0
     ),
@@ -473,6 +474,7 @@ Spec(
         t5_case("9 queries, 2 keys", (2, 9, 4), 8, 5, keys=2),
         t5_case("values narrower than keys", (2, 6, 5), 12, 9, value_width=3),
         t5_case("float64", (2, 7, 4), 8, 6, dtype=np.float64),
+        t5_case("float64, large scores", (2, 7, 4), 8, 6, dtype=np.float64, shift=40.0),
         t5_case("large scores", (2, 6, 4), 8, 6, shift=12.0),
         t5_case("3 heads, 70 tokens", (3, 70, 4), 32, 40),
         t5_case("45 queries, 80 keys", (2, 45, 4), 32, 60, keys=80),

@@ -389,6 +389,8 @@ Spec(
         qkv("batch of 2, 3 heads", (2, 3, 8, 5), tiles("10", "11"), 4),
         qkv("one query 200 times longer", (16, 8), tiles("11", "11"), 8, longer=200),
         qkv("float64", (12, 8), tiles("101", "110", "011"), 4, dtype=np.float64),
+        qkv("float64, a long query", (12, 8), tiles("101", "110", "011"), 4, dtype=np.float64,
+            longer=1000),
         *draws(2, random_blocks, "blocks"),
     ],
     # The result is one such array, a row of blocks with its keys is far below another. An n × n
@@ -872,6 +874,7 @@ Spec(
         qkv("more global keys than a block", (80, 7), 2, 40, value_width=5),
         qkv("one query 100 times longer than the others", (40, 7), 9, 3, value_width=5, longer=100),
         qkv("float64", (70, 7), 9, 3, value_width=5, dtype=np.float64),
+        qkv("float64, a long query", (70, 7), 9, 3, value_width=5, dtype=np.float64, longer=1000),
         random_union,
     ],
     memory=Memory(

@@ -256,6 +256,7 @@ Spec(
         linformer_case("2 heads", 5, 11, 3, 4, lead=(2,)),
         linformer_case("batch of 2, 3 heads", 5, 7, 2, 4, lead=(2, 3)),
         linformer_case("float64", 9, 17, 5, 8, dtype=np.float64),
+        linformer_case("float64, a long query", 9, 17, 5, 8, dtype=np.float64, longer=1000),
         linformer_case("one query 100 times longer", 9, 40, 6, 16, longer=100),
         linformer_case("130 queries, 50 keys", 130, 50, 10, 8),
         random_linformer,
@@ -402,6 +403,7 @@ Spec(
         qkv("a run longer than the text", (4, 4), 50, keys=7),
         qkv("values narrower than keys", (6, 8), 4, keys=13, value_width=3),
         qkv("float64", (9, 8), 5, keys=17, dtype=np.float64),
+        qkv("float64, a long query", (9, 8), 5, keys=17, dtype=np.float64, longer=1000),
         qkv("one query 1000 times longer", (9, 16), 3, keys=40, longer=1000),
         random_pooling,
         random_pooling,
@@ -656,6 +658,14 @@ def factorised_by_rows(left, right, v):
     return np.concatenate(rows)
 
 
+def factorised_in_logarithms(left, right, v):
+    out = np.empty((len(left), v.shape[1]), v.dtype)
+    for rows in np.array_split(np.arange(len(left)), 1 + len(left) // 50):
+        logits = left[rows] @ right.T
+        out[rows] = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)) @ v
+    return out
+
+
 def factorised_by_reference(left, right, v):
     logits = synthesizer.factorised(left, right)
     return synthesizer.attention(np.empty_like(left), right, v, logits=logits)
@@ -685,6 +695,7 @@ LOGITS = "left[start : start + block] @ right.T"
 
 Spec(
     kind="array",
+    exponents=lambda left, right, v: left @ right.T,
     cases=[
         factors_case("1 query, 1 key", 1, 1, 1, 2),
         factors_case("1 query, 5 keys", 1, 5, 2, 3),
@@ -692,6 +703,7 @@ Spec(
         factors_case("5 queries, 11 keys, rank 3", 5, 11, 3, 7),
         factors_case("rank larger than the keys", 6, 7, 13, 5),
         factors_case("float64", 9, 17, 5, 3, dtype=np.float64),
+        factors_case("float64, a large row", 9, 17, 5, 3, dtype=np.float64, longer=1000),
         factors_case("logits 200 times larger", 9, 40, 6, 4, longer=200),
         factors_case("65 queries, 3 keys", 65, 3, 2, 4),
         factors_case("130 queries, 33 keys", 130, 33, 4, 6),
@@ -731,7 +743,7 @@ Spec(
              next="relu belongs to the dense Synthesizer's hidden layer: keep the product as it "
              "is"),
     ],
-    alternatives=[factorised_by_rows, factorised_by_reference],
+    alternatives=[factorised_by_rows, factorised_by_reference, factorised_in_logarithms],
     variants=[edit("block = 64", f"block = {size}") for size in (16, 32, 100, 128)],
 )  # fmt: skip
 
@@ -866,6 +878,7 @@ Spec(
         qkv("13 queries, 5 keys: empty rows", (13, 4), 2, keys=5),
         qkv("values narrower than keys", (17, 8), 4, value_width=3),
         qkv("float64", (17, 8), 5, dtype=np.float64),
+        qkv("float64, a long query", (17, 8), 5, dtype=np.float64, longer=1000),
         qkv("one query 1000 times longer", (40, 16), 7, longer=1000),
         random_causal,
         random_causal,

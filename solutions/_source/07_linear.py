@@ -265,6 +265,7 @@ def linear_by_blocks(q, k, v):
 
 Spec(
     kind="array",
+    exponents=lambda q, k, v: 0.0,
     reference=lambda q, k, v: linear.attention(q, k, v),
     cases=[
         qkv("1 query, 2 keys, D = 1", (1, 1), keys=2),
@@ -407,6 +408,7 @@ def causal_by_sums(length):
 
 Spec(
     kind="array",
+    exponents=lambda q, k, v: 0.0,
     reference=lambda q, k, v: linear.attention(q, k, v, causal=True),
     cases=[
         qkv("1 token", (1, 3)),
@@ -808,6 +810,14 @@ def performer_in_logarithms(q, k, v, directions):
     return normalised(weights, v).astype(q.dtype)
 
 
+def performer_in_float32(q, k, v, directions):
+    """Take the softmax of the logarithm of each pair's weight, in the dtype that came."""
+    small = [x / x.dtype.type(x.shape[-1] ** 0.25) for x in (q, k)]
+    of_q, of_k = (x @ directions.T - np.square(x).sum(-1, keepdims=True) / 2 for x in small)
+    pairs = np.logaddexp.reduce(of_q[:, None] + of_k, axis=-1)
+    return np.exp(pairs - np.logaddexp.reduce(pairs, axis=-1, keepdims=True)) @ v
+
+
 def sizes(n_queries, n_keys, width, m):
     return (n_queries, width), (n_keys, width), (n_keys, 5), (m, width)
 
@@ -827,6 +837,7 @@ def lengths(name, of_q, of_k, width=4):
 
 Spec(
     kind="array",
+    exponents=lambda q, k, *_: np.square(np.concatenate([q, k])).sum(-1) / q.shape[-1] ** 0.5,
     cases=[
         arrays("1 query, 2 keys", *sizes(1, 2, 2, 3)),
         arrays("3 queries, 5 keys", *sizes(3, 5, 7, 11)),
@@ -881,6 +892,7 @@ Spec(
     ],
     alternatives=[
         performer_in_logarithms,
+        performer_in_float32,
         edit("np.column_stack([v, np.ones(len(v), v.dtype)])", "v",
              "seen[:, :-1] / seen[:, -1:]", "seen / (phi_q @ phi_k.sum(axis=0))[:, None]"),
     ],
@@ -1106,6 +1118,7 @@ Spec(
         pair("100 queries, 2 keys", 100, 2, 5),
         pair("2 queries, 100 keys", 2, 100, 5),
         pair("float64", 6, 9, 5, dtype=np.float64),
+        pair("float64, long vectors", 6, 9, 5, factor=30.0, dtype=np.float64),
         random_sizes("Tq, Tk, D", 2, (60, 60, 20), lambda t, s, d: ((t, d), (s, d))),
     ],
     mistakes=[

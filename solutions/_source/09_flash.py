@@ -369,6 +369,7 @@ Spec(
         qkv("2 heads", (2, 5, 3), keys=40),
         qkv("batch of 2, 3 heads", (2, 3, 7, 5), keys=33),
         qkv("float64", (9, 7), keys=50, dtype=np.float64),
+        qkv("float64, a long query", (9, 7), keys=50, dtype=np.float64, longer=1000),
         qkv("float16", (9, 7), keys=40, dtype=np.float16),
         qkv("large scores", (6, 64), keys=40, shift=40.0),
         qkv("all scores far below 0", (6, 64), keys=40, shift=-40.0),

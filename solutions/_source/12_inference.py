@@ -493,6 +493,7 @@ Spec(
         shared_case("11 queries, 3 keys, values wider", 4, 2, 11, 3, 4, value_width=7),
         shared_case("2 texts, 6 heads, 3 groups", 6, 3, 2, 5, 4, lead=(2,)),
         shared_case("float64", 6, 2, 3, 7, 5, dtype=np.float64),
+        shared_case("float64, large scores", 6, 2, 3, 7, 5, dtype=np.float64, shift=40),
         shared_case("one query's scores far above the others", 6, 2, 3, 9, 8, shift=20),
         random_shared,
         random_shared,
@@ -641,6 +642,9 @@ def random_latent(rng):
 Spec(
     kind="array",
     reference=latent_by_heads,
+    exponents=lambda q, kept, *_: (
+        np.linalg.norm(q, axis=-1).max() * np.linalg.norm(kept, axis=-1) / q.shape[-1] ** 0.5
+    ),
     cases=[
         latent_case("1 head, 1 key", 1, 1, 1, 1, 1, 1, 1),
         latent_case("1 query, 5 keys", 1, 1, 5, 3, 2, 2, 4),
@@ -650,6 +654,7 @@ Spec(
         latent_case("as many of each", 2, 4, 7, 3, 3, 3, 3),
         latent_case("13 queries, 3 keys", 2, 13, 3, 5, 2, 4, 3),
         latent_case("float64", 3, 2, 7, 5, 2, 3, 4, dtype=np.float64),
+        latent_case("float64, large scores", 3, 2, 7, 5, 2, 3, 4, dtype=np.float64, shift=40),
         latent_case("one query's scores far above the others", 4, 3, 9, 5, 4, 3, 5, shift=20),
         random_latent,
         random_latent,
@@ -1272,6 +1277,7 @@ Spec(
         split_case("one split", 3, 8, 1, 5),
         split_case("values narrower than keys", 2, 11, 3, 5, value_width=2),
         split_case("float64", 2, 11, 3, 5, dtype=np.float64),
+        split_case("float64, large scores", 2, 11, 3, 5, dtype=np.float64, shift=40),
         split_case("one head's scores far above the others", 3, 26, 4, 5, value_width=9, shift=18),
         random_split,
         random_split,

@@ -56,6 +56,11 @@ def all_sent(rank, size):
     return told([(rank - step) % size for step in range(size - 1)])
 
 
+def said(words):
+    """Name what a case has beside its sizes: "longer 1000, dtype float64"."""
+    return "".join(f", {what} {getattr(value, '__name__', value)}" for what, value in words.items())
+
+
 # %% [markdown] role="prompt" exercise="16.1"
 # ## 16.1 Keys on a ring
 #
@@ -185,7 +190,7 @@ def ring_case(sizes, width=3, key_sizes=None, **words):
     keys = key_sizes or sizes
     name = f"tokens of the ranks: {', '.join(map(str, keys))}"
     name += f", queries: {', '.join(map(str, sizes))}" if key_sizes else ""
-    name += "".join(f", {what} {value}" for what, value in words.items())
+    name += said(words)
     ranks = tuple(range(len(sizes)))
     return qkv(name, (sum(sizes), width), sizes, keys, ranks, keys=sum(keys), **words)
 
@@ -213,6 +218,7 @@ Spec(
         ring_case((3, 0, 2, 1), 5, (0, 0, 1, 0)),
         ring_case((4, 5, 3), 5, shift=17),
         ring_case((3, 2, 4), 5, longer=1000),
+        ring_case((3, 2, 3), 5, longer=1000, dtype=np.float64),
         ring_case((2, 3, 3), 5, shift=-17),
         random_ring,
         random_ring,
@@ -617,7 +623,7 @@ def all_gathered(q, k, v, size, all_to_all):
 
 def swap_case(sizes, heads, width=3, **words):
     name = f"{heads} head{'s' * (heads > 1)}, tokens of the ranks: {', '.join(map(str, sizes))}"
-    name += "".join(f", {what} {value}" for what, value in words.items())
+    name += said(words)
     return qkv(name, (heads, sum(sizes), width), sizes, **words)
 
 
@@ -642,6 +648,7 @@ Spec(
         swap_case((0, 3, 2), 3),
         swap_case((2, 3), 4, 5, value_width=1),
         swap_case((3, 1, 0, 2), 8, 5),
+        swap_case((2, 1, 3), 6, 5, longer=1000, dtype=np.float64),
         random_swap,
         random_swap,
     ],
@@ -987,7 +994,7 @@ def causal_case(n, size, layout, width=5, **words):
     order = [*range(size), *reversed(range(size))] if layout == "zigzag" else range(size)
     lengths = map(len, np.array_split(np.arange(n), len(order)))
     name = f"{n} tokens, {size} rank{'s' * (size > 1)}, {layout}"
-    name += "".join(f", {what} {value}" for what, value in words.items())
+    name += said(words)
     return qkv(name, (n, width), np.repeat(order, list(lengths)), **words)
 
 
@@ -1023,6 +1030,7 @@ Spec(
         dealt_out,
         random_causal,
         random_causal,
+        causal_case(9, 3, "contiguous", longer=1000, dtype=np.float64),
     ],
     mistakes=[
         edit(*OWNER, *GOES_ON,
