@@ -17,13 +17,14 @@ from collections import Counter, OrderedDict, defaultdict
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import pytest
 
 from attncourse import progress
 from attncourse.cost import Cost
-from attncourse.grading import causes, check, exercises, guard, hint, judging, quality
+from attncourse.grading import causes, check, exercises, guard, hint, judging, places, quality
 from attncourse.grading.check import judge
 from attncourse.grading.messages import Verdict, plain
 from attncourse.grading.spec import Case, Exercise, Memory, Mistake, SpecError
@@ -406,6 +407,21 @@ def test_loop_ends_at_the_limit(answer):
     start = time.monotonic()
     failed(QUICK, answer, "took longer than 0.2 s", "of your function")
     assert time.monotonic() - start < 2
+
+
+def test_what_the_compiler_adds_belongs_to_the_line_before():
+    def answer():
+        try:
+            yield
+        except BaseException:
+            pass
+
+    frame = answer().gi_frame
+    added = [start for start, _, line in frame.f_code.co_lines() if line is None]
+    assert added  # an exception there has no line of its own
+    for lasti in added:
+        where = places.last_place(answer, TracebackType(None, frame, lasti, -1))
+        assert 1 <= where.line <= 5
 
 
 @pytest.mark.parametrize("answer", [loop, stubborn_loop])

@@ -73,9 +73,16 @@ def last_place(function: Any, traceback: TracebackType | None) -> Place | None:
     found, own = None, namespace(function)
     while traceback is not None:
         if traceback.tb_frame.f_globals is own:
-            found = (traceback.tb_frame.f_code, traceback.tb_lineno)
+            found = (traceback.tb_frame.f_code, traceback.tb_lineno or _line_before(traceback))
         traceback = traceback.tb_next
-    return place(function, *found) if found and found[1] else None
+    return place(function, *found) if found else None
+
+
+def _line_before(traceback: TracebackType) -> int:
+    """Return the line before what the compiler added without one, as at the end of an except."""
+    code = traceback.tb_frame.f_code
+    lines = [line for start, _, line in code.co_lines() if line and start <= traceback.tb_lasti]
+    return lines[-1] if lines else code.co_firstlineno
 
 
 def nested(code: CodeType) -> set[CodeType]:
