@@ -213,6 +213,18 @@ def test_a_right_answer_passes_where_rounding_spares_the_reference(exercise_id, 
     assert verdict.status == "passed", str(verdict)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_allowed_to_rounding_hides_no_clipped_exponent(seed):
+    """Where scores are large float32 allows more; the same case in float64 does not."""
+
+    def clipped(source):
+        visible = "np.where(np.isfinite(scores), np.maximum(scores - row_max, -10), -np.inf)"
+        return without_markers(source).replace("scores - row_max", visible)
+
+    each = exercise("02.1")
+    assert judge(each, answer(each, clipped), seed=seed).status == "failed"
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("each", each_exercise())
 def test_right_answers_need_half_of_what_is_allowed(each, monkeypatch):

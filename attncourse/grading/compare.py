@@ -30,9 +30,11 @@ def expected(exercise: Exercise, case: Case) -> Any:
 
     The tolerance is `SLACK` times what rounding does to this case, the largest of: the error of the
     reference in float32 against float64; how far its result in float64 moves if the arguments move
-    as much as rounding them would; and an eighth of the largest exponent, since exp(score - lse)
-    rounds a difference of two numbers of that size. It is taken in units of float32's epsilon, and
-    applied to the dtype that is asked: a case in float64 catches what is no rounding.
+    as much as rounding them would; an eighth of the largest exponent, since exp(score - lse) rounds
+    a difference of two numbers of that size; and a 64th of the longest axis, since a sum that is
+    added up one by one, as by np.logaddexp.reduce, loses some with each. It is taken in units of
+    float32's epsilon, and applied to the dtype that is asked: a case in float64 catches what is no
+    rounding.
     """
     result = exercise.reference(*cast(case.args), **cast(case.kwargs))
     if not any(isinstance(leaf, np.ndarray) for leaf in leaves(result)):
@@ -42,7 +44,8 @@ def expected(exercise: Exercise, case: Case) -> Any:
         every += [nudge((case.args, case.kwargs), ROUNDING, draw) for draw in range(NUDGES)]
     with np.errstate(all="ignore"):
         exact, *inexact = (exercise.reference(*args, **kwargs) for args, kwargs in every)
-        least = _largest_exponent(exercise, case) / 8
+        longest = max((n for x in leaves((case.args, case.kwargs)) for n in np.shape(x)), default=0)
+        least = max(_largest_exponent(exercise, case) / 8, longest / 64)
     return _targets(result, exact, inexact, least, exercise.tolerance)
 
 

@@ -121,7 +121,7 @@ def qkv(
         dtype: of q, k and v.
         shift: adds shift · abs(shift) / √D to every score, so that exponentials overflow unless
             the maximum is subtracted, or underflow if the shift is negative.
-        longer: if given, the first query is so many times the first key: beside that score those of
+        longer: if given, the last query is so many times the last key: beside that score those of
             the others vanish unless each row has a maximum of its own.
     """
 
@@ -134,7 +134,7 @@ def qkv(
         if shift:
             q[..., -1], k[..., -1] = abs(shift), shift
         if longer:
-            q[..., 0, :] = longer * k[..., 0, :]
+            q[..., -1, :] = longer * k[..., -1, :]
         return Case(name, (q.astype(dtype), k.astype(dtype), v.astype(dtype), *rest))
 
     return make
