@@ -11,10 +11,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
-from other_machines import ARITHMETIC, CLOCKS, put
+from other_machines import ARITHMETIC, CLOCKS, HEAP, put
 
 from attncourse import house
 from attncourse.sources import read
@@ -53,6 +54,13 @@ def run(chapter, folder, compare, clock=None, arithmetic=None):
         env=os.environ | (arithmetic or {}) | {"IPYTHONDIR": ipython, "PYTHONPATH": str(folder)},
     )  # fmt: skip
     assert told.returncode == 0, told.stdout[-4000:]
+
+
+def test_on_another_heap_each_peak_is_some_kib_off(monkeypatch):
+    monkeypatch.setattr(tracemalloc, "get_traced_memory", lambda: (0, 10**6))
+    exec(HEAP.format(seed=None), {})
+    seen = {tracemalloc.get_traced_memory()[1] - 10**6 for _ in range(20)}
+    assert seen == {-6144, 6144}
 
 
 # Each run takes as long as its chapter, so these wait for the night. By day the chapters

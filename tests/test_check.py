@@ -24,7 +24,17 @@ import pytest
 
 from attncourse import progress
 from attncourse.cost import Cost
-from attncourse.grading import causes, check, exercises, guard, hint, judging, places, quality
+from attncourse.grading import (
+    causes,
+    check,
+    exercises,
+    guard,
+    hint,
+    judging,
+    places,
+    quality,
+    values,
+)
 from attncourse.grading.check import judge
 from attncourse.grading.messages import Verdict, plain
 from attncourse.grading.spec import Case, Exercise, Memory, Mistake, SpecError
@@ -804,6 +814,30 @@ def test_tolerance_follows_the_dtype(dtype, small, large):
 
     assert judge(exercise, off(small)).status == "passed"
     failed(exercise, off(large), f"rounding of {dtype.__name__}")
+
+
+def test_a_reference_that_loses_nothing_by_luck_allows_what_other_ways_lose():
+    """x - 1 is exact in float32, so one run says that nothing is lost; near 1 much may be."""
+
+    def above_one(x):
+        return x - 1
+
+    def by_squares(x):
+        return (x * x - 1) / (x + 1)
+
+    x = np.array([1.001, 1.002], np.float32)
+    exercise = toy(above_one, lambda rng: [Case("near 1", (x,))], "array")
+    assert judge(exercise, by_squares).status == "passed"
+    failed(exercise, lambda x: (x - 1) * np.float32(1.01), "rounding of float32")
+
+
+def test_nudged_arguments_keep_what_is_equal_whole_or_infinite():
+    x = np.array([0.3, 0.3, 2.0, 0.0, np.inf, -np.inf, 0.7])
+    moved = values.nudge(x, 1e-7, 0)
+    assert moved[0] == moved[1] != 0.3 and moved[6] != 0.7
+    assert np.array_equal(moved[2:6], x[2:6])
+    assert np.abs(moved[[0, 6]] / x[[0, 6]] - 1).max() <= 1e-7
+    assert np.isnan(values.nudge(np.array([np.nan]), 1e-7, 0)).all()
 
 
 # Mistakes
