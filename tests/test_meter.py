@@ -218,6 +218,11 @@ def test_a_first_step_that_held_more_does_not_name_the_arrays_of_all():
     assert str(peak(partial_outputs, q)).startswith("most of it made at line 4")
 
 
+def test_two_arrays_of_float32_are_not_read_as_two_bytes_for_each_pair():
+    keys_and_values = 2 * 256 * 64 * 4
+    assert meter._guess(keys_and_values, ((256, 64), (256, 256))) == ((64, 256), 8)
+
+
 def test_steps_that_differ_are_not_counted_as_so_many_arrays():
     def answer(q):
         for rows in (600, 1000):
